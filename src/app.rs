@@ -1,0 +1,164 @@
+//! The parts of a running server, joined: built once, at start, and nowhere else.
+
+use std::{
+    fs, io,
+    os::unix::fs::DirBuilderExt as _,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
+
+use crate::{
+    auth::{
+        Authenticator, Standalone,
+        identity_file::{IdentityError, IdentityFile},
+    },
+    config::{Auth, Config},
+    db::{self, Db, migrate::State},
+    policy::Policy,
+    schemas::Schemas,
+};
+
+/// What every request shares.
+pub(crate) struct App {
+    /// The options.
+    pub(crate) config: Config,
+    /// Where the records are.
+    pub(crate) db: Db,
+    /// Who callers are found out by.
+    pub(crate) authenticator: Authenticator,
+    /// What callers may do.
+    pub(crate) policy: Policy,
+    /// What requests are checked against.
+    pub(crate) schemas: Schemas,
+    /// What time it is; a parameter, so that a test can set it.
+    clock: fn() -> DateTime<Utc>,
+    draining: AtomicBool,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The data directory cannot be made.
+    #[error("data directory {path}: {source}")]
+    DataDir {
+        /// Where it should be.
+        path: String,
+        /// Why it is not.
+        source: io::Error,
+    },
+    /// The database cannot be opened, or is not what it should be.
+    #[error("database {url}: {source}")]
+    Database {
+        /// Which one, without its password.
+        url: String,
+        /// Why.
+        source: db::Error,
+    },
+    /// The database's schema is not at this program's version.
+    #[error("database {url}: {message}")]
+    Schema {
+        /// Which one, without its password.
+        url: String,
+        /// What to do.
+        message: &'static str,
+    },
+    /// The users cannot be read.
+    #[error("identity file {0}")]
+    Identity(String),
+    /// A part of the program is broken.
+    #[error("{0}")]
+    Internal(#[from] crate::error::Error),
+}
+
+impl From<IdentityError> for StartError {
+    fn from(error: IdentityError) -> Self {
+        Self::Identity(error.to_string())
+    }
+}
+
+impl App {
+    /// Opens the database, reads the users, and joins the parts. The embedded database is made here at the first start;
+    /// another one is never changed.
+    pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let authenticator = authenticator(&config)?;
+        if let Some(warning) = authenticator.warning() {
+            tracing::warn!("{warning}");
+        }
+        let url = config.database_url();
+        if config.database_is_embedded() {
+            create_data_dir(&config)?;
+        }
+        let error = |source| StartError::Database { url: url.to_string(), source };
+        let db = Db::open(&url, config.pool_limits()).await.map_err(error)?;
+        if config.database_is_embedded() {
+            db.sync().await.map_err(error)?;
+        }
+        let advice = match db.schema().await.map_err(error)?.state {
+            State::Current => None,
+            State::Empty => Some("it is empty; run `glimpse db sync` with the same configuration"),
+            State::Behind => Some("its schema is behind this program; run `glimpse db sync`"),
+            State::Ahead => Some("a newer Glimpse has used it; run that one"),
+            State::Foreign => Some("`glimpse db sync` did not make its tables; use an empty database"),
+        };
+        if let Some(message) = advice {
+            return Err(StartError::Schema { url: url.to_string(), message });
+        }
+        tracing::info!(database = %url, "database is ready");
+        let schemas = Schemas::new(&config.image_format)?;
+        #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
+        let clock = Utc::now;
+        Ok(Self {
+            config,
+            db,
+            authenticator,
+            policy: Policy::defaults(),
+            schemas,
+            clock,
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// The time, in UTC, as exactly as every engine but MySQL stores it.
+    pub(crate) fn now(&self) -> NaiveDateTime {
+        (self.clock)().naive_utc().trunc_subsecs(6)
+    }
+
+    /// Tags of an image at the most, where there is a bound.
+    pub(crate) fn image_tag_quota(&self) -> Option<u32> {
+        let quota = self.config.default.image_tag_quota;
+        (quota >= 0).then(|| u32::try_from(quota).unwrap_or(u32::MAX))
+    }
+
+    /// Whether the server finishes what is under way, and takes nothing new.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Takes nothing new from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
+    Ok(match config.glimpse.auth {
+        Auth::Standalone => {
+            create_data_dir(config)?;
+            Authenticator::Standalone(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?)
+        }
+        Auth::Proxy => Authenticator::Proxy,
+        Auth::Fake => Authenticator::Fake,
+        Auth::None => Authenticator::None,
+    })
+}
+
+/// Makes the data directory, for its owner alone.
+pub(crate) fn create_data_dir(config: &Config) -> Result<(), StartError> {
+    let path = &config.glimpse.data_dir;
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
+}

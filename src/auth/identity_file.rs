@@ -1,0 +1,167 @@
+//! `identity.toml`: the users of a server that stands alone.
+//!
+//! Only bcrypt hashes are stored. The file is written whole, beside its target, and renamed over it, so that a running
+//! server never reads half of it.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use rand::distr::{Alphanumeric, SampleString as _};
+use serde::{Deserialize, Serialize};
+
+/// bcrypt's work factor: about 50 ms on a server core. A verified credential is cached, so it is not paid per request.
+pub(super) const BCRYPT_COST: u32 = 10;
+/// Characters of a generated secret: 190 bits.
+const SECRET_LENGTH: usize = 32;
+/// bcrypt reads no more than this of a password.
+const MAX_PASSWORD_BYTES: usize = 72;
+
+/// The file's content.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct IdentityFile {
+    /// By user name.
+    #[serde(default)]
+    pub(crate) users: BTreeMap<String, User>,
+}
+
+/// A user.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct User {
+    /// The project that the user acts for.
+    pub(crate) project: String,
+    /// Roles; admin implies member, member implies reader.
+    pub(crate) roles: Vec<String>,
+    /// The bcrypt hash of the user's password.
+    pub(crate) password_hash: String,
+}
+
+/// Why the file cannot be used, or a user cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IdentityError {
+    /// The file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{}: {message}", path.display())]
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A name or password that cannot be taken.
+    #[error("{0}")]
+    Refused(String),
+}
+
+const HEADER: &str = "\
+# The users of this Glimpse, while it runs with [glimpse] auth = standalone.
+# `glimpse identity add|passwd|list` changes and shows them; a running server takes changes up within a second.
+# A password's hash is bcrypt's, so a line of `htpasswd -nB` fits too.
+
+";
+
+impl IdentityFile {
+    /// Where the file is.
+    pub(crate) fn path(data_dir: &Path) -> PathBuf {
+        data_dir.join("identity.toml")
+    }
+
+    /// Reads the file.
+    pub(crate) fn read(path: &Path) -> Result<Self, IdentityError> {
+        let text = fs::read_to_string(path).map_err(|source| IdentityError::File { path: path.to_owned(), source })?;
+        let content = |message: String| IdentityError::Content { path: path.to_owned(), message };
+        // The parser's message would show a line of the file, which may hold a hash.
+        let file: Self = toml::from_str(&text).map_err(|error| content(error.message().to_owned()))?;
+        for (name, user) in &file.users {
+            check_name(name)?;
+            if user.password_hash.parse::<bcrypt::HashParts>().is_err() {
+                return Err(content(format!("user {name}: password_hash is not a bcrypt hash")));
+            }
+        }
+        Ok(file)
+    }
+
+    /// Replaces the file, readable by its owner alone.
+    pub(crate) fn write(&self, path: &Path) -> Result<(), IdentityError> {
+        let error = |source| IdentityError::File { path: path.to_owned(), source };
+        let body = toml::to_string(self).map_err(|other| error(io::Error::other(other)))?;
+        let temporary = path.with_extension(format!("toml.{}", std::process::id()));
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(error)?;
+        let written = file
+            .write_all(HEADER.as_bytes())
+            .and_then(|()| file.write_all(body.as_bytes()))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&temporary, path));
+        if written.is_err() {
+            // What was begun is undone; the first error is the one to tell.
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(error)
+    }
+
+    /// Adds a user, or gives one that is there a new password.
+    pub(crate) fn set(&mut self, name: &str, user: NewUser<'_>) -> Result<(), IdentityError> {
+        check_name(name)?;
+        check_password(user.password)?;
+        let hash =
+            bcrypt::hash(user.password, BCRYPT_COST).map_err(|error| IdentityError::Refused(error.to_string()))?;
+        let user = User { project: user.project.to_owned(), roles: user.roles.to_vec(), password_hash: hash };
+        self.users.insert(name.to_owned(), user);
+        Ok(())
+    }
+}
+
+/// What a user is added with.
+pub(crate) struct NewUser<'u> {
+    /// The project that the user acts for.
+    pub(crate) project: &'u str,
+    /// The user's roles.
+    pub(crate) roles: &'u [String],
+    /// The password, of which only the hash is kept.
+    pub(crate) password: &'u str,
+}
+
+/// A password that nobody can guess.
+pub(crate) fn generate_secret() -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), SECRET_LENGTH)
+}
+
+/// A name goes into `user:password`, into logs and into shell lines.
+fn check_name(name: &str) -> Result<(), IdentityError> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
+    if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
+        return Err(IdentityError::Refused(format!(
+            "{name:?} cannot be a user's name: 1 to 64 letters, digits, or . _ @ -"
+        )));
+    }
+    Ok(())
+}
+
+fn check_password(password: &str) -> Result<(), IdentityError> {
+    let fits = |c: char| c.is_ascii_graphic() || c == ' ';
+    if password.len() < 8 || password.len() > MAX_PASSWORD_BYTES || !password.chars().all(fits) {
+        return Err(IdentityError::Refused(format!(
+            "a password has 8 to {MAX_PASSWORD_BYTES} printable ASCII characters (it travels in an HTTP header)"
+        )));
+    }
+    Ok(())
+}

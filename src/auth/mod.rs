@@ -1,0 +1,88 @@
+//! Who a request comes from.
+//!
+//! One [`Authenticator`] serves the whole program. It reads a request's headers, and nothing else of HTTP; what it
+//! finds is an [`Identity`], which the policy then judges.
+
+mod fake;
+pub(crate) mod identity_file;
+mod proxy;
+mod standalone;
+
+use axum::http::{HeaderMap, HeaderValue};
+
+pub(crate) use self::standalone::Standalone;
+use crate::{context::Identity, error::Result};
+
+/// How callers are found out.
+pub(crate) enum Authenticator {
+    /// By users of our own: see [`standalone`].
+    Standalone(Standalone),
+    /// By headers that a trusted proxy sets: see [`proxy`].
+    Proxy,
+    /// By a token that says it: see [`fake`].
+    Fake,
+    /// Not at all.
+    None,
+}
+
+impl Authenticator {
+    /// Finds out who asks.
+    ///
+    /// # Errors
+    /// `Unauthenticated` where the headers prove nobody.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
+        match self {
+            Self::Standalone(standalone) => standalone.authenticate(headers).await,
+            Self::Proxy => proxy::authenticate(headers),
+            Self::Fake => fake::authenticate(headers),
+            Self::None => Ok(everybody()),
+        }
+    }
+
+    /// The `WWW-Authenticate` of a 401, where there is a scheme that the client could use.
+    pub(crate) fn challenge(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Standalone(_) => Some(HeaderValue::from_static("Basic realm=\"Glimpse\", charset=\"UTF-8\"")),
+            Self::Proxy | Self::Fake | Self::None => None,
+        }
+    }
+
+    /// What an operator must know before somebody else finds out, or `None` where nothing is open.
+    pub(crate) fn warning(&self) -> Option<&'static str> {
+        match self {
+            Self::Standalone(_) => None,
+            Self::Proxy => Some(
+                "[glimpse] auth = proxy: whoever reaches this port is whoever their X-Identity-Status, X-User-Id, \
+                 X-Project-Id and X-Roles headers say; only the trusted proxy may reach it",
+            ),
+            Self::Fake => Some("[glimpse] auth = fake: every token is believed; this is for tests only"),
+            Self::None => Some("[glimpse] auth = none: everybody who reaches this port is an admin"),
+        }
+    }
+}
+
+fn everybody() -> Identity {
+    Identity { user_id: None, project_id: None, roles: with_implied(["admin"]) }
+}
+
+/// A header's text, where it is set and is text.
+fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name)?.to_str().ok().filter(|text| !text.is_empty())
+}
+
+/// Role names as Glance compares them: in lower case, from a list with commas.
+fn roles(list: &str) -> Vec<String> {
+    list.split(',').map(|role| role.trim().to_lowercase()).filter(|role| !role.is_empty()).collect()
+}
+
+/// The roles, and those that they imply in a Keystone as it is set up: admin implies member, member implies reader.
+fn with_implied<'r>(roles: impl IntoIterator<Item = &'r str>) -> Vec<String> {
+    let mut all: Vec<String> = roles.into_iter().map(str::to_lowercase).collect();
+    for (role, implied) in [("admin", "member"), ("member", "reader")] {
+        let has = |name: &str| all.iter().any(|role| role == name);
+        if has(role) && !has(implied) {
+            all.push(implied.to_owned());
+        }
+    }
+    all
+}

@@ -1,0 +1,170 @@
+//! Users of our own, for a server without Keystone.
+//!
+//! A client proves who it is with HTTP Basic (keystoneauth's `http_basic`) or with `X-Auth-Token: <user>:<password>`
+//! (keystoneauth's `admin_token`): one credential, two places to put it.
+//!
+//! bcrypt is slow on purpose. So what it said of a credential is cached, under a fast keyed hash of the credential
+//! whose key lives as long as this process, for five minutes at the most; requests that bring the same new credential
+//! at once share one verification, and only so many verifications run at a time, so that guesses cannot take every core.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use axum::http::{HeaderMap, header};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use moka::future::Cache;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::identity_file::{IdentityError, IdentityFile, User};
+use crate::{
+    context::Identity,
+    error::{Error, Result},
+};
+
+/// Credentials whose verdict is remembered.
+const CACHED_CREDENTIALS: u64 = 10_000;
+/// How long a verdict is remembered.
+const CACHED_FOR: Duration = Duration::from_secs(300);
+/// Verifications at a time.
+const VERIFICATIONS: usize = 2;
+/// How long a credential waits for its verification.
+const VERIFICATION_WAIT: Duration = Duration::from_secs(5);
+/// How often the identity file is looked at for a change.
+const RELOAD_AFTER: Duration = Duration::from_secs(1);
+/// A hash that no password has, of the same cost as a real one: an unknown name takes as long as a wrong password.
+const NOBODY: &str = "$2b$10$CwTycUXWue0Thq9StjUM0uJ4u1s8Ns8ZP8wF2Y4YwIgYtqL5E6f2e";
+
+/// The users, and the verdicts on credentials.
+pub(crate) struct Standalone {
+    path: PathBuf,
+    users: ArcSwap<Users>,
+    looked: Mutex<(Instant, Option<SystemTime>)>,
+    key: [u8; 32],
+    verifications: Arc<Semaphore>,
+}
+
+/// One reading of the identity file. The verdicts go with it: a changed password forgets the old one's.
+struct Users {
+    file: IdentityFile,
+    verdicts: Cache<[u8; 32], Option<Arc<Identity>>>,
+}
+
+impl Users {
+    fn of(file: IdentityFile) -> Self {
+        Self { file, verdicts: Cache::builder().max_capacity(CACHED_CREDENTIALS).time_to_live(CACHED_FOR).build() }
+    }
+}
+
+impl Standalone {
+    /// Reads the users.
+    pub(crate) fn open(path: PathBuf) -> Result<Self, IdentityError> {
+        let modified = modified(&path);
+        let file = IdentityFile::read(&path)?;
+        Ok(Self {
+            path,
+            users: ArcSwap::from_pointee(Users::of(file)),
+            looked: Mutex::new((Instant::now(), modified)),
+            key: rand::random(),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
+        })
+    }
+
+    pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
+        let credential = credential(headers).ok_or(Error::Unauthenticated)?;
+        self.reload().await;
+        let users = self.users.load_full();
+        let key = *blake3::keyed_hash(&self.key, credential.as_bytes()).as_bytes();
+        let verdict = users.verdicts.try_get_with(key, self.verify(&users.file, credential)).await;
+        let verdict = verdict.map_err(|busy| Error::Unavailable { service: "authentication", source: busy.into() })?;
+        verdict.map(|identity| Identity::clone(&identity)).ok_or(Error::Unauthenticated)
+    }
+
+    /// Who the credential belongs to, at the price of one bcrypt.
+    async fn verify(&self, file: &IdentityFile, credential: String) -> Result<Option<Arc<Identity>>, Busy> {
+        let Some((name, password)) = credential.split_once(':') else {
+            return Ok(None);
+        };
+        let user = file.users.get(name);
+        let hash = user.map_or(NOBODY, |user| &user.password_hash).to_owned();
+        let password = password.to_owned();
+        let place = tokio::time::timeout(VERIFICATION_WAIT, Arc::clone(&self.verifications).acquire_owned());
+        let place = place.await.ok().and_then(Result::ok).ok_or(Busy)?;
+        let verified = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            bcrypt::non_truncating_verify(password, &hash).unwrap_or(false)
+        });
+        let verified = verified.await.map_err(|_| Busy)?;
+        Ok(user.filter(|_| verified).map(|user| Arc::new(identity(name, user))))
+    }
+
+    /// Takes up a changed file, at most once a second. A file that cannot be read leaves the users as they are.
+    async fn reload(&self) {
+        // Somebody else looks already.
+        let Ok(mut looked) = self.looked.try_lock() else {
+            return;
+        };
+        if looked.0.elapsed() < RELOAD_AFTER {
+            return;
+        }
+        let now = modified(&self.path);
+        let changed = now != looked.1;
+        *looked = (Instant::now(), now);
+        if !changed {
+            return;
+        }
+        match IdentityFile::read(&self.path) {
+            Ok(file) => {
+                tracing::info!(users = file.users.len(), "identity file was read again");
+                self.users.store(Arc::new(Users::of(file)));
+            }
+            Err(error) => {
+                tracing::error!(%error, "identity file was changed and cannot be read; the old users stay")
+            }
+        }
+    }
+}
+
+/// More unknown credentials came than can be verified.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("too many credentials wait to be verified")]
+struct Busy;
+
+fn modified(path: &std::path::Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn identity(name: &str, user: &User) -> Identity {
+    Identity {
+        user_id: Some(name.to_owned()),
+        project_id: Some(user.project.clone()),
+        roles: super::with_implied(user.roles.iter().map(String::as_str)),
+    }
+}
+
+/// `user:password`, from whichever header brings it.
+fn credential(headers: &HeaderMap) -> Option<String> {
+    if let Some(token) = super::text(headers, "x-auth-token") {
+        return Some(token.to_owned());
+    }
+    let (scheme, value) = super::text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    String::from_utf8(BASE64.decode(value.trim()).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nobody_has_a_hash_of_full_cost() {
+        assert_eq!(bcrypt::non_truncating_verify("", super::NOBODY).ok(), Some(false));
+        assert_eq!(
+            super::NOBODY.parse::<bcrypt::HashParts>().unwrap().get_cost(),
+            super::super::identity_file::BCRYPT_COST
+        );
+    }
+}

@@ -1,0 +1,122 @@
+//! `glimpse identity …`
+
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+};
+
+use clap::Subcommand;
+
+use super::CommandResult;
+use crate::{
+    app,
+    auth::identity_file::{IdentityError, IdentityFile, NewUser, generate_secret},
+    config::Config,
+};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the users, with their projects and roles
+    List,
+    /// Add a user and show how to log in
+    Add {
+        /// The user's name
+        name: String,
+        /// The project that the user acts for
+        #[arg(long)]
+        project: String,
+        /// A role: admin, member or reader, each of which implies those after it; may be repeated
+        #[arg(long, default_value = "member")]
+        role: Vec<String>,
+        /// Read the password from standard input, instead of making one up
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Give a user a new password and show how to log in
+    Passwd {
+        /// The user's name
+        name: String,
+        /// Read the password from standard input, instead of making one up
+        #[arg(long)]
+        password_stdin: bool,
+    },
+}
+
+/// The users of the first start: name, project, role.
+const FIRST_USERS: [(&str, &str, &str); 2] = [("admin", "admin", "admin"), ("demo", "demo", "member")];
+
+pub(super) fn run(config: &Config, command: Command) -> CommandResult {
+    app::create_data_dir(config)?;
+    let path = IdentityFile::path(&config.glimpse.data_dir);
+    let mut file = if path.exists() { IdentityFile::read(&path)? } else { IdentityFile::default() };
+    match command {
+        Command::List => list(&file),
+        Command::Add { name, project, role, password_stdin } => {
+            if file.users.contains_key(&name) {
+                return Err(format!("user {name} is there already; `glimpse identity passwd {name}` resets it").into());
+            }
+            let password = password(password_stdin)?;
+            file.set(&name, NewUser { project: &project, roles: &role, password: &password })?;
+            file.write(&path)?;
+            show_login(config, &name, &password, password_stdin);
+        }
+        Command::Passwd { name, password_stdin } => {
+            let Some(user) = file.users.get(&name).cloned() else {
+                return Err(format!("there is no user {name}; `glimpse identity list` shows who is there").into());
+            };
+            let password = password(password_stdin)?;
+            file.set(&name, NewUser { project: &user.project, roles: &user.roles, password: &password })?;
+            file.write(&path)?;
+            show_login(config, &name, &password, password_stdin);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the users of the first start, and shows their secrets this once.
+pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
+    let mut file = IdentityFile::default();
+    let mut secrets = Vec::new();
+    for (name, project, role) in FIRST_USERS {
+        let secret = generate_secret();
+        file.set(name, NewUser { project, roles: &[role.to_owned()], password: &secret })?;
+        secrets.push((name, secret));
+    }
+    file.write(&IdentityFile::path(&config.glimpse.data_dir))?;
+    for (name, secret) in secrets {
+        show_login(config, name, &secret, false);
+    }
+    Ok(())
+}
+
+fn password(from_stdin: bool) -> Result<String, Box<dyn std::error::Error>> {
+    if !from_stdin {
+        return Ok(generate_secret());
+    }
+    let mut line = String::new();
+    io::stdin().read_line(&mut line)?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+fn list(file: &IdentityFile) {
+    for (name, user) in &file.users {
+        println!("{name}\tproject {}\troles {}", user.project, user.roles.join(","));
+    }
+}
+
+/// Shows a user's secret, the only time that anybody sees it, as lines to paste into a shell.
+#[expect(clippy::print_stdout, reason = "a secret is for the terminal, never for the log")]
+fn show_login(config: &Config, name: &str, password: &str, is_known: bool) {
+    let host = config.bind_host();
+    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let secret = if is_known { "'…'" } else { password };
+    if io::stdout().is_terminal() {
+        println!("# To log in as {name}, paste these lines into a shell. This secret is not shown again;");
+        println!("# `glimpse identity passwd {name}` makes a new one.");
+    } else {
+        println!("# log in as {name}:");
+    }
+    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://{host}:{}", config.default.bind_port);
+    println!("export OS_USERNAME={name} OS_PASSWORD={secret}\n");
+}

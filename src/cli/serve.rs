@@ -1,0 +1,25 @@
+//! `glimpse serve`
+
+use std::{process::ExitCode, sync::Arc};
+
+use super::CommandResult;
+use crate::{
+    app::{self, App},
+    auth::identity_file::IdentityFile,
+    config::{Auth, Config},
+    log, server,
+};
+
+pub(super) fn run(config: Config) -> CommandResult {
+    log::start(&config);
+    if config.glimpse.auth == Auth::Standalone && !IdentityFile::path(&config.glimpse.data_dir).exists() {
+        app::create_data_dir(&config)?;
+        super::identity::create_first_users(&config)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let app = App::start(config).await?;
+        server::run(Arc::new(app)).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}

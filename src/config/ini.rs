@@ -1,0 +1,113 @@
+//! oslo.config's dialect of INI, read as it reads it.
+//!
+//! `[group]` headers; `name = value` or `name : value`; a line that starts with white space continues the value above;
+//! lines that start with `#` or `;` are comments; a value in quotes loses them; a repeated name adds a value.
+
+/// A value, and where it was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The group, `DEFAULT` for the one without a name.
+    pub(crate) group: String,
+    /// The option's name, with `_` for `-`.
+    pub(crate) name: String,
+    /// The value, without the quotes around it.
+    pub(crate) value: String,
+    /// The line on which it starts, from 1.
+    pub(crate) line: usize,
+}
+
+/// A line that is not in the dialect.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SyntaxError {
+    /// The line, from 1.
+    pub(crate) line: usize,
+    /// What is wrong with it.
+    pub(crate) message: &'static str,
+}
+
+/// Reads a file's text into its entries, in order.
+pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut group = None;
+    // Whether a continuation line would belong to the last entry.
+    let mut open = false;
+    for (number, line) in text.lines().enumerate() {
+        let number = number + 1;
+        let error = |message| SyntaxError { line: number, message };
+        let line = line.trim_end();
+        if line.is_empty() {
+            open = false;
+        } else if line.starts_with(['#', ';']) {
+            // A comment does not end a value.
+        } else if line.starts_with([' ', '\t']) {
+            let entry = entries.last_mut().filter(|_| open).ok_or(error("a continuation line without an option"))?;
+            entry.value.push('\n');
+            entry.value.push_str(line.trim_start());
+        } else if let Some(header) = line.strip_prefix('[') {
+            let name = header.strip_suffix(']').ok_or(error("a [group] without its closing bracket"))?;
+            if name.is_empty() {
+                return Err(error("a [group] without a name"));
+            }
+            group = Some(name.to_owned());
+            open = false;
+        } else {
+            let at = line.find(['=', ':']).ok_or(error("neither a [group], nor name = value, nor a comment"))?;
+            let (name, value) = (line[..at].trim(), line[at + 1..].trim());
+            if name.is_empty() {
+                return Err(error("a value without a name"));
+            }
+            let group = group.clone().ok_or(error("an option before the first [group]"))?;
+            entries.push(Entry { group, name: name.replace('-', "_"), value: value.to_owned(), line: number });
+            open = true;
+        }
+    }
+    for entry in &mut entries {
+        entry.value = unquote(&entry.value).to_owned();
+    }
+    Ok(entries)
+}
+
+fn unquote(value: &str) -> &str {
+    for quote in ['"', '\''] {
+        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
+            return inner;
+        }
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    fn values(text: &str) -> Vec<(String, String, String, usize)> {
+        parse(text).unwrap().into_iter().map(|e| (e.group, e.name, e.value, e.line)).collect()
+    }
+
+    #[test]
+    fn groups_names_and_values() {
+        let text = "# c\n[DEFAULT]\nbind-port = 9292\n; c\nname: \"quoted # value\"\n[database]\nconnection=a=b:c\n";
+        let expected = [
+            ("DEFAULT", "bind_port", "9292", 3),
+            ("DEFAULT", "name", "quoted # value", 5),
+            ("database", "connection", "a=b:c", 7),
+        ];
+        let expected: Vec<_> = expected.map(|(g, n, v, l)| (g.into(), n.into(), v.into(), l)).into();
+        assert_eq!(values(text), expected);
+    }
+
+    #[test]
+    fn indented_lines_continue_a_value() {
+        assert_eq!(values("[a]\nx = 1,\n  2,\n# between\n\t3\n")[0].2, "1,\n2,\n3");
+    }
+
+    #[test]
+    fn faults_are_told_with_their_line() {
+        let line = |text: &str| parse(text).unwrap_err().line;
+        assert_eq!(line("x = 1\n"), 1);
+        assert_eq!(line("[a]\nx = 1\n\n  y\n"), 4);
+        assert_eq!(line("[a]\n[b\n"), 2);
+        assert_eq!(line("[a]\nnonsense\n"), 2);
+        assert_eq!(line("[a]\n= 1\n"), 2);
+    }
+}

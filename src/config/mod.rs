@@ -1,0 +1,211 @@
+//! What the operator wants, read once at start from files, the environment and the command line.
+
+mod ini;
+mod options;
+mod value;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub(crate) use self::options::{Auth, Database, Default_, Glimpse, ImageFormat, LogFormat};
+use self::value::OptionValue;
+use crate::db::{DatabaseUrl, PoolLimits};
+
+/// Every option, with its default where nothing was written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    /// `[DEFAULT]`
+    pub(crate) default: Default_,
+    /// `[database]`
+    pub(crate) database: Database,
+    /// `[image_format]`
+    pub(crate) image_format: ImageFormat,
+    /// `[glimpse]`
+    pub(crate) glimpse: Glimpse,
+    /// What the operator should know about what they wrote, for the log.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where options are written.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sources {
+    /// Files, in order: a later one wins.
+    pub(crate) files: Vec<PathBuf>,
+    /// Folders whose `*.conf` files are read after those, in the order of their names.
+    pub(crate) dirs: Vec<PathBuf>,
+    /// Wins over `[glimpse] data_dir`.
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// A file that cannot be read.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A line that is not in the dialect.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// File and line.
+        place: String,
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// A value that an option cannot have.
+    #[error("{place}: [{group}] {name}: {message}")]
+    Value {
+        /// File and line, or the environment variable.
+        place: String,
+        /// The option's group.
+        group: &'static str,
+        /// The option's name.
+        name: &'static str,
+        /// What would be right. Never repeats the value, which may be a secret.
+        message: String,
+    },
+}
+
+/// What was written, until the option groups have taken their part.
+pub(crate) struct Written {
+    entries: Vec<(ini::Entry, PathBuf)>,
+    environment: fn(&str) -> Option<String>,
+}
+
+impl Written {
+    /// Takes an option's value: the environment's `OS_<GROUP>__<NAME>` if that is set, else the last one written.
+    fn take<T: OptionValue>(&mut self, group: &'static str, name: &'static str) -> Result<Option<T>, ConfigError> {
+        let is_it = |entry: &ini::Entry| entry.group == group && entry.name == name;
+        let last = self.entries.iter().rev().find(|(entry, _)| is_it(entry)).cloned();
+        self.entries.retain(|(entry, _)| !is_it(entry));
+        let variable = format!("OS_{}__{}", group.to_uppercase(), name.to_uppercase());
+        let (text, place) = match ((self.environment)(&variable), last) {
+            (Some(text), _) => (text, variable),
+            (None, Some((entry, path))) => (entry.value, format!("{}:{}", path.display(), entry.line)),
+            (None, None) => return Ok(None),
+        };
+        T::parse(&text).map(Some).map_err(|message| ConfigError::Value { place, group, name, message })
+    }
+}
+
+impl Config {
+    /// Reads the sources.
+    ///
+    /// # Errors
+    /// The first file, line or value that is wrong.
+    pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
+        let mut files = sources.files.clone();
+        for dir in &sources.dirs {
+            files.extend(conf_files(dir)?);
+        }
+        let mut entries = Vec::new();
+        for path in &files {
+            let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
+            let parsed = ini::parse(&text).map_err(|error| ConfigError::Syntax {
+                place: format!("{}:{}", path.display(), error.line),
+                message: error.message,
+            })?;
+            entries.extend(parsed.into_iter().map(|entry| (entry, path.clone())));
+        }
+        let mut written = Written { entries, environment: |name| std::env::var(name).ok() };
+        let mut config = Self {
+            default: Default_::read(&mut written)?,
+            database: Database::read(&mut written)?,
+            image_format: ImageFormat::read(&mut written)?,
+            glimpse: Glimpse::read(&mut written)?,
+            warnings: Vec::new(),
+        };
+        if let Some(data_dir) = &sources.data_dir {
+            config.glimpse.data_dir.clone_from(data_dir);
+        }
+        config.warnings = written.entries.iter().map(|(entry, path)| unknown(entry, path)).collect();
+        Ok(config)
+    }
+
+    /// The address to listen on. Beyond loopback only where the operator says so.
+    pub(crate) fn bind_host(&self) -> &str {
+        self.default.bind_host.as_deref().unwrap_or("127.0.0.1")
+    }
+
+    /// The configured database, or the embedded one in the data directory.
+    pub(crate) fn database_url(&self) -> DatabaseUrl {
+        let embedded = || DatabaseUrl::Sqlite(self.glimpse.data_dir.join("glimpse.sqlite"));
+        self.database.connection.clone().unwrap_or_else(embedded)
+    }
+
+    /// Whether the database is the one in the data directory, which is made at the first start.
+    pub(crate) fn database_is_embedded(&self) -> bool {
+        self.database.connection.is_none()
+    }
+
+    /// The bounds of the database's connections.
+    pub(crate) fn pool_limits(&self) -> PoolLimits {
+        PoolLimits { max_connections: self.database.max_pool_size.max(1), wait: self.database.pool_timeout }
+    }
+}
+
+fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let error = |source| ConfigError::File { path: dir.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(error)? {
+        let path = entry.map_err(error)?.path();
+        if path.extension().is_some_and(|extension| extension == "conf") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// What to tell about an option that Glimpse does not act on.
+fn unknown(entry: &ini::Entry, path: &Path) -> String {
+    let groups = [Default_::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES];
+    let elsewhere = groups.into_iter().flatten().find(|(_, name)| *name == entry.name);
+    let hint = elsewhere.map(|(group, _)| format!("; it is an option of [{group}]")).unwrap_or_default();
+    format!("{}:{}: Glimpse does not act on [{}] {}{hint}", path.display(), entry.line, entry.group, entry.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Config, Sources};
+
+    fn load(text: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("glance-api.conf");
+        fs::write(&file, text).unwrap();
+        Config::load(&Sources { files: vec![file], ..Sources::default() }).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_with_file_and_line() {
+        let error = load("[DEFAULT]\n\nbind_port = many\n").unwrap_err();
+        assert!(error.contains("glance-api.conf:3: [DEFAULT] bind_port: a whole number"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_database_url_is_not_repeated() {
+        let error = load("[database]\nconnection = oracle://glance:s3cret@db/glance\n").unwrap_err();
+        assert!(error.contains("connection") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_option_wins() {
+        assert_eq!(load("[DEFAULT]\nbind_port = 1\nbind_port = 2\n").unwrap().default.bind_port, 2);
+    }
+
+    #[test]
+    fn an_option_that_is_not_acted_on_is_told_by_name() {
+        let config = load("[DEFAULT]\nno_such_option = 1\n[glimpse]\nbind_port = 1\n").unwrap();
+        assert_eq!(config.warnings.len(), 2);
+        assert!(config.warnings[0].contains("[DEFAULT] no_such_option"), "{:?}", config.warnings);
+        assert!(config.warnings[1].contains("it is an option of [DEFAULT]"), "{:?}", config.warnings);
+    }
+}

@@ -1,0 +1,127 @@
+//! The options that Glimpse acts on, group by group: a field's name is the option's name, its documentation the option's.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::value::choice;
+use crate::db::DatabaseUrl;
+
+/// Declares the struct of an option group, its defaults, and how it is read.
+macro_rules! group {
+    ($(#[$meta:meta])* pub(crate) struct $name:ident in $group:literal {
+        $($(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr),+ $(,)?
+    }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone)]
+        pub(crate) struct $name { $($(#[doc = $doc])+ pub(crate) $field: $ty),+ }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default),+ }
+            }
+        }
+
+        impl $name {
+            /// Takes this group's options out of what was written.
+            pub(super) fn read(written: &mut super::Written) -> Result<Self, super::ConfigError> {
+                let mut group = Self::default();
+                $(if let Some(value) = written.take($group, stringify!($field))? { group.$field = value; })+
+                Ok(group)
+            }
+
+            /// The names of this group's options.
+            pub(super) const NAMES: &[(&str, &str)] = &[$(($group, stringify!($field))),+];
+        }
+    };
+}
+
+group! {
+    /// `[DEFAULT]`
+    pub(crate) struct Default_ in "DEFAULT" {
+        /// The address to listen on. Without it: every address where Keystone or a proxy authenticates, else loopback.
+        bind_host: Option<String> = None,
+        /// The port to listen on; 0 lets the system choose one.
+        bind_port: u16 = 9292,
+        /// The URL that clients reach this service at, for the links of the versions document.
+        public_endpoint: Option<String> = None,
+        /// Whether to log what is useful to a developer.
+        debug: bool = false,
+        /// Images in a page of a listing, where the request does not say.
+        limit_param_default: u32 = 25,
+        /// Images in a page of a listing, at the most.
+        api_limit_max: u32 = 1000,
+        /// Tags of an image at the most; a negative number sets no bound.
+        image_tag_quota: i64 = 128,
+        /// Custom properties of an image at the most; a negative number sets no bound.
+        image_property_quota: i64 = 128,
+        /// Characters of a request id that is taken from a client.
+        max_request_id_length: u32 = 64,
+    }
+}
+
+group! {
+    /// `[database]`
+    pub(crate) struct Database in "database" {
+        /// Where the database is, as SQLAlchemy writes it.
+        connection: Option<DatabaseUrl> = None,
+        /// Connections to a server database at the most.
+        max_pool_size: u32 = 10,
+        /// Seconds that a request waits for a free connection, and on SQLite for another program's lock.
+        pool_timeout: Duration = Duration::from_secs(5),
+    }
+}
+
+group! {
+    /// `[image_format]`
+    pub(crate) struct ImageFormat in "image_format" {
+        /// Container formats that an image may have.
+        container_formats: Vec<String> = words("ami ari aki bare ovf ova docker compressed"),
+        /// Disk formats that an image may have.
+        disk_formats: Vec<String> = words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"),
+    }
+}
+
+group! {
+    /// `[glimpse]`: what Glance does not have.
+    pub(crate) struct Glimpse in "glimpse" {
+        /// Who a caller is found out by: standalone, proxy, fake or none.
+        auth: Auth = Auth::Standalone,
+        /// Where the embedded database, the identity file and the images are, when nothing else says so.
+        data_dir: PathBuf = PathBuf::from("glimpse-data"),
+        /// Whether a tag with `=` is refused.
+        forbid_equals_in_tags: bool = true,
+        /// How the log is written.
+        log_format: LogFormat = LogFormat::Text,
+        /// Seconds that requests under way are given to finish after SIGTERM.
+        drain_timeout: Duration = Duration::from_secs(30),
+        /// Seconds that a client is given to send a request's headers, or the next part of its body.
+        client_timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+choice! {
+    /// How a caller is authenticated.
+    pub(crate) enum Auth {
+        /// By the users in the data directory's `identity.toml`.
+        Standalone = "standalone",
+        /// By headers that a trusted proxy sets. Whoever reaches the port is whoever they say they are.
+        Proxy = "proxy",
+        /// By a token that names user, project and roles. For tests only.
+        Fake = "fake",
+        /// Not at all: everybody is an admin.
+        None = "none",
+    }
+}
+
+choice! {
+    /// How the log is written.
+    pub(crate) enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}

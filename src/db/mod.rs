@@ -1,0 +1,404 @@
+//! One pool, one session trait, three engines. Only this file knows which engine is in use.
+//!
+//! Queries are plain functions over `&mut impl Session`, one file per noun, each written once for SQLite, PostgreSQL
+//! and MySQL/MariaDB. A read takes `Db::acquire`, a write `Db::transaction`, which commits when its work returned `Ok`
+//! and runs it again when the engine gave it up for another transaction.
+
+pub(crate) mod images;
+pub(crate) mod migrate;
+pub(crate) mod properties;
+pub(crate) mod tables;
+pub(crate) mod tags;
+pub(crate) mod text_enum;
+pub(crate) mod url;
+
+use std::{future::Future, time::Duration};
+
+use sea_query::{
+    Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SqliteQueryBuilder,
+    Value,
+};
+use sea_query_sqlx::{SqlxBinder, SqlxValues};
+use sqlx::{
+    AssertSqlSafe, Connection, Executor, FromRow, MySql, MySqlConnection, MySqlPool, PgPool, Postgres, Sqlite,
+    SqlitePool, Transaction,
+    mysql::{MySqlPoolOptions, MySqlRow},
+    pool::{PoolConnection, PoolConnectionMetadata},
+    postgres::{PgPoolOptions, PgRow},
+    query_as_with, query_with,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+};
+
+pub(crate) use self::url::DatabaseUrl;
+
+/// How often a transaction that the engine gave up for another one is run, in all.
+const TRANSACTION_ATTEMPTS: u32 = 10;
+/// The longest first pause before such a transaction is run again; it doubles from one attempt to the next.
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
+/// A pooled connection that was idle for longer is asked whether it still lives before it is given out. Under load
+/// that never happens, so it costs no round trip there.
+const PING_AFTER: Duration = Duration::from_secs(5);
+/// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
+const SQLITE_READERS: u32 = 4;
+
+/// What a database call can come back with.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// A unique key holds that value already.
+    #[error("row already exists")]
+    Duplicate,
+    /// The engine gave the transaction up for another one; running it again may succeed.
+    #[error("transaction conflict: {0}")]
+    Conflict(#[source] sqlx::Error),
+    /// The database does not answer, or answers that it can't now.
+    #[error("{0}")]
+    Unavailable(#[source] sqlx::Error),
+    /// The statement or the data is at fault.
+    #[error("{0}")]
+    Fault(#[source] sqlx::Error),
+    /// The schema cannot be brought to, or is not at, the version that this program needs.
+    #[error("{0}")]
+    Schema(String),
+}
+
+/// The result of a database call.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let unavailable = matches!(
+            error,
+            sqlx::Error::Io(_)
+                | sqlx::Error::Tls(_)
+                | sqlx::Error::Protocol(_)
+                | sqlx::Error::PoolTimedOut
+                | sqlx::Error::PoolClosed
+                | sqlx::Error::WorkerCrashed
+        );
+        if unavailable {
+            return Self::Unavailable(error);
+        }
+        let Some(reply) = error.as_database_error() else {
+            return Self::Fault(error);
+        };
+        if reply.is_unique_violation() {
+            return Self::Duplicate;
+        }
+        let code = reply.code().unwrap_or_default();
+        if let Some(reply) = reply.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+            return match reply.number() {
+                // Deadlock, lock wait timeout, and Galera's failed certification (which comes as a deadlock).
+                1213 | 1205 => Self::Conflict(error),
+                // Too many connections, shutdown in progress, read-only while failing over, not yet prepared (Galera).
+                1040 | 1053 | 1203 | 1290 | 1792 | 1836 | 1047 => Self::Unavailable(error),
+                _ => Self::Fault(error),
+            };
+        }
+        if reply.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some() {
+            // The low byte is the primary code: SQLITE_BUSY, SQLITE_LOCKED, SQLITE_FULL, SQLITE_IOERR, SQLITE_CANTOPEN.
+            return match code.parse::<u32>().unwrap_or_default() & 0xff {
+                5 | 6 | 10 | 13 | 14 => Self::Unavailable(error),
+                _ => Self::Fault(error),
+            };
+        }
+        match code.as_ref() {
+            "40001" | "40P01" => Self::Conflict(error),
+            // Classes 08 (connection), 53 (resources), 57P (shutdown), and read-only while failing over.
+            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") || code == "25006" => {
+                Self::Unavailable(error)
+            }
+            _ => Self::Fault(error),
+        }
+    }
+}
+
+impl From<Error> for crate::error::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unavailable(_) | Error::Conflict(_) => {
+                Self::Unavailable { service: "the database", source: error.into() }
+            }
+            Error::Duplicate | Error::Fault(_) | Error::Schema(_) => Self::Internal(error.into()),
+        }
+    }
+}
+
+/// A row type that decodes from every engine. `#[derive(FromRow)]` gives it for free.
+pub(crate) trait DbRow:
+    for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin
+{
+}
+
+impl<T> DbRow for T where
+    T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin
+{
+}
+
+/// One connection, in or out of a transaction. Every method is one round trip.
+pub(crate) trait Session: Send {
+    /// Runs a statement and returns the number of rows that it matched.
+    fn execute(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<u64>> + Send;
+    /// Reads every row.
+    fn all<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<Vec<T>>> + Send;
+    /// Reads the first row, if there is one.
+    fn optional<T: DbRow>(
+        &mut self,
+        statement: impl SqlxBinder + Send,
+    ) -> impl Future<Output = Result<Option<T>>> + Send;
+    /// `column` holds exactly this text: case, accents and trailing spaces count, whatever the collation says.
+    fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
+}
+
+/// A database, by engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) enum Db {
+    /// An SQLite file. It takes one writer at a time, and those that wait queue here, in order, instead of polling
+    /// its lock against each other.
+    Sqlite {
+        /// Read-only work.
+        read: SqlitePool,
+        /// The one connection that writes.
+        write: SqlitePool,
+    },
+    /// A PostgreSQL server.
+    Postgres(PgPool),
+    /// A MySQL or MariaDB server.
+    MySql(MySqlPool),
+}
+
+/// A connection out of a transaction.
+pub(crate) enum Conn {
+    /// See [`Db`].
+    Sqlite(PoolConnection<Sqlite>),
+    /// See [`Db`].
+    Postgres(PoolConnection<Postgres>),
+    /// See [`Db`].
+    MySql(PoolConnection<MySql>),
+}
+
+/// A transaction; dropping it rolls back.
+pub(crate) enum Tx {
+    /// See [`Db`].
+    Sqlite(Transaction<'static, Sqlite>),
+    /// See [`Db`].
+    Postgres(Transaction<'static, Postgres>),
+    /// See [`Db`].
+    MySql(Transaction<'static, MySql>),
+}
+
+/// How many connections there may be, and how long a request waits for one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PoolLimits {
+    /// Connections to a server database at most.
+    pub(crate) max_connections: u32,
+    /// The longest wait for a free connection, and on SQLite for another process's lock.
+    pub(crate) wait: Duration,
+}
+
+impl Db {
+    /// Opens the database's pools. A server is not contacted yet: [`Db::acquire`] does that.
+    ///
+    /// # Errors
+    /// `Unavailable` where an SQLite file cannot be opened.
+    pub(crate) async fn open(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
+        Ok(match url {
+            DatabaseUrl::Sqlite(path) => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(true)
+                    .foreign_keys(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // WAL with NORMAL may lose the last commits with the power; what was answered must not be lost.
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(limits.wait);
+                let pool = |connections| {
+                    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
+                };
+                Self::Sqlite {
+                    write: pool(1).connect_with(options.clone()).await?,
+                    read: pool(SQLITE_READERS).connect_lazy_with(options),
+                }
+            }
+            DatabaseUrl::Postgres(options) => Self::Postgres(
+                PgPoolOptions::new()
+                    .max_connections(limits.max_connections)
+                    .acquire_timeout(limits.wait)
+                    .test_before_acquire(false)
+                    .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
+                    .connect_lazy_with((**options).clone()),
+            ),
+            DatabaseUrl::MySql(options) => Self::MySql(
+                MySqlPoolOptions::new()
+                    .max_connections(limits.max_connections)
+                    .acquire_timeout(limits.wait)
+                    .test_before_acquire(false)
+                    .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
+                    .after_connect(|connection, _| Box::pin(prepare_mysql(connection)))
+                    .connect_lazy_with((**options).clone()),
+            ),
+        })
+    }
+
+    /// Takes a connection to read with.
+    pub(crate) async fn acquire(&self) -> Result<Conn> {
+        Ok(match self {
+            Self::Sqlite { read, .. } => Conn::Sqlite(read.acquire().await?),
+            Self::Postgres(pool) => Conn::Postgres(pool.acquire().await?),
+            Self::MySql(pool) => Conn::MySql(pool.acquire().await?),
+        })
+    }
+
+    /// Starts a transaction; dropping it rolls back. SQLite takes its write lock at once.
+    async fn begin(&self) -> Result<Tx> {
+        Ok(match self {
+            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+            Self::MySql(pool) => Tx::MySql(pool.begin().await?),
+        })
+    }
+
+    /// Runs `work` in a transaction. It is committed when `work` gives it back with its value, and undone when `work`
+    /// fails or is dropped. Costs BEGIN and COMMIT beside what the work does. Where the engine gave the transaction up for
+    /// another one, the work is run again, [`TRANSACTION_ATTEMPTS`] times in all: it must have no effects outside.
+    ///
+    /// # Errors
+    /// What the work returned, or `Unavailable`.
+    pub(crate) async fn transaction<T, F>(&self, work: impl Fn(Tx) -> F) -> Result<T, crate::error::Error>
+    where
+        F: Future<Output = Result<(Tx, T), crate::error::Error>>,
+    {
+        let mut pause = RETRY_PAUSE;
+        for _ in 1..TRANSACTION_ATTEMPTS {
+            match self.attempt(&work).await {
+                Err(error) if is_conflict(&error) => {
+                    tracing::debug!(%error, "transaction is run again");
+                    tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                    pause *= 2;
+                }
+                done => return done,
+            }
+        }
+        self.attempt(&work).await
+    }
+
+    async fn attempt<T, F>(&self, work: &impl Fn(Tx) -> F) -> Result<T, crate::error::Error>
+    where
+        F: Future<Output = Result<(Tx, T), crate::error::Error>>,
+    {
+        let (tx, value) = work(self.begin().await?).await?;
+        tx.commit().await?;
+        Ok(value)
+    }
+
+    /// Closes every connection, after what is under way.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Self::Postgres(pool) => pool.close().await,
+            Self::MySql(pool) => pool.close().await,
+        }
+    }
+}
+
+fn is_conflict(error: &crate::error::Error) -> bool {
+    match error {
+        crate::error::Error::Unavailable { source, .. } => {
+            matches!(source.downcast_ref::<Error>(), Some(Error::Conflict(_)))
+        }
+        _ => false,
+    }
+}
+
+async fn is_alive<C: Connection>(connection: &mut C, idle: PoolConnectionMetadata) -> Result<bool, sqlx::Error> {
+    Ok(idle.idle_for < PING_AFTER || connection.ping().await.is_ok())
+}
+
+/// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
+/// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
+async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    connection.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')").await?;
+    Ok(())
+}
+
+impl Tx {
+    async fn commit(self) -> Result<()> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Postgres(tx) => tx.commit().await?,
+            Self::MySql(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+}
+
+/// Runs one statement on whichever engine `$self` holds: builds it in that dialect, binds, executes.
+macro_rules! run {
+    ($self:ident, $statement:ident, |$sql:ident, $args:ident, $conn:ident| $call:expr) => {
+        match $self {
+            Self::Sqlite(c) => {
+                let ($sql, args) = $statement.build_sqlx(SqliteQueryBuilder);
+                let $args = sqlite_timestamps(args);
+                let $conn = &mut **c;
+                $call
+            }
+            Self::Postgres(c) => {
+                let ($sql, $args) = $statement.build_sqlx(PostgresQueryBuilder);
+                let $conn = &mut **c;
+                $call
+            }
+            Self::MySql(c) => {
+                let ($sql, $args) = $statement.build_sqlx(MysqlQueryBuilder);
+                let $conn = &mut **c;
+                $call
+            }
+        }
+    };
+}
+
+macro_rules! impl_session {
+    ($($ty:ty),*) => {$(
+        impl Session for $ty {
+            async fn execute(&mut self, statement: impl SqlxBinder + Send) -> Result<u64> {
+                Ok(run!(self, statement, |sql, args, conn| {
+                    query_with(AssertSqlSafe(sql), args).execute(conn).await?.rows_affected()
+                }))
+            }
+
+            async fn all<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> Result<Vec<T>> {
+                Ok(run!(self, statement, |sql, args, conn| {
+                    query_as_with(AssertSqlSafe(sql), args).fetch_all(conn).await?
+                }))
+            }
+
+            async fn optional<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> Result<Option<T>> {
+                Ok(run!(self, statement, |sql, args, conn| {
+                    query_as_with(AssertSqlSafe(sql), args).fetch_optional(conn).await?
+                }))
+            }
+
+            fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition {
+                let column = Expr::col(column);
+                let equal = Cond::all().add(column.clone().eq(text));
+                match self {
+                    // The first comparison finds the rows through the index, the second one tells `A` from `a`.
+                    Self::MySql(_) => equal.add(Expr::from(Func::cust("BINARY").arg(column)).eq(text)),
+                    Self::Sqlite(_) | Self::Postgres(_) => equal,
+                }
+            }
+        }
+    )*};
+}
+impl_session!(Conn, Tx);
+
+/// Writes timestamps as SQLAlchemy does, always with six digits: SQLite compares them as text, and Glance reads them.
+fn sqlite_timestamps(SqlxValues(values): SqlxValues) -> SqlxValues {
+    let text = |value| match value {
+        Value::ChronoDateTime(time) => Value::String(time.map(|time| time.format("%Y-%m-%d %H:%M:%S%.6f").to_string())),
+        other => other,
+    };
+    SqlxValues(sea_query::Values(values.0.into_iter().map(text).collect()))
+}

@@ -1,0 +1,69 @@
+//! The names of Glance's tables and columns, for the query builder.
+
+use sea_query::Iden;
+
+/// One row per image that ever was: a deleted image's row stays, so that its id is never given out again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Iden)]
+pub(crate) enum Images {
+    Table,
+    Id,
+    Name,
+    Size,
+    Status,
+    CreatedAt,
+    UpdatedAt,
+    DeletedAt,
+    Deleted,
+    DiskFormat,
+    ContainerFormat,
+    Checksum,
+    Owner,
+    MinDisk,
+    MinRam,
+    Protected,
+    VirtualSize,
+    Visibility,
+    OsHidden,
+    OsHashAlgo,
+    OsHashValue,
+}
+
+/// Custom properties. `(image_id, name)` is unique, deleted rows included.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum ImageProperties {
+    Table,
+    ImageId,
+    Name,
+    Value,
+    CreatedAt,
+    UpdatedAt,
+    Deleted,
+}
+
+/// Tags. Glance keeps a removed tag's row with `deleted` set; we remove the row. No key makes them unique: see
+/// `db::tags`.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum ImageTags {
+    Table,
+    ImageId,
+    Value,
+    CreatedAt,
+    UpdatedAt,
+    DeletedAt,
+    Deleted,
+}
+
+/// Projects that a shared image is shared with.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum ImageMembers {
+    Table,
+}
+
+/// Where an image's data is.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum ImageLocations {
+    Table,
+    ImageId,
+    Status,
+    Deleted,
+}

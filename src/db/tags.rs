@@ -1,0 +1,123 @@
+//! The `image_tags` table.
+//!
+//! Glance's schema has no key that makes a tag unique, and its collation on MySQL ignores case. So whoever writes an
+//! image's tags takes the lock of the image's row first (`images::touch`), and every comparison is exact.
+
+use chrono::NaiveDateTime;
+use sea_query::{Expr, ExprTrait, Query};
+
+use super::{
+    Result, Session,
+    tables::{ImageTags, Images},
+};
+
+/// A tag of an image.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct TagRow {
+    /// The image that has it.
+    pub(crate) image_id: String,
+    /// Its text.
+    pub(crate) value: String,
+}
+
+const INSERTED: [ImageTags; 5] =
+    [ImageTags::ImageId, ImageTags::Value, ImageTags::CreatedAt, ImageTags::UpdatedAt, ImageTags::Deleted];
+
+/// Adds tags, which must differ, to a new image. One statement.
+pub(crate) async fn insert_all(s: &mut impl Session, image_id: &str, tags: &[&str], now: NaiveDateTime) -> Result<()> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
+    for tag in tags {
+        insert.values_panic([image_id.into(), (*tag).into(), now.into(), now.into(), false.into()]);
+    }
+    s.execute(insert).await.map(drop)
+}
+
+/// Adds a tag unless the image has it, or has `quota` tags already; `None` sets no bound. `false` when nothing was
+/// added. One statement, through the index `(image_id, value)`; with a quota it counts the image's tags.
+pub(crate) async fn insert(
+    s: &mut impl Session,
+    image_id: &str,
+    tag: &str,
+    quota: Option<u32>,
+    now: NaiveDateTime,
+) -> Result<bool> {
+    let present = live(image_id).expr(Expr::val(1)).cond_where(s.exactly(ImageTags::Value, tag)).take();
+    let mut row = Query::select()
+        .exprs([Expr::val(image_id), Expr::val(tag), Expr::val(now), Expr::val(now), Expr::val(false)])
+        .and_where(Expr::exists(present).not())
+        .take();
+    if let Some(quota) = quota {
+        let count = live(image_id).expr(Expr::col(ImageTags::Value).count()).take();
+        row.and_where(Expr::SubQuery(None, Box::new(count.into())).lt(i64::from(quota)));
+    }
+    let insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).select_from(row).map(|i| i.take());
+    match insert {
+        Ok(insert) => Ok(s.execute(insert).await? == 1),
+        Err(error) => Err(super::Error::Schema(error.to_string())),
+    }
+}
+
+/// Removes a tag's row. `false` when the image does not have it. One statement, through the index `(image_id, value)`.
+pub(crate) async fn delete(s: &mut impl Session, image_id: &str, tag: &str) -> Result<bool> {
+    let delete = Query::delete()
+        .from_table(ImageTags::Table)
+        .and_where(Expr::col(ImageTags::ImageId).eq(image_id))
+        .cond_where(s.exactly(ImageTags::Value, tag))
+        .and_where(Expr::col(ImageTags::Deleted).eq(false))
+        .take();
+    // More than one row goes where a Glance beside us added the tag twice.
+    Ok(s.execute(delete).await? > 0)
+}
+
+/// Whether the image has the tag. One statement, through the index `(image_id, value)`.
+pub(crate) async fn contains(s: &mut impl Session, image_id: &str, tag: &str) -> Result<bool> {
+    let query = live(image_id)
+        .column(ImageTags::ImageId)
+        .column(ImageTags::Value)
+        .cond_where(s.exactly(ImageTags::Value, tag))
+        .limit(1)
+        .take();
+    Ok(s.optional::<TagRow>(query).await?.is_some())
+}
+
+/// Reads the tags of these images, in their alphabetical order. One statement.
+pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<TagRow>> {
+    if image_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = Query::select()
+        .distinct()
+        .columns([ImageTags::ImageId, ImageTags::Value])
+        .from(ImageTags::Table)
+        .and_where(Expr::col(ImageTags::ImageId).is_in(image_ids.iter().copied()))
+        .and_where(Expr::col(ImageTags::Deleted).eq(false))
+        .take();
+    let mut rows: Vec<TagRow> = s.all(query).await?;
+    // Sorted here, by bytes: each engine's collation has an order of its own.
+    rows.sort_by(|a, b| a.value.cmp(&b.value));
+    Ok(rows)
+}
+
+fn live(image_id: &str) -> sea_query::SelectStatement {
+    Query::select()
+        .from(ImageTags::Table)
+        .and_where(Expr::col(ImageTags::ImageId).eq(image_id))
+        .and_where(Expr::col(ImageTags::Deleted).eq(false))
+        .take()
+}
+
+/// Condition of a listing: the image has this tag.
+pub(super) fn exists(s: &impl Session, tag: &str) -> Expr {
+    Expr::exists(
+        Query::select()
+            .expr(Expr::val(1))
+            .from(ImageTags::Table)
+            .and_where(Expr::col((ImageTags::Table, ImageTags::ImageId)).equals((Images::Table, Images::Id)))
+            .cond_where(s.exactly((ImageTags::Table, ImageTags::Value), tag))
+            .and_where(Expr::col((ImageTags::Table, ImageTags::Deleted)).eq(false))
+            .take(),
+    )
+}

@@ -1,0 +1,261 @@
+//! Errors as a client sees them: the only place where an [`Error`] becomes a status and a body.
+//!
+//! A handler's error travels as the response's extension; [`render`] writes its body in the form that the request asks
+//! for. The forms are webob's, to the byte, because clients parse them.
+
+use std::{any::Any, borrow::Cow};
+
+use axum::{
+    body::Body,
+    extract::Request,
+    http::{HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::accept::{self, Form};
+use crate::error::Error;
+
+/// Seconds after which a client may try again.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+const NOT_FOUND: &str = "The resource could not be found.";
+const FORBIDDEN: &str = "Access was denied to this resource.";
+const UNAVAILABLE: &str = "The server is currently unavailable. Please try again at a later time.";
+const INTERNAL: &str = "The server has either erred or is incapable of performing the requested operation.";
+const UNAUTHORIZED: &str = "This server could not verify that you are authorized to access the document you requested. \
+     Either you supplied the wrong credentials (e.g., bad password), or your browser does not understand how to supply \
+     the credentials required.";
+
+/// A refusal, with what its body says. `explanation` is a sentence, `detail` what is behind it.
+#[derive(Debug, Clone)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    explanation: Cow<'static, str>,
+    detail: String,
+    /// webob's text for a method that is not there has another shape.
+    method: Option<Method>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, explanation: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, explanation: explanation.into(), detail: String::new(), method: None }
+    }
+
+    /// No route, or an object that nobody may know more of.
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, NOT_FOUND)
+    }
+
+    /// The route has no such method, or (501) there is no such method at all.
+    pub(super) fn method(status: StatusCode, method: Method) -> Self {
+        Self { method: Some(method), ..Self::new(status, "") }
+    }
+
+    /// The body, with its text as `text` puts it, as webob's HTML template has it.
+    fn body(&self, text: impl Fn(&str) -> String) -> String {
+        match &self.method {
+            Some(method) if self.status == StatusCode::NOT_IMPLEMENTED => {
+                format!(
+                    "\nThe request method {} is not implemented for this server. <br /><br />\n",
+                    text(method.as_str())
+                )
+            }
+            Some(method) => {
+                format!("The method {} is not allowed for this resource. <br /><br />\n", text(method.as_str()))
+            }
+            None => format!("{}<br /><br />\n{}\n\n", text(&self.explanation), text(&self.detail)),
+        }
+    }
+
+    fn render(&self, form: Form) -> (HeaderValue, String) {
+        let title = title(self.status);
+        let status = format!("{} {title}", self.status.as_u16());
+        match form {
+            Form::Html => (
+                HeaderValue::from_static("text/html; charset=UTF-8"),
+                format!(
+                    "<html>\n <head>\n  <title>{status}</title>\n </head>\n <body>\n  <h1>{status}</h1>\n  {}\n </body>\n\
+                     </html>",
+                    self.body(escape_html)
+                ),
+            ),
+            Form::Json => (
+                HeaderValue::from_static("application/json"),
+                super::json::text(&json!({ "message": self.body(str::to_owned), "code": status, "title": title })),
+            ),
+            Form::Plain => (
+                HeaderValue::from_static("text/plain; charset=UTF-8"),
+                format!("{status}\n\n{}", strip_tags(&self.body(str::to_owned))),
+            ),
+        }
+    }
+}
+
+/// webob's title of a status, which is not in every case the standard's reason phrase.
+fn title(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+        other => other.canonical_reason().unwrap_or("Error"),
+    }
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Invalid(message) => Self::new(StatusCode::BAD_REQUEST, message.clone()),
+            Error::Unauthenticated => Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
+            Error::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, message.clone()),
+            Error::NotPermitted(reason) => {
+                Self { detail: reason.clone(), ..Self::new(StatusCode::FORBIDDEN, FORBIDDEN) }
+            }
+            Error::NotFound(message) => Self::new(StatusCode::NOT_FOUND, message.clone()),
+            Error::Conflict(message) => Self::new(StatusCode::CONFLICT, message.clone()),
+            Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
+            Error::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
+        }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        match &self {
+            Self::Unavailable { service, source } => {
+                tracing::error!(error = %source, "{service} is unavailable")
+            }
+            Self::Internal(source) => tracing::error!(error = %source, "internal error"),
+            refused => tracing::debug!(reason = %refused, "refused"),
+        }
+        Refusal::from(&self).into_response()
+    }
+}
+
+/// Answers a request whose handler panicked. The panic's message went to the log, and stays there.
+pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
+    tracing::error!("a handler panicked");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
+}
+
+/// Middleware: writes the body of a refusal.
+pub(super) async fn render(request: Request, next: Next) -> Response {
+    let form = accept::form(request.headers());
+    let mut response = next.run(request).await;
+    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+        let (content_type, body) = refusal.render(form);
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::from(body);
+    }
+    response
+}
+
+fn escape_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#x27;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// HTML to text, as webob does it: a line break for `<br>`, spaces for line ends, no tags.
+fn strip_tags(html: &str) -> String {
+    let mut out = String::with_capacity(html.len());
+    let mut rest = html;
+    while let Some(c) = rest.chars().next() {
+        let tag = (c == '<').then(|| rest.find('>')).flatten().map(|end| &rest[..=end]);
+        match (c, tag) {
+            (_, Some(tag)) if tag.len() >= 4 && tag[1..].to_ascii_lowercase().starts_with("br") => {
+                out.push('\n');
+                rest = &rest[tag.len()..];
+                continue;
+            }
+            (_, Some(tag)) if tag[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') => {
+                rest = &rest[tag.len()..];
+                continue;
+            }
+            ('\n', _) => out.push(' '),
+            ('\r', _) => {}
+            (c, _) => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+/// Answers while the server takes nothing new. The connection ends, so that the client finds another server.
+pub(super) fn draining() -> Response {
+    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Answers who could not be authenticated, with the scheme that they could use.
+pub(super) fn unauthenticated(challenge: Option<HeaderValue>) -> Response {
+    let mut response = Error::Unauthenticated.into_response();
+    if let Some(challenge) = challenge {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{Method, StatusCode};
+    use proptest::prelude::*;
+
+    use super::{Form, Refusal, strip_tags};
+
+    fn body(refusal: &Refusal, form: Form) -> String {
+        refusal.render(form).1
+    }
+
+    /// Each of these was read off a Glance 33.
+    #[test]
+    fn bodies_are_webobs() {
+        let refusal = Refusal::new(StatusCode::NOT_FOUND, "No image found with ID <b>&'\"");
+        assert_eq!(
+            body(&refusal, Form::Html),
+            "<html>\n <head>\n  <title>404 Not Found</title>\n </head>\n <body>\n  <h1>404 Not Found</h1>\n  \
+             No image found with ID &lt;b&gt;&amp;&#x27;&quot;<br /><br />\n\n\n\n </body>\n</html>"
+        );
+        assert_eq!(
+            body(&refusal, Form::Json),
+            "{\"message\": \"No image found with ID <b>&'\\\"<br /><br />\\n\\n\\n\", \"code\": \"404 Not Found\", \
+             \"title\": \"Not Found\"}"
+        );
+        assert_eq!(body(&refusal, Form::Plain), "404 Not Found\n\nNo image found with ID &'\"\n\n   ");
+        let refusal = Refusal::method(StatusCode::METHOD_NOT_ALLOWED, Method::GET);
+        assert_eq!(
+            body(&refusal, Form::Plain),
+            "405 Method Not Allowed\n\nThe method GET is not allowed for this resource. \n\n "
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_it_panic(text in any::<String>()) {
+            strip_tags(&text);
+        }
+    }
+}

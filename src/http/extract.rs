@@ -1,0 +1,290 @@
+//! What handlers take out of a request: bounded, checked, and refused with our error bodies.
+
+use std::{collections::HashSet, fmt, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{FromRequest, FromRequestParts, RawPathParams, Request},
+    http::{Method, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::{SharedApp, error::Refusal};
+use crate::{context::Context, db::images::ImageId, error::Error, images::model::Tag};
+
+/// Bytes of a JSON body at the most: an image with every property that the default quotas allow has fewer.
+const MAX_JSON: usize = 10 * 1024 * 1024;
+
+/// The caller. There is one behind the authentication middleware only.
+impl FromRequestParts<SharedApp> for Context {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Error> {
+        parts.extensions.get::<Self>().cloned().ok_or(Error::Unauthenticated)
+    }
+}
+
+/// The variables of the path, in its order, percent-decoded.
+pub(super) struct PathVariables<const N: usize>(pub(super) [String; N]);
+
+impl<const N: usize> FromRequestParts<SharedApp> for PathVariables<N> {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> Result<Self, Response> {
+        let variables = RawPathParams::from_request_parts(parts, app).await.map_err(|_| {
+            Error::Invalid("The URL contains bytes that are not UTF-8 text.".to_owned()).into_response()
+        })?;
+        let values: Vec<String> = variables.iter().map(|(_, value)| value.to_owned()).collect();
+        values.try_into().map(Self).map_err(|_| Refusal::not_found().into_response())
+    }
+}
+
+/// The image that the path names.
+pub(super) struct ImagePath(pub(super) ImageId);
+
+impl FromRequestParts<SharedApp> for ImagePath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> Result<Self, Response> {
+        let PathVariables([id]) = PathVariables::from_request_parts(parts, app).await?;
+        Ok(Self(id.into()))
+    }
+}
+
+/// The image and the tag that the path names.
+pub(super) struct TagPath(pub(super) ImageId, pub(super) Tag);
+
+impl FromRequestParts<SharedApp> for TagPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> Result<Self, Response> {
+        let PathVariables([id, tag]) = PathVariables::from_request_parts(parts, app).await?;
+        let tag = Tag::parse(&tag, app.config.glimpse.forbid_equals_in_tags).map_err(Error::into_response)?;
+        Ok(Self(id.into(), tag))
+    }
+}
+
+/// The query string's pairs, in order, decoded.
+pub(super) struct Query(pub(super) Vec<(String, String)>);
+
+impl FromRequestParts<SharedApp> for Query {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Error> {
+        let query = parts.uri.query().unwrap_or_default();
+        let decode = |text: &str| {
+            let text = text.replace('+', " ");
+            let decoded = percent_encoding::percent_decode_str(&text).decode_utf8();
+            decoded
+                .map(|text| text.into_owned())
+                .map_err(|_| Error::Invalid("The query string contains bytes that are not UTF-8 text.".to_owned()))
+        };
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(name)?, decode(value)?))
+        });
+        pairs.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// Nothing: a request that must not have a body, and has none.
+pub(super) struct NoBody;
+
+impl FromRequest<SharedApp> for NoBody {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Error> {
+        if request.body().is_end_stream() {
+            return Ok(Self);
+        }
+        Err(Error::Invalid("A body is not expected with this request.".to_owned()))
+    }
+}
+
+/// A JSON object as the request's body.
+pub(super) struct JsonObject(pub(super) Map<String, Value>);
+
+impl FromRequest<SharedApp> for JsonObject {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
+        if !speaks_json(&request) {
+            let explanation = "The request media type is not supported by this server: application/json is expected.";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
+        }
+        let bytes = read(request.into_body(), app.config.glimpse.client_timeout).await?;
+        let invalid = |message: String| Error::Invalid(message).into_response();
+        if bytes.is_empty() {
+            return Err(invalid("Body expected in request.".to_owned()));
+        }
+        match parse(&bytes).map_err(invalid)? {
+            Value::Object(object) => Ok(Self(object)),
+            _ => Err(invalid("Unexpected body type. Expected a JSON object.".to_owned())),
+        }
+    }
+}
+
+/// Whether the body may be read as JSON. Glance reads any body so; we refuse what plainly is something else, and take
+/// what curl calls it where nobody said.
+fn speaks_json(request: &Request) -> bool {
+    let Some(content_type) = request.headers().get(header::CONTENT_TYPE) else {
+        return true;
+    };
+    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    essence.is_empty()
+        || essence.eq_ignore_ascii_case("application/json")
+        || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// Reads a body whole, with a bound on its size and on the wait for each of its parts.
+async fn read(body: Body, patience: Duration) -> Result<Vec<u8>, Response> {
+    let mut body = Limited::new(body, MAX_JSON);
+    let mut bytes = Vec::new();
+    loop {
+        let frame = match tokio::time::timeout(patience, body.frame()).await {
+            Ok(None) => return Ok(bytes),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
+                let explanation = format!("The request body is larger than {MAX_JSON} bytes.");
+                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, explanation).into_response());
+            }
+            Ok(Some(Err(_))) => {
+                return Err(Error::Invalid("The request body ended too early.".to_owned()).into_response());
+            }
+            Err(_) => {
+                let explanation = "The client took too long to send the request body.";
+                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, explanation).into_response());
+            }
+        };
+        if let Ok(data) = frame.into_data() {
+            bytes.extend_from_slice(&data);
+        }
+    }
+}
+
+/// Reads JSON strictly: each key of an object once, and no deeper than serde_json's bound of 128 levels.
+fn parse(bytes: &[u8]) -> Result<Value, String> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let value = Strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
+    value.map_err(|error| {
+        let text = error.to_string();
+        // Our own message carries a place that means nothing to a client.
+        match text.split_once(DUPLICATE) {
+            Some((_, rest)) => {
+                let name = rest.rsplit_once(" at line").map_or(rest, |(name, _)| name);
+                format!("The request body has the key{name} twice.")
+            }
+            None => format!("Malformed JSON in request body. ({text})"),
+        }
+    })
+}
+
+const DUPLICATE: &str = "duplicate key";
+
+/// Builds a [`Value`], refusing an object that has a key twice: readers differ on which of the two counts.
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = items.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(values.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        let mut seen = HashSet::new();
+        while let Some(name) = entries.next_key::<String>()? {
+            if !seen.insert(name.clone()) {
+                return Err(de::Error::custom(format!("{DUPLICATE} '{name}'")));
+            }
+            object.insert(name, entries.next_value_seed(Strict)?);
+        }
+        Ok(object.into())
+    }
+}
+
+/// Whether the method is one that some route of some service has; others are 501.
+pub(super) fn is_known(method: &Method) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::parse;
+
+    #[test]
+    fn a_repeated_key_is_named() {
+        assert_eq!(parse(b"{\"a\": {\"b\": 1, \"b\": 2}}").unwrap_err(), "The request body has the key 'b' twice.");
+    }
+
+    #[test]
+    fn deep_nesting_ends_in_an_error() {
+        let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
+        assert!(parse(&deep).unwrap_err().contains("recursion limit"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_serde_json_writes_is_read_back(name in any::<String>(), text in any::<String>(), n in any::<i64>()) {
+            let value = json!({ name: [text, n, null, true, { "x": n }] });
+            prop_assert_eq!(parse(value.to_string().as_bytes()), Ok(value));
+        }
+
+        #[test]
+        fn no_body_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let _ = parse(&bytes);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! JSON as Glance writes it: `", "` and `": "` between its parts, and every character as itself.
+
+use std::io;
+
+use axum::{
+    http::{HeaderValue, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
+
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// Writes a value. One that cannot be JSON, which none of ours is, becomes `null`.
+pub(super) fn text(value: &impl Serialize) -> String {
+    let mut bytes = Vec::with_capacity(1024);
+    match value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)) {
+        Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
+        Err(_) => "null".to_owned(),
+    }
+}
+
+/// Answers with a value.
+pub(super) fn response(value: &impl Serialize) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text(value)).into_response()
+}

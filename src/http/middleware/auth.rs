@@ -1,0 +1,34 @@
+//! Finds out who asks, before any handler runs, and refuses everybody while the server drains.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use crate::{
+    context::Context,
+    error::Error,
+    http::{SharedApp, error},
+};
+
+pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+    if app.is_draining() {
+        return error::draining();
+    }
+    let identity = match app.authenticator.authenticate(request.headers()).await {
+        Ok(identity) => identity,
+        Err(Error::Unauthenticated) => {
+            return error::unauthenticated(app.authenticator.challenge());
+        }
+        Err(error) => return error.into_response(),
+    };
+    let span = tracing::Span::current();
+    span.record("user", identity.user_id.as_deref());
+    span.record("project", identity.project_id.as_deref());
+    let is_admin = app.policy.is_admin(&identity);
+    request.extensions_mut().insert(Context { identity: Arc::new(identity), is_admin });
+    next.run(request).await
+}

@@ -1,0 +1,4 @@
+//! What happens to every request before its handler, and to every answer after it.
+
+pub(super) mod auth;
+pub(super) mod request_id;

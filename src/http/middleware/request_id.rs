@@ -1,0 +1,60 @@
+//! Gives every request its id, which is on its answer and on every line of the log about it, and writes the access log.
+
+use std::{net::SocketAddr, time::Instant};
+
+use axum::{
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use tracing::{Instrument as _, field::Empty};
+use uuid::Uuid;
+
+use crate::http::{SharedApp, error::Refusal};
+
+const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
+
+/// Takes the client's id, where it brings one that fits, or makes one.
+pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let limit = app.config.default.max_request_id_length as usize;
+    let offered = request.headers().get(HEADER).map(|id| id.to_str().unwrap_or_default().to_owned());
+    let too_long = limit > 0 && offered.as_ref().is_some_and(|id| id.len() > limit);
+    let taken = offered.filter(|id| !too_long && is_id(id));
+    let id = match taken {
+        Some(id) if id.starts_with("req-") => id,
+        Some(id) => format!("req-{id}"),
+        None => format!("req-{}", Uuid::new_v4()),
+    };
+    let span = tracing::info_span!("request", id, user = Empty, project = Empty);
+    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    async move {
+        let mut response = if too_long {
+            let explanation = format!("x-openstack-request-id is too long, max size {limit}");
+            Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response()
+        } else {
+            next.run(request).await
+        };
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            response.headers_mut().insert(HEADER, value);
+        }
+        tracing::info!(
+            %method,
+            path,
+            status = response.status().as_u16(),
+            ms = start.elapsed().as_secs_f64() * 1000.0,
+            client = client.map(tracing::field::display),
+            "answered"
+        );
+        response
+    }
+    .instrument(span)
+    .await
+}
+
+/// Whether the text is one that a log line and a header can carry.
+fn is_id(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+}

@@ -1,0 +1,46 @@
+//! The HTTP interface: the router, and the order in which middleware sees a request.
+
+mod accept;
+mod error;
+mod extract;
+mod healthcheck;
+mod json;
+mod links;
+mod middleware;
+mod resource;
+mod v2;
+mod versions;
+
+use std::sync::Arc;
+
+use axum::{Router, middleware::from_fn_with_state, routing::any};
+use tower::{ServiceBuilder, util::MapRequestLayer};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::app::App;
+
+/// Shared by every handler.
+type SharedApp = Arc<App>;
+
+/// The whole interface, as one router.
+pub(crate) fn router(app: SharedApp) -> Router {
+    let routes = Router::new()
+        .route("/healthcheck", any(healthcheck::show))
+        .route("/versions", any(versions::list))
+        .route("/versions/{*rest}", any(versions::list))
+        .nest("/v2", v2::router(&app))
+        .fallback(versions::choices)
+        .with_state(Arc::clone(&app));
+    // From the outside in.
+    let stack = ServiceBuilder::new()
+        // Every answer has a request id, and a line in the access log.
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::request_id::assign))
+        // Errors get their body here, in the form that the client asks for.
+        .layer(axum::middleware::from_fn(error::render))
+        // A fault of ours is a 500 with its request id, not a closed connection.
+        .layer(CatchPanicLayer::custom(error::panicked))
+        // Any of the version prefixes is a way to write /v2.
+        .layer(MapRequestLayer::new(versions::normalise));
+    // The router is wrapped, not layered: the prefix must be settled before it looks for a route.
+    Router::new().fallback_service(stack.service(routes))
+}

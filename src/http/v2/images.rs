@@ -1,0 +1,96 @@
+//! `/v2/images` and `/v2/images/{image_id}`
+
+mod body;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use url::form_urlencoded;
+
+use self::body::ImageBody;
+use crate::{
+    context::Context,
+    error::Result,
+    http::{
+        SharedApp,
+        extract::{ImagePath, JsonObject, NoBody, Query},
+        json, links,
+    },
+    images::{self, query::ListQuery},
+};
+
+pub(super) async fn create(
+    State(app): State<SharedApp>,
+    context: Context,
+    uri: Uri,
+    headers: HeaderMap,
+    JsonObject(body): JsonObject,
+) -> Result<Response> {
+    let new = body::new_image(&app, body)?;
+    let view = images::create(&app, &context, new).await?;
+    let location = format!("{}/v2/images/{}", links::base(&app, &headers, &uri), view.image.id);
+    let mut response = (StatusCode::CREATED, json::response(&ImageBody(&view))).into_response();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn show(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    _: NoBody,
+) -> Result<Response> {
+    let view = images::show(&app, &context, &id).await?;
+    Ok(json::response(&ImageBody(&view)))
+}
+
+#[derive(Serialize)]
+struct PageBody<'p> {
+    images: Vec<ImageBody<'p>>,
+    first: String,
+    schema: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+pub(super) async fn list(
+    State(app): State<SharedApp>,
+    context: Context,
+    Query(pairs): Query,
+    _: NoBody,
+) -> Result<Response> {
+    let page = images::list(&app, &context, &ListQuery::parse(&pairs)?).await?;
+    let next = page.next_marker.as_deref();
+    Ok(json::response(&PageBody {
+        images: page.images.iter().map(ImageBody).collect(),
+        first: page_link(&pairs, None),
+        schema: "/v2/schemas/images",
+        next: next.map(|marker| page_link(&pairs, Some(marker))),
+    }))
+}
+
+/// A page of the same listing, relative to the service: clients resolve it.
+fn page_link(pairs: &[(String, String)], marker: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.extend_pairs(pairs.iter().filter(|(name, _)| name != "marker"));
+    if let Some(marker) = marker {
+        query.append_pair("marker", marker);
+    }
+    let query = query.finish();
+    if query.is_empty() { "/v2/images".to_owned() } else { format!("/v2/images?{query}") }
+}
+
+pub(super) async fn delete(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    _: NoBody,
+) -> Result<StatusCode> {
+    images::delete(&app, &context, &id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,168 @@
+//! An image as JSON, in and out.
+
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
+use serde_json::{Map, Value};
+
+use crate::{
+    app::App,
+    db::images::{ImageId, Visibility},
+    error::{Error, Result},
+    images::model::{ImageView, NewImage, Tag, check_storable},
+};
+
+/// Bytes of a custom property's value at the most, as wide as MySQL's TEXT.
+const MAX_PROPERTY_BYTES: usize = 65_535;
+/// Characters of a custom property's name at the most, as wide as its column.
+const MAX_PROPERTY_NAME: usize = 255;
+/// Custom properties that only this service writes start so.
+const RESERVED_PREFIX: &str = "os_glance_";
+/// Attributes that the service makes up on the way out.
+const MADE_UP: [&str; 5] = ["direct_url", "self", "file", "schema", "stores"];
+/// Attributes that the service sets.
+const READ_ONLY: [&str; 8] =
+    ["created_at", "updated_at", "status", "checksum", "os_hash_algo", "os_hash_value", "size", "virtual_size"];
+/// Names that a custom property cannot have, because older versions of the API gave them a meaning.
+const RESERVED: [&str; 3] = ["location", "deleted", "deleted_at"];
+
+/// An image on its way out.
+pub(super) struct ImageBody<'v>(pub(super) &'v ImageView);
+
+impl Serialize for ImageBody<'_> {
+    /// Custom properties come first, so that none of them can hide an attribute.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let ImageView { image, properties, tags } = self.0;
+        let time = |time: chrono::NaiveDateTime| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let mut map = serializer.serialize_map(None)?;
+        for (name, value) in properties {
+            map.serialize_entry(name, value)?;
+        }
+        map.serialize_entry("name", &image.name)?;
+        map.serialize_entry("disk_format", &image.disk_format)?;
+        map.serialize_entry("container_format", &image.container_format)?;
+        map.serialize_entry("visibility", image.visibility.as_str())?;
+        map.serialize_entry("size", &image.size)?;
+        map.serialize_entry("virtual_size", &image.virtual_size)?;
+        map.serialize_entry("status", image.status.as_str())?;
+        map.serialize_entry("checksum", &image.checksum)?;
+        map.serialize_entry("protected", &image.protected)?;
+        map.serialize_entry("min_ram", &image.min_ram)?;
+        map.serialize_entry("min_disk", &image.min_disk)?;
+        map.serialize_entry("owner", &image.owner)?;
+        map.serialize_entry("os_hidden", &image.os_hidden)?;
+        map.serialize_entry("os_hash_algo", &image.os_hash_algo)?;
+        map.serialize_entry("os_hash_value", &image.os_hash_value)?;
+        map.serialize_entry("id", &image.id)?;
+        map.serialize_entry("created_at", &time(image.created_at))?;
+        map.serialize_entry("updated_at", &time(image.updated_at.unwrap_or(image.created_at)))?;
+        map.serialize_entry("tags", tags)?;
+        map.serialize_entry("self", &format!("/v2/images/{}", image.id))?;
+        map.serialize_entry("file", &format!("/v2/images/{}/file", image.id))?;
+        map.serialize_entry("schema", "/v2/schemas/image")?;
+        map.end()
+    }
+}
+
+/// Reads the body of a creation: refused attributes, then the schema, then what the schema cannot say.
+pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewImage> {
+    let read_only = |name: &&str| Error::Forbidden(format!("Attribute '{name}' is read-only."));
+    if let Some(name) = MADE_UP.iter().find(|name| body.contains_key(**name)) {
+        return Err(read_only(name));
+    }
+    app.schemas.check_image(&body)?;
+    if let Some(name) = READ_ONLY.iter().find(|name| body.contains_key(**name)) {
+        return Err(read_only(name));
+    }
+    if body.contains_key("locations") {
+        return Err(Error::Forbidden("Attribute 'locations' is reserved.".to_owned()));
+    }
+    let forbid_equals = app.config.glimpse.forbid_equals_in_tags;
+    let visibility = text(&mut body, "visibility")?;
+    Ok(NewImage {
+        id: text(&mut body, "id")?.map(ImageId::from),
+        name: text(&mut body, "name")?,
+        disk_format: text(&mut body, "disk_format")?,
+        container_format: text(&mut body, "container_format")?,
+        owner: body.contains_key("owner").then(|| text(&mut body, "owner")).transpose()?,
+        // The schema has checked it.
+        visibility: visibility.and_then(|text| text.parse().ok()).unwrap_or(Visibility::Shared),
+        min_disk: size(&mut body, "min_disk")?,
+        min_ram: size(&mut body, "min_ram")?,
+        protected: flag(&mut body, "protected"),
+        os_hidden: flag(&mut body, "os_hidden"),
+        tags: tags(&mut body, forbid_equals)?,
+        properties: body.into_iter().map(property).collect::<Result<_>>()?,
+    })
+}
+
+fn text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
+    let Some(Value::String(text)) = body.shift_remove(name) else {
+        return Ok(None);
+    };
+    check_storable(&title(name), &text)?;
+    Ok(Some(text))
+}
+
+fn flag(body: &mut Map<String, Value>, name: &str) -> bool {
+    body.shift_remove(name).and_then(|value| value.as_bool()).unwrap_or(false)
+}
+
+/// A number of MiB or GiB.
+fn size(body: &mut Map<String, Value>, name: &str) -> Result<i32> {
+    let Some(value) = body.shift_remove(name) else {
+        return Ok(0);
+    };
+    let number = value.as_f64().unwrap_or_default();
+    if number < 0.0 {
+        return Err(Error::Invalid(format!(
+            "Invalid value '{value}' for parameter '{name}': Cannot be a negative value"
+        )));
+    }
+    if number > f64::from(i32::MAX) {
+        return Err(Error::Invalid(format!("'{name}' value out of range, must not exceed {}.", i32::MAX)));
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the schema asks for a whole number, and it is in range")]
+    Ok(number as i32)
+}
+
+/// The tags, each once.
+fn tags(body: &mut Map<String, Value>, forbid_equals: bool) -> Result<Vec<Tag>> {
+    let Some(Value::Array(items)) = body.shift_remove("tags") else {
+        return Ok(Vec::new());
+    };
+    let texts = items.iter().filter_map(Value::as_str);
+    let mut tags = texts.map(|text| Tag::parse(text, forbid_equals)).collect::<Result<Vec<_>>>()?;
+    tags.sort();
+    tags.dedup();
+    Ok(tags)
+}
+
+fn property((name, value): (String, Value)) -> Result<(String, String)> {
+    if name.chars().count() > MAX_PROPERTY_NAME {
+        return Err(Error::Invalid("Custom property should not be greater than 255 characters.".to_owned()));
+    }
+    if RESERVED.contains(&name.as_str()) || name.starts_with(RESERVED_PREFIX) {
+        return Err(Error::NotPermitted(format!("Attribute '{name}' is reserved.")));
+    }
+    check_storable("Property names", &name)?;
+    // The schema has checked that it is a string.
+    let value = value.as_str().unwrap_or_default().to_owned();
+    check_storable(&title(&name), &value)?;
+    if value.len() > MAX_PROPERTY_BYTES {
+        return Err(Error::Invalid(format!(
+            "The value of property '{name}' is too long: it has {} bytes, {MAX_PROPERTY_BYTES} are allowed.",
+            value.len()
+        )));
+    }
+    Ok((name, value))
+}
+
+/// A name with each of its words capitalised, as Glance begins a message with it.
+fn title(name: &str) -> String {
+    let mut after_letter = false;
+    let capitalise = |c: char| {
+        let out = if after_letter { c.to_ascii_lowercase() } else { c.to_ascii_uppercase() };
+        after_letter = c.is_alphabetic();
+        out
+    };
+    name.chars().map(capitalise).collect()
+}

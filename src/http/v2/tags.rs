@@ -1,0 +1,33 @@
+//! `/v2/images/{image_id}/tags/{tag}`
+
+use axum::{extract::State, http::StatusCode};
+
+use crate::{
+    context::Context,
+    error::Result,
+    http::{
+        SharedApp,
+        extract::{NoBody, TagPath},
+    },
+    images::tags,
+};
+
+pub(super) async fn add(
+    State(app): State<SharedApp>,
+    context: Context,
+    TagPath(image, tag): TagPath,
+    _: NoBody,
+) -> Result<StatusCode> {
+    tags::add(&app, &context, &image, &tag).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn remove(
+    State(app): State<SharedApp>,
+    context: Context,
+    TagPath(image, tag): TagPath,
+    _: NoBody,
+) -> Result<StatusCode> {
+    tags::remove(&app, &context, &image, &tag).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

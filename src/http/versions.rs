@@ -1,0 +1,69 @@
+//! Which versions of the API there are, and the many ways to write one in a URL.
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+use super::{SharedApp, links};
+use crate::app::App;
+
+/// Minor versions, in the order of Glance's list. The first `v2.17` is the current one.
+const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
+const CURRENT: &str = "v2.17";
+/// A client may name the version here instead of in the URL.
+const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
+
+/// `/versions`: the list.
+pub(super) async fn list(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
+    document(&app, StatusCode::OK, &uri, &headers)
+}
+
+/// Every URL without a version: the list, as a choice.
+pub(super) async fn choices(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
+    document(&app, StatusCode::MULTIPLE_CHOICES, &uri, &headers)
+}
+
+/// `/v2`: the same with a slash.
+pub(super) async fn redirect(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
+    let location = HeaderValue::from_str(&format!("{}/v2/", links::base(&app, &headers, &uri)));
+    let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf8"));
+    let location = (header::LOCATION, location.unwrap_or(HeaderValue::from_static("/v2/")));
+    (StatusCode::FOUND, [content_type, location]).into_response()
+}
+
+fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Response {
+    let href = format!("{}/v2/", links::base(app, headers, uri));
+    let versions = VERSIONS.map(|id| {
+        let status = if id == CURRENT { "CURRENT" } else { "SUPPORTED" };
+        json!({ "id": id, "status": status, "links": [{ "rel": "self", "href": href }] })
+    });
+    let body = json!({ "versions": Value::from_iter(versions) });
+    let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    (status, content_type, super::json::text(&body)).into_response()
+}
+
+/// Rewrites a URL with any of the versions, or with none but the version's media type as `Accept`, to `/v2/…`.
+pub(super) fn normalise(mut request: Request) -> Request {
+    let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let path = request.uri().path();
+    let rest = match accept.strip_prefix(MEDIA_TYPE) {
+        Some(version) if path.split('/').nth(1) != Some("versions") => is_version(version).then_some(path),
+        _ => {
+            let version = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            (version != "v2" && is_version(version)).then(|| &path.trim_start_matches('/')[version.len()..])
+        }
+    };
+    let Some(rest) = rest else { return request };
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    if let Ok(uri) = format!("/v2{rest}{query}").parse() {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+fn is_version(text: &str) -> bool {
+    text == "v2" || VERSIONS.contains(&text)
+}

@@ -1,0 +1,61 @@
+//! Who may know of an image, decided once, before what they may do to it.
+
+use crate::{
+    app::App,
+    context::Context,
+    db::{
+        self, Session,
+        images::{Image, ImageId, Visibility},
+    },
+    error::{Error, Result},
+    policy::Target,
+};
+
+/// What Glance says of an object that somebody may not know of.
+pub(super) const NOT_FOUND: &str = "The resource could not be found.";
+
+/// Reads an image that the caller may know of. One statement.
+pub(super) async fn find(s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Image>> {
+    let image = db::images::get(s, id).await?;
+    Ok(image.filter(|image| is_visible(context, image)))
+}
+
+fn is_visible(context: &Context, image: &Image) -> bool {
+    if context.is_admin || image.owner.is_none() {
+        return true;
+    }
+    match image.visibility {
+        Visibility::Public | Visibility::Community => true,
+        Visibility::Private | Visibility::Shared => is_owner(context, image),
+    }
+}
+
+fn is_owner(context: &Context, image: &Image) -> bool {
+    image.owner.is_some() && image.owner.as_deref() == context.project_id()
+}
+
+/// Checks that the policy's rule lets the caller do this to the image.
+///
+/// # Errors
+/// `Forbidden`, or `NotFound` where the policy does not even let them see it.
+pub(super) fn authorise(app: &App, context: &Context, image: &Image, rule: &str) -> Result<()> {
+    let target = target(context, image);
+    if app.policy.allows(&context.identity, rule, &target) {
+        return Ok(());
+    }
+    if rule == "get_image" || !app.policy.allows(&context.identity, "get_image", &target) {
+        return Err(Error::NotFound(NOT_FOUND.to_owned()));
+    }
+    Err(Error::policy_denied(rule))
+}
+
+/// An image as the policy sees it.
+pub(super) fn target<'t>(context: &'t Context, image: &'t Image) -> Target<'t> {
+    // Who sees a shared image of another project sees it as its member.
+    let as_member = image.visibility == Visibility::Shared && !is_owner(context, image);
+    Target {
+        owner: image.owner.as_deref(),
+        member: context.project_id().filter(|_| as_member),
+        visibility: Some(image.visibility.as_str()),
+    }
+}

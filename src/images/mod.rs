@@ -1,0 +1,220 @@
+//! Images: creating, showing, listing and deleting them.
+//!
+//! A service function takes the caller's context and typed input, decides who may, owns the transaction, and returns
+//! domain values. What it costs is said in database statements; a transaction adds BEGIN and COMMIT.
+
+mod access;
+pub(crate) mod model;
+pub(crate) mod query;
+mod status;
+pub(crate) mod tags;
+
+use uuid::Uuid;
+
+use self::{
+    model::{ImageView, NewImage, Tag},
+    query::ListQuery,
+};
+use crate::{
+    app::App,
+    context::Context,
+    db::{
+        self, Session,
+        images::{Image, ImageId, Status, Visibility},
+    },
+    error::{Error, Result},
+    policy::Target,
+};
+
+/// Creates an image without data. At most three statements.
+///
+/// # Errors
+/// `Forbidden`, `Conflict` when the id is taken, be it by a deleted image, `LimitExceeded`.
+pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
+    let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
+    authorise_creation(app, context, &new, owner.as_deref())?;
+    check_quota("tags", new.tags.len(), app.config.default.image_tag_quota)?;
+    check_quota("properties", new.properties.len(), app.config.default.image_property_quota)?;
+    let now = app.now();
+    let image = Image {
+        id: new.id.map_or_else(|| Uuid::new_v4().to_string(), |id| id.to_string()),
+        name: new.name,
+        size: None,
+        status: Status::Queued,
+        created_at: now,
+        updated_at: Some(now),
+        disk_format: new.disk_format,
+        container_format: new.container_format,
+        checksum: None,
+        owner: owner.filter(|owner| !owner.is_empty()),
+        min_disk: new.min_disk,
+        min_ram: new.min_ram,
+        protected: new.protected,
+        virtual_size: None,
+        visibility: new.visibility,
+        os_hidden: new.os_hidden,
+        os_hash_algo: None,
+        os_hash_value: None,
+    };
+    let (mut properties, mut tags) = (new.properties, new.tags);
+    properties.sort();
+    tags.sort();
+    let tags_text: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+    let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
+    app.db
+        .transaction(|mut tx| async move {
+            let inserted = db::images::insert(&mut tx, row).await;
+            or_conflict(inserted, || format!("Image ID {} already exists!", row.id))?;
+            let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;
+            or_conflict(inserted, || {
+                "Property names that differ only in case cannot be told apart by this database.".to_owned()
+            })?;
+            db::tags::insert_all(&mut tx, &row.id, tags_ref, now).await?;
+            Ok((tx, ()))
+        })
+        .await?;
+    let tags = tags_text.into_iter().map(str::to_owned).collect();
+    Ok(ImageView { image, properties, tags })
+}
+
+/// Says what a duplicate row means to the client.
+fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Result<()> {
+    match inserted {
+        Err(db::Error::Duplicate) => Err(Error::Conflict(message())),
+        other => Ok(other?),
+    }
+}
+
+fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Option<&str>) -> Result<()> {
+    let target = Target { owner, member: None, visibility: Some(new.visibility.as_str()) };
+    if !app.policy.allows(&context.identity, "add_image", &target) {
+        if owner != context.project_id() {
+            let owner = owner.unwrap_or("None");
+            return Err(Error::NotPermitted(format!("You are not permitted to create images owned by '{owner}'")));
+        }
+        return Err(Error::policy_denied("add_image"));
+    }
+    let rule = match new.visibility {
+        Visibility::Public => "publicize_image",
+        Visibility::Community => "communitize_image",
+        Visibility::Private | Visibility::Shared => return Ok(()),
+    };
+    if app.policy.allows(&context.identity, rule, &target) { Ok(()) } else { Err(Error::policy_denied(rule)) }
+}
+
+/// A negative quota sets no bound.
+fn check_quota(what: &str, attempted: usize, quota: i64) -> Result<()> {
+    match u64::try_from(quota) {
+        Ok(maximum) if attempted as u64 > maximum => Err(Error::LimitExceeded(format!(
+            "The limit has been exceeded on the number of allowed image {what}. Attempted: {attempted}, \
+             Maximum: {maximum}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Shows an image. Three statements.
+///
+/// # Errors
+/// `NotFound`.
+pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<ImageView> {
+    let mut conn = app.db.acquire().await?;
+    let image = access::find(&mut conn, context, id).await?;
+    let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+    access::authorise(app, context, &image, "get_image")?;
+    let mut views = with_children(&mut conn, vec![image]).await?;
+    views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
+}
+
+/// A page of a listing.
+#[derive(Debug)]
+pub(crate) struct Page {
+    /// Its images.
+    pub(crate) images: Vec<ImageView>,
+    /// The marker of the page after it, where there is one.
+    pub(crate) next_marker: Option<String>,
+}
+
+/// Lists images. Three statements, one more with a marker, however many images there are.
+///
+/// # Errors
+/// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
+pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Result<Page> {
+    let target = Target { owner: context.project_id(), ..Target::default() };
+    if !app.policy.allows(&context.identity, "get_images", &target) {
+        return Err(Error::policy_denied("get_images"));
+    }
+    let limit = query.limit.unwrap_or(app.config.default.limit_param_default).min(app.config.default.api_limit_max);
+    let mut conn = app.db.acquire().await?;
+    let marker = match &query.marker {
+        None => None,
+        Some(id) => {
+            let image = access::find(&mut conn, context, id).await?;
+            Some(image.ok_or_else(|| Error::Invalid(format!("No image found with ID {id}")))?)
+        }
+    };
+    let viewer = db::images::Viewer { project: context.project_id(), is_admin: context.is_admin };
+    // One row more than asked for tells whether there is a page after this one.
+    let page = db::images::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
+    let mut images = db::images::list(&mut conn, &viewer, &query.filter, &page).await?;
+    let more = images.len() > limit as usize;
+    images.truncate(limit as usize);
+    let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
+    images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
+    Ok(Page { images: with_children(&mut conn, images).await?, next_marker })
+}
+
+/// Deletes an image: its row stays, as the tombstone of its id. Seven statements.
+///
+/// # Errors
+/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile.
+pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+    app.db
+        .transaction(|mut tx| async move {
+            let image = access::find(&mut tx, context, id).await?;
+            let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id} to delete")))?;
+            access::authorise(app, context, &image, "delete_image")?;
+            if image.protected {
+                return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
+            }
+            let now = app.now();
+            let has_data = db::images::release_data(&mut tx, &image.id).await?;
+            let to = if has_data { Status::PendingDelete } else { Status::Deleted };
+            if !status::may_become(image.status, to) {
+                return Err(Error::Invalid(format!(
+                    "Image status transition from {} to {} is not allowed",
+                    image.status.as_str(),
+                    to.as_str()
+                )));
+            }
+            if !db::images::delete(&mut tx, &image, to, now).await? {
+                return Err(Error::Conflict(format!("Image {id} was changed by another request; try again.")));
+            }
+            db::images::delete_children(&mut tx, &image.id, now).await?;
+            Ok((tx, ()))
+        })
+        .await
+}
+
+/// Reads what belongs to these images. Two statements, however many there are.
+async fn with_children(s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
+    let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+    let properties = db::properties::of(s, &ids).await?;
+    let tags = db::tags::of(s, &ids).await?;
+    let mut views: Vec<ImageView> =
+        images.into_iter().map(|image| ImageView { image, properties: Vec::new(), tags: Vec::new() }).collect();
+    let places: std::collections::HashMap<String, usize> =
+        views.iter().enumerate().map(|(place, view)| (view.image.id.clone(), place)).collect();
+    for row in properties {
+        if let Some(place) = places.get(&row.image_id) {
+            // The first version of the API wrote NULL values; this one shows them as empty.
+            views[*place].properties.push((row.name, row.value.unwrap_or_default()));
+        }
+    }
+    for row in tags {
+        if let Some(place) = places.get(&row.image_id) {
+            views[*place].tags.push(row.value);
+        }
+    }
+    Ok(views)
+}

@@ -1,0 +1,23 @@
+//! Glimpse: the OpenStack Image service (Glance, Image API v2) as one program.
+//!
+//! The modules are layers; imports point down this list, never up it (`tests/architecture.rs` holds them to it):
+//!
+//! * [`cli`] is the command line, [`server`] listens and drains, [`app`] joins the parts;
+//! * `http` turns requests into calls and results into responses;
+//! * `images` and `schemas` are what the service does;
+//! * `auth` and `policy` say who asks and what they may do; [`db`] keeps the records;
+//! * [`context`], [`config`] and [`error`] are what all of them speak of.
+
+mod app;
+mod auth;
+pub mod cli;
+mod config;
+mod context;
+mod db;
+mod error;
+mod http;
+mod images;
+mod log;
+mod policy;
+mod schemas;
+mod server;

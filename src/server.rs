@@ -1,0 +1,141 @@
+//! Listens, hands connections to the router, and drains.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{Router, extract::ConnectInfo, http::Request};
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{SignalKind, signal},
+    sync::Semaphore,
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+use crate::{app::App, http};
+
+/// Connections at a time; one more waits in the listener's backlog.
+const MAX_CONNECTIONS: usize = 4096;
+/// Bytes of a request's line and headers: a Keystone token with a large catalog fits.
+const MAX_HEAD: usize = 64 * 1024;
+/// How long to wait when the system has no descriptor for a new connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Serves until SIGTERM or SIGINT, then finishes what is under way, for as long as the configuration allows.
+///
+/// # Errors
+/// When it cannot listen.
+pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
+    let address = (app.config.bind_host().to_owned(), app.config.default.bind_port);
+    let listener = TcpListener::bind(&address).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", address.0, address.1))
+    })?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!("Glimpse {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
+    let server = Server::new(listener, Arc::clone(&app));
+    tokio::select! {
+        () = server.accept_for_ever() => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("draining: requests under way are finished, new ones are refused");
+    app.drain();
+    let deadline = Instant::now() + app.config.glimpse.drain_timeout;
+    server.requests.close();
+    // Meanwhile it goes on answering, so that a load balancer's check finds out.
+    tokio::select! {
+        () = server.accept_for_ever() => {}
+        () = server.requests.wait() => {}
+        () = tokio::time::sleep_until(deadline) => {}
+        _ = terminate.recv() => tracing::warn!("told to stop a second time"),
+        _ = interrupt.recv() => tracing::warn!("told to stop a second time"),
+    }
+    server.close(deadline).await;
+    app.db.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+struct Server {
+    listener: TcpListener,
+    router: Router,
+    connections: Arc<Semaphore>,
+    /// Those whose answer is not made yet.
+    requests: TaskTracker,
+    graceful: GracefulShutdown,
+    http: http1::Builder,
+}
+
+impl Server {
+    fn new(listener: TcpListener, app: Arc<App>) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new());
+        // Bounds the wait for a request's head, which includes an idle connection's wait for its next request.
+        http.header_read_timeout(app.config.glimpse.client_timeout);
+        http.max_buf_size(MAX_HEAD);
+        Self {
+            listener,
+            router: http::router(app),
+            connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            requests: TaskTracker::new(),
+            graceful: GracefulShutdown::new(),
+            http,
+        }
+    }
+
+    async fn accept_for_ever(&self) {
+        loop {
+            let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else {
+                return;
+            };
+            match self.listener.accept().await {
+                Ok((stream, client)) => {
+                    let connection = self.connection(stream, client);
+                    tokio::spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn connection(&self, stream: TcpStream, client: SocketAddr) -> impl Future<Output = ()> + use<> {
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let (router, requests) = (self.router.clone(), self.requests.clone());
+        let service = tower::service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(client));
+            let router = router.clone();
+            requests.track_future(router.oneshot(request))
+        });
+        let connection = self.http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+        let connection = self.graceful.watch(connection);
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, %client, "connection ended");
+            }
+        }
+    }
+
+    /// Stops listening; connections end after the response that they are sending.
+    async fn close(self, deadline: Instant) {
+        drop(self.listener);
+        let rest = self.graceful.count();
+        if tokio::time::timeout_at(deadline, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(connections = rest, "connections were cut: the time to drain is over");
+        }
+    }
+}
