@@ -117,6 +117,6 @@ fn show_login(config: &Config, name: &str, password: &str, is_known: bool) {
     } else {
         println!("# log in as {name}:");
     }
-    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://{host}:{}", config.default.bind_port);
+    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://{host}:{}/v2", config.default.bind_port);
     println!("export OS_USERNAME={name} OS_PASSWORD={secret}\n");
 }

@@ -1,0 +1,154 @@
+//! Who gets in, and how.
+
+use std::{fs, process::Stdio};
+
+use serde_json::json;
+
+use crate::support::{Client, TestServer, eventually, mode, program, spawn};
+
+/// A standalone server as a new user starts it, with what it said on the terminal.
+async fn first_start(dir: &std::path::Path) -> (std::process::Child, String, String) {
+    let out = dir.join("terminal");
+    let mut command = program();
+    command.arg("--data-dir").arg(dir.join("data")).env("OS_DEFAULT__BIND_PORT", "0");
+    let (process, _, base) = spawn_with_stdout(command, &out).await;
+    (process, base, fs::read_to_string(out).unwrap())
+}
+
+async fn spawn_with_stdout(command: std::process::Command, out: &std::path::Path) -> (std::process::Child, (), String) {
+    // `spawn` throws standard output away; a shell puts it into a file instead.
+    let line = format!("exec \"$0\" \"$@\" >{}", out.display());
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(line).arg(command.get_program()).args(command.get_args());
+    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    let (process, _, base) = spawn(shell).await;
+    (process.unwrap(), (), base)
+}
+
+fn secret(terminal: &str, user: &str) -> String {
+    let at = terminal.find(&format!("OS_USERNAME={user} OS_PASSWORD=")).unwrap();
+    let line = terminal[at..].lines().next().unwrap();
+    line.rsplit('=').next().unwrap().to_owned()
+}
+
+fn basic(client: &Client, user: &str, password: &str) -> reqwest::RequestBuilder {
+    client.request("GET", "/v2/images").basic_auth(user, Some(password))
+}
+
+#[tokio::test]
+async fn the_first_start_makes_users_and_shows_their_secrets_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut process, base, terminal) = first_start(dir.path()).await;
+    let file = dir.path().join("data/identity.toml");
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(mode(&dir.path().join("data")), 0o700);
+    let stored = fs::read_to_string(&file).unwrap();
+    assert!(terminal.contains("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://127.0.0.1:"), "{terminal}");
+    let nobody = Client::new(&base, None);
+    for (user, project) in [("admin", "admin"), ("demo", "demo")] {
+        let password = secret(&terminal, user);
+        assert!(!stored.contains(&password));
+        nobody.send(basic(&nobody, user, &password)).await.expect(200);
+        // The same secret as a token.
+        let holder = Client::new(&base, Some(&format!("{user}:{password}")));
+        let image = holder.create_image(&json!({})).await;
+        assert_eq!(holder.get(&image).await.json()["owner"], project);
+        // Wrong ones.
+        nobody.send(basic(&nobody, user, "wrong")).await.expect(401);
+        nobody.send(basic(&nobody, user, &stored)).await.expect(401);
+        Client::new(&base, Some(user)).get("/v2/images").await.expect(401);
+    }
+    let admin = Client::new(&base, Some(&format!("admin:{}", secret(&terminal, "admin"))));
+    assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
+    let challenge = nobody.get("/v2/images").await.expect(401);
+    assert!(challenge.header("www-authenticate").starts_with("Basic realm="));
+    nobody.send(basic(&nobody, "nobody", "wrong")).await.expect(401);
+    let garbage = nobody.request("GET", "/v2/images").header("Authorization", "Basic \u{7f}");
+    assert!(nobody.try_send(garbage).await.is_err() || true);
+    for value in ["Basic !!!", "Basic", "Bearer x", "basic Og=="] {
+        nobody.send(nobody.request("GET", "/v2/images").header("Authorization", value)).await.expect(401);
+    }
+    process.kill().unwrap();
+    process.wait().unwrap();
+    // The second start makes nothing, and shows nothing.
+    let (mut process, base, again) = first_start(dir.path()).await;
+    assert_eq!(again, "");
+    assert_eq!(fs::read_to_string(&file).unwrap(), stored);
+    let admin = Client::new(&base, Some(&format!("admin:{}", secret(&terminal, "admin"))));
+    assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut process, base, terminal) = first_start(dir.path()).await;
+    let old = Client::new(&base, Some(&format!("demo:{}", secret(&terminal, "demo"))));
+    old.get("/v2/images").await.expect(200);
+    let passwd = program().arg("--data-dir").arg(dir.path().join("data")).args(["identity", "passwd", "demo"]).output();
+    let new = secret(&String::from_utf8(passwd.unwrap().stdout).unwrap(), "demo");
+    let new = Client::new(&base, Some(&format!("demo:{new}")));
+    eventually("the new password counts", || async { (new.get("/v2/images").await.status == 200).then_some(()) }).await;
+    old.get("/v2/images").await.expect(401);
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+/// bcrypt takes tens of milliseconds; a hundred requests would take seconds if each paid it. They are counted, not timed.
+#[tokio::test]
+async fn a_verified_credential_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut process, base, terminal) = first_start(dir.path()).await;
+    let pid = process.id();
+    let cpu = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    };
+    let demo = Client::new(&base, Some(&format!("demo:{}", secret(&terminal, "demo"))));
+    demo.get("/v2/schemas/image").await.expect(200);
+    let before = cpu();
+    for n in 0..20 {
+        Client::new(&base, Some(&format!("demo:wrong{n}"))).get("/v2/schemas/image").await.expect(401);
+    }
+    let unknown = cpu() - before;
+    let before = cpu();
+    for _ in 0..20 {
+        demo.get("/v2/schemas/image").await.expect(200);
+    }
+    let known = cpu() - before;
+    assert!(known * 4 < unknown, "20 known credentials cost {known} ticks, 20 unknown ones {unknown}");
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_says_who_asks() {
+    let s = TestServer::builder().option("glimpse", "auth", "proxy").start().await;
+    assert!(s.log().contains("[glimpse] auth = proxy"), "{}", s.log());
+    let nobody = s.anonymous();
+    let with = |headers: &[(&str, &str)]| {
+        headers
+            .iter()
+            .fold(nobody.request("POST", "/v2/images").json(&json!({})), |r, (name, value)| r.header(*name, *value))
+    };
+    nobody.send(with(&[("X-Project-Id", "p"), ("X-Roles", "member")])).await.expect(401);
+    nobody.send(with(&[("X-Identity-Status", "Invalid"), ("X-Project-Id", "p")])).await.expect(401);
+    let confirmed = ("X-Identity-Status", "Confirmed");
+    for project in ["X-Project-Id", "X-Tenant-Id"] {
+        let request = with(&[confirmed, ("X-User-Id", "u"), (project, "p"), ("X-Roles", "Member, reader")]);
+        assert_eq!(nobody.send(request).await.expect(201).json()["owner"], "p");
+    }
+    nobody.send(with(&[confirmed, ("X-Project-Id", "p"), ("X-Roles", "reader")])).await.expect(403);
+}
+
+#[tokio::test]
+async fn nothing_is_open_unless_the_operator_opens_it() {
+    let s = TestServer::builder().option("glimpse", "auth", "none").start().await;
+    assert!(s.log().contains("everybody who reaches this port is an admin"), "{}", s.log());
+    let image = s.anonymous().create_image(&json!({"visibility": "public"})).await;
+    s.anonymous().delete(&image).await.expect(204);
+    let s = TestServer::start().await;
+    assert!(s.log().contains("every token is believed"), "{}", s.log());
+}

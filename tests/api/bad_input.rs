@@ -1,0 +1,183 @@
+//! Every input is hostile: a 4xx that names the fault, never a 500, never a panic, and the server lives on.
+
+use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
+use serde_json::{Value, json};
+
+use crate::support::{TestServer, raw, raw_status};
+
+#[tokio::test]
+async fn a_wrong_body_is_told_what_is_wrong() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(1 << 19), "]".repeat(1 << 19));
+    let cases: [(&[u8], u16, &str); 22] = [
+        (b"{", 400, "Malformed JSON in request body."),
+        (b"", 400, "Body expected in request."),
+        (b"[]", 400, "Unexpected body type."),
+        (b"5", 400, "Unexpected body type."),
+        (b"\"x\"", 400, "Unexpected body type."),
+        (b"{} x", 400, "Malformed JSON in request body."),
+        (b"{\"name\": \"\xff\"}", 400, "Malformed JSON in request body."),
+        (b"{\"name\": \"\\ud800\"}", 400, "Malformed JSON in request body."),
+        (b"{\"name\": NaN}", 400, "Malformed JSON in request body."),
+        (b"{\"name\": 1e999}", 400, "Malformed JSON in request body."),
+        (b"{\"name\": \"a\", \"name\": \"b\"}", 400, "twice"),
+        (b"{\"name\": 5}", 400, "5 is not of type"),
+        (b"{\"foo\": {\"a\": 1}}", 400, "is not of type"),
+        (b"{\"tags\": \"x\"}", 400, "is not of type"),
+        (b"{\"tags\": [5]}", 400, "5 is not of type"),
+        (b"{\"id\": \"zz\"}", 400, "does not match"),
+        (b"{\"min_ram\": -1}", 400, "Cannot be a negative value"),
+        (b"{\"min_ram\": 99999999999}", 400, "must not exceed 2147483647."),
+        (b"{\"min_ram\": 1.5}", 400, "1.5 is not of type"),
+        (b"{\"name\": \"\\u0000\"}", 400, "Name can&#x27;t contain NUL characters."),
+        (b"{\"name\": \"\xf0\x9f\x98\x80\"}", 400, "Name can&#x27;t contain 4 byte unicode characters."),
+        (deep.as_bytes(), 400, "recursion limit"),
+    ];
+    for (body, status, says) in cases {
+        let request = member.request("POST", "/v2/images").header("Accept", "text/html").body(body.to_vec());
+        member.send(request).await.expect(status).says(says);
+    }
+    let long = json!({"a".repeat(256): "x"});
+    member.post("/v2/images", &long).await.expect(400).says("should not be greater than 255 characters");
+    let long = json!({"a": "x".repeat(65_536)});
+    member.post("/v2/images", &long).await.expect(400).says("is too long");
+    member.post("/v2/images", &json!({"name": "x".repeat(256)})).await.expect(400).says("is too long");
+    let huge = json!({"a": "x".repeat(11 << 20)});
+    let answer = member.try_send(member.request("POST", "/v2/images").json(&huge)).await;
+    // The server may close the connection before the client has written it all.
+    assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 0);
+}
+
+#[tokio::test]
+async fn a_media_type_that_is_not_json_is_refused() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    for (media_type, status) in [
+        ("application/json", 201),
+        ("application/json; charset=utf-8", 201),
+        ("application/x-www-form-urlencoded", 201),
+        ("text/plain", 415),
+        ("application/xml", 415),
+        ("nonsense", 415),
+    ] {
+        let request = member.request("POST", "/v2/images").header("Content-Type", media_type).body("{}");
+        member.send(request).await.expect(status);
+    }
+}
+
+#[tokio::test]
+async fn query_strings_are_read_strictly() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    for query in ["name=%ff", "%ff=x", "name=%00", "%00=x", "tag=%F0%9F%98%80"] {
+        member.get(&format!("/v2/images?{query}")).await.expect(400);
+    }
+    member.get("/v2/images?&&=&a&name=%").await.expect(200);
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_refused() {
+    let s = TestServer::start().await;
+    let huge = format!("GET /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {}\r\n\r\n", "x".repeat(100_000));
+    let many: String = (0..2000).map(|n| format!("X-{n}: y\r\n")).collect();
+    let many = format!("GET /v2/images HTTP/1.1\r\nHost: x\r\n{many}\r\n");
+    let long = format!("GET /v2/images/{} HTTP/1.1\r\nHost: x\r\n\r\n", "x".repeat(100_000));
+    let cases: [(&[u8], &[u16]); 6] = [
+        (huge.as_bytes(), &[431]),
+        (many.as_bytes(), &[431]),
+        (long.as_bytes(), &[414, 431]),
+        (b"nonsense\r\n\r\n", &[400]),
+        (b"GET /v2/images\xff HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p:reader\r\n\r\n", &[400, 404]),
+        (b"GET /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: \xff\r\n\r\n", &[401]),
+    ];
+    for (bytes, statuses) in cases {
+        let answer = raw(&s.base, bytes).await;
+        assert!(statuses.contains(&raw_status(&answer)), "{statuses:?}: {answer}");
+    }
+    s.anonymous().get("/healthcheck").await.expect(200);
+}
+
+/// What no client library sends, through every route.
+#[tokio::test]
+async fn no_tag_path_breaks_the_server() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({})).await;
+    let byte = prop_oneof![any::<u8>().prop_map(|b| format!("%{b:02x}")), "[a-zA-Z0-9=/%.;:@&+,$~ -]"];
+    let paths = prop::collection::vec(byte, 0..40).prop_map(|parts| parts.concat().replace(' ', "%20"));
+    let mut runner = TestRunner::deterministic();
+    for _ in 0..200 {
+        let tag = paths.new_tree(&mut runner).unwrap().current();
+        for method in ["PUT", "DELETE", "GET"] {
+            let head =
+                format!("{method} {image}/tags/{tag} HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
+            let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+            assert!(raw_status(&answer) < 500, "{method} {tag:?}: {answer}");
+        }
+    }
+    // Whatever was added can be seen, and removed.
+    for tag in member.tags(&image).await {
+        let encoded: String = tag.bytes().map(|b| format!("%{b:02X}")).collect();
+        member.delete(&format!("{image}/tags/{encoded}")).await.expect(204);
+    }
+    assert_eq!(member.tags(&image).await, [""; 0]);
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        "[a-z0-9 -]{0,40}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::hash_map(any::<String>(), inner, 0..4).prop_map(|map| map.into_iter().collect()),
+        ]
+    })
+}
+
+#[tokio::test]
+async fn no_body_breaks_the_server() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let name = prop_oneof![
+        prop::sample::select(vec![
+            "id",
+            "name",
+            "tags",
+            "visibility",
+            "protected",
+            "os_hidden",
+            "min_ram",
+            "min_disk",
+            "owner",
+            "disk_format",
+            "container_format",
+            "status",
+            "locations",
+            "os_glance_x",
+        ])
+        .prop_map(str::to_owned),
+        any::<String>(),
+    ];
+    let bodies = prop::collection::vec((name, any_json()), 0..5);
+    let mut runner = TestRunner::deterministic();
+    let mut created = 0;
+    for _ in 0..300 {
+        let body: Value = bodies.new_tree(&mut runner).unwrap().current().into_iter().collect();
+        let answer = member.post("/v2/images", &body).await;
+        assert!(answer.status.as_u16() < 500, "{body}: {}", answer.text);
+        if answer.status == 201 {
+            created += 1;
+            let shown = member.get(&format!("/v2/images/{}", answer.json()["id"].as_str().unwrap())).await;
+            assert_eq!(shown.expect(200).json(), answer.json());
+        }
+    }
+    assert!(created > 10, "only {created} of the bodies were taken: this test tests little");
+}

@@ -1,0 +1,144 @@
+//! The real clients against the real server: `openstack`, `glance` and `curl`, as a user types them.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use crate::support::{Database, TestServer};
+
+const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
+
+/// A shell in which the demo user of a standalone server is logged in.
+struct Shell {
+    // The user's password is in here until the end.
+    _server: TestServer,
+    environment: Vec<(&'static str, String)>,
+}
+
+impl Shell {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let server = TestServer::builder()
+            .option("glimpse", "auth", "standalone")
+            .database(Database::create(dir.path()).await)
+            .start()
+            .await;
+        // The first start made the user; this makes a password that we know.
+        let line = "printf 'pass for demo' | \"$0\" \"$@\" identity passwd demo --password-stdin";
+        let passwd = server.command(&["--data-dir"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).arg(passwd.get_program()).args(passwd.get_args()).arg(server.data_dir());
+        assert!(shell.output().unwrap().status.success());
+        let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
+        assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
+        let path = format!("{clients}:{}", std::env::var("PATH").unwrap());
+        let environment = vec![
+            ("PATH", path),
+            ("OS_AUTH_TYPE", "http_basic".to_owned()),
+            ("OS_ENDPOINT", format!("{}/v2", server.base)),
+            ("OS_USERNAME", "demo".to_owned()),
+            ("OS_PASSWORD", "pass for demo".to_owned()),
+            ("BASE", server.base.clone()),
+        ];
+        // Another process's change counts within a second.
+        let shell = Self { _server: server, environment };
+        for _ in 0..50 {
+            if shell.try_run("openstack image list").0 {
+                return shell;
+            }
+        }
+        panic!("{}", shell.try_run("openstack image list").1);
+    }
+
+    fn try_run(&self, line: &str) -> (bool, String) {
+        let variables = self.environment.iter().map(|(name, value)| (*name, value.as_str()));
+        let output =
+            Command::new("sh").args(["-c", line]).env_clear().env("HOME", "/nonexistent").envs(variables).output();
+        let output = output.unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        (output.status.success(), text)
+    }
+
+    #[track_caller]
+    fn run(&self, line: &str) -> String {
+        let (success, text) = self.try_run(line);
+        assert!(success, "{line}: {text}");
+        text
+    }
+
+    /// Runs a line that must fail.
+    #[track_caller]
+    fn refuse(&self, line: &str) -> String {
+        let (success, text) = self.try_run(line);
+        assert!(!success, "{line} should fail: {text}");
+        text
+    }
+
+    fn shown(&self) -> Value {
+        serde_json::from_str(&self.run("openstack image show demo -f json")).unwrap()
+    }
+}
+
+/// `<&-`: without it, a client that has no terminal uploads its standard input.
+#[tokio::test]
+async fn the_main_job_in_openstack_and_curl() {
+    let shell = Shell::start().await;
+    shell.run(&format!(
+        "openstack image create --id {IMAGE} --tag aaaa --tag bbbb --property os_distro=debian demo <&-"
+    ));
+    let image = shell.shown();
+    assert_eq!(image["tags"], serde_json::json!(["aaaa", "bbbb"]));
+    assert_eq!(image["properties"]["os_distro"], "debian");
+    assert_eq!((&image["owner"], &image["status"]), (&Value::from("demo"), &Value::from("queued")));
+    shell.run("openstack image unset --tag aaaa demo");
+    assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
+    let says = shell.refuse("openstack image unset --tag aaaa demo");
+    assert!(says.contains("aaaa"), "{says}");
+    let curl = "curl -s -o /dev/null -w '%{http_code}' -u \"$OS_USERNAME:$OS_PASSWORD\"";
+    let tags = format!("$OS_ENDPOINT/images/{IMAGE}/tags");
+    assert_eq!(shell.run(&format!("{curl} -X PUT {tags}/cccc")), "204");
+    assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb", "cccc"]));
+    assert_eq!(shell.run(&format!("{curl} -X DELETE {tags}/cccc")), "204");
+    assert_eq!(shell.run(&format!("{curl} -X DELETE {tags}/cccc")), "404");
+    assert_eq!(shell.run(&format!("{curl} -X DELETE {tags}/a=b")), "400");
+    assert_eq!(shell.run(&format!("curl -s -o /dev/null -w '%{{http_code}}' -X DELETE {tags}/bbbb")), "401");
+    assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
+    shell.run("openstack image list --tag bbbb | grep demo");
+    shell.run("openstack image delete demo");
+    assert_eq!(shell.run("openstack image list -f value").trim(), "");
+}
+
+/// keystoneauth's other plugin for a server without Keystone.
+#[tokio::test]
+async fn openstack_with_a_static_token() {
+    let shell = Shell::start().await;
+    let login = "OS_AUTH_TYPE=admin_token OS_TOKEN=\"$OS_USERNAME:$OS_PASSWORD\"";
+    let without = "env -u OS_USERNAME -u OS_PASSWORD";
+    let listed = shell.run(&format!("{login} {without} openstack image list -f value"));
+    assert_eq!(listed.trim(), "");
+    let wrong = shell
+        .refuse("OS_AUTH_TYPE=admin_token OS_TOKEN=demo:wrong env -u OS_USERNAME -u OS_PASSWORD openstack image list");
+    assert!(wrong.contains("401"), "{wrong}");
+}
+
+#[tokio::test]
+async fn the_main_job_in_glance() {
+    let shell = Shell::start().await;
+    let glance = "glance --os-image-url \"$BASE\" --os-auth-token \"$OS_USERNAME:$OS_PASSWORD\"";
+    let created = shell.run(&format!("{glance} image-create --name demo --tags aaaa bbbb --id {IMAGE} <&-"));
+    assert!(created.contains("queued") && created.contains("demo"), "{created}");
+    shell.run(&format!("{glance} image-tag-update {IMAGE} cccc"));
+    shell.run(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
+    let shown = shell.run(&format!("{glance} image-show {IMAGE}"));
+    assert!(shown.contains("bbbb") && shown.contains("cccc") && !shown.contains("aaaa"), "{shown}");
+    // The client must read our errors: it shows the sentence, not a crash.
+    let gone = shell.refuse(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
+    assert!(gone.contains("could not be found") && !gone.contains("Traceback"), "{gone}");
+    let wrong = shell.refuse(&format!("{glance} image-tag-update {IMAGE} a=b"));
+    assert!(wrong.contains("must not contain"), "{wrong}");
+    let listed = shell.run(&format!("{glance} image-list"));
+    assert!(listed.contains(IMAGE), "{listed}");
+    shell.run(&format!("{glance} image-delete {IMAGE}"));
+    let listed = shell.run(&format!("{glance} image-list"));
+    assert!(!listed.contains(IMAGE), "{listed}");
+}

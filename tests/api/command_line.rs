@@ -1,0 +1,122 @@
+//! The command line: what it shows, what it refuses, and its exit codes.
+
+use std::{fs, process::Output};
+
+use crate::support::{Database, Engine, TestServer, program};
+
+fn text(output: &Output) -> (String, String) {
+    (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+}
+
+#[test]
+fn help_tells_how_to_begin() {
+    let output = program().arg("--help").output().unwrap();
+    let (out, _) = text(&output);
+    for part in ["127.0.0.1:9292", "--config-file", "--data-dir", "GLIMPSE_DATA_DIR", "serve", "db", "identity"] {
+        assert!(out.contains(part), "{part} is not in {out}");
+    }
+    let (version, _) = text(&program().arg("--version").output().unwrap());
+    assert_eq!(version, format!("glimpse {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn db_commands_tell_and_make_the_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    let config = dir.path().join("glance-api.conf");
+    fs::write(&config, format!("[database]\nconnection = {}\n", database.url)).unwrap();
+    let run = |arguments: &[&str]| program().arg("--config-file").arg(&config).args(arguments).output().unwrap();
+    let check = run(&["db", "check"]);
+    assert_eq!(check.status.code(), Some(4), "{:?}", text(&check));
+    assert!(text(&run(&["db", "version"])).0.starts_with("none\n"));
+    let served = run(&["serve"]);
+    assert_eq!(served.status.code(), Some(1));
+    assert!(text(&served).1.contains("run `glimpse db sync`"), "{}", text(&served).1);
+    for _ in 0..2 {
+        assert!(run(&["db", "sync"]).status.success());
+    }
+    assert_eq!(run(&["db", "check"]).status.code(), Some(0));
+    assert_eq!(text(&run(&["db", "version"])).0, "2024_1_contract01\nglimpse migration 1\n");
+    database.execute("INSERT INTO alembic_version (version_num) VALUES ('x')").await;
+    database.execute("DROP TABLE glimpse_migrations").await;
+    let refused = run(&["db", "sync"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(text(&refused).1.contains("did not make"), "{}", text(&refused).1);
+}
+
+#[tokio::test]
+async fn a_database_from_a_newer_program_is_left_alone() {
+    let s = TestServer::start().await;
+    let success = if s.database.engine == Engine::Postgres { "TRUE" } else { "1" };
+    let insert = "INSERT INTO glimpse_migrations (version, description, success, checksum, execution_time)";
+    let checksum = if s.database.engine == Engine::Postgres { "''::bytea" } else { "''" };
+    s.database.execute(&format!("{insert} VALUES (9999, 'future', {success}, {checksum}, 0)")).await;
+    for command in [["db", "sync"].as_slice(), &["serve"]] {
+        let output = s.command(command).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).1.contains("newer Glimpse"), "{}", text(&output).1);
+    }
+}
+
+#[test]
+fn users_are_added_listed_and_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| program().arg("--data-dir").arg(dir.path()).args(arguments).output().unwrap();
+    let added = run(&["identity", "add", "ann", "--project", "p1", "--role", "member"]);
+    let (out, err) = text(&added);
+    assert!(added.status.success(), "{err}");
+    assert!(out.contains("OS_USERNAME=ann OS_PASSWORD="), "{out}");
+    assert_eq!(text(&run(&["identity", "list"])).0, "ann\tproject p1\troles member\n");
+    assert!(text(&run(&["identity", "add", "ann", "--project", "p1"])).1.contains("there already"));
+    assert!(text(&run(&["identity", "passwd", "bob"])).1.contains("there is no user bob"));
+    assert!(text(&run(&["identity", "add", "a b", "--project", "p1"])).1.contains("cannot be a user's name"));
+    assert!(run(&["identity", "passwd", "ann"]).status.success());
+    // From standard input, which is empty here: too short.
+    assert!(text(&run(&["identity", "passwd", "ann", "--password-stdin"])).1.contains("8 to 72"));
+}
+
+#[test]
+fn a_wrong_configuration_is_refused_with_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("glance-api.conf");
+    let run = || program().arg("--config-file").arg(&config).output().unwrap();
+    fs::write(&config, "[DEFAULT]\nbind_port = many\n").unwrap();
+    let output = run();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).1.contains("glance-api.conf:2: [DEFAULT] bind_port: a whole number"), "{}", text(&output).1);
+    fs::write(&config, "[glimpse]\nauth = nobody\n").unwrap();
+    assert!(text(&run()).1.contains("one of standalone, proxy, fake, none is wanted"));
+    fs::remove_file(&config).unwrap();
+    assert!(text(&run()).1.contains("No such file"));
+}
+
+#[tokio::test]
+async fn an_option_that_does_nothing_is_warned_about_by_name() {
+    let s = TestServer::builder().option("DEFAULT", "no_such_option", 1).start().await;
+    assert!(s.log().contains("Glimpse does not act on [DEFAULT] no_such_option"), "{}", s.log());
+}
+
+#[test]
+fn later_files_and_the_environment_win() {
+    let dir = tempfile::tempdir().unwrap();
+    let confs = dir.path().join("conf.d");
+    fs::create_dir(&confs).unwrap();
+    fs::write(confs.join("10.conf"), "[DEFAULT]\nbind_port = 1\n").unwrap();
+    fs::write(confs.join("20.conf"), "[DEFAULT]\nbind_port = 2\n").unwrap();
+    fs::write(confs.join("30.txt"), "[DEFAULT]\nbind_port = nonsense\n").unwrap();
+    let add = |environment: &[(&str, &str)]| {
+        let mut command = program();
+        command.arg("--config-dir").arg(&confs).arg("--data-dir").arg(dir.path().join("data"));
+        let name = format!("u{}", environment.len());
+        text(
+            &command
+                .envs(environment.iter().copied())
+                .args(["identity", "add", &name, "--project", "p"])
+                .output()
+                .unwrap(),
+        )
+        .0
+    };
+    assert!(add(&[]).contains("http://127.0.0.1:2/v2"));
+    assert!(add(&[("OS_DEFAULT__BIND_PORT", "3")]).contains("http://127.0.0.1:3/v2"));
+}

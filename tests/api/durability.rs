@@ -1,0 +1,117 @@
+//! What was answered survives, and what is away or broken is told so: each by its real cause.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sqlx::Executor as _;
+
+use crate::support::{DatabaseServer, TestServer, eventually};
+
+#[tokio::test]
+async fn a_removal_that_was_answered_survives_the_server_being_killed() {
+    let mut s = TestServer::start().await;
+    let image = s.member("p1").create_image(&json!({"tags": ["a", "b"]})).await;
+    s.member("p1").delete(&format!("{image}/tags/a")).await.expect(204);
+    s.kill();
+    s.start_again().await;
+    assert_eq!(s.member("p1").tags(&image).await, ["b"]);
+}
+
+#[tokio::test]
+async fn a_corrupt_row_is_an_internal_error_that_tells_nothing_of_the_inside() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"tags": ["a"]})).await;
+    s.database.execute("UPDATE images SET status = 'garbled'").await;
+    let answer = member.delete(&format!("{image}/tags/a")).await.expect(500);
+    assert!(!answer.text.contains("garbled") && !answer.text.contains("Status"), "{}", answer.text);
+    answer.says("The server has either erred or is incapable of performing the requested operation.");
+    let answer = member.get(&image).await.expect(500);
+    let id = answer.header("x-openstack-request-id");
+    let log = s.log();
+    let told = log.lines().find(|line| line.contains(id) && line.contains("garbled"));
+    assert!(told.is_some(), "{log}");
+}
+
+/// About database servers: the profiles postgres and mysql run these.
+mod on_a_server {
+    use super::*;
+
+    /// The server is not started again.
+    #[tokio::test]
+    async fn a_database_server_that_is_killed_is_away_and_comes_back_with_what_was_answered() {
+        let mut server = DatabaseServer::start();
+        let s =
+            TestServer::builder().database(server.database().await).option("database", "pool_timeout", 1).start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
+        member.delete(&format!("{image}/tags/a")).await.expect(204);
+        server.kill();
+        for _ in 0..3 {
+            let start = Instant::now();
+            let answer = member.delete(&format!("{image}/tags/b")).await.expect(503);
+            assert!(answer.header("retry-after").parse::<u32>().is_ok());
+            assert!(start.elapsed() < Duration::from_secs(10));
+            for inside in ["sqlx", "127.0.0.1", "onnection", "refused", "postgres", "mysql"] {
+                assert!(!answer.text.contains(inside), "{inside} is in {}", answer.text);
+            }
+        }
+        s.anonymous().get("/healthcheck").await.expect(200);
+        server.start_again();
+        let tags = eventually("the database is back", || async {
+            let answer = member.get(&image).await;
+            (answer.status == 200).then(|| answer.json()["tags"].clone())
+        })
+        .await;
+        assert_eq!(tags, json!(["b"]));
+        member.delete(&format!("{image}/tags/b")).await.expect(204);
+    }
+
+    /// Whoever holds an image's row for longer than a request waits makes it 503, and loses nothing.
+    #[tokio::test]
+    async fn a_busy_pool_is_unavailable_not_an_error() {
+        let s = TestServer::builder()
+            .option("database", "max_pool_size", 1)
+            .option("database", "pool_timeout", "0.5")
+            .start()
+            .await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
+        let mut other = s.database.connect().await;
+        other.execute("BEGIN").await.unwrap();
+        other.execute("UPDATE images SET min_ram = 1").await.unwrap();
+        let (waiting, path) = (member.clone(), format!("{image}/tags/a"));
+        let waiting = tokio::spawn(async move { waiting.delete(&path).await });
+        // The one connection waits for the row; whoever comes now finds none.
+        let answer = eventually("the pool is used up", || async {
+            let answer = member.get(&image).await;
+            (answer.status != 200).then_some(answer)
+        })
+        .await;
+        answer.expect(503).header("retry-after");
+        other.execute("ROLLBACK").await.unwrap();
+        waiting.await.unwrap().expect(204);
+        assert_eq!(member.tags(&image).await, ["b"]);
+    }
+}
+
+/// About the embedded database: the profile sqlite runs this.
+mod on_sqlite {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_sqlite_file_that_another_process_locks_is_unavailable() {
+        let s = TestServer::builder().option("database", "pool_timeout", "0.3").start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a"]})).await;
+        let mut other = s.database.connect().await;
+        other.execute("BEGIN IMMEDIATE").await.unwrap();
+        let answer = member.delete(&format!("{image}/tags/a")).await.expect(503);
+        assert!(answer.header("retry-after").parse::<u32>().is_ok());
+        assert!(!answer.text.contains("locked"), "{}", answer.text);
+        // Readers are not disturbed.
+        assert_eq!(member.tags(&image).await, ["a"]);
+        other.execute("ROLLBACK").await.unwrap();
+        member.delete(&format!("{image}/tags/a")).await.expect(204);
+    }
+}

@@ -1,0 +1,340 @@
+//! Creating, showing, listing and deleting images.
+
+use serde_json::{Value, json};
+
+use crate::support::{Client, TestServer};
+
+#[tokio::test]
+async fn a_created_image_is_shown_with_everything_that_was_given() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let body = json!({
+        "id": "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", "name": "né", "visibility": "private", "protected": true,
+        "os_hidden": true, "min_ram": 512, "min_disk": 3, "disk_format": "qcow2", "container_format": "bare",
+        "tags": ["b", "a", "b"], "zulu": "1", "os_distro": "debian",
+    });
+    let answer = member.post("/v2/images", &body).await.expect(201);
+    let location = format!("{}/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", s.base);
+    assert_eq!(answer.header("location"), location);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let (created, shown) = (answer.json(), member.get("/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90").await);
+    assert_eq!(created, shown.expect(200).json());
+    let mut expected = body;
+    let time = created["created_at"].as_str().unwrap();
+    let time = chrono::NaiveDateTime::parse_from_str(time, "%Y-%m-%dT%H:%M:%SZ").unwrap();
+    let path = "/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
+    let made_up = json!({
+        "tags": ["a", "b"], "status": "queued", "owner": "p1", "size": null, "virtual_size": null, "checksum": null,
+        "os_hash_algo": null, "os_hash_value": null, "self": path, "file": format!("{path}/file"),
+        "schema": "/v2/schemas/image",
+        "created_at": time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        "updated_at": time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    });
+    expected.as_object_mut().unwrap().extend(made_up.as_object().unwrap().clone());
+    assert_eq!(created, expected);
+}
+
+/// Clients read the text, not only the values: `", "`, `": "`, and custom properties first.
+#[tokio::test]
+async fn the_body_is_written_as_glance_writes_it() {
+    let s = TestServer::start().await;
+    let answer = s.member("p1").post("/v2/images", &json!({"foo": "bär", "name": "n"})).await.expect(201);
+    let start = "{\"foo\": \"bär\", \"name\": \"n\", \"disk_format\": null, \"container_format\": null, \"visibility\": \
+                 \"shared\", \"size\": null, \"virtual_size\": null, \"status\": \"queued\", ";
+    assert!(answer.text.starts_with(start), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn an_id_is_given_out_once_for_ever() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let body = json!({"id": "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90"});
+    let image = member.create_image(&body).await;
+    let says = "Image ID 4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90 already exists!";
+    member.post("/v2/images", &body).await.expect(409).says(says);
+    s.member("p2").post("/v2/images", &body).await.expect(409).says(says);
+    member.delete(&image).await.expect(204);
+    member.get(&image).await.expect(404);
+    s.admin().get(&image).await.expect(404);
+    member.post("/v2/images", &body).await.expect(409).says(says);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM images WHERE status = 'deleted'").await, 1);
+}
+
+#[tokio::test]
+async fn who_sees_an_image() {
+    let s = TestServer::start().await;
+    let (owner, other) = (s.member("p1"), s.member("p2"));
+    let mut images = Vec::new();
+    for (visibility, seen, listed) in
+        [("private", 404, false), ("shared", 404, false), ("community", 200, false), ("public", 200, true)]
+    {
+        let client = if visibility == "public" { s.admin() } else { owner.clone() };
+        let body = json!({"visibility": visibility, "owner": "p1", "name": visibility});
+        images.push((client.create_image(&body).await, seen, listed));
+    }
+    let listed_for_other = names(&other, "/v2/images").await;
+    for (image, seen, listed) in images {
+        owner.get(&image).await.expect(200);
+        s.admin().get(&image).await.expect(200);
+        let name = owner.get(&image).await.json()["name"].as_str().unwrap().to_owned();
+        other.get(&image).await.expect(seen);
+        assert_eq!(listed_for_other.contains(&name), listed, "{name}");
+    }
+    assert_eq!(names(&owner, "/v2/images").await.len(), 4);
+    assert_eq!(names(&s.admin(), "/v2/images").await.len(), 3);
+    assert_eq!(names(&other, "/v2/images?visibility=all").await, ["public", "community"]);
+    assert_eq!(names(&other, "/v2/images?visibility=community").await, ["community"]);
+}
+
+#[tokio::test]
+async fn what_a_creator_may_not_choose() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let cases = [
+        (json!({"visibility": "public"}), 403, "You are not authorized to complete publicize_image action."),
+        (json!({"owner": "p2"}), 403, "You are not permitted to create images owned by &#x27;p2&#x27;"),
+        (json!({"status": "active"}), 403, "Attribute &#x27;status&#x27; is read-only."),
+        (json!({"self": "x"}), 403, "Attribute &#x27;self&#x27; is read-only."),
+        (json!({"deleted": "x"}), 403, "Attribute &#x27;deleted&#x27; is reserved."),
+        (json!({"os_glance_x": "x"}), 403, "Attribute &#x27;os_glance_x&#x27; is reserved."),
+        (json!({"locations": []}), 403, "Attribute &#x27;locations&#x27; is reserved."),
+    ];
+    for (body, status, says) in cases {
+        let answer = member.send(member.request("POST", "/v2/images").json(&body).header("Accept", "*/*")).await;
+        answer.expect(status).says(says);
+    }
+    s.reader("p1").post("/v2/images", &json!({})).await.expect(403).says("add_image");
+    s.admin().post("/v2/images", &json!({"owner": "p2", "visibility": "public"})).await.expect(201);
+}
+
+#[tokio::test]
+async fn too_many_properties_are_refused() {
+    let s = TestServer::builder().option("DEFAULT", "image_property_quota", 1).start().await;
+    let member = s.member("p1");
+    member.post("/v2/images", &json!({"a": "1"})).await.expect(201);
+    let answer = member.post("/v2/images", &json!({"a": "1", "b": "2"})).await.expect(413);
+    answer.says("The limit has been exceeded on the number of allowed image properties. Attempted: 2, Maximum: 1");
+}
+
+#[tokio::test]
+async fn a_protected_image_is_not_deleted() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"protected": true})).await;
+    let id = image.rsplit('/').next().unwrap();
+    let says = format!("Image {id} is protected and cannot be deleted.");
+    member.delete(&image).await.expect(403).says(&says);
+    s.admin().delete(&image).await.expect(403).says(&says);
+    member.get(&image).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_deleted_image_takes_what_belongs_to_it_along() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"tags": ["a"], "foo": "bar"})).await;
+    let other = member.create_image(&json!({"tags": ["a"], "foo": "bar"})).await;
+    member.delete(&image).await.expect(204);
+    member.delete(&image).await.expect(404).says("Failed to find image");
+    for table in ["images", "image_tags", "image_properties"] {
+        let marked = format!("SELECT COUNT(*) FROM {table} WHERE deleted_at IS NOT NULL");
+        assert_eq!(s.database.count(&marked).await, 1, "{table}");
+    }
+    assert_eq!(member.get(&other).await.json()["foo"], "bar");
+    assert_eq!(names(&member, "/v2/images").await.len(), 1);
+}
+
+/// Data that a Glance stored is handed over to its scrubber, not forgotten.
+#[tokio::test]
+async fn a_deleted_image_with_data_leaves_it_to_the_scrubber() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({})).await;
+    let id = image.rsplit('/').next().unwrap();
+    s.database.execute("UPDATE images SET status = 'active'").await;
+    let columns = "image_id, value, created_at, deleted, status";
+    let location = format!("'{id}', 'file:///x', '2026-01-01 00:00:00', '0', 'active'");
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({location})")).await;
+    member.delete(&image).await.expect(204);
+    let waiting = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete' AND deleted_at IS NOT NULL";
+    assert_eq!(s.database.count(waiting).await, 1);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM images WHERE status = 'pending_delete'").await, 1);
+}
+
+async fn names(client: &Client, path: &str) -> Vec<String> {
+    let body = client.get(path).await.expect(200).json();
+    body["images"].as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Follows `next` to the last page.
+async fn pages(client: &Client, first: &str) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    let mut path = first.to_owned();
+    loop {
+        let body = client.get(&path).await.expect(200).json();
+        let images = body["images"].as_array().unwrap();
+        pages.push(images.iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect());
+        match &body["next"] {
+            Value::String(next) => path.clone_from(next),
+            _ => return pages,
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_follow_each_other_newest_first() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    for n in 0..7 {
+        member.create_image(&json!({"name": format!("i{n}")})).await;
+    }
+    // Some are equally old: their ids decide.
+    s.database.execute("UPDATE images SET created_at = '2026-01-01 00:00:00' WHERE name IN ('i2', 'i3', 'i4')").await;
+    s.database
+        .execute("UPDATE images SET created_at = '2026-01-02 00:00:00' WHERE name NOT IN ('i2', 'i3', 'i4')")
+        .await;
+    let all = names(&member, "/v2/images").await;
+    assert_eq!(all.len(), 7);
+    for limit in [1, 2, 3, 6, 7, 8] {
+        let pages = pages(&member, &format!("/v2/images?limit={limit}")).await;
+        assert_eq!(pages.concat(), all, "limit {limit}");
+        assert!(pages.iter().all(|page| page.len() <= limit && !page.is_empty()), "{pages:?}");
+    }
+    assert!(all[4..].iter().all(|name| ["i2", "i3", "i4"].contains(&name.as_str())), "{all:?}");
+}
+
+#[tokio::test]
+async fn links_keep_every_parameter() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    for _ in 0..2 {
+        member.create_image(&json!({"tags": ["a b", "ü"], "name": "n"})).await;
+    }
+    let body = member.get("/v2/images?limit=1&tag=a%20b&tag=%C3%BC").await.expect(200).json();
+    assert_eq!(body["first"], "/v2/images?limit=1&tag=a+b&tag=%C3%BC");
+    assert_eq!(body["schema"], "/v2/schemas/images");
+    let id = body["images"][0]["id"].as_str().unwrap();
+    assert_eq!(body["next"], format!("/v2/images?limit=1&tag=a+b&tag=%C3%BC&marker={id}"));
+    let body = member.get(body["next"].as_str().unwrap()).await.expect(200).json();
+    assert_eq!(body["images"].as_array().unwrap().len(), 1);
+    assert_eq!(body.get("next"), None);
+    assert_eq!(member.get("/v2/images").await.json()["first"], "/v2/images");
+}
+
+#[tokio::test]
+async fn a_page_has_bounds() {
+    let s = TestServer::builder()
+        .option("DEFAULT", "limit_param_default", 2)
+        .option("DEFAULT", "api_limit_max", 3)
+        .start()
+        .await;
+    let member = s.member("p1");
+    for n in 0..4 {
+        member.create_image(&json!({"name": format!("i{n}")})).await;
+    }
+    assert_eq!(names(&member, "/v2/images").await.len(), 2);
+    assert_eq!(names(&member, "/v2/images?limit=100").await.len(), 3);
+    assert_eq!(names(&member, "/v2/images?limit=0").await.len(), 0);
+    member.get("/v2/images?limit=x").await.expect(400).says("limit param must be an integer");
+    member.get("/v2/images?limit=-1").await.expect(400).says("limit param must be positive");
+}
+
+#[tokio::test]
+async fn a_marker_is_an_image_that_the_caller_may_see() {
+    let s = TestServer::start().await;
+    let hidden = s.member("p2").create_image(&json!({})).await;
+    let hidden = hidden.rsplit('/').next().unwrap();
+    let member = s.member("p1");
+    for marker in ["nope", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", hidden] {
+        let answer = member.get(&format!("/v2/images?marker={marker}")).await.expect(400);
+        answer.says(&format!("No image found with ID {marker}"));
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_filtered_and_sorted() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let images = [
+        json!({"name": "a", "disk_format": "raw", "tags": ["x", "y"], "os_distro": "debian", "protected": true}),
+        json!({"name": "B", "disk_format": "qcow2", "tags": ["x"], "os_distro": "Debian"}),
+        json!({"name": "c, d", "os_hidden": true, "min_ram": 5}),
+    ];
+    for image in &images {
+        member.create_image(image).await;
+    }
+    s.database.execute("UPDATE images SET size = 10 WHERE name = 'a'").await;
+    let cases = [
+        ("name=a", "a"),
+        ("name=A", ""),
+        ("name=in:a,B&sort=name:asc", "B a"),
+        ("name=in:%22a%22,B&sort=name", "a B"),
+        ("tag=x&sort_key=name&sort_dir=desc", "a B"),
+        ("tag=x&tag=y", "a"),
+        ("tag=X", ""),
+        ("os_distro=debian", "a"),
+        ("disk_format=qcow2", "B"),
+        ("protected=true", "a"),
+        ("os_hidden=true", "c, d"),
+        ("os_hidden=true&min_ram=5", "c, d"),
+        ("status=queued&sort=name:asc", "B a"),
+        ("status=active", ""),
+        ("owner=p1&sort=name:asc", "B a"),
+        ("owner=p2", ""),
+        ("size_min=1", "a"),
+        ("size_max=9", ""),
+        ("created_at=lt:2020-01-01T00:00:00Z", ""),
+        ("created_at=gt:2020-01-01T00:00:00Z&sort=size:asc,name:asc", "B a"),
+        ("updated_at=gte:2020-01-01&sort=disk_format:desc", "a B"),
+        ("visibility=shared&sort=id&name=B", "B"),
+    ];
+    for (query, expected) in cases {
+        assert_eq!(names(&member, &format!("/v2/images?{query}")).await.join(" "), expected, "{query}");
+    }
+    let refused = [
+        ("sort_key=nope", "Invalid sort key: nope."),
+        ("sort_dir=up", "Invalid sort direction: up"),
+        ("sort=name&sort_key=id", "Old and new sorting syntax cannot be combined"),
+        ("visibility=nope", "Invalid visibility value: nope"),
+        ("protected=maybe", "filter. Valid values are"),
+        ("size_min=x", "Unable to filter on a range with a non-numeric value."),
+        ("created_at=yesterday", "Use ISO 8601 DateTime notation."),
+        ("name=like:x", "Unable to filter by unknown operator"),
+        ("name=in:%22a", "The quote is not closed."),
+        ("changes-since=2020-01-01", "no longer available on v2"),
+    ];
+    for (query, says) in refused {
+        member.get(&format!("/v2/images?{query}")).await.expect(400).says(says);
+    }
+}
+
+/// A page costs three statements, however many images are on it.
+#[tokio::test]
+async fn a_page_costs_three_statements() {
+    let s = TestServer::builder().environment("RUST_LOG", "info,sqlx=debug").start().await;
+    let member = s.member("p1");
+    for n in 0..5 {
+        member.create_image(&json!({"name": format!("i{n}"), "tags": ["a", "b"], "foo": "bar"})).await;
+    }
+    for path in ["/v2/images?limit=1", "/v2/images?limit=5"] {
+        let before = s.log().len();
+        member.get(path).await.expect(200);
+        let log = s.log()[before..].to_owned();
+        assert_eq!(log.matches("summary=\"SELECT").count(), 3, "{path}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn schemas_say_what_an_image_is() {
+    let s = TestServer::builder().option("image_format", "disk_formats", "raw,foo").start().await;
+    let member = s.member("p1");
+    let schema = member.get("/v2/schemas/image").await.expect(200).json();
+    assert_eq!(schema["properties"]["disk_format"]["enum"], json!([null, "raw", "foo"]));
+    assert_eq!(schema["additionalProperties"], json!({"type": "string"}));
+    let keys: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(keys[..4], ["id", "name", "status", "visibility"]);
+    let page = member.get("/v2/schemas/images").await.expect(200).json();
+    assert_eq!(page["properties"]["images"]["items"], schema);
+    member.post("/v2/images", &json!({"disk_format": "foo"})).await.expect(201);
+    member.post("/v2/images", &json!({"disk_format": "qcow2"})).await.expect(400).says("is not one of [None, ");
+}

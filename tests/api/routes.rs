@@ -1,0 +1,81 @@
+//! The whole surface as a table: every route, for everybody.
+
+use serde_json::json;
+
+use crate::support::{Client, TestServer};
+
+/// Who asks.
+const PERSONAS: [&str; 5] = ["no token", "foreign project", "reader", "member", "admin"];
+
+/// Every route of the API: method, path, and the status for each persona in their order. `{image}` is a new shared image of
+/// the member's project with the tag `t`; `{community}` one that others can see. `tests/architecture.rs` compares this
+/// table with the route table, so that none is forgotten.
+const ROUTES: &[(&str, &str, [u16; 5])] = &[
+    ("GET", "/v2/images", [401, 200, 200, 200, 200]),
+    ("POST", "/v2/images", [401, 201, 403, 201, 201]),
+    ("GET", "/v2/images/{image}", [401, 404, 200, 200, 200]),
+    ("GET", "/v2/images/{community}", [401, 200, 200, 200, 200]),
+    ("DELETE", "/v2/images/{image}", [401, 404, 403, 204, 204]),
+    ("DELETE", "/v2/images/{community}", [401, 403, 403, 204, 204]),
+    ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
+    ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
+    ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
+    ("DELETE", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
+    ("GET", "/v2/schemas/image", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/images", [401, 200, 200, 200, 200]),
+];
+
+fn personas(s: &TestServer) -> [Client; 5] {
+    [s.anonymous(), s.member("foreign"), s.reader("home"), s.member("home"), s.admin()]
+}
+
+#[tokio::test]
+async fn every_route_for_everybody() {
+    let s = TestServer::start().await;
+    let member = s.member("home");
+    for (method, template, expected) in ROUTES {
+        for ((persona, client), status) in PERSONAS.iter().zip(personas(&s)).zip(expected) {
+            let visibility = if template.contains("{community}") { "community" } else { "shared" };
+            let image = member.create_image(&json!({"visibility": visibility, "tags": ["t"]})).await;
+            let id = image.rsplit('/').next().unwrap();
+            let path = template.replace("{image}", id).replace("{community}", id).replace("{tag}", "t");
+            let request = client.request(method, &path);
+            let request = if *method == "POST" { request.json(&json!({})) } else { request };
+            let answer = client.send(request).await;
+            assert_eq!(answer.status.as_u16(), *status, "{persona}: {method} {template}: {}", answer.text);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_a_route_lacks_is_told_which_it_has() {
+    let s = TestServer::start().await;
+    let mut paths: Vec<&str> =
+        ROUTES.iter().map(|(_, path, _)| *path).filter(|path| !path.contains("community")).collect();
+    paths.dedup();
+    for path in paths {
+        let known: Vec<&str> =
+            ROUTES.iter().filter(|(_, other, _)| *other == path).map(|(method, ..)| *method).collect();
+        let url = path.replace("{image}", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90").replace("{tag}", "t");
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "FOO"] {
+            if !known.contains(&method) {
+                let member = s.member("p1");
+                let answer = member.send(member.request(method, &url).header("Accept", "text/plain")).await.expect(405);
+                let answer = answer.says(&format!("The method {method} is not allowed for this resource."));
+                let mut allowed: Vec<&str> = answer.header("allow").split(", ").collect();
+                allowed.sort_unstable();
+                let mut known = known.clone();
+                known.sort_unstable();
+                assert_eq!(allowed, known, "{path}");
+            }
+        }
+    }
+}
+
+/// HEAD is on no route of Glance's API.
+#[tokio::test]
+async fn head_is_not_get() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    member.send(member.request("HEAD", "/v2/images")).await.expect(405);
+}

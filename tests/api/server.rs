@@ -1,0 +1,154 @@
+//! Connections, request ids, the access log, and the end.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{TestServer, eventually, raw, raw_status};
+
+async fn connect(s: &TestServer) -> TcpStream {
+    TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap()
+}
+
+#[tokio::test]
+async fn the_healthcheck_asks_for_no_token() {
+    let s = TestServer::start().await;
+    let answer = s.anonymous().get("/healthcheck").await.expect(200);
+    assert_eq!((answer.text.as_str(), answer.header("content-type")), ("OK", "text/plain; charset=UTF-8"));
+}
+
+#[tokio::test]
+async fn every_answer_has_a_request_id() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let id = |answer: &crate::support::Answer| answer.header("x-openstack-request-id").to_owned();
+    let (one, two) = (member.get("/v2/images").await, member.get("/v2/images").await);
+    assert!(id(&one).starts_with("req-") && id(&one).len() == 40 && id(&one) != id(&two));
+    for (path, status) in [("/v2/images/nope", 404), ("/nope", 300), ("/healthcheck", 200)] {
+        assert!(id(&member.get(path).await.expect(status)).starts_with("req-"));
+    }
+    assert!(id(&s.anonymous().get("/v2/images").await.expect(401)).starts_with("req-"));
+    let given = |value: &str| member.request("GET", "/v2/images").header("X-OpenStack-Request-ID", value);
+    assert_eq!(id(&member.send(given("req-mine")).await.expect(200)), "req-mine");
+    assert_eq!(id(&member.send(given("mine")).await.expect(200)), "req-mine");
+    let forged = id(&member.send(given("x y\" z")).await.expect(200));
+    assert!(!forged.contains("x y"), "{forged}");
+    member.send(given(&"x".repeat(65))).await.expect(431).says("too long, max size 64");
+}
+
+#[tokio::test]
+async fn the_access_log_says_who_did_what() {
+    let s = TestServer::builder().option("glimpse", "log_format", "json").start().await;
+    let answer = s.member("p1").get("/v2/images/nope?secret=1").await.expect(404);
+    let id = answer.header("x-openstack-request-id");
+    let line = eventually("the line is written", || {
+        let log = s.log();
+        let line = log.lines().find(|line| line.contains(id) && line.contains("answered")).map(str::to_owned);
+        std::future::ready(line)
+    })
+    .await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["method"], "GET");
+    assert_eq!(line["path"], "/v2/images/nope");
+    assert_eq!(line["status"], 404);
+    assert_eq!(line["span"]["id"], id);
+    assert_eq!((&line["span"]["user"], &line["span"]["project"]), (&json!("user"), &json!("p1")));
+    assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"));
+    assert!(!s.log().contains("secret"), "query strings may hold secrets");
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests() {
+    let s = TestServer::start().await;
+    let request = "GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n";
+    let answer = raw(&s.base, format!("{request}{request}{request}").as_bytes()).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
+}
+
+#[tokio::test]
+async fn slow_clients_are_given_up() {
+    let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
+    // One that sends nothing, one that never ends its headers, one that never ends its body.
+    let starts: [&[u8]; 3] = [
+        b"",
+        b"GET /v2/images HTTP/1.1\r\nHost: x\r\n",
+        b"POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p:member\r\nContent-Length: 10\r\n\r\n{",
+    ];
+    for start in starts {
+        let mut stream = connect(&s).await;
+        stream.write_all(start).await.unwrap();
+        let mut answer = String::new();
+        let closed = tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await;
+        assert!(closed.is_ok(), "still open after {start:?}");
+        if start.starts_with(b"POST") {
+            assert_eq!(raw_status(&answer), 408, "{answer}");
+        }
+    }
+}
+
+/// SIGTERM: what is under way is finished, what is new is refused, and the program ends well.
+#[tokio::test]
+async fn a_drained_server_finishes_what_is_under_way() {
+    let mut s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"tags": ["a"]})).await;
+    let mut under_way = connect(&s).await;
+    let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\nContent-Length: 14\r\n\r\n";
+    under_way.write_all(format!("{head}{{\"na").as_bytes()).await.unwrap();
+    // Until the server has the head, the request is not under way.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    s.terminate();
+    let answer = eventually("the server drains", || async {
+        let answer = s.anonymous().get("/healthcheck").await;
+        (answer.status == 503).then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.header("connection"), "close");
+    let answer = member.delete(&format!("{image}/tags/a")).await.expect(503);
+    assert!(answer.header("retry-after").parse::<u32>().is_ok());
+    under_way.write_all(b"me\": null}").await.unwrap();
+    let mut text = String::new();
+    under_way.read_to_string(&mut text).await.unwrap();
+    assert_eq!(raw_status(&text), 201, "{text}");
+    assert!(s.ended().await.success());
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags").await, 1);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 2);
+}
+
+#[tokio::test]
+async fn a_drain_has_a_bound() {
+    let mut s = TestServer::builder().option("glimpse", "drain_timeout", "0.5").start().await;
+    let mut stuck = connect(&s).await;
+    let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member\r\nContent-Length: 14\r\n\r\n{";
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    s.terminate();
+    let start = Instant::now();
+    assert!(s.ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn an_idle_server_ends_at_once() {
+    let mut s = TestServer::start().await;
+    let _idle = connect(&s).await;
+    s.member("p1").get("/v2/images").await.expect(200);
+    s.terminate();
+    let start = Instant::now();
+    assert!(s.ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+}
+
+/// The parts of an answer that `curl` and the clients show.
+#[tokio::test]
+async fn no_content_has_no_body_and_no_length_of_one() {
+    let s = TestServer::start().await;
+    let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+    let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
+    let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+}

@@ -1,0 +1,157 @@
+//! Databases of a test's own, on the engine under test.
+
+use std::{
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
+use tempfile::TempDir;
+
+/// A database engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Engine {
+    Sqlite,
+    Postgres,
+    MySql,
+}
+
+impl Engine {
+    fn of(url: &str) -> Self {
+        match url.split_once([':', '+']).map(|(dialect, _)| dialect) {
+            Some("sqlite") => Self::Sqlite,
+            Some("postgresql") => Self::Postgres,
+            Some("mysql") => Self::MySql,
+            _ => panic!("{url} is on no engine that is tested"),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+            Self::MySql => "mysql",
+        }
+    }
+
+    /// The engine that this run of the tests is about.
+    pub(crate) fn under_test() -> Self {
+        std::env::var("GLIMPSE_TEST_DATABASE").map_or(Self::Sqlite, |url| Self::of(&url))
+    }
+}
+
+/// An empty database that no other test uses.
+#[derive(Debug, Clone)]
+pub(crate) struct Database {
+    pub(crate) engine: Engine,
+    /// As Glance's configuration writes it.
+    pub(crate) url: String,
+}
+
+impl Database {
+    /// On the server that this run of the tests is about, or in the given folder.
+    pub(crate) async fn create(dir: &Path) -> Self {
+        match std::env::var("GLIMPSE_TEST_DATABASE") {
+            Ok(server) => Self::create_on(&server).await,
+            Err(_) => Self { engine: Engine::Sqlite, url: format!("sqlite:///{}", dir.join("test.sqlite").display()) },
+        }
+    }
+
+    async fn create_on(server: &str) -> Self {
+        let engine = Engine::of(server);
+        let name = format!("test_{:032x}", rand::random::<u128>());
+        let admin = match engine {
+            Engine::Postgres => format!("{server}/postgres"),
+            _ => format!("{server}/mysql"),
+        };
+        let options = if engine == Engine::MySql { " CHARACTER SET utf8mb3" } else { "" };
+        Self { engine, url: admin }.execute(&format!("CREATE DATABASE {name}{options}")).await;
+        Self { engine, url: format!("{server}/{name}") }
+    }
+
+    /// As sqlx writes its URL.
+    fn sqlx_url(&self) -> String {
+        match self.engine {
+            Engine::Sqlite => self.url.replacen("sqlite:///", "sqlite://", 1),
+            Engine::Postgres => format!("{}?sslmode=disable", self.url),
+            Engine::MySql => format!("{}?ssl-mode=disabled", self.url.replacen("mysql+pymysql", "mysql", 1)),
+        }
+    }
+
+    /// A connection beside the server's.
+    pub(crate) async fn connect(&self) -> AnyConnection {
+        sqlx::any::install_default_drivers();
+        AnyConnection::connect(&self.sqlx_url()).await.unwrap()
+    }
+
+    pub(crate) async fn execute(&self, sql: &str) -> u64 {
+        let mut connection = self.connect().await;
+        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap().rows_affected()
+    }
+
+    pub(crate) async fn count(&self, sql: &str) -> i64 {
+        let mut connection = self.connect().await;
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap()
+    }
+}
+
+/// A database server of the test's own, to be killed.
+pub(crate) struct DatabaseServer {
+    engine: Engine,
+    dir: TempDir,
+    port: u16,
+    running: bool,
+}
+
+impl DatabaseServer {
+    /// Starts one, on the engine under test, which is not SQLite.
+    pub(crate) fn start() -> Self {
+        let dir = TempDir::with_prefix("glimpse-database-").unwrap();
+        // The servers' own users must get in.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut server = Self { engine: Engine::under_test(), dir, port, running: false };
+        server.script("create");
+        server.start_again();
+        server
+    }
+
+    pub(crate) fn start_again(&mut self) {
+        self.script("start");
+        self.running = true;
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        self.script("kill");
+        self.running = false;
+    }
+
+    pub(crate) async fn database(&self) -> Database {
+        let scheme = if self.engine == Engine::Postgres { "postgresql://postgres" } else { "mysql+pymysql://root" };
+        Database::create_on(&format!("{scheme}@127.0.0.1:{}", self.port)).await
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("server")
+    }
+
+    fn script(&self, command: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/database");
+        let mut run = Command::new(script);
+        run.args([command, self.engine.name()]).arg(self.folder()).stdout(std::process::Stdio::null());
+        if command == "start" {
+            run.arg(self.port.to_string());
+        }
+        assert!(run.status().unwrap().success(), "tests/database {command}");
+    }
+}
+
+impl Drop for DatabaseServer {
+    fn drop(&mut self) {
+        if self.running {
+            self.script("kill");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! A real server, clients by role, and a database of the test's own.
+
+mod client;
+mod database;
+mod server;
+
+use std::{future::Future, time::Duration};
+
+pub(crate) use self::{
+    client::{Answer, Client, raw, raw_status},
+    database::{Database, DatabaseServer, Engine},
+    server::{TestServer, mode, program, spawn},
+};
+
+/// Waits until a condition holds, without sleeping longer than it takes.
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    for _ in 0..600 {
+        if let Some(value) = check().await {
+            return value;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("{what}: not within 30 s");
+}

@@ -1,0 +1,208 @@
+//! The real program, started as an operator starts it.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tempfile::TempDir;
+
+use super::{Client, Database, eventually};
+
+/// What a server is started with.
+pub(crate) struct ServerBuilder {
+    options: Vec<(String, String, String)>,
+    database: Option<Database>,
+    environment: Vec<(String, String)>,
+}
+
+impl ServerBuilder {
+    /// Adds an option to its configuration file.
+    pub(crate) fn option(mut self, group: &str, name: &str, value: impl ToString) -> Self {
+        self.options.push((group.to_owned(), name.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Uses this database instead of one of its own.
+    pub(crate) fn database(mut self, database: Database) -> Self {
+        self.database = Some(database);
+        self
+    }
+
+    pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Syncs the database, starts the server, and waits until it listens.
+    pub(crate) async fn start(self) -> TestServer {
+        let dir = tempfile::tempdir().unwrap();
+        let database = match self.database {
+            Some(database) => database,
+            None => Database::create(dir.path()).await,
+        };
+        let mut text = String::new();
+        let database_option = ("database".to_owned(), "connection".to_owned(), database.url.clone());
+        for (group, name, value) in self.options.iter().chain([&database_option]) {
+            writeln!(text, "[{group}]\n{name} = {value}").unwrap();
+        }
+        let config = dir.path().join("glance-api.conf");
+        fs::write(&config, text).unwrap();
+        let mut server = TestServer {
+            base: String::new(),
+            database,
+            config,
+            dir,
+            environment: self.environment,
+            process: None,
+            log: Arc::default(),
+        };
+        let synced = server.command(&["db", "sync"]).output().unwrap();
+        assert!(synced.status.success(), "db sync: {}", String::from_utf8_lossy(&synced.stderr));
+        server.start_again().await;
+        server
+    }
+}
+
+/// A running server.
+pub(crate) struct TestServer {
+    /// `http://127.0.0.1:<port>`
+    pub(crate) base: String,
+    pub(crate) database: Database,
+    config: PathBuf,
+    dir: TempDir,
+    environment: Vec<(String, String)>,
+    process: Option<Child>,
+    log: Arc<Mutex<String>>,
+}
+
+impl TestServer {
+    /// With the defaults, on a database of its own; every token is believed.
+    pub(crate) async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    pub(crate) fn builder() -> ServerBuilder {
+        ServerBuilder { options: Vec::new(), database: None, environment: Vec::new() }
+            .option("DEFAULT", "bind_port", 0)
+            .option("glimpse", "auth", "fake")
+    }
+
+    /// The program with this server's configuration.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command.arg("--config-file").arg(&self.config).args(arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+
+    /// Starts the program again, on the same data.
+    pub(crate) async fn start_again(&mut self) {
+        let mut command = self.command(&["serve"]);
+        command.arg("--data-dir").arg(self.data_dir());
+        (self.process, self.log, self.base) = spawn(command).await;
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What the program wrote to its log so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
+    /// SIGTERM
+    pub(crate) fn terminate(&self) {
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits until the program has ended.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().unwrap();
+        eventually("the server ends", || std::future::ready(process.try_wait().unwrap())).await
+    }
+
+    pub(crate) fn client(&self, token: Option<&str>) -> Client {
+        Client::new(&self.base, token)
+    }
+
+    pub(crate) fn anonymous(&self) -> Client {
+        self.client(None)
+    }
+
+    pub(crate) fn admin(&self) -> Client {
+        self.client(Some("root:admins:admin,member,reader"))
+    }
+
+    pub(crate) fn member(&self, project: &str) -> Client {
+        self.client(Some(&format!("user:{project}:member,reader")))
+    }
+
+    pub(crate) fn reader(&self, project: &str) -> Client {
+        self.client(Some(&format!("user:{project}:reader")))
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the server's log:\n{}", self.log());
+        }
+    }
+}
+
+/// The program, with nothing of this process's environment that it would act on.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_glimpse"));
+    command.env_remove("RUST_LOG").env_remove("GLIMPSE_DATA_DIR").stdin(Stdio::null());
+    command
+}
+
+/// Starts a server, and waits until it tells where it listens.
+pub(crate) async fn spawn(mut command: Command) -> (Option<Child>, Arc<Mutex<String>>, String) {
+    let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let log = Arc::new(Mutex::new(String::new()));
+    let (lines, write) = (BufReader::new(process.stderr.take().unwrap()), Arc::clone(&log));
+    std::thread::spawn(move || {
+        for line in lines.lines().map_while(Result::ok) {
+            let mut log = write.lock().unwrap();
+            log.push_str(&line);
+            log.push('\n');
+        }
+    });
+    let listening = || {
+        let log = log.lock().unwrap();
+        let at = log.find("listens on http://")? + "listens on ".len();
+        Some(log[at..].split(|c: char| c.is_whitespace() || c == '"').next()?.to_owned())
+    };
+    let base = eventually("the server listens", || {
+        let ended = process.try_wait().unwrap();
+        assert!(ended.is_none(), "the server ended: {}", log.lock().unwrap());
+        std::future::ready(listening())
+    });
+    let base = tokio::time::timeout(Duration::from_secs(30), base).await.unwrap();
+    (Some(process), Arc::clone(&log), base)
+}
+
+/// A folder's files, for a test that looks at what the program made.
+pub(crate) fn mode(path: &Path) -> u32 {
+    std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o777
+}

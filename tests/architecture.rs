@@ -1,0 +1,107 @@
+//! The rules of docs/architecture.md that a reader of one file cannot see: imports point one way, and every route has
+//! its rows in the table of personas.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The layers, from the top; a layer may use those below it and its own. `app` joins the parts and is known to those that
+/// serve requests.
+const LAYERS: [&[&str]; 6] = [
+    &["cli", "server", "log"],
+    &["http"],
+    &["app"],
+    &["images", "schemas"],
+    &["auth", "policy", "db"],
+    &["context", "config", "error"],
+];
+
+fn layer(module: &str) -> usize {
+    LAYERS.iter().position(|modules| modules.contains(&module)).unwrap_or_else(|| panic!("{module} is in no layer"))
+}
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The modules of this crate that a file's code outside its tests names, by their first segment.
+fn used(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let mut modules = Vec::new();
+    let mut rest = code;
+    while let Some(at) = rest.find("crate::") {
+        rest = &rest[at + "crate::".len()..];
+        if let Some(group) = rest.strip_prefix('{') {
+            // The first segment of each part of `use crate::{…}`, whose own groups are skipped.
+            let mut depth = 0;
+            let mut segment = String::new();
+            for c in group.chars() {
+                match c {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => modules.push(std::mem::take(&mut segment)),
+                    c if depth == 0 => segment.push(c),
+                    _ => {}
+                }
+            }
+            modules.push(segment);
+        } else {
+            modules.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+        }
+    }
+    let first = |path: String| path.trim().split("::").next().unwrap_or_default().to_owned();
+    modules.into_iter().map(first).filter(|module| !module.is_empty()).collect()
+}
+
+#[test]
+fn imports_point_one_way() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut checked = 0;
+    for file in sources(&src) {
+        let relative = file.strip_prefix(&src).unwrap();
+        let module =
+            relative.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if module == "lib" || module == "main" {
+            continue;
+        }
+        for target in used(&fs::read_to_string(&file).unwrap()) {
+            checked += 1;
+            // Services are handed the joined parts; the database's URL is an option's type.
+            let known = matches!((module.as_str(), target.as_str()), ("images", "app") | ("config", "db"));
+            let points_down = layer(&module) <= layer(&target);
+            assert!(points_down || known, "{} uses crate::{target}, which is above it", relative.display());
+        }
+    }
+    assert!(checked > 50, "only {checked} imports were found: this test reads nothing");
+}
+
+#[test]
+fn every_route_has_its_rows_in_the_table_of_personas() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let routes = fs::read_to_string(root.join("src/http/v2/mod.rs")).unwrap();
+    let table = fs::read_to_string(root.join("tests/api/routes.rs")).unwrap();
+    let mut checked = 0;
+    for row in routes.lines().filter_map(|line| line.trim().strip_prefix("Resource::new(\"")) {
+        let (path, methods) = row.split_once('"').unwrap();
+        let path = path.replace("{image_id}", "{image}");
+        for method in ["get", "post", "put", "delete", "patch"] {
+            if methods.contains(&format!(".{method}(")) {
+                checked += 1;
+                let expected = format!("(\"{}\", \"/v2{path}\", ", method.to_uppercase());
+                assert!(table.contains(&expected), "{expected} is not in tests/api/routes.rs");
+            }
+        }
+    }
+    assert!(checked >= 8, "only {checked} routes were found: this test reads nothing");
+}
