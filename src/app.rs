@@ -10,8 +10,9 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 
 use crate::{
     auth::{
-        Authenticator, Standalone,
+        Authenticator,
         identity_file::{IdentityError, IdentityFile},
+        standalone::Standalone,
     },
     config::{Auth, Config},
     db::{self, Db, migrate::State},

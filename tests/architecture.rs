@@ -1,6 +1,8 @@
 //! The rules of docs/architecture.md that a reader of one file cannot see: imports point one way, and every route has
 //! its rows in the table of personas.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -98,7 +100,7 @@ fn every_route_has_its_rows_in_the_table_of_personas() {
         for method in ["get", "post", "put", "delete", "patch"] {
             if methods.contains(&format!(".{method}(")) {
                 checked += 1;
-                let expected = format!("(\"{}\", \"/v2{path}\", ", method.to_uppercase());
+                let expected = format!("(\"{}\", \"{path}\", ", method.to_uppercase());
                 assert!(table.contains(&expected), "{expected} is not in tests/api/routes.rs");
             }
         }

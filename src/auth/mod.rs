@@ -6,11 +6,11 @@
 mod fake;
 pub(crate) mod identity_file;
 mod proxy;
-mod standalone;
+pub(crate) mod standalone;
 
 use axum::http::{HeaderMap, HeaderValue};
 
-pub(crate) use self::standalone::Standalone;
+use self::standalone::Standalone;
 use crate::{context::Identity, error::Result};
 
 /// How callers are found out.

@@ -1,7 +1,8 @@
 //! Users of our own, for a server without Keystone.
 //!
-//! A client proves who it is with HTTP Basic (keystoneauth's `http_basic`) or with `X-Auth-Token: <user>:<password>`
-//! (keystoneauth's `admin_token`): one credential, two places to put it.
+//! A client proves who it is with HTTP Basic (keystoneauth's `http_basic`) or with a static token (keystoneauth's
+//! `admin_token`), which is that credential again, `base64(user:password)`, in `X-Auth-Token`. Encoded, because
+//! python-glanceclient percent-encodes a token's other characters.
 //!
 //! bcrypt is slow on purpose. So what it said of a credential is cached, under a fast keyed hash of the credential
 //! whose key lives as long as this process, for five minutes at the most; requests that bring the same new credential
@@ -147,14 +148,19 @@ fn identity(name: &str, user: &User) -> Identity {
 
 /// `user:password`, from whichever header brings it.
 fn credential(headers: &HeaderMap) -> Option<String> {
-    if let Some(token) = super::text(headers, "x-auth-token") {
-        return Some(token.to_owned());
-    }
-    let (scheme, value) = super::text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    String::from_utf8(BASE64.decode(value.trim()).ok()?).ok()
+    let encoded = match super::text(headers, "x-auth-token") {
+        Some(token) => token,
+        None => {
+            let (scheme, value) = super::text(headers, header::AUTHORIZATION.as_str())?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("basic").then_some(value)?
+        }
+    };
+    String::from_utf8(BASE64.decode(encoded.trim()).ok()?).ok()
+}
+
+/// The static token of a user.
+pub(crate) fn token(name: &str, password: &str) -> String {
+    BASE64.encode(format!("{name}:{password}"))
 }
 
 #[cfg(test)]

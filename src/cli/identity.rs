@@ -1,16 +1,16 @@
 //! `glimpse identity …`
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use clap::Subcommand;
 
 use super::CommandResult;
 use crate::{
     app,
-    auth::identity_file::{IdentityError, IdentityFile, NewUser, generate_secret},
+    auth::{
+        identity_file::{IdentityError, IdentityFile, NewUser, generate_secret},
+        standalone::token,
+    },
     config::Config,
 };
 
@@ -55,19 +55,19 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             if file.users.contains_key(&name) {
                 return Err(format!("user {name} is there already; `glimpse identity passwd {name}` resets it").into());
             }
-            let password = password(password_stdin)?;
-            file.set(&name, NewUser { project: &project, roles: &role, password: &password })?;
+            let password = Password::get(password_stdin)?;
+            file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
             file.write(&path)?;
-            show_login(config, &name, &password, password_stdin);
+            show_login(config, &name, &password);
         }
         Command::Passwd { name, password_stdin } => {
             let Some(user) = file.users.get(&name).cloned() else {
                 return Err(format!("there is no user {name}; `glimpse identity list` shows who is there").into());
             };
-            let password = password(password_stdin)?;
-            file.set(&name, NewUser { project: &user.project, roles: &user.roles, password: &password })?;
+            let password = Password::get(password_stdin)?;
+            file.set(&name, NewUser { project: &user.project, roles: &user.roles, password: password.as_str() })?;
             file.write(&path)?;
-            show_login(config, &name, &password, password_stdin);
+            show_login(config, &name, &password);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -78,24 +78,38 @@ pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
     let mut file = IdentityFile::default();
     let mut secrets = Vec::new();
     for (name, project, role) in FIRST_USERS {
-        let secret = generate_secret();
-        file.set(name, NewUser { project, roles: &[role.to_owned()], password: &secret })?;
+        let secret = Password::Generated(generate_secret());
+        file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
         secrets.push((name, secret));
     }
     file.write(&IdentityFile::path(&config.glimpse.data_dir))?;
     for (name, secret) in secrets {
-        show_login(config, name, &secret, false);
+        show_login(config, name, &secret);
     }
     Ok(())
 }
 
-fn password(from_stdin: bool) -> Result<String, Box<dyn std::error::Error>> {
-    if !from_stdin {
-        return Ok(generate_secret());
+/// A password, and whether its user knows it already.
+enum Password {
+    Generated(String),
+    Given(String),
+}
+
+impl Password {
+    fn get(from_stdin: bool) -> io::Result<Self> {
+        if !from_stdin {
+            return Ok(Self::Generated(generate_secret()));
+        }
+        let mut line = String::new();
+        io::stdin().read_line(&mut line)?;
+        Ok(Self::Given(line.trim_end_matches(['\r', '\n']).to_owned()))
     }
-    let mut line = String::new();
-    io::stdin().read_line(&mut line)?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Generated(password) | Self::Given(password) => password,
+        }
+    }
 }
 
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
@@ -107,16 +121,15 @@ fn list(file: &IdentityFile) {
 
 /// Shows a user's secret, the only time that anybody sees it, as lines to paste into a shell.
 #[expect(clippy::print_stdout, reason = "a secret is for the terminal, never for the log")]
-fn show_login(config: &Config, name: &str, password: &str, is_known: bool) {
+fn show_login(config: &Config, name: &str, password: &Password) {
     let host = config.bind_host();
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let secret = if is_known { "'…'" } else { password };
-    if io::stdout().is_terminal() {
-        println!("# To log in as {name}, paste these lines into a shell. This secret is not shown again;");
-        println!("# `glimpse identity passwd {name}` makes a new one.");
-    } else {
-        println!("# log in as {name}:");
-    }
+    let Password::Generated(secret) = password else {
+        println!("The password of {name} is set.");
+        return;
+    };
+    println!("# To act as {name}, paste this into a shell; `glimpse identity passwd {name}` makes a new secret.");
     println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://{host}:{}/v2", config.default.bind_port);
-    println!("export OS_USERNAME={name} OS_PASSWORD={secret}\n");
+    println!("export OS_USERNAME={name} OS_PASSWORD={secret}");
+    println!("# The same as a token, for X-Auth-Token: {}\n", token(name, secret));
 }

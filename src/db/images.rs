@@ -366,10 +366,10 @@ pub(crate) async fn list(
         query.cond_where(term.condition(s));
     }
     if let Some(marker) = page.after {
-        query.cond_where(after(marker, page.sort));
+        query.cond_where(after(s, marker, page.sort));
     }
     for (key, direction) in page.sort {
-        query.order_by_expr(key.expr(), direction.order());
+        query.order_by_expr(key.expr(s), direction.order());
     }
     query.limit(page.limit);
     s.all(query).await
@@ -439,9 +439,9 @@ impl Direction {
 impl SortKey {
     /// What the key sorts by. A column that may be NULL falls back to a value, so that every engine puts it in the same
     /// place; the others stay bare, so that their index serves.
-    fn expr(self) -> Expr {
+    fn expr(self, s: &impl Session) -> Expr {
         match self {
-            Self::Name => Expr::col(Images::Name).if_null(""),
+            Self::Name => s.bytewise(Expr::col(Images::Name).if_null("")),
             Self::Status => Expr::col(Images::Status),
             Self::ContainerFormat => Expr::col(Images::ContainerFormat).if_null(""),
             Self::DiskFormat => Expr::col(Images::DiskFormat).if_null(""),
@@ -469,11 +469,11 @@ impl SortKey {
 }
 
 /// Rows strictly after the marker: `a > x OR (a = x AND b > y) OR …`.
-fn after(marker: &Image, sort: &[(SortKey, Direction)]) -> Condition {
+fn after(s: &impl Session, marker: &Image, sort: &[(SortKey, Direction)]) -> Condition {
     (0..sort.len()).fold(Cond::any(), |any, n| {
         let (key, direction) = sort[n];
-        let tie = sort[..n].iter().fold(Cond::all(), |all, (key, _)| all.add(key.expr().eq(key.value(marker))));
-        let (left, right) = (key.expr(), key.value(marker));
+        let tie = sort[..n].iter().fold(Cond::all(), |all, (key, _)| all.add(key.expr(s).eq(key.value(marker))));
+        let (left, right) = (key.expr(s), key.value(marker));
         any.add(tie.add(match direction {
             Direction::Asc => left.gt(right),
             Direction::Desc => left.lt(right),

@@ -147,6 +147,8 @@ pub(crate) trait Session: Send {
     ) -> impl Future<Output = Result<Option<T>>> + Send;
     /// `column` holds exactly this text: case, accents and trailing spaces count, whatever the collation says.
     fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
+    /// A text that is compared and sorted by its bytes, as on every other engine, whatever the collation says.
+    fn bytewise(&self, text: Expr) -> Expr;
 }
 
 /// A database, by engine. Cheap to clone.
@@ -385,8 +387,16 @@ macro_rules! impl_session {
                 let equal = Cond::all().add(column.clone().eq(text));
                 match self {
                     // The first comparison finds the rows through the index, the second one tells `A` from `a`.
-                    Self::MySql(_) => equal.add(Expr::from(Func::cust("BINARY").arg(column)).eq(text)),
+                    Self::MySql(_) => equal.add(self.bytewise(column).eq(text)),
                     Self::Sqlite(_) | Self::Postgres(_) => equal,
+                }
+            }
+
+            fn bytewise(&self, text: Expr) -> Expr {
+                match self {
+                    Self::Sqlite(_) => text,
+                    Self::Postgres(_) => Expr::cust_with_exprs("($1) COLLATE \"C\"", [text]),
+                    Self::MySql(_) => Func::cust("BINARY").arg(text).into(),
                 }
             }
         }

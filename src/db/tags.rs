@@ -89,15 +89,16 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<T
         return Ok(Vec::new());
     }
     let query = Query::select()
-        .distinct()
         .columns([ImageTags::ImageId, ImageTags::Value])
         .from(ImageTags::Table)
         .and_where(Expr::col(ImageTags::ImageId).is_in(image_ids.iter().copied()))
         .and_where(Expr::col(ImageTags::Deleted).eq(false))
         .take();
     let mut rows: Vec<TagRow> = s.all(query).await?;
-    // Sorted here, by bytes: each engine's collation has an order of its own.
-    rows.sort_by(|a, b| a.value.cmp(&b.value));
+    // By bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
+    rows.sort_by(|a, b| (&a.image_id, &a.value).cmp(&(&b.image_id, &b.value)));
+    // A Glance beside us may have added a tag twice.
+    rows.dedup();
     Ok(rows)
 }
 

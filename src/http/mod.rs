@@ -13,7 +13,11 @@ mod versions;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware::from_fn_with_state, routing::any};
+use axum::{
+    Router,
+    middleware::{from_fn, from_fn_with_state},
+    routing::any,
+};
 use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -27,16 +31,19 @@ pub(crate) fn router(app: SharedApp) -> Router {
     let routes = Router::new()
         .route("/healthcheck", any(healthcheck::show))
         .route("/versions", any(versions::list))
+        .route("/versions/", any(versions::list))
         .route("/versions/{*rest}", any(versions::list))
-        .nest("/v2", v2::router(&app))
+        .merge(v2::router(&app))
         .fallback(versions::choices)
         .with_state(Arc::clone(&app));
     // From the outside in.
     let stack = ServiceBuilder::new()
+        // Errors get their body here, in the form that the client asks for.
+        .layer(from_fn(error::render))
         // Every answer has a request id, and a line in the access log.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::request_id::assign))
-        // Errors get their body here, in the form that the client asks for.
-        .layer(axum::middleware::from_fn(error::render))
+        // What is too large to be looked at is not.
+        .layer(from_fn(middleware::limits::refuse_large_head))
         // A fault of ours is a 500 with its request id, not a closed connection.
         .layer(CatchPanicLayer::custom(error::panicked))
         // Any of the version prefixes is a way to write /v2.

@@ -31,6 +31,12 @@ fn secret(terminal: &str, user: &str) -> String {
     line.rsplit('=').next().unwrap().to_owned()
 }
 
+/// `base64(user:password)`
+fn token(user: &str, password: &str) -> String {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    STANDARD.encode(format!("{user}:{password}"))
+}
+
 fn basic(client: &Client, user: &str, password: &str) -> reqwest::RequestBuilder {
     client.request("GET", "/v2/images").basic_auth(user, Some(password))
 }
@@ -50,21 +56,21 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
         assert!(!stored.contains(&password));
         nobody.send(basic(&nobody, user, &password)).await.expect(200);
         // The same secret as a token.
-        let holder = Client::new(&base, Some(&format!("{user}:{password}")));
+        let holder = Client::new(&base, Some(&token(user, &password)));
         let image = holder.create_image(&json!({})).await;
         assert_eq!(holder.get(&image).await.json()["owner"], project);
         // Wrong ones.
         nobody.send(basic(&nobody, user, "wrong")).await.expect(401);
         nobody.send(basic(&nobody, user, &stored)).await.expect(401);
-        Client::new(&base, Some(user)).get("/v2/images").await.expect(401);
+        for wrong in [user.to_owned(), format!("{user}:{password}"), token(user, "wrong")] {
+            Client::new(&base, Some(&wrong)).get("/v2/images").await.expect(401);
+        }
     }
-    let admin = Client::new(&base, Some(&format!("admin:{}", secret(&terminal, "admin"))));
+    let admin = Client::new(&base, Some(&token("admin", &secret(&terminal, "admin"))));
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
     let challenge = nobody.get("/v2/images").await.expect(401);
     assert!(challenge.header("www-authenticate").starts_with("Basic realm="));
     nobody.send(basic(&nobody, "nobody", "wrong")).await.expect(401);
-    let garbage = nobody.request("GET", "/v2/images").header("Authorization", "Basic \u{7f}");
-    assert!(nobody.try_send(garbage).await.is_err() || true);
     for value in ["Basic !!!", "Basic", "Bearer x", "basic Og=="] {
         nobody.send(nobody.request("GET", "/v2/images").header("Authorization", value)).await.expect(401);
     }
@@ -74,7 +80,7 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
     let (mut process, base, again) = first_start(dir.path()).await;
     assert_eq!(again, "");
     assert_eq!(fs::read_to_string(&file).unwrap(), stored);
-    let admin = Client::new(&base, Some(&format!("admin:{}", secret(&terminal, "admin"))));
+    let admin = Client::new(&base, Some(&token("admin", &secret(&terminal, "admin"))));
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
     process.kill().unwrap();
     process.wait().unwrap();
@@ -84,11 +90,11 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
 async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let (mut process, base, terminal) = first_start(dir.path()).await;
-    let old = Client::new(&base, Some(&format!("demo:{}", secret(&terminal, "demo"))));
+    let old = Client::new(&base, Some(&token("demo", &secret(&terminal, "demo"))));
     old.get("/v2/images").await.expect(200);
     let passwd = program().arg("--data-dir").arg(dir.path().join("data")).args(["identity", "passwd", "demo"]).output();
     let new = secret(&String::from_utf8(passwd.unwrap().stdout).unwrap(), "demo");
-    let new = Client::new(&base, Some(&format!("demo:{new}")));
+    let new = Client::new(&base, Some(&token("demo", &new)));
     eventually("the new password counts", || async { (new.get("/v2/images").await.status == 200).then_some(()) }).await;
     old.get("/v2/images").await.expect(401);
     process.kill().unwrap();
@@ -106,11 +112,11 @@ async fn a_verified_credential_is_remembered() {
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let demo = Client::new(&base, Some(&format!("demo:{}", secret(&terminal, "demo"))));
+    let demo = Client::new(&base, Some(&token("demo", &secret(&terminal, "demo"))));
     demo.get("/v2/schemas/image").await.expect(200);
     let before = cpu();
     for n in 0..20 {
-        Client::new(&base, Some(&format!("demo:wrong{n}"))).get("/v2/schemas/image").await.expect(401);
+        Client::new(&base, Some(&token("demo", &format!("wrong {n}")))).get("/v2/schemas/image").await.expect(401);
     }
     let unknown = cpu() - before;
     let before = cpu();

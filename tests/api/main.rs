@@ -1,5 +1,7 @@
 //! The API, driven over HTTP against the real program, on the engine that `tests/run` says.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and shows why")]
+
 mod auth;
 mod bad_input;
 mod clients;

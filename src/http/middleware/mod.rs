@@ -1,4 +1,5 @@
 //! What happens to every request before its handler, and to every answer after it.
 
 pub(super) mod auth;
+pub(super) mod limits;
 pub(super) mod request_id;

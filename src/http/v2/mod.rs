@@ -19,17 +19,18 @@ use super::{SharedApp, error::Refusal, extract, middleware, resource::Resource, 
 
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
     let resources = [
-        Resource::new("/images").get(images::list).post(images::create),
-        Resource::new("/images/{image_id}").get(images::show).delete(images::delete),
-        Resource::new("/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
-        Resource::new("/schemas/image").get(schemas::image),
-        Resource::new("/schemas/images").get(schemas::images),
+        Resource::new("/v2/images").get(images::list).post(images::create),
+        Resource::new("/v2/images/{image_id}").get(images::show).delete(images::delete),
+        Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
+        Resource::new("/v2/schemas/image").get(schemas::image),
+        Resource::new("/v2/schemas/images").get(schemas::images),
     ];
     resources
         .into_iter()
         .fold(Router::new(), |router, resource| resource.add_to(router))
-        .route("/", any(versions::redirect))
-        .fallback(no_route)
+        .route("/v2", any(versions::redirect))
+        .route("/v2/", any(no_route))
+        .route("/v2/{*rest}", any(no_route))
         .layer(from_fn_with_state(Arc::clone(app), middleware::auth::require))
 }
 
