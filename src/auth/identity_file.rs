@@ -165,3 +165,32 @@ fn check_password(password: &str) -> Result<(), IdentityError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::IdentityFile;
+
+    #[test]
+    fn the_sample_is_true() {
+        let file = IdentityFile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/identity.toml")).unwrap();
+        let hash = &file.users["ann"].password_hash;
+        assert_eq!(bcrypt::verify("an example password", hash).ok(), Some(true));
+    }
+
+    /// `htpasswd -nB` writes `$2y$`.
+    #[test]
+    fn a_hash_of_htpasswd_is_taken() {
+        let hash = bcrypt::hash_with_result("secret", 4).unwrap().format_for_version(bcrypt::Version::TwoY);
+        assert!(hash.starts_with("$2y$"));
+        assert_eq!(bcrypt::non_truncating_verify("secret", &hash).ok(), Some(true));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("identity.toml");
+        std::fs::write(&path, format!("[users.a]\nproject = 'p'\nroles = []\npassword_hash = '{hash}'\n")).unwrap();
+        assert!(IdentityFile::read(&path).is_ok());
+        std::fs::write(&path, "[users.a]\nproject = 'p'\nroles = []\npassword_hash = 'secret'\n").unwrap();
+        let error = IdentityFile::read(&path).err().unwrap().to_string();
+        assert!(error.contains("not a bcrypt hash") && !error.contains("secret"), "{error}");
+    }
+}

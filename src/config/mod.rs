@@ -163,10 +163,14 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
+/// Every option that Glimpse acts on: group and name.
+fn known() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    [Default_::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES].into_iter().flatten()
+}
+
 /// What to tell about an option that Glimpse does not act on.
 fn unknown(entry: &ini::Entry, path: &Path) -> String {
-    let groups = [Default_::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES];
-    let elsewhere = groups.into_iter().flatten().find(|(_, name)| *name == entry.name);
+    let elsewhere = known().find(|(_, name)| *name == entry.name);
     let hint = elsewhere.map(|(group, _)| format!("; it is an option of [{group}]")).unwrap_or_default();
     format!("{}:{}: Glimpse does not act on [{}] {}{hint}", path.display(), entry.line, entry.group, entry.name)
 }
@@ -207,5 +211,30 @@ mod tests {
         assert_eq!(config.warnings.len(), 2);
         assert!(config.warnings[0].contains("[DEFAULT] no_such_option"), "{:?}", config.warnings);
         assert!(config.warnings[1].contains("it is an option of [DEFAULT]"), "{:?}", config.warnings);
+    }
+
+    /// `config/glance-api.conf` has every option, commented out, with its default.
+    #[test]
+    fn the_sample_is_complete_and_true() {
+        let sample = include_str!("../../config/glance-api.conf");
+        let is_option =
+            |line: &&str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
+        let written: String = sample
+            .lines()
+            .filter(|line| line.starts_with('[') || is_option(line))
+            // An option without a default cannot be written.
+            .filter(|line| !line.ends_with(" ="))
+            .map(|line| format!("{}\n", line.trim_start_matches('#')))
+            .collect();
+        let config = load(&written).unwrap();
+        assert_eq!(config.warnings, [""; 0]);
+        let with_default_host = |mut config: Config| {
+            config.default.bind_host = None;
+            format!("{config:?}")
+        };
+        assert_eq!(config.default.bind_host.as_deref(), Some(Config::default().bind_host()));
+        assert_eq!(with_default_host(config), with_default_host(Config::default()));
+        let in_sample = |name: &str| sample.lines().any(|line| line.starts_with(&format!("#{name} =")));
+        assert_eq!(super::known().map(|(_, name)| *name).filter(|name| !in_sample(name)).collect::<Vec<_>>(), [""; 0]);
     }
 }
