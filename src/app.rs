@@ -94,7 +94,7 @@ impl App {
             create_data_dir(&config)?;
         }
         let error = |source| StartError::Database { url: url.to_string(), source };
-        let db = Db::open(&url, config.pool_limits()).await.map_err(error)?;
+        let db = Db::open(&url, (&config.database).into()).await.map_err(error)?;
         if config.database_is_embedded() {
             db.sync().await.map_err(error)?;
         }
@@ -126,12 +126,6 @@ impl App {
     /// The time, in UTC, as exactly as every engine but MySQL stores it.
     pub(crate) fn now(&self) -> NaiveDateTime {
         (self.clock)().naive_utc().trunc_subsecs(6)
-    }
-
-    /// Tags of an image at the most, where there is a bound.
-    pub(crate) fn image_tag_quota(&self) -> Option<u32> {
-        let quota = self.config.default.image_tag_quota;
-        (quota >= 0).then(|| u32::try_from(quota).unwrap_or(u32::MAX))
     }
 
     /// Whether the server finishes what is under way, and takes nothing new.

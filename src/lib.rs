@@ -1,12 +1,14 @@
 //! Glimpse: the OpenStack Image service (Glance, Image API v2) as one program.
 //!
-//! The modules are layers; imports point down this list, never up it (`tests/architecture.rs` holds them to it):
+//! The modules are layers, from the top; imports point down this list (`tests/architecture.rs` holds them to it), but for
+//! services, which are handed the joined parts:
 //!
-//! * [`cli`] is the command line, [`server`] listens and drains, [`app`] joins the parts;
+//! * [`cli`] is the command line, `server` listens and drains, `log` writes what happens;
 //! * `http` turns requests into calls and results into responses;
+//! * `app` joins the parts, once, at start;
 //! * `images` and `schemas` are what the service does;
-//! * `auth` and `policy` say who asks and what they may do; [`db`] keeps the records;
-//! * [`context`], [`config`] and [`error`] are what all of them speak of.
+//! * `auth` and `policy` say who asks and what they may do; `db` keeps the records;
+//! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
 mod auth;

@@ -2,7 +2,7 @@
 //!
 //! `RUST_LOG` overrides the levels, for whoever hunts a fault.
 
-use std::io::IsTerminal as _;
+use std::{io::IsTerminal as _, panic};
 
 use tracing_subscriber::EnvFilter;
 
@@ -17,6 +17,11 @@ pub(crate) fn start(config: &Config) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    // A panic is a line of the log like any other, with the request that it is about.
+    panic::set_hook(Box::new(|panic| {
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place = panic.location().map(tracing::field::display), "panic: {message}");
+    }));
     match config.glimpse.log_format {
         LogFormat::Text => log.with_target(false).init(),
         LogFormat::Json => log.json().flatten_event(true).init(),

@@ -11,10 +11,11 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     time::Instant,
 };
+use tokio_io_timeout::TimeoutWriter;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
@@ -22,8 +23,8 @@ use crate::{app::App, http};
 
 /// Connections at a time; one more waits in the listener's backlog.
 const MAX_CONNECTIONS: usize = 4096;
-/// Bytes of a request's line and headers: a Keystone token with a large catalog fits.
-const MAX_HEAD: usize = 64 * 1024;
+/// Bytes of a connection's read buffer. What a request's head may have of them is bounded behind it, exactly.
+const MAX_BUFFER: usize = 64 * 1024;
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,20 +48,33 @@ pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
     }
     tracing::info!("draining: requests under way are finished, new ones are refused");
     app.drain();
-    let deadline = Instant::now() + app.config.glimpse.drain_timeout;
+    let mut deadline = Instant::now() + app.config.glimpse.drain_timeout;
     server.requests.close();
     // Meanwhile it goes on answering, so that a load balancer's check finds out.
     tokio::select! {
         () = server.accept_for_ever() => {}
         () = server.requests.wait() => {}
         () = tokio::time::sleep_until(deadline) => {}
-        _ = terminate.recv() => tracing::warn!("told to stop a second time"),
-        _ = interrupt.recv() => tracing::warn!("told to stop a second time"),
+        () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
     }
-    server.close(deadline).await;
-    app.db.close().await;
-    tracing::info!("stopped");
+    let end = async {
+        server.close().await;
+        app.db.close().await;
+    };
+    tokio::select! {
+        () = end => tracing::info!("stopped"),
+        () = tokio::time::sleep_until(deadline) => tracing::warn!("stopped: what was still under way is cut off"),
+        () = told_again(&mut terminate, &mut interrupt) => tracing::warn!("stopped: what was still under way is cut off"),
+    }
     Ok(())
+}
+
+/// A second signal means now.
+async fn told_again(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
 }
 
 struct Server {
@@ -71,15 +85,17 @@ struct Server {
     requests: TaskTracker,
     graceful: GracefulShutdown,
     http: http1::Builder,
+    client_timeout: Duration,
 }
 
 impl Server {
     fn new(listener: TcpListener, app: Arc<App>) -> Self {
+        let client_timeout = app.config.glimpse.client_timeout;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new());
         // Bounds the wait for a request's head, which includes an idle connection's wait for its next request.
-        http.header_read_timeout(app.config.glimpse.client_timeout);
-        http.max_buf_size(MAX_HEAD);
+        http.header_read_timeout(client_timeout);
+        http.max_buf_size(MAX_BUFFER);
         Self {
             listener,
             router: http::router(app),
@@ -87,6 +103,7 @@ impl Server {
             requests: TaskTracker::new(),
             graceful: GracefulShutdown::new(),
             http,
+            client_timeout,
         }
     }
 
@@ -115,6 +132,9 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
+        // A client that does not read what it asked for is given up too.
+        let mut stream = Box::pin(TimeoutWriter::new(stream));
+        stream.as_mut().set_timeout_pinned(Some(self.client_timeout));
         let (router, requests) = (self.router.clone(), self.requests.clone());
         let service = tower::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(client));
@@ -131,11 +151,8 @@ impl Server {
     }
 
     /// Stops listening; connections end after the response that they are sending.
-    async fn close(self, deadline: Instant) {
+    async fn close(self) {
         drop(self.listener);
-        let rest = self.graceful.count();
-        if tokio::time::timeout_at(deadline, self.graceful.shutdown()).await.is_err() {
-            tracing::warn!(connections = rest, "connections were cut: the time to drain is over");
-        }
+        self.graceful.shutdown().await;
     }
 }

@@ -79,9 +79,11 @@ fn imports_point_one_way() {
         }
         for target in used(&fs::read_to_string(&file).unwrap()) {
             checked += 1;
-            // Services are handed the joined parts; the database's URL is an option's type.
-            let known = matches!((module.as_str(), target.as_str()), ("images", "app") | ("config", "db"));
-            let points_down = layer(&module) <= layer(&target);
+            // Services are handed the joined parts.
+            let known = (module.as_str(), target.as_str()) == ("images", "app");
+            // The records are the same, whoever asks.
+            let forbidden = (module.as_str(), target.as_str()) == ("db", "context");
+            let points_down = layer(&module) <= layer(&target) && !forbidden;
             assert!(points_down || known, "{} uses crate::{target}, which is above it", relative.display());
         }
     }
@@ -106,4 +108,75 @@ fn every_route_has_its_rows_in_the_table_of_personas() {
         }
     }
     assert!(checked >= 8, "only {checked} routes were found: this test reads nothing");
+}
+
+#[test]
+fn every_rule_that_a_service_asks_for_is_defined() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let defaults = fs::read_to_string(root.join("src/policy/defaults.rs")).unwrap();
+    let mut checked = 0;
+    for file in sources(&root.join("src/images")) {
+        for line in fs::read_to_string(&file).unwrap().lines().filter(|line| line.contains("_image")) {
+            // A rule is a text of lower-case words that ends so.
+            for text in line.split('"').skip(1).step_by(2) {
+                let is_word = text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+                if is_word && (text.ends_with("_image") || text.ends_with("_images")) {
+                    checked += 1;
+                    assert!(defaults.contains(&format!("\"{text}\"")), "{}: {text}", file.display());
+                }
+            }
+        }
+    }
+    assert!(checked >= 6, "only {checked} rules were found: this test reads nothing");
+}
+
+/// A migration's tables, with their columns, keys and indexes, in words that every engine's dialect comes down to.
+fn schema(engine: &str) -> Vec<String> {
+    let file = format!("migrations/{engine}/0001_glance_schema.sql");
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    let words = [
+        ("BIGINT NOT NULL AUTO_INCREMENT", "NUMBERED"),
+        ("INTEGER NOT NULL AUTO_INCREMENT", "NUMBERED"),
+        ("BIGSERIAL", "NUMBERED"),
+        ("SERIAL", "NUMBERED"),
+        ("BIGINT", "INTEGER"),
+        ("TIMESTAMP", "DATETIME"),
+        ("DEFAULT FALSE", "DEFAULT 0"),
+        ("image_visibility", "VISIBILITY"),
+        ("ENUM('private', 'public', 'shared', 'community')", "VISIBILITY"),
+        ("VARCHAR(9)", "VISIBILITY"),
+    ];
+    let mut table = "";
+    let mut found = Vec::new();
+    for line in text.lines() {
+        let line = line.trim().trim_end_matches([',', ';']);
+        if let Some(rest) = line.strip_prefix("CREATE TABLE ") {
+            table = rest.split(' ').next().unwrap();
+        } else if let Some(rest) = line.strip_prefix("CREATE INDEX ") {
+            let (name, on) = rest.split_once(" ON ").unwrap();
+            let (table, columns) = on.split_once(' ').unwrap();
+            found.push(format!("{table}: INDEX {name} {columns}"));
+        } else if line.starts_with(|c: char| c.is_ascii_lowercase())
+            || ["PRIMARY KEY", "CONSTRAINT ", "FOREIGN KEY", "INDEX "].iter().any(|start| line.starts_with(start))
+        {
+            // SQLite numbers the rows of an integer key by itself; checks of booleans are for engines without them.
+            let line = words.iter().fold(line.to_owned(), |line, (from, to)| line.replace(from, to));
+            let numbered = ["id INTEGER NOT NULL", "node_reference_id INTEGER NOT NULL"].contains(&line.as_str());
+            let numbered = numbered && engine == "sqlite" && !(table == "cached_images" && line.starts_with("node"));
+            let line = if numbered { line.replace("INTEGER NOT NULL", "NUMBERED") } else { line };
+            if !line.contains("CHECK (") {
+                found.push(format!("{table}: {line}"));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn the_schema_is_one_in_three_dialects() {
+    let sqlite = schema("sqlite");
+    assert!(sqlite.len() > 150, "only {} parts were found: this test reads nothing", sqlite.len());
+    assert_eq!(sqlite, schema("postgres"));
+    assert_eq!(sqlite, schema("mysql"));
 }

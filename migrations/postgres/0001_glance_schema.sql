@@ -1,4 +1,4 @@
--- Glance's schema at alembic head 2024_1_expand01, table by table and column by column, so that either
+-- Glance's schema at alembic head 2024_1_contract01, table by table and column by column, so that either
 -- program can run on it. Names of indexes and constraints are Glance's too: its later migrations refer to them.
 
 CREATE TYPE image_visibility AS ENUM ('private', 'public', 'shared', 'community');

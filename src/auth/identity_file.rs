@@ -5,9 +5,9 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::Write as _,
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
     path::{Path, PathBuf},
 };
 
@@ -69,7 +69,7 @@ pub(crate) enum IdentityError {
 const HEADER: &str = "\
 # The users of this Glimpse, while it runs with [glimpse] auth = standalone.
 # `glimpse identity add|passwd|list` changes and shows them; a running server takes changes up within a second.
-# A password's hash is bcrypt's, so a line of `htpasswd -nB` fits too.
+# A password's hash is bcrypt's; one that `htpasswd -nB` made fits too.
 
 ";
 
@@ -87,6 +87,7 @@ impl IdentityFile {
         let file: Self = toml::from_str(&text).map_err(|error| content(error.message().to_owned()))?;
         for (name, user) in &file.users {
             check_name(name)?;
+            check_project(&user.project)?;
             if user.password_hash.parse::<bcrypt::HashParts>().is_err() {
                 return Err(content(format!("user {name}: password_hash is not a bcrypt hash")));
             }
@@ -94,33 +95,54 @@ impl IdentityFile {
         Ok(file)
     }
 
-    /// Replaces the file, readable by its owner alone.
-    pub(crate) fn write(&self, path: &Path) -> Result<(), IdentityError> {
-        let error = |source| IdentityError::File { path: path.to_owned(), source };
-        let body = toml::to_string(self).map_err(|other| error(io::Error::other(other)))?;
-        let temporary = path.with_extension(format!("toml.{}", std::process::id()));
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(error)?;
-        let written = file
-            .write_all(HEADER.as_bytes())
-            .and_then(|()| file.write_all(body.as_bytes()))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&temporary, path));
+    /// Replaces the file, readable by its owner alone, who stays the same: a command that root runs must not take the
+    /// file away from the server.
+    fn write(&self, path: &Path) -> io::Result<()> {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let body = toml::to_string(self).map_err(io::Error::other)?;
+        let temporary = path.with_extension("toml.new");
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let owner = fs::metadata(path).or_else(|_| fs::metadata(dir))?;
+            if file.metadata()?.uid() != owner.uid() {
+                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+            }
+            file.write_all(HEADER.as_bytes())?;
+            file.write_all(body.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, path)?;
+            File::open(dir)?.sync_all()
+        };
+        let written = write();
         if written.is_err() {
             // What was begun is undone; the first error is the one to tell.
             let _ = fs::remove_file(&temporary);
         }
-        written.map_err(error)
+        written
+    }
+
+    /// Reads the file, or begins with an empty one, lets `change` change it, and writes it where it says so. Commands that do
+    /// this at once do it one after the other.
+    pub(crate) fn change<T, E: From<IdentityError>>(
+        path: &Path,
+        change: impl FnOnce(&mut Self) -> Result<(Change, T), E>,
+    ) -> Result<T, E> {
+        let error = |source| IdentityError::File { path: path.to_owned(), source };
+        // The folder is the lock: it stays, while the file is replaced.
+        let lock = File::open(path.parent().unwrap_or(Path::new("."))).map_err(error)?;
+        lock.lock().map_err(error)?;
+        let mut file = if path.exists() { Self::read(path)? } else { Self::default() };
+        let (changed, value) = change(&mut file)?;
+        if changed == Change::Made {
+            file.write(path).map_err(error)?;
+        }
+        Ok(value)
     }
 
     /// Adds a user, or gives one that is there a new password.
     pub(crate) fn set(&mut self, name: &str, user: NewUser<'_>) -> Result<(), IdentityError> {
         check_name(name)?;
+        check_project(user.project)?;
         check_password(user.password)?;
         let hash =
             bcrypt::hash(user.password, BCRYPT_COST).map_err(|error| IdentityError::Refused(error.to_string()))?;
@@ -128,6 +150,15 @@ impl IdentityFile {
         self.users.insert(name.to_owned(), user);
         Ok(())
     }
+}
+
+/// Whether a file must be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// It is as it was.
+    None,
+    /// It is not.
+    Made,
 }
 
 /// What a user is added with.
@@ -151,6 +182,16 @@ fn check_name(name: &str) -> Result<(), IdentityError> {
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
         return Err(IdentityError::Refused(format!(
             "{name:?} cannot be a user's name: 1 to 64 letters, digits, or . _ @ -"
+        )));
+    }
+    Ok(())
+}
+
+/// A project is the owner of images, as wide as that column.
+fn check_project(project: &str) -> Result<(), IdentityError> {
+    if project.is_empty() || project.len() > 255 || !project.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(IdentityError::Refused(format!(
+            "{project:?} cannot be a project: 1 to 255 printable ASCII characters without spaces"
         )));
     }
     Ok(())

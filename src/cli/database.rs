@@ -34,7 +34,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             app::create_data_dir(config)?;
         }
         let url = config.database_url();
-        let db = Db::open(&url, config.pool_limits()).await.map_err(|error| format!("database {url}: {error}"))?;
+        let db = Db::open(&url, (&config.database).into()).await.map_err(|error| format!("database {url}: {error}"))?;
         let code = match command {
             Command::Sync => {
                 db.sync().await.map_err(|error| format!("database {url}: {error}"))?;

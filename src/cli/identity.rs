@@ -8,7 +8,7 @@ use super::CommandResult;
 use crate::{
     app,
     auth::{
-        identity_file::{IdentityError, IdentityFile, NewUser, generate_secret},
+        identity_file::{Change, IdentityError, IdentityFile, NewUser, generate_secret},
         standalone::token,
     },
     config::Config,
@@ -46,43 +46,55 @@ pub(super) enum Command {
 const FIRST_USERS: [(&str, &str, &str); 2] = [("admin", "admin", "admin"), ("demo", "demo", "member")];
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
-    app::create_data_dir(config)?;
     let path = IdentityFile::path(&config.glimpse.data_dir);
-    let mut file = if path.exists() { IdentityFile::read(&path)? } else { IdentityFile::default() };
     match command {
-        Command::List => list(&file),
+        Command::List => list(&IdentityFile::read(&path)?),
         Command::Add { name, project, role, password_stdin } => {
-            if file.users.contains_key(&name) {
-                return Err(format!("user {name} is there already; `glimpse identity passwd {name}` resets it").into());
-            }
+            app::create_data_dir(config)?;
             let password = Password::get(password_stdin)?;
-            file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
-            file.write(&path)?;
+            IdentityFile::change(&path, |file| {
+                if file.users.contains_key(&name) {
+                    let advice = format!("`glimpse identity passwd {name}` resets it");
+                    return Err(IdentityError::Refused(format!("user {name} is there already; {advice}")));
+                }
+                file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
+                Ok((Change::Made, ()))
+            })?;
             show_login(config, &name, &password);
         }
         Command::Passwd { name, password_stdin } => {
-            let Some(user) = file.users.get(&name).cloned() else {
-                return Err(format!("there is no user {name}; `glimpse identity list` shows who is there").into());
-            };
             let password = Password::get(password_stdin)?;
-            file.set(&name, NewUser { project: &user.project, roles: &user.roles, password: password.as_str() })?;
-            file.write(&path)?;
+            IdentityFile::change(&path, |file| {
+                let Some(user) = file.users.get(&name).cloned() else {
+                    let advice = "`glimpse identity list` shows who is there";
+                    return Err(IdentityError::Refused(format!("there is no user {name}; {advice}")));
+                };
+                let user = NewUser { project: &user.project, roles: &user.roles, password: password.as_str() };
+                file.set(&name, user)?;
+                Ok((Change::Made, ()))
+            })?;
             show_login(config, &name, &password);
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the users of the first start, and shows their secrets this once.
+/// Makes the users of the first start, unless they are there, and shows their secrets this once.
 pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
-    let mut file = IdentityFile::default();
-    let mut secrets = Vec::new();
-    for (name, project, role) in FIRST_USERS {
-        let secret = Password::Generated(generate_secret());
-        file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
-        secrets.push((name, secret));
-    }
-    file.write(&IdentityFile::path(&config.glimpse.data_dir))?;
+    let path = IdentityFile::path(&config.glimpse.data_dir);
+    let secrets = IdentityFile::change(&path, |file| {
+        let mut secrets = Vec::new();
+        // Another process may have been first.
+        if path.exists() {
+            return Ok((Change::None, secrets));
+        }
+        for (name, project, role) in FIRST_USERS {
+            let secret = Password::Generated(generate_secret());
+            file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
+            secrets.push((name, secret));
+        }
+        Ok::<_, IdentityError>((Change::Made, secrets))
+    })?;
     for (name, secret) in secrets {
         show_login(config, name, &secret);
     }
@@ -122,14 +134,12 @@ fn list(file: &IdentityFile) {
 /// Shows a user's secret, the only time that anybody sees it, as lines to paste into a shell.
 #[expect(clippy::print_stdout, reason = "a secret is for the terminal, never for the log")]
 fn show_login(config: &Config, name: &str, password: &Password) {
-    let host = config.bind_host();
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let Password::Generated(secret) = password else {
         println!("The password of {name} is set.");
         return;
     };
     println!("# To act as {name}, paste this into a shell; `glimpse identity passwd {name}` makes a new secret.");
-    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://{host}:{}/v2", config.default.bind_port);
+    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}/v2", config.endpoint());
     println!("export OS_USERNAME={name} OS_PASSWORD={secret}");
     println!("# The same as a token, for X-Auth-Token: {}\n", token(name, secret));
 }

@@ -5,14 +5,13 @@ use std::{process::ExitCode, sync::Arc};
 use super::CommandResult;
 use crate::{
     app::{self, App},
-    auth::identity_file::IdentityFile,
     config::{Auth, Config},
     log, server,
 };
 
 pub(super) fn run(config: Config) -> CommandResult {
     log::start(&config);
-    if config.glimpse.auth == Auth::Standalone && !IdentityFile::path(&config.glimpse.data_dir).exists() {
+    if config.glimpse.auth == Auth::Standalone {
         app::create_data_dir(&config)?;
         super::identity::create_first_users(&config)?;
     }

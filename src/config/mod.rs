@@ -1,5 +1,6 @@
 //! What the operator wants, read once at start from files, the environment and the command line.
 
+mod database_url;
 mod ini;
 mod options;
 mod value;
@@ -9,15 +10,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub(crate) use self::options::{Auth, Database, Default_, Glimpse, ImageFormat, LogFormat};
 use self::value::OptionValue;
-use crate::db::{DatabaseUrl, PoolLimits};
+pub(crate) use self::{
+    database_url::DatabaseUrl,
+    options::{Auth, Database, DefaultGroup, Glimpse, ImageFormat, LogFormat},
+};
 
 /// Every option, with its default where nothing was written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Config {
     /// `[DEFAULT]`
-    pub(crate) default: Default_,
+    pub(crate) default: DefaultGroup,
     /// `[database]`
     pub(crate) database: Database,
     /// `[image_format]`
@@ -115,7 +118,7 @@ impl Config {
         }
         let mut written = Written { entries, environment: |name| std::env::var(name).ok() };
         let mut config = Self {
-            default: Default_::read(&mut written)?,
+            default: DefaultGroup::read(&mut written)?,
             database: Database::read(&mut written)?,
             image_format: ImageFormat::read(&mut written)?,
             glimpse: Glimpse::read(&mut written)?,
@@ -133,6 +136,16 @@ impl Config {
         self.default.bind_host.as_deref().unwrap_or("127.0.0.1")
     }
 
+    /// Where clients reach this service, as far as the configuration says. Without a slash at its end.
+    pub(crate) fn endpoint(&self) -> String {
+        if let Some(endpoint) = &self.default.public_endpoint {
+            return endpoint.trim_end_matches('/').to_owned();
+        }
+        let host = self.bind_host();
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        format!("http://{host}:{}", self.default.bind_port)
+    }
+
     /// The configured database, or the embedded one in the data directory.
     pub(crate) fn database_url(&self) -> DatabaseUrl {
         let embedded = || DatabaseUrl::Sqlite(self.glimpse.data_dir.join("glimpse.sqlite"));
@@ -142,11 +155,6 @@ impl Config {
     /// Whether the database is the one in the data directory, which is made at the first start.
     pub(crate) fn database_is_embedded(&self) -> bool {
         self.database.connection.is_none()
-    }
-
-    /// The bounds of the database's connections.
-    pub(crate) fn pool_limits(&self) -> PoolLimits {
-        PoolLimits { max_connections: self.database.max_pool_size.max(1), wait: self.database.pool_timeout }
     }
 }
 
@@ -165,7 +173,7 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 /// Every option that Glimpse acts on: group and name.
 fn known() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    [Default_::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES].into_iter().flatten()
+    [DefaultGroup::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES].into_iter().flatten()
 }
 
 /// What to tell about an option that Glimpse does not act on.

@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use super::database_url::DatabaseUrl;
 use super::value::choice;
-use crate::db::DatabaseUrl;
 
 /// Declares the struct of an option group, its defaults, and how it is read.
 macro_rules! group {
@@ -36,8 +36,8 @@ macro_rules! group {
 
 group! {
     /// `[DEFAULT]`
-    pub(crate) struct Default_ in "DEFAULT" {
-        /// The address to listen on. Without it: every address where Keystone or a proxy authenticates, else loopback.
+    pub(crate) struct DefaultGroup in "DEFAULT" {
+        /// The address to listen on. Without it: loopback.
         bind_host: Option<String> = None,
         /// The port to listen on; 0 lets the system choose one.
         bind_port: u16 = 9292,
@@ -58,6 +58,23 @@ group! {
     }
 }
 
+impl DefaultGroup {
+    /// Tags of an image at the most, where there is a bound.
+    pub(crate) fn image_tag_quota(&self) -> Option<u32> {
+        quota(self.image_tag_quota)
+    }
+
+    /// Custom properties of an image at the most, where there is a bound.
+    pub(crate) fn image_property_quota(&self) -> Option<u32> {
+        quota(self.image_property_quota)
+    }
+}
+
+/// A negative quota sets no bound.
+fn quota(option: i64) -> Option<u32> {
+    (option >= 0).then(|| u32::try_from(option).unwrap_or(u32::MAX))
+}
+
 group! {
     /// `[database]`
     pub(crate) struct Database in "database" {
@@ -65,7 +82,7 @@ group! {
         connection: Option<DatabaseUrl> = None,
         /// Connections to a server database at the most.
         max_pool_size: u32 = 10,
-        /// Seconds that a request waits for a free connection, and on SQLite for another program's lock.
+        /// Seconds that a request waits for a free connection, and on SQLite for another program's lock once it has one.
         pool_timeout: Duration = Duration::from_secs(5),
     }
 }
@@ -85,7 +102,7 @@ group! {
     pub(crate) struct Glimpse in "glimpse" {
         /// Who a caller is found out by: standalone, proxy, fake or none.
         auth: Auth = Auth::Standalone,
-        /// Where the embedded database, the identity file and the images are, when nothing else says so.
+        /// Where the embedded database and the identity file are.
         data_dir: PathBuf = PathBuf::from("glimpse-data"),
         /// Whether a tag with `=` is refused.
         forbid_equals_in_tags: bool = true,
@@ -93,7 +110,10 @@ group! {
         log_format: LogFormat = LogFormat::Text,
         /// Seconds that requests under way are given to finish after SIGTERM.
         drain_timeout: Duration = Duration::from_secs(30),
-        /// Seconds that a client is given to send a request's headers, or the next part of its body.
+        /// Seconds after which a request that is not answered yet is answered 503, whatever it waits for.
+        request_timeout: Duration = Duration::from_secs(60),
+        /// Seconds that a client is given to send a request's headers or the next part of its body, and to take the
+        /// next part of an answer.
         client_timeout: Duration = Duration::from_secs(30),
     }
 }

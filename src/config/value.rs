@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::db::DatabaseUrl;
+use super::DatabaseUrl;
 
 /// A type that an option can have.
 pub(crate) trait OptionValue: Sized {

@@ -448,7 +448,7 @@ impl SortKey {
             Self::Size => Expr::col(Images::Size).if_null(0_i64),
             Self::Id => Expr::col(Images::Id),
             Self::CreatedAt => Expr::col(Images::CreatedAt),
-            Self::UpdatedAt => Expr::col(Images::UpdatedAt),
+            Self::UpdatedAt => Expr::col(Images::UpdatedAt).if_null(Expr::col(Images::CreatedAt)),
         }
     }
 
@@ -463,7 +463,7 @@ impl SortKey {
             Self::Size => image.size.unwrap_or_default().into(),
             Self::Id => image.id.as_str().into(),
             Self::CreatedAt => image.created_at.into(),
-            Self::UpdatedAt => image.updated_at.into(),
+            Self::UpdatedAt => image.updated_at.unwrap_or(image.created_at).into(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One pool, one session trait, three engines. Only this file knows which engine is in use.
+//! One pool, one session trait, three engines. Which of them is in use, this file and `migrate` know, and no query.
 //!
 //! Queries are plain functions over `&mut impl Session`, one file per noun, each written once for SQLite, PostgreSQL
 //! and MySQL/MariaDB. A read takes `Db::acquire`, a write `Db::transaction`, which commits when its work returned `Ok`
@@ -10,7 +10,6 @@ pub(crate) mod properties;
 pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;
-pub(crate) mod url;
 
 use std::{future::Future, time::Duration};
 
@@ -29,7 +28,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-pub(crate) use self::url::DatabaseUrl;
+use crate::config::{Database, DatabaseUrl};
 
 /// How often a transaction that the engine gave up for another one is run, in all.
 const TRANSACTION_ATTEMPTS: u32 = 10;
@@ -40,6 +39,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 const PING_AFTER: Duration = Duration::from_secs(5);
 /// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
 const SQLITE_READERS: u32 = 4;
+
+/// Rows of one INSERT: SQLite takes 32,766 values a statement.
+const ROWS_PER_INSERT: usize = 500;
 
 /// What a database call can come back with.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +58,9 @@ pub(crate) enum Error {
     /// The statement or the data is at fault.
     #[error("{0}")]
     Fault(#[source] sqlx::Error),
+    /// The statement cannot be built.
+    #[error("{0}")]
+    Statement(String),
     /// The schema cannot be brought to, or is not at, the version that this program needs.
     #[error("{0}")]
     Schema(String),
@@ -89,8 +94,11 @@ impl From<sqlx::Error> for Error {
             return match reply.number() {
                 // Deadlock, lock wait timeout, and Galera's failed certification (which comes as a deadlock).
                 1213 | 1205 => Self::Conflict(error),
-                // Too many connections, shutdown in progress, read-only while failing over, not yet prepared (Galera).
-                1040 | 1053 | 1203 | 1290 | 1792 | 1836 | 1047 => Self::Unavailable(error),
+                // Too many connections, shutdown in progress, connection killed, query interrupted or timed out, read-only
+                // while failing over, not yet prepared (Galera).
+                1040 | 1047 | 1053 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 4031 => {
+                    Self::Unavailable(error)
+                }
                 _ => Self::Fault(error),
             };
         }
@@ -103,10 +111,10 @@ impl From<sqlx::Error> for Error {
         }
         match code.as_ref() {
             "40001" | "40P01" => Self::Conflict(error),
-            // Classes 08 (connection), 53 (resources), 57P (shutdown), and read-only while failing over.
-            code if code.starts_with("08") || code.starts_with("53") || code.starts_with("57P") || code == "25006" => {
-                Self::Unavailable(error)
-            }
+            // Read-only while failing over; a lock or a statement that took too long.
+            "25006" | "55P03" | "57014" => Self::Unavailable(error),
+            // Classes 08 (connection), 53 (resources), 57P (shutdown).
+            code if ["08", "53", "57P"].iter().any(|class| code.starts_with(class)) => Self::Unavailable(error),
             _ => Self::Fault(error),
         }
     }
@@ -118,7 +126,7 @@ impl From<Error> for crate::error::Error {
             Error::Unavailable(_) | Error::Conflict(_) => {
                 Self::Unavailable { service: "the database", source: error.into() }
             }
-            Error::Duplicate | Error::Fault(_) | Error::Schema(_) => Self::Internal(error.into()),
+            Error::Duplicate | Error::Fault(_) | Error::Statement(_) | Error::Schema(_) => Self::Internal(error.into()),
         }
     }
 }
@@ -134,7 +142,7 @@ impl<T> DbRow for T where
 {
 }
 
-/// One connection, in or out of a transaction. Every method is one round trip.
+/// One connection, in or out of a transaction. A statement is one round trip.
 pub(crate) trait Session: Send {
     /// Runs a statement and returns the number of rows that it matched.
     fn execute(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<u64>> + Send;
@@ -195,6 +203,12 @@ pub(crate) struct PoolLimits {
     pub(crate) max_connections: u32,
     /// The longest wait for a free connection, and on SQLite for another process's lock.
     pub(crate) wait: Duration,
+}
+
+impl From<&Database> for PoolLimits {
+    fn from(options: &Database) -> Self {
+        Self { max_connections: Ord::max(options.max_pool_size, 1), wait: options.pool_timeout }
+    }
 }
 
 impl Db {
@@ -411,4 +425,22 @@ fn sqlite_timestamps(SqlxValues(values): SqlxValues) -> SqlxValues {
         other => other,
     };
     SqlxValues(sea_query::Values(values.0.into_iter().map(text).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that kills a process cannot tell FULL from NORMAL: only a power cut can.
+    #[tokio::test]
+    async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = DatabaseUrl::Sqlite(dir.path().join("test.sqlite"));
+        let db = Db::open(&url, PoolLimits { max_connections: 1, wait: Duration::from_secs(1) }).await.unwrap();
+        let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(write).await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(write).await.unwrap();
+        let foreign_keys: bool = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(write).await.unwrap();
+        assert_eq!((synchronous, journal.as_str(), foreign_keys), (2, "wal", true));
+    }
 }

@@ -19,35 +19,29 @@ pub(crate) struct Property {
     pub(crate) value: Option<String>,
 }
 
-/// Adds properties to a new image. One statement.
+/// Adds properties to a new image. One statement for every [`super::ROWS_PER_INSERT`] of them.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
     properties: &[(String, String)],
     now: NaiveDateTime,
 ) -> Result<()> {
-    if properties.is_empty() {
-        return Ok(());
-    }
     use ImageProperties as P;
-    let mut insert = Query::insert()
-        .into_table(P::Table)
-        .columns([P::ImageId, P::Name, P::Value, P::CreatedAt, P::UpdatedAt, P::Deleted])
-        .take();
-    for (name, value) in properties {
-        insert.values_panic([
-            image_id.into(),
-            name.as_str().into(),
-            value.as_str().into(),
-            now.into(),
-            now.into(),
-            false.into(),
-        ]);
+    for chunk in properties.chunks(super::ROWS_PER_INSERT) {
+        let mut insert = Query::insert()
+            .into_table(P::Table)
+            .columns([P::ImageId, P::Name, P::Value, P::CreatedAt, P::UpdatedAt, P::Deleted])
+            .take();
+        for (name, value) in chunk {
+            let (name, value) = (name.as_str().into(), value.as_str().into());
+            insert.values_panic([image_id.into(), name, value, now.into(), now.into(), false.into()]);
+        }
+        s.execute(insert).await?;
     }
-    s.execute(insert).await.map(drop)
+    Ok(())
 }
 
-/// Reads the properties of these images, in the order in which they were added. One statement.
+/// Reads the properties of these images, in the order of their names. One statement.
 pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Property>> {
     if image_ids.is_empty() {
         return Ok(Vec::new());
@@ -58,9 +52,11 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<P
         .from(P::Table)
         .and_where(Expr::col(P::ImageId).is_in(image_ids.iter().copied()))
         .and_where(Expr::col(P::Deleted).eq(false))
-        .order_by(P::Name, sea_query::Order::Asc)
         .take();
-    s.all(query).await
+    let mut rows: Vec<Property> = s.all(query).await?;
+    // By bytes, and not in the statement: each engine's collation has an order of its own.
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(rows)
 }
 
 /// Condition of a listing: the image has this property.

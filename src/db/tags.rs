@@ -23,16 +23,16 @@ pub(crate) struct TagRow {
 const INSERTED: [ImageTags; 5] =
     [ImageTags::ImageId, ImageTags::Value, ImageTags::CreatedAt, ImageTags::UpdatedAt, ImageTags::Deleted];
 
-/// Adds tags, which must differ, to a new image. One statement.
+/// Adds tags, which must differ, to a new image. One statement for every [`super::ROWS_PER_INSERT`] of them.
 pub(crate) async fn insert_all(s: &mut impl Session, image_id: &str, tags: &[&str], now: NaiveDateTime) -> Result<()> {
-    if tags.is_empty() {
-        return Ok(());
+    for chunk in tags.chunks(super::ROWS_PER_INSERT) {
+        let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
+        for tag in chunk {
+            insert.values_panic([image_id.into(), (*tag).into(), now.into(), now.into(), false.into()]);
+        }
+        s.execute(insert).await?;
     }
-    let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
-    for tag in tags {
-        insert.values_panic([image_id.into(), (*tag).into(), now.into(), now.into(), false.into()]);
-    }
-    s.execute(insert).await.map(drop)
+    Ok(())
 }
 
 /// Adds a tag unless the image has it, or has `quota` tags already; `None` sets no bound. `false` when nothing was
@@ -53,11 +53,10 @@ pub(crate) async fn insert(
         let count = live(image_id).expr(Expr::col(ImageTags::Value).count()).take();
         row.and_where(Expr::SubQuery(None, Box::new(count.into())).lt(i64::from(quota)));
     }
-    let insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).select_from(row).map(|i| i.take());
-    match insert {
-        Ok(insert) => Ok(s.execute(insert).await? == 1),
-        Err(error) => Err(super::Error::Schema(error.to_string())),
-    }
+    let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
+    // Fails where the columns and the values are not as many, which a constant decides.
+    insert.select_from(row).map_err(|error| super::Error::Statement(error.to_string()))?;
+    Ok(s.execute(insert).await? == 1)
 }
 
 /// Removes a tag's row. `false` when the image does not have it. One statement, through the index `(image_id, value)`.

@@ -20,6 +20,9 @@ use crate::error::Error;
 /// Seconds after which a client may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
+/// Characters of an explanation at the most: it may repeat what the client sent, but not a megabyte of it.
+const MAX_EXPLANATION: usize = 2048;
+
 const NOT_FOUND: &str = "The resource could not be found.";
 const FORBIDDEN: &str = "Access was denied to this resource.";
 const UNAVAILABLE: &str = "The server is currently unavailable. Please try again at a later time.";
@@ -40,7 +43,11 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, explanation: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, explanation: explanation.into(), detail: String::new(), method: None }
+        let mut explanation = explanation.into();
+        if let Some((end, _)) = explanation.char_indices().nth(MAX_EXPLANATION) {
+            explanation = format!("{}…", &explanation[..end]).into();
+        }
+        Self { status, explanation, detail: String::new(), method: None }
     }
 
     /// No route, or an object that nobody may know more of.
@@ -107,9 +114,10 @@ impl From<&Error> for Refusal {
             Error::Invalid(message) => Self::new(StatusCode::BAD_REQUEST, message.clone()),
             Error::Unauthenticated => Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
             Error::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, message.clone()),
-            Error::NotPermitted(reason) => {
-                Self { detail: reason.clone(), ..Self::new(StatusCode::FORBIDDEN, FORBIDDEN) }
-            }
+            Error::NotPermitted(reason) => Self {
+                detail: Self::new(StatusCode::FORBIDDEN, reason.clone()).explanation.into_owned(),
+                ..Self::new(StatusCode::FORBIDDEN, FORBIDDEN)
+            },
             Error::NotFound(message) => Self::new(StatusCode::NOT_FOUND, message.clone()),
             Error::Conflict(message) => Self::new(StatusCode::CONFLICT, message.clone()),
             Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
@@ -144,9 +152,8 @@ impl IntoResponse for Error {
     }
 }
 
-/// Answers a request whose handler panicked. The panic's message went to the log, and stays there.
+/// Answers a request whose handler panicked. What the panic said is in the log, and stays there.
 pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    tracing::error!("a handler panicked");
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
 }
 
@@ -183,29 +190,34 @@ fn strip_tags(html: &str) -> String {
     let mut out = String::with_capacity(html.len());
     let mut rest = html;
     while let Some(c) = rest.chars().next() {
-        let tag = (c == '<').then(|| rest.find('>')).flatten().map(|end| &rest[..=end]);
-        match (c, tag) {
-            (_, Some(tag)) if tag.len() >= 4 && tag[1..].to_ascii_lowercase().starts_with("br") => {
+        let after = &rest[c.len_utf8()..];
+        let starts_tag = c == '<' && after.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
+        let tag = starts_tag.then(|| rest.find('>')).flatten();
+        if let Some(end) = tag {
+            if rest.as_bytes()[1..3].eq_ignore_ascii_case(b"br") {
                 out.push('\n');
-                rest = &rest[tag.len()..];
-                continue;
             }
-            (_, Some(tag)) if tag[1..].starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') => {
-                rest = &rest[tag.len()..];
-                continue;
-            }
-            ('\n', _) => out.push(' '),
-            ('\r', _) => {}
-            (c, _) => out.push(c),
+            rest = &rest[end + 1..];
+            continue;
         }
-        rest = &rest[c.len_utf8()..];
+        match c {
+            '\n' => out.push(' '),
+            '\r' => {}
+            c => out.push(c),
+        }
+        rest = after;
     }
     out
 }
 
+/// Answers for what cannot be done now.
+pub(super) fn unavailable() -> Response {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response()
+}
+
 /// Answers while the server takes nothing new. The connection ends, so that the client finds another server.
 pub(super) fn draining() -> Response {
-    let mut response = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response();
+    let mut response = unavailable();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
@@ -250,6 +262,23 @@ mod tests {
             body(&refusal, Form::Plain),
             "405 Method Not Allowed\n\nThe method GET is not allowed for this resource. \n\n "
         );
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_that_tells_nothing() {
+        use axum::{Router, body::Body, extract::Request, middleware::from_fn, routing::get};
+        use http_body_util::BodyExt as _;
+        use tower::ServiceExt as _;
+
+        async fn broken() -> &'static str {
+            panic!("the inside")
+        }
+        let layer = tower_http::catch_panic::CatchPanicLayer::custom(super::panicked);
+        let router = Router::new().route("/", get(broken)).layer(layer).layer(from_fn(super::render));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, format!("500 Internal Server Error\n\n{}\n\n   ", super::INTERNAL));
     }
 
     proptest! {

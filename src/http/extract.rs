@@ -1,11 +1,11 @@
 //! What handlers take out of a request: bounded, checked, and refused with our error bodies.
 
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{fmt, time::Duration};
 
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
-    http::{Method, StatusCode, header, request::Parts},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use super::{SharedApp, error::Refusal};
 use crate::{context::Context, db::images::ImageId, error::Error, images::model::Tag};
 
-/// Bytes of a JSON body at the most: an image with every property that the default quotas allow has fewer.
-const MAX_JSON: usize = 10 * 1024 * 1024;
+/// Bytes of a JSON body at the most. It takes some forty times of that in memory once it is read.
+const MAX_JSON: usize = 1024 * 1024;
 
 /// The caller. There is one behind the authentication middleware only.
 impl FromRequestParts<SharedApp> for Context {
@@ -98,10 +98,16 @@ impl FromRequest<SharedApp> for NoBody {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Error> {
-        if request.body().is_end_stream() {
-            return Ok(Self);
+        let mut body = request.into_body();
+        // A chunked body may turn out to be empty.
+        while !body.is_end_stream() {
+            match body.frame().await {
+                None => break,
+                Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.is_empty()) || frame.is_trailers() => {}
+                Some(_) => return Err(Error::Invalid("A body is not expected with this request.".to_owned())),
+            }
         }
-        Err(Error::Invalid("A body is not expected with this request.".to_owned()))
+        Ok(Self)
     }
 }
 
@@ -241,20 +247,14 @@ impl<'de> Visitor<'de> for Strict {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
-        let mut seen = HashSet::new();
         while let Some(name) = entries.next_key::<String>()? {
-            if !seen.insert(name.clone()) {
+            if object.contains_key(&name) {
                 return Err(de::Error::custom(format!("{DUPLICATE} '{name}'")));
             }
             object.insert(name, entries.next_value_seed(Strict)?);
         }
         Ok(object.into())
     }
-}
-
-/// Whether the method is one that some route of some service has; others are 501.
-pub(super) fn is_known(method: &Method) -> bool {
-    matches!(method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH")
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ pub(crate) mod tags;
 use uuid::Uuid;
 
 use self::{
-    model::{ImageView, NewImage, Tag},
+    model::{ImageView, NewImage, Tag, check_storable},
     query::ListQuery,
 };
 use crate::{
@@ -26,15 +26,19 @@ use crate::{
     policy::Target,
 };
 
-/// Creates an image without data. At most three statements.
+/// Characters of an owner at the most, as wide as its column.
+const MAX_OWNER_LENGTH: usize = 255;
+
+/// Creates an image without data. Three statements at the most, while the quotas are the default ones.
 ///
 /// # Errors
 /// `Forbidden`, `Conflict` when the id is taken, be it by a deleted image, `LimitExceeded`.
 pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
-    check_quota("tags", new.tags.len(), app.config.default.image_tag_quota)?;
-    check_quota("properties", new.properties.len(), app.config.default.image_property_quota)?;
+    check_owner(owner.as_deref().unwrap_or_default())?;
+    check_quota("tags", new.tags.len(), app.config.default.image_tag_quota())?;
+    check_quota("properties", new.properties.len(), app.config.default.image_property_quota())?;
     let now = app.now();
     let image = Image {
         id: new.id.map_or_else(|| Uuid::new_v4().to_string(), |id| id.to_string()),
@@ -56,9 +60,8 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         os_hash_algo: None,
         os_hash_value: None,
     };
-    let (mut properties, mut tags) = (new.properties, new.tags);
+    let (mut properties, tags) = (new.properties, new.tags);
     properties.sort();
-    tags.sort();
     let tags_text: Vec<&str> = tags.iter().map(Tag::as_str).collect();
     let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
     app.db
@@ -75,6 +78,14 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         .await?;
     let tags = tags_text.into_iter().map(str::to_owned).collect();
     Ok(ImageView { image, properties, tags })
+}
+
+/// An owner may come from a token, and then has passed no schema.
+fn check_owner(owner: &str) -> Result<()> {
+    if owner.chars().count() > MAX_OWNER_LENGTH {
+        return Err(Error::Invalid(format!("Owner is too long, it has {MAX_OWNER_LENGTH} characters at the most.")));
+    }
+    check_storable("Owner", owner)
 }
 
 /// Says what a duplicate row means to the client.
@@ -102,10 +113,9 @@ fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Optio
     if app.policy.allows(&context.identity, rule, &target) { Ok(()) } else { Err(Error::policy_denied(rule)) }
 }
 
-/// A negative quota sets no bound.
-fn check_quota(what: &str, attempted: usize, quota: i64) -> Result<()> {
-    match u64::try_from(quota) {
-        Ok(maximum) if attempted as u64 > maximum => Err(Error::LimitExceeded(format!(
+fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
+    match quota {
+        Some(maximum) if attempted > maximum as usize => Err(Error::LimitExceeded(format!(
             "The limit has been exceeded on the number of allowed image {what}. Attempted: {attempted}, \
              Maximum: {maximum}"
         ))),
@@ -171,8 +181,8 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
 pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find(&mut tx, context, id).await?;
-            let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id} to delete")))?;
+            let not_found = || Error::NotFound(format!("Failed to find image {id} to delete"));
+            let image = access::find(&mut tx, context, id).await?.ok_or_else(not_found)?;
             access::authorise(app, context, &image, "delete_image")?;
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
@@ -188,7 +198,11 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
                 )));
             }
             if !db::images::delete(&mut tx, &image, to, now).await? {
-                return Err(Error::Conflict(format!("Image {id} was changed by another request; try again.")));
+                // Somebody was faster: with its deletion, or with a change.
+                return Err(match db::images::get(&mut tx, id).await? {
+                    None => not_found(),
+                    Some(_) => Error::Conflict(format!("Image {id} was changed by another request; try again.")),
+                });
             }
             db::images::delete_children(&mut tx, &image.id, now).await?;
             Ok((tx, ()))

@@ -1,6 +1,6 @@
 //! The query string of a listing, from texts to types.
 
-use chrono::{DateTime, NaiveDateTime};
+use chrono::{DateTime, Datelike as _, NaiveDateTime};
 
 use super::model::check_storable;
 use crate::{
@@ -20,6 +20,11 @@ pub(crate) struct ListQuery {
     /// What the images have in common.
     pub(crate) filter: Filter,
 }
+
+/// Parameters of a listing at the most: each is a condition that the database must plan.
+const MAX_PARAMETERS: usize = 64;
+/// Values of one `in:` list at the most.
+const MAX_LIST: usize = 256;
 
 /// Sort keys that a listing may have.
 const SORT_KEYS: [(&str, SortKey); 8] = [
@@ -41,6 +46,9 @@ impl ListQuery {
     pub(crate) fn parse(pairs: &[(String, String)]) -> Result<Self> {
         let mut query = Self::default();
         let mut sort = SortParameters::default();
+        if pairs.len() > MAX_PARAMETERS {
+            return Err(Error::Invalid(format!("A listing has {MAX_PARAMETERS} query parameters at the most.")));
+        }
         for (name, value) in pairs {
             check_storable("Param values", name)?;
             check_storable("Param values", value)?;
@@ -220,6 +228,9 @@ fn quoted_list(list: &str) -> Result<Vec<String>> {
     let mut items = Vec::new();
     let mut rest = list;
     while !rest.is_empty() {
+        if items.len() == MAX_LIST {
+            return Err(Error::Invalid(format!("A list of values has {MAX_LIST} of them at the most.")));
+        }
         if let Some(quoted) = rest.strip_prefix('"') {
             let end = closing_quote(quoted).ok_or_else(|| fault("The quote is not closed."))?;
             items.push(quoted[..end].to_owned());
@@ -272,8 +283,12 @@ fn comparison(name: &str, value: &str) -> Result<(Compare, NaiveDateTime)> {
     Ok((compare, time))
 }
 
-/// An ISO 8601 time, taken as UTC where it names no zone.
+/// An ISO 8601 time, taken as UTC where it names no zone, of a year that every engine can hold.
 fn timestamp(text: &str) -> Option<NaiveDateTime> {
+    parse_timestamp(text).filter(|time| (1000..=9999).contains(&time.year()))
+}
+
+fn parse_timestamp(text: &str) -> Option<NaiveDateTime> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.naive_utc());
     }

@@ -19,7 +19,7 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, tag: &Tag) -
     app.db
         .transaction(|mut tx| async move {
             lock(app, context, &mut tx, id).await?;
-            let quota = app.image_tag_quota();
+            let quota = app.config.default.image_tag_quota();
             if db::tags::insert(&mut tx, id.as_str(), tag.as_str(), quota, app.now()).await? {
                 return Ok((tx, ()));
             }

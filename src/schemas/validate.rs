@@ -4,13 +4,21 @@ use serde_json::{Map, Value};
 
 /// Checks an object; the fault nearest to its root is the one to tell.
 pub(super) fn object(schema: &Value, body: &Map<String, Value>) -> Result<(), String> {
-    let mut faults = Vec::new();
+    let mut faults = Faults(None);
     properties(schema, body, 0, &mut faults);
-    faults.into_iter().min_by_key(|(depth, _)| *depth).map_or(Ok(()), |(_, message)| Err(message))
+    faults.0.map_or(Ok(()), |(_, message)| Err(message))
 }
 
-/// A fault's depth below the root, and what is wrong.
-type Faults = Vec<(usize, String)>;
+/// The fault to tell: the first of those nearest to the root, with its depth. The others are not kept.
+struct Faults(Option<(usize, String)>);
+
+impl Faults {
+    fn add(&mut self, depth: usize, message: impl FnOnce() -> String) {
+        if self.0.as_ref().is_none_or(|(nearest, _)| depth < *nearest) {
+            self.0 = Some((depth, message()));
+        }
+    }
+}
 
 fn properties(schema: &Value, body: &Map<String, Value>, depth: usize, faults: &mut Faults) {
     let known = schema["properties"].as_object();
@@ -26,7 +34,7 @@ fn properties(schema: &Value, body: &Map<String, Value>, depth: usize, faults: &
             if !unexpected.is_empty() {
                 let were = if unexpected.len() == 1 { "was" } else { "were" };
                 let names = unexpected.join(", ");
-                faults.push((depth, format!("Additional properties are not allowed ({names} {were} unexpected)")));
+                faults.add(depth, || format!("Additional properties are not allowed ({names} {were} unexpected)"));
             }
         }
         property @ Value::Object(_) => others.for_each(|(_, value)| check(property, value, depth + 1, faults)),
@@ -34,7 +42,7 @@ fn properties(schema: &Value, body: &Map<String, Value>, depth: usize, faults: &
     }
     for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !body.contains_key(name) {
-            faults.push((depth, format!("'{name}' is a required property")));
+            faults.add(depth, || format!("'{name}' is a required property"));
         }
     }
 }
@@ -46,27 +54,27 @@ fn check(schema: &Value, value: &Value, depth: usize, faults: &mut Faults) {
         _ => Vec::new(),
     };
     if !types.is_empty() && !types.iter().any(|name| is_of_type(value, name)) {
-        let names: Vec<String> = types.iter().map(|name| format!("'{name}'")).collect();
-        faults.push((depth, format!("{} is not of type {}", repr(value), names.join(", "))));
+        let names = || types.iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+        faults.add(depth, || format!("{} is not of type {}", repr(value), names()));
         return;
     }
     if let Some(allowed) = schema["enum"].as_array()
         && !allowed.contains(value)
     {
-        faults.push((depth, format!("{} is not one of {}", repr(value), repr(&schema["enum"]))));
+        faults.add(depth, || format!("{} is not one of {}", repr(value), repr(&schema["enum"])));
     }
     match value {
         Value::String(text) => {
             if let Some(maximum) = schema["maxLength"].as_u64()
                 && text.chars().count() as u64 > maximum
             {
-                faults.push((depth, format!("{} is too long", repr(value))));
+                faults.add(depth, || format!("{} is too long", repr(value)));
             }
-            // The one pattern in Glance's schemas is that of an id.
             if let Some(pattern) = schema["pattern"].as_str()
-                && !crate::db::images::is_uuid(text)
+                // The one pattern in Glance's schemas is that of an id; another one holds for nothing.
+                && !(pattern == UUID && crate::db::images::is_uuid(text))
             {
-                faults.push((depth, format!("{} does not match '{pattern}'", repr(value))));
+                faults.add(depth, || format!("{} does not match '{pattern}'", repr(value)));
             }
         }
         Value::Array(items) => items.iter().for_each(|item| check(&schema["items"], item, depth + 1, faults)),
@@ -86,6 +94,8 @@ fn is_of_type(value: &Value, name: &str) -> bool {
         _ => false,
     }
 }
+
+const UUID: &str = "^([0-9a-fA-F]){8}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){4}-([0-9a-fA-F]){12}$";
 
 /// The longest value that a message repeats: clients need not get a megabyte of theirs back.
 const MAX_REPR: usize = 1024;

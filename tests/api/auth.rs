@@ -1,28 +1,26 @@
 //! Who gets in, and how.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs::{self, File},
+    path::Path,
+    process::Command,
+};
 
 use serde_json::json;
 
-use crate::support::{Client, TestServer, eventually, mode, program, spawn};
+use crate::support::{Client, Running, TestServer, eventually, mode, program};
 
-/// A standalone server as a new user starts it, with what it said on the terminal.
-async fn first_start(dir: &std::path::Path) -> (std::process::Child, String, String) {
-    let out = dir.join("terminal");
+/// A standalone server as a new user starts it, in a folder and with nothing else, and what it said on the terminal.
+async fn first_start(dir: &Path) -> (Running, String) {
     let mut command = program();
-    command.arg("--data-dir").arg(dir.join("data")).env("OS_DEFAULT__BIND_PORT", "0");
-    let (process, _, base) = spawn_with_stdout(command, &out).await;
-    (process, base, fs::read_to_string(out).unwrap())
+    command.current_dir(dir).env("OS_DEFAULT__BIND_PORT", "0");
+    start(command, dir).await
 }
 
-async fn spawn_with_stdout(command: std::process::Command, out: &std::path::Path) -> (std::process::Child, (), String) {
-    // `spawn` throws standard output away; a shell puts it into a file instead.
-    let line = format!("exec \"$0\" \"$@\" >{}", out.display());
-    let mut shell = std::process::Command::new("sh");
-    shell.arg("-c").arg(line).arg(command.get_program()).args(command.get_args());
-    shell.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
-    let (process, _, base) = spawn(shell).await;
-    (process.unwrap(), (), base)
+async fn start(command: Command, dir: &Path) -> (Running, String) {
+    let terminal = dir.join("terminal");
+    let running = Running::start(command, Some(File::create(&terminal).unwrap())).await;
+    (running, fs::read_to_string(terminal).unwrap())
 }
 
 fn secret(terminal: &str, user: &str) -> String {
@@ -44,29 +42,31 @@ fn basic(client: &Client, user: &str, password: &str) -> reqwest::RequestBuilder
 #[tokio::test]
 async fn the_first_start_makes_users_and_shows_their_secrets_once() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut process, base, terminal) = first_start(dir.path()).await;
-    let file = dir.path().join("data/identity.toml");
+    let (server, terminal) = first_start(dir.path()).await;
+    let base = &server.base;
+    let data = dir.path().join("glimpse-data");
+    let file = data.join("identity.toml");
     assert_eq!(mode(&file), 0o600);
-    assert_eq!(mode(&dir.path().join("data")), 0o700);
+    assert_eq!(mode(&data), 0o700);
     let stored = fs::read_to_string(&file).unwrap();
     assert!(terminal.contains("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://127.0.0.1:"), "{terminal}");
-    let nobody = Client::new(&base, None);
+    let nobody = Client::new(base, None);
     for (user, project) in [("admin", "admin"), ("demo", "demo")] {
         let password = secret(&terminal, user);
-        assert!(!stored.contains(&password));
+        assert!(!stored.contains(&password) && !server.log().contains(&password));
         nobody.send(basic(&nobody, user, &password)).await.expect(200);
         // The same secret as a token.
-        let holder = Client::new(&base, Some(&token(user, &password)));
+        let holder = Client::new(base, Some(&token(user, &password)));
         let image = holder.create_image(&json!({})).await;
         assert_eq!(holder.get(&image).await.json()["owner"], project);
         // Wrong ones.
         nobody.send(basic(&nobody, user, "wrong")).await.expect(401);
         nobody.send(basic(&nobody, user, &stored)).await.expect(401);
         for wrong in [user.to_owned(), format!("{user}:{password}"), token(user, "wrong")] {
-            Client::new(&base, Some(&wrong)).get("/v2/images").await.expect(401);
+            Client::new(base, Some(&wrong)).get("/v2/images").await.expect(401);
         }
     }
-    let admin = Client::new(&base, Some(&token("admin", &secret(&terminal, "admin"))));
+    let admin = Client::new(base, Some(&token("admin", &secret(&terminal, "admin"))));
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
     let challenge = nobody.get("/v2/images").await.expect(401);
     assert!(challenge.header("www-authenticate").starts_with("Basic realm="));
@@ -74,49 +74,57 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
     for value in ["Basic !!!", "Basic", "Bearer x", "basic Og=="] {
         nobody.send(nobody.request("GET", "/v2/images").header("Authorization", value)).await.expect(401);
     }
-    process.kill().unwrap();
-    process.wait().unwrap();
-    // The second start makes nothing, and shows nothing.
-    let (mut process, base, again) = first_start(dir.path()).await;
+    drop(server);
+    // The second start makes nothing, and shows nothing. This time, the environment says where the data is.
+    let mut command = program();
+    command.env("GLIMPSE_DATA_DIR", &data).env("OS_DEFAULT__BIND_PORT", "0");
+    let (server, again) = start(command, dir.path()).await;
+    let base = &server.base;
     assert_eq!(again, "");
     assert_eq!(fs::read_to_string(&file).unwrap(), stored);
-    let admin = Client::new(&base, Some(&token("admin", &secret(&terminal, "admin"))));
+    let admin = Client::new(base, Some(&token("admin", &secret(&terminal, "admin"))));
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
-    process.kill().unwrap();
-    process.wait().unwrap();
 }
 
 #[tokio::test]
 async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut process, base, terminal) = first_start(dir.path()).await;
-    let old = Client::new(&base, Some(&token("demo", &secret(&terminal, "demo"))));
+    let (server, terminal) = first_start(dir.path()).await;
+    let base = &server.base;
+    let old = Client::new(base, Some(&token("demo", &secret(&terminal, "demo"))));
     old.get("/v2/images").await.expect(200);
-    let passwd = program().arg("--data-dir").arg(dir.path().join("data")).args(["identity", "passwd", "demo"]).output();
+    let passwd = program().current_dir(dir.path()).args(["identity", "passwd", "demo"]).output();
     let new = secret(&String::from_utf8(passwd.unwrap().stdout).unwrap(), "demo");
-    let new = Client::new(&base, Some(&token("demo", &new)));
+    let new = Client::new(base, Some(&token("demo", &new)));
     eventually("the new password counts", || async { (new.get("/v2/images").await.status == 200).then_some(()) }).await;
     old.get("/v2/images").await.expect(401);
-    process.kill().unwrap();
-    process.wait().unwrap();
+    // A file that cannot be read is told, and changes nothing.
+    let file = dir.path().join("glimpse-data/identity.toml");
+    fs::write(&file, "[users.demo]\nproject = 'x'\n").unwrap();
+    eventually("the broken file is noticed", || async {
+        new.get("/v2/images").await.expect(200);
+        server.log().contains("identity file was changed and cannot be read").then_some(())
+    })
+    .await;
+    new.get("/v2/images").await.expect(200);
 }
 
-/// bcrypt takes tens of milliseconds; a hundred requests would take seconds if each paid it. They are counted, not timed.
+/// bcrypt takes tens of milliseconds of a core. It is the server's processor time that is compared, not the clock's.
 #[tokio::test]
 async fn a_verified_credential_is_remembered() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut process, base, terminal) = first_start(dir.path()).await;
-    let pid = process.id();
+    let (server, terminal) = first_start(dir.path()).await;
+    let (base, pid) = (&server.base, server.id());
     let cpu = || {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let demo = Client::new(&base, Some(&token("demo", &secret(&terminal, "demo"))));
+    let demo = Client::new(base, Some(&token("demo", &secret(&terminal, "demo"))));
     demo.get("/v2/schemas/image").await.expect(200);
     let before = cpu();
     for n in 0..20 {
-        Client::new(&base, Some(&token("demo", &format!("wrong {n}")))).get("/v2/schemas/image").await.expect(401);
+        Client::new(base, Some(&token("demo", &format!("wrong {n}")))).get("/v2/schemas/image").await.expect(401);
     }
     let unknown = cpu() - before;
     let before = cpu();
@@ -125,8 +133,27 @@ async fn a_verified_credential_is_remembered() {
     }
     let known = cpu() - before;
     assert!(known * 4 < unknown, "20 known credentials cost {known} ticks, 20 unknown ones {unknown}");
-    process.kill().unwrap();
-    process.wait().unwrap();
+}
+
+#[tokio::test]
+async fn two_that_start_first_at_once_agree_on_the_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let command = || {
+        let mut command = program();
+        command.arg("--data-dir").arg(dir.path().join("data")).env("OS_DEFAULT__BIND_PORT", "0");
+        command
+    };
+    let (one, two) = tokio::join!(
+        Running::start(command(), Some(File::create(&one).unwrap())),
+        Running::start(command(), Some(File::create(&two).unwrap())),
+    );
+    let shown = ["one", "two"].map(|name| fs::read_to_string(dir.path().join(name)).unwrap()).concat();
+    assert_eq!(shown.matches("OS_USERNAME=admin").count(), 1, "{shown}");
+    for base in [&one.base, &two.base] {
+        let admin = Client::new(base, Some(&token("admin", &secret(&shown, "admin"))));
+        admin.create_image(&json!({})).await;
+    }
 }
 
 #[tokio::test]

@@ -9,8 +9,9 @@ use crate::support::{TestServer, raw, raw_status};
 async fn a_wrong_body_is_told_what_is_wrong() {
     let s = TestServer::start().await;
     let member = s.member("p1");
-    let deep = format!("{{\"a\": {}{}}}", "[".repeat(1 << 19), "]".repeat(1 << 19));
-    let cases: [(&[u8], u16, &str); 22] = [
+    let nested = |depth| format!("{{\"a\": {}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let (deep, deeper) = (nested(1 << 18), nested(1 << 19));
+    let cases: [(&[u8], u16, &str); 23] = [
         (b"{", 400, "Malformed JSON in request body."),
         (b"", 400, "Body expected in request."),
         (b"[]", 400, "Unexpected body type."),
@@ -33,6 +34,7 @@ async fn a_wrong_body_is_told_what_is_wrong() {
         (b"{\"name\": \"\\u0000\"}", 400, "Name can&#x27;t contain NUL characters."),
         (b"{\"name\": \"\xf0\x9f\x98\x80\"}", 400, "Name can&#x27;t contain 4 byte unicode characters."),
         (deep.as_bytes(), 400, "recursion limit"),
+        (deeper.as_bytes(), 413, "larger than 1048576 bytes"),
     ];
     for (body, status, says) in cases {
         let request = member.request("POST", "/v2/images").header("Accept", "text/html").body(body.to_vec());
@@ -43,7 +45,16 @@ async fn a_wrong_body_is_told_what_is_wrong() {
     let long = json!({"a": "x".repeat(65_536)});
     member.post("/v2/images", &long).await.expect(400).says("is too long");
     member.post("/v2/images", &json!({"name": "x".repeat(256)})).await.expect(400).says("is too long");
-    let huge = json!({"a": "x".repeat(11 << 20)});
+    // What a client sends is repeated in part only, and a form without tags is made of it in linear time.
+    let tags = json!({"<a<".repeat(300_000): 5});
+    let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").json(&tags)).await;
+    assert!(answer.expect(400).text.len() < 10_000);
+    let keys = format!("{{\"{0}\": 1, \"{0}\": 1}}", "<".repeat(400_000));
+    let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").body(keys)).await;
+    assert!(answer.expect(400).text.len() < 10_000);
+    let zeros = json!({"tags": vec![0; 300_000]});
+    member.post("/v2/images", &zeros).await.expect(400).says("0 is not of type");
+    let huge = json!({"a": "x".repeat(2 << 20)});
     let answer = member.try_send(member.request("POST", "/v2/images").json(&huge)).await;
     // The server may close the connection before the client has written it all.
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));
@@ -75,6 +86,52 @@ async fn query_strings_are_read_strictly() {
         member.get(&format!("/v2/images?{query}")).await.expect(400);
     }
     member.get("/v2/images?&&=&a&name=%").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_listing_has_bounds_on_its_conditions() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let most: String = (0..64).map(|n| format!("&p{n}=x")).collect();
+    member.get(&format!("/v2/images?{most}")).await.expect(200);
+    member.get(&format!("/v2/images?{most}&tag=x")).await.expect(400).says("64 query parameters at the most");
+    member.get(&format!("/v2/images?id=in:{}", ["x"; 256].join(","))).await.expect(200);
+    member.get(&format!("/v2/images?id=in:{}", ["x"; 257].join(","))).await.expect(400).says("256 of them at the most");
+    for time in ["-9999-01-01", "%2B99999-01-01", "0001-01-01", "0000-00-00"] {
+        member.get(&format!("/v2/images?created_at={time}")).await.expect(400).says("Use ISO 8601 DateTime notation.");
+    }
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_fit_is_refused() {
+    let s = TestServer::start().await;
+    let long = s.member(&"p".repeat(256));
+    long.post("/v2/images", &json!({})).await.expect(400).says("Owner is too long");
+    s.member(&"p".repeat(255)).create_image(&json!({})).await;
+}
+
+#[tokio::test]
+async fn a_body_where_none_belongs_is_refused() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"tags": ["a"]})).await;
+    for (method, path) in [
+        ("GET", "/v2/images".to_owned()),
+        ("GET", image.clone()),
+        ("DELETE", image.clone()),
+        ("GET", "/v2/schemas/image".to_owned()),
+        ("GET", "/v2/schemas/images".to_owned()),
+    ] {
+        let answer = member.send(member.request(method, &path).body("{}")).await;
+        answer.expect(400).says("A body is not expected with this request.");
+    }
+    // A chunked body that turns out to be empty is none.
+    let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
+    let answer = raw(&s.base, format!("{chunked}1\r\nx\r\n0\r\n\r\n").as_bytes()).await;
+    assert_eq!(raw_status(&answer), 400, "{answer}");
+    let answer = raw(&s.base, format!("{chunked}0\r\n\r\n").as_bytes()).await;
+    assert_eq!(raw_status(&answer), 204, "{answer}");
 }
 
 #[tokio::test]

@@ -14,6 +14,11 @@ async fn connect(s: &TestServer) -> TcpStream {
     TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap()
 }
 
+/// A request is under way once the server has read its head, which nothing outside the server tells.
+async fn head_is_read() {
+    tokio::time::sleep(Duration::from_millis(300)).await;
+}
+
 #[tokio::test]
 async fn the_healthcheck_asks_for_no_token() {
     let s = TestServer::start().await;
@@ -45,13 +50,7 @@ async fn the_access_log_says_who_did_what() {
     let s = TestServer::builder().option("glimpse", "log_format", "json").start().await;
     let answer = s.member("p1").get("/v2/images/nope?secret=1").await.expect(404);
     let id = answer.header("x-openstack-request-id");
-    let line = eventually("the line is written", || {
-        let log = s.log();
-        let line = log.lines().find(|line| line.contains(id) && line.contains("answered")).map(str::to_owned);
-        std::future::ready(line)
-    })
-    .await;
-    let line: Value = serde_json::from_str(&line).unwrap();
+    let line: Value = serde_json::from_str(s.log_of(&answer).await.last().unwrap()).unwrap();
     assert_eq!(line["method"], "GET");
     assert_eq!(line["path"], "/v2/images/nope");
     assert_eq!(line["status"], 404);
@@ -90,6 +89,28 @@ async fn slow_clients_are_given_up() {
     }
 }
 
+/// A client that asks and asks and never reads is given up, too.
+#[tokio::test]
+async fn a_client_that_does_not_read_is_given_up() {
+    let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
+    let (mut read, mut write) = connect(&s).await.into_split();
+    let asked = 30_000;
+    let asking = tokio::spawn(async move {
+        let request = "GET /versions HTTP/1.1\r\nHost: x\r\n\r\n";
+        // Ends with an error when the server closes the connection.
+        let _ = write.write_all(request.repeat(asked).as_bytes()).await;
+        write
+    });
+    // Longer than the server's patience.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let mut answers = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(20), read.read_to_end(&mut answers)).await;
+    assert!(ended.is_ok(), "still open");
+    let answered = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK").count();
+    assert!(answered < asked, "all were answered");
+    asking.abort();
+}
+
 /// SIGTERM: what is under way is finished, what is new is refused, and the program ends well.
 #[tokio::test]
 async fn a_drained_server_finishes_what_is_under_way() {
@@ -99,8 +120,7 @@ async fn a_drained_server_finishes_what_is_under_way() {
     let mut under_way = connect(&s).await;
     let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\nContent-Length: 14\r\n\r\n";
     under_way.write_all(format!("{head}{{\"na").as_bytes()).await.unwrap();
-    // Until the server has the head, the request is not under way.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    head_is_read().await;
     s.terminate();
     let answer = eventually("the server drains", || async {
         let answer = s.anonymous().get("/healthcheck").await;
@@ -125,10 +145,26 @@ async fn a_drain_has_a_bound() {
     let mut stuck = connect(&s).await;
     let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member\r\nContent-Length: 14\r\n\r\n{";
     stuck.write_all(head.as_bytes()).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    head_is_read().await;
     s.terminate();
     let start = Instant::now();
     assert!(s.ended().await.success());
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn told_a_second_time_the_server_ends_now() {
+    let mut s = TestServer::start().await;
+    let mut stuck = connect(&s).await;
+    let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member\r\nContent-Length: 14\r\n\r\n{";
+    stuck.write_all(head.as_bytes()).await.unwrap();
+    head_is_read().await;
+    s.terminate();
+    eventually("the server drains", || async { (s.anonymous().get("/healthcheck").await.status == 503).then_some(()) })
+        .await;
+    let start = Instant::now();
+    s.terminate();
+    s.ended().await;
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 

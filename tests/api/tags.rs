@@ -11,11 +11,9 @@ async fn a_tag_is_removed() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "n", "tags": ["aaaa", "bbbb"]})).await;
-    let before = member.get(&image).await.json();
     let answer = member.delete(&format!("{image}/tags/aaaa")).await.expect(204);
     assert_eq!(answer.text, "");
     assert_eq!(member.tags(&image).await, ["bbbb"]);
-    assert!(member.get(&image).await.json()["updated_at"].as_str() >= before["updated_at"].as_str());
     // The row is gone, not kept with a mark.
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags WHERE value = 'aaaa'").await, 0);
 }
@@ -61,10 +59,11 @@ async fn a_tag_over_the_quota_is_refused() {
 async fn no_quota_sets_no_bound() {
     let s = TestServer::builder().option("DEFAULT", "image_tag_quota", -1).start().await;
     let member = s.member("p1");
-    let tags: Vec<String> = (0..200).map(|n| format!("t{n}")).collect();
+    // More than fit into one statement on SQLite.
+    let tags: Vec<String> = (0..7000).map(|n| format!("t{n}")).collect();
     let image = member.create_image(&json!({ "tags": tags })).await;
     member.put(&format!("{image}/tags/one-more")).await.expect(204);
-    assert_eq!(member.tags(&image).await.len(), 201);
+    assert_eq!(member.tags(&image).await.len(), 7001);
 }
 
 #[tokio::test]
@@ -292,14 +291,13 @@ async fn removing_a_tag_costs_three_statements() {
     let tags: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
     let image = member.create_image(&json!({ "tags": tags })).await;
     member.delete(&format!("{image}/tags/t4")).await.expect(204);
-    let before = s.log().len();
-    member.delete(&format!("{image}/tags/t5")).await.expect(204);
-    let log = s.log()[before..].to_owned();
-    let statements: Vec<&str> = log.lines().filter(|line| line.contains("summary=")).collect();
+    let answer = member.delete(&format!("{image}/tags/t5")).await.expect(204);
+    let log = s.log_of(&answer).await;
+    let statements: Vec<&String> = log.iter().filter(|line| line.contains("summary=")).collect();
     let of_kind = |kind: &str| statements.iter().filter(|line| line.contains(&format!("summary=\"{kind}"))).count();
-    assert_eq!((of_kind("SELECT"), of_kind("UPDATE"), of_kind("DELETE")), (1, 1, 1), "{log}");
-    assert!(statements.len() <= 5, "{log}");
-    assert!(!log.contains("rows_returned=100"), "{log}");
+    assert_eq!((of_kind("SELECT"), of_kind("UPDATE"), of_kind("DELETE")), (1, 1, 1), "{log:#?}");
+    assert!(statements.len() <= 5, "{log:#?}");
+    assert!(!log.concat().contains("rows_returned=100"), "{log:#?}");
 }
 
 /// A row that Glance marked as deleted is no tag any more, and does not stand in the way of one.

@@ -1,13 +1,16 @@
-//! Bounds on what a request may carry beside its body, which its reader bounds.
+//! Bounds on a request: what it may carry beside its body, which its reader bounds, and how long it may take.
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::StatusCode,
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use crate::http::error::Refusal;
+use crate::http::{
+    SharedApp,
+    error::{self, Refusal},
+};
 
 /// Bytes of a request's target and headers: a Keystone token with a large catalog fits. hyper's own bound is on its
 /// buffer, which a fast client overruns.
@@ -21,4 +24,17 @@ pub(in crate::http) async fn refuse_large_head(request: Request, next: Next) -> 
         return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
     }
     next.run(request).await
+}
+
+/// Answers for a handler that takes too long, whatever it waits for: a database that is silent, a row that somebody else
+/// holds, a client that sends its body byte by byte. The handler is dropped, which rolls its transaction back.
+pub(in crate::http) async fn deadline(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    let limit = app.config.glimpse.request_timeout;
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(seconds = limit.as_secs_f64(), "the request was given up: it took too long");
+            error::unavailable()
+        }
+    }
 }

@@ -27,7 +27,8 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
         Some(id) => format!("req-{id}"),
         None => format!("req-{}", Uuid::new_v4()),
     };
-    let span = tracing::info_span!("request", id, user = Empty, project = Empty);
+    // Of the highest level: whatever the log is filtered by, its lines say which request they are about.
+    let span = tracing::error_span!("request", id, user = Empty, project = Empty);
     let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     async move {

@@ -15,7 +15,7 @@ use axum::{
     routing::any,
 };
 
-use super::{SharedApp, error::Refusal, extract, middleware, resource::Resource, versions};
+use super::{SharedApp, error::Refusal, middleware, resource::Resource, versions};
 
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
     let resources = [
@@ -31,12 +31,14 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         .route("/v2", any(versions::redirect))
         .route("/v2/", any(no_route))
         .route("/v2/{*rest}", any(no_route))
+        // From the inside out.
         .layer(from_fn_with_state(Arc::clone(app), middleware::auth::require))
+        .layer(from_fn_with_state(Arc::clone(app), middleware::limits::deadline))
 }
 
 async fn no_route(request: Request) -> Response {
-    if extract::is_known(request.method()) {
-        return Refusal::not_found().into_response();
+    match request.method().as_str() {
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" => Refusal::not_found().into_response(),
+        _ => Refusal::method(StatusCode::NOT_IMPLEMENTED, request.method().clone()).into_response(),
     }
-    Refusal::method(StatusCode::NOT_IMPLEMENTED, request.method().clone()).into_response()
 }

@@ -128,6 +128,15 @@ impl DatabaseServer {
         self.running = false;
     }
 
+    /// Lets it be there, and say nothing, until it is thawed.
+    pub(crate) fn freeze(&self) {
+        self.script("freeze");
+    }
+
+    pub(crate) fn thaw(&self) {
+        self.script("thaw");
+    }
+
     pub(crate) async fn database(&self) -> Database {
         let scheme = if self.engine == Engine::Postgres { "postgresql://postgres" } else { "mysql+pymysql://root" };
         Database::create_on(&format!("{scheme}@127.0.0.1:{}", self.port)).await
@@ -151,6 +160,7 @@ impl DatabaseServer {
 impl Drop for DatabaseServer {
     fn drop(&mut self) {
         if self.running {
+            self.thaw();
             self.script("kill");
         }
     }

@@ -9,7 +9,7 @@ use std::{future::Future, time::Duration};
 pub(crate) use self::{
     client::{Answer, Client, raw, raw_status},
     database::{Database, DatabaseServer, Engine},
-    server::{TestServer, mode, program, spawn},
+    server::{Running, TestServer, mode, program},
 };
 
 /// Waits until a condition holds, without sleeping longer than it takes.

@@ -2,17 +2,16 @@
 
 use std::{
     fmt::Write as _,
-    fs,
+    fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use tempfile::TempDir;
 
-use super::{Client, Database, eventually};
+use super::{Answer, Client, Database, eventually};
 
 /// What a server is started with.
 pub(crate) struct ServerBuilder {
@@ -53,15 +52,8 @@ impl ServerBuilder {
         }
         let config = dir.path().join("glance-api.conf");
         fs::write(&config, text).unwrap();
-        let mut server = TestServer {
-            base: String::new(),
-            database,
-            config,
-            dir,
-            environment: self.environment,
-            process: None,
-            log: Arc::default(),
-        };
+        let mut server =
+            TestServer { base: String::new(), database, config, dir, environment: self.environment, running: None };
         let synced = server.command(&["db", "sync"]).output().unwrap();
         assert!(synced.status.success(), "db sync: {}", String::from_utf8_lossy(&synced.stderr));
         server.start_again().await;
@@ -77,8 +69,7 @@ pub(crate) struct TestServer {
     config: PathBuf,
     dir: TempDir,
     environment: Vec<(String, String)>,
-    process: Option<Child>,
-    log: Arc<Mutex<String>>,
+    running: Option<Running>,
 }
 
 impl TestServer {
@@ -105,7 +96,9 @@ impl TestServer {
     pub(crate) async fn start_again(&mut self) {
         let mut command = self.command(&["serve"]);
         command.arg("--data-dir").arg(self.data_dir());
-        (self.process, self.log, self.base) = spawn(command).await;
+        let running = Running::start(command, None).await;
+        self.base.clone_from(&running.base);
+        self.running = Some(running);
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -114,26 +107,35 @@ impl TestServer {
 
     /// What the program wrote to its log so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().clone()
+        self.running.as_ref().unwrap().log()
+    }
+
+    /// The log's lines about a request, once it is answered.
+    pub(crate) async fn log_of(&self, answer: &Answer) -> Vec<String> {
+        let id = answer.header("x-openstack-request-id");
+        eventually("the answer is in the log", || {
+            let log = self.log();
+            let lines: Vec<String> = log.lines().filter(|line| line.contains(id)).map(str::to_owned).collect();
+            std::future::ready(lines.last().is_some_and(|line| line.contains("answered")).then_some(lines))
+        })
+        .await
     }
 
     /// `kill -9`
     pub(crate) fn kill(&mut self) {
-        let mut process = self.process.take().unwrap();
-        process.kill().unwrap();
-        process.wait().unwrap();
+        self.running.take().unwrap().kill();
     }
 
     /// SIGTERM
     pub(crate) fn terminate(&self) {
-        let pid = self.process.as_ref().unwrap().id().to_string();
+        let pid = self.running.as_ref().unwrap().id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
     /// Waits until the program has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
-        let mut process = self.process.take().unwrap();
-        eventually("the server ends", || std::future::ready(process.try_wait().unwrap())).await
+        let running = self.running.as_mut().unwrap();
+        eventually("the server ends", || std::future::ready(running.process.try_wait().unwrap())).await
     }
 
     pub(crate) fn client(&self, token: Option<&str>) -> Client {
@@ -157,52 +159,73 @@ impl TestServer {
     }
 }
 
-impl Drop for TestServer {
+/// The program, with none of this process's environment that it would act on.
+pub(crate) fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_glimpse"));
+    command.env_clear().stdin(Stdio::null());
+    command
+}
+
+/// A process that ends with the test.
+pub(crate) struct Running {
+    process: Child,
+    log: Arc<Mutex<String>>,
+    /// `http://127.0.0.1:<port>`
+    pub(crate) base: String,
+}
+
+impl Running {
+    /// Starts a server, and waits until it tells where it listens. Its standard output goes to the given file.
+    pub(crate) async fn start(mut command: Command, stdout: Option<File>) -> Self {
+        let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
+        let mut process = command.stderr(Stdio::piped()).stdout(stdout).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, write) = (BufReader::new(process.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = write.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        let mut running = Self { process, log, base: String::new() };
+        let base = eventually("the server listens", || {
+            let ended = running.process.try_wait().unwrap();
+            assert!(ended.is_none(), "the server ended: {}", running.log());
+            let log = running.log();
+            let at = log.find("listens on http://").map(|at| at + "listens on ".len());
+            let base = at.and_then(|at| log[at..].split(|c: char| c.is_whitespace() || c == '"').next());
+            std::future::ready(base.map(str::to_owned))
+        });
+        running.base = base.await;
+        running
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// `kill -9`
+    pub(crate) fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
+        self.kill();
         if std::thread::panicking() {
             eprintln!("the server's log:\n{}", self.log());
         }
     }
 }
 
-/// The program, with nothing of this process's environment that it would act on.
-pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_glimpse"));
-    command.env_remove("RUST_LOG").env_remove("GLIMPSE_DATA_DIR").stdin(Stdio::null());
-    command
-}
-
-/// Starts a server, and waits until it tells where it listens.
-pub(crate) async fn spawn(mut command: Command) -> (Option<Child>, Arc<Mutex<String>>, String) {
-    let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let log = Arc::new(Mutex::new(String::new()));
-    let (lines, write) = (BufReader::new(process.stderr.take().unwrap()), Arc::clone(&log));
-    std::thread::spawn(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            let mut log = write.lock().unwrap();
-            log.push_str(&line);
-            log.push('\n');
-        }
-    });
-    let listening = || {
-        let log = log.lock().unwrap();
-        let at = log.find("listens on http://")? + "listens on ".len();
-        Some(log[at..].split(|c: char| c.is_whitespace() || c == '"').next()?.to_owned())
-    };
-    let base = eventually("the server listens", || {
-        let ended = process.try_wait().unwrap();
-        assert!(ended.is_none(), "the server ended: {}", log.lock().unwrap());
-        std::future::ready(listening())
-    });
-    let base = tokio::time::timeout(Duration::from_secs(30), base).await.unwrap();
-    (Some(process), Arc::clone(&log), base)
-}
-
-/// A folder's files, for a test that looks at what the program made.
+/// A file's permissions.
 pub(crate) fn mode(path: &Path) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o777
 }
