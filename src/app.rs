@@ -143,7 +143,7 @@ fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
     Ok(match config.glimpse.auth {
         Auth::Standalone => {
             create_data_dir(config)?;
-            Authenticator::Standalone(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?)
+            Authenticator::Standalone(Box::new(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?))
         }
         Auth::Proxy => Authenticator::Proxy,
         Auth::Fake => Authenticator::Fake,

@@ -61,6 +61,9 @@ pub(crate) enum IdentityError {
         /// What is wrong with it.
         message: String,
     },
+    /// A secret that could not be shown, and so was not stored.
+    #[error("the secret cannot be shown on standard output, so nothing was changed: {0}")]
+    Unshown(io::Error),
     /// A name or password that cannot be taken.
     #[error("{0}")]
     Refused(String),
@@ -88,6 +91,7 @@ impl IdentityFile {
         for (name, user) in &file.users {
             check_name(name)?;
             check_project(&user.project)?;
+            user.roles.iter().try_for_each(|role| check_role(role))?;
             if user.password_hash.parse::<bcrypt::HashParts>().is_err() {
                 return Err(content(format!("user {name}: password_hash is not a bcrypt hash")));
             }
@@ -123,26 +127,26 @@ impl IdentityFile {
 
     /// Reads the file, or begins with an empty one, lets `change` change it, and writes it where it says so. Commands that do
     /// this at once do it one after the other.
-    pub(crate) fn change<T, E: From<IdentityError>>(
+    pub(crate) fn change(
         path: &Path,
-        change: impl FnOnce(&mut Self) -> Result<(Change, T), E>,
-    ) -> Result<T, E> {
+        change: impl FnOnce(&mut Self) -> Result<Change, IdentityError>,
+    ) -> Result<(), IdentityError> {
         let error = |source| IdentityError::File { path: path.to_owned(), source };
         // The folder is the lock: it stays, while the file is replaced.
         let lock = File::open(path.parent().unwrap_or(Path::new("."))).map_err(error)?;
         lock.lock().map_err(error)?;
         let mut file = if path.exists() { Self::read(path)? } else { Self::default() };
-        let (changed, value) = change(&mut file)?;
-        if changed == Change::Made {
-            file.write(path).map_err(error)?;
+        match change(&mut file)? {
+            Change::Made => file.write(path).map_err(error),
+            Change::None => Ok(()),
         }
-        Ok(value)
     }
 
     /// Adds a user, or gives one that is there a new password.
     pub(crate) fn set(&mut self, name: &str, user: NewUser<'_>) -> Result<(), IdentityError> {
         check_name(name)?;
         check_project(user.project)?;
+        user.roles.iter().try_for_each(|role| check_role(role))?;
         check_password(user.password)?;
         let hash =
             bcrypt::hash(user.password, BCRYPT_COST).map_err(|error| IdentityError::Refused(error.to_string()))?;
@@ -193,6 +197,13 @@ fn check_project(project: &str) -> Result<(), IdentityError> {
         return Err(IdentityError::Refused(format!(
             "{project:?} cannot be a project: 1 to 255 printable ASCII characters without spaces"
         )));
+    }
+    Ok(())
+}
+
+fn check_role(role: &str) -> Result<(), IdentityError> {
+    if role.is_empty() || role.len() > 64 || !role.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+        return Err(IdentityError::Refused(format!("{role:?} cannot be a role: 1 to 64 letters, digits, or _ -")));
     }
     Ok(())
 }

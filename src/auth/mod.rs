@@ -16,7 +16,7 @@ use crate::{context::Identity, error::Result};
 /// How callers are found out.
 pub(crate) enum Authenticator {
     /// By users of our own: see [`standalone`].
-    Standalone(Standalone),
+    Standalone(Box<Standalone>),
     /// By headers that a trusted proxy sets: see [`proxy`].
     Proxy,
     /// By a token that says it: see [`fake`].

@@ -42,22 +42,14 @@ const NOBODY: &str = "$2b$10$CwTycUXWue0Thq9StjUM0uJ4u1s8Ns8ZP8wF2Y4YwIgYtqL5E6f
 /// The users, and the verdicts on credentials.
 pub(crate) struct Standalone {
     path: PathBuf,
-    users: ArcSwap<Users>,
+    users: ArcSwap<IdentityFile>,
     looked: Mutex<(Instant, Option<SystemTime>)>,
     key: [u8; 32],
+    /// By credential and password hash, so that a user's new password has new verdicts, and the others keep theirs.
+    verdicts: Cache<[u8; 32], bool>,
     verifications: Arc<Semaphore>,
-}
-
-/// One reading of the identity file. The verdicts go with it: a changed password forgets the old one's.
-struct Users {
-    file: IdentityFile,
-    verdicts: Cache<[u8; 32], Option<Arc<Identity>>>,
-}
-
-impl Users {
-    fn of(file: IdentityFile) -> Self {
-        Self { file, verdicts: Cache::builder().max_capacity(CACHED_CREDENTIALS).time_to_live(CACHED_FOR).build() }
-    }
+    /// Names that nobody has queue here, where they are in nobody's way.
+    unknown: Arc<Semaphore>,
 }
 
 impl Standalone {
@@ -67,39 +59,28 @@ impl Standalone {
         let file = IdentityFile::read(&path)?;
         Ok(Self {
             path,
-            users: ArcSwap::from_pointee(Users::of(file)),
+            users: ArcSwap::from_pointee(file),
             looked: Mutex::new((Instant::now(), modified)),
             key: rand::random(),
+            verdicts: Cache::builder().max_capacity(CACHED_CREDENTIALS).time_to_live(CACHED_FOR).build(),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
+            unknown: Arc::new(Semaphore::new(1)),
         })
     }
 
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
         let credential = credential(headers).ok_or(Error::Unauthenticated)?;
+        let (name, password) = credential.split_once(':').ok_or(Error::Unauthenticated)?;
         self.reload().await;
         let users = self.users.load_full();
-        let key = *blake3::keyed_hash(&self.key, credential.as_bytes()).as_bytes();
-        let verdict = users.verdicts.try_get_with(key, self.verify(&users.file, credential)).await;
-        let verdict = verdict.map_err(|busy| Error::Unavailable { service: "authentication", source: busy.into() })?;
-        verdict.map(|identity| Identity::clone(&identity)).ok_or(Error::Unauthenticated)
-    }
-
-    /// Who the credential belongs to, at the price of one bcrypt.
-    async fn verify(&self, file: &IdentityFile, credential: String) -> Result<Option<Arc<Identity>>, Busy> {
-        let Some((name, password)) = credential.split_once(':') else {
-            return Ok(None);
-        };
-        let user = file.users.get(name);
-        let hash = user.map_or(NOBODY, |user| &user.password_hash).to_owned();
-        let password = password.to_owned();
-        let place = tokio::time::timeout(VERIFICATION_WAIT, Arc::clone(&self.verifications).acquire_owned());
-        let place = place.await.ok().and_then(Result::ok).ok_or(Busy)?;
-        let verified = tokio::task::spawn_blocking(move || {
-            let _place = place;
-            bcrypt::non_truncating_verify(password, &hash).unwrap_or(false)
-        });
-        let verified = verified.await.map_err(|_| Busy)?;
-        Ok(user.filter(|_| verified).map(|user| Arc::new(identity(name, user))))
+        let user = users.users.get(name);
+        let hash = user.map_or(NOBODY, |user| &user.password_hash);
+        let lane = if user.is_some() { &self.verifications } else { &self.unknown };
+        let mut key = blake3::Hasher::new_keyed(&self.key);
+        key.update(hash.as_bytes()).update(credential.as_bytes());
+        let verdict = self.verdicts.try_get_with(*key.finalize().as_bytes(), verify(lane, password, hash)).await;
+        let verified = verdict.map_err(|busy| Error::Unavailable { service: "authentication", source: busy.into() })?;
+        user.filter(|_| verified).map(|user| identity(name, user)).ok_or(Error::Unauthenticated)
     }
 
     /// Takes up a changed file, at most once a second. A file that cannot be read leaves the users as they are.
@@ -120,7 +101,7 @@ impl Standalone {
         match IdentityFile::read(&self.path) {
             Ok(file) => {
                 tracing::info!(users = file.users.len(), "identity file was read again");
-                self.users.store(Arc::new(Users::of(file)));
+                self.users.store(Arc::new(file));
             }
             Err(error) => {
                 tracing::error!(%error, "identity file was changed and cannot be read; the old users stay")
@@ -136,6 +117,18 @@ struct Busy;
 
 fn modified(path: &std::path::Path) -> Option<SystemTime> {
     std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+/// Compares a password with a hash, at the price of one bcrypt.
+async fn verify(lane: &Arc<Semaphore>, password: &str, hash: &str) -> Result<bool, Busy> {
+    let place = tokio::time::timeout(VERIFICATION_WAIT, Arc::clone(lane).acquire_owned());
+    let place = place.await.ok().and_then(Result::ok).ok_or(Busy)?;
+    let (password, hash) = (password.to_owned(), hash.to_owned());
+    let verified = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        bcrypt::non_truncating_verify(password, &hash).unwrap_or(false)
+    });
+    verified.await.map_err(|_| Busy)
 }
 
 fn identity(name: &str, user: &User) -> Identity {

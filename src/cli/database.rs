@@ -6,13 +6,16 @@ use clap::Subcommand;
 
 use super::CommandResult;
 use crate::{
-    app,
-    config::Config,
-    db::{Db, migrate::State},
+    app::{self, StartError},
+    config::{Config, DatabaseUrl},
+    db::{
+        Db,
+        migrate::{Schema, State},
+    },
     log,
 };
 
-#[derive(Debug, Clone, Copy, Subcommand)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
     /// Bring the database to the schema that this program needs
     Sync,
@@ -25,47 +28,56 @@ pub(super) enum Command {
 /// `db check`'s exit code where the schema must be synced; `glance-manage db check` has the same for an expansion.
 const NEEDS_SYNC: u8 = 4;
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     log::start(config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        if config.database_is_embedded() {
-            app::create_data_dir(config)?;
-        }
         let url = config.database_url();
-        let db = Db::open(&url, (&config.database).into()).await.map_err(|error| format!("database {url}: {error}"))?;
-        let code = match command {
-            Command::Sync => {
-                db.sync().await.map_err(|error| format!("database {url}: {error}"))?;
-                println!("Database is synced successfully.");
-                ExitCode::SUCCESS
+        if let DatabaseUrl::Sqlite(path) = &url
+            && !path.exists()
+        {
+            if command != Command::Sync {
+                // Looking makes nothing, not even an empty file.
+                return Ok(show(command, &Schema::EMPTY));
             }
-            Command::Version => {
-                let schema = db.schema().await.map_err(|error| format!("database {url}: {error}"))?;
-                println!("{}", schema.alembic.as_deref().unwrap_or("none"));
-                println!("glimpse migration {}", schema.migration);
-                ExitCode::SUCCESS
+            if config.database_is_embedded() {
+                app::create_data_dir(config)?;
             }
-            Command::Check => {
-                let schema = db.schema().await.map_err(|error| format!("database {url}: {error}"))?;
-                match schema.state {
-                    State::Current => {
-                        println!("Database is up to date. No migrations needed.");
-                        ExitCode::SUCCESS
-                    }
-                    State::Empty | State::Behind => {
-                        println!("Database is not up to date. Run `glimpse db sync`.");
-                        ExitCode::from(NEEDS_SYNC)
-                    }
-                    State::Foreign | State::Ahead => {
-                        println!("Database is not one that this program made. Run `glimpse db version` to see its.");
-                        ExitCode::FAILURE
-                    }
-                }
-            }
-        };
+        }
+        let error = |source| StartError::Database { url: url.to_string(), source };
+        let db = Db::open(&url, (&config.database).into()).await.map_err(error)?;
+        if command == Command::Sync {
+            db.sync().await.map_err(error)?;
+        }
+        let schema = db.schema().await.map_err(error)?;
         db.close().await;
-        Ok(code)
+        Ok(show(command, &schema))
     })
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+fn show(command: Command, schema: &Schema) -> ExitCode {
+    match (command, schema.state) {
+        (Command::Sync, _) => {
+            println!("Database is synced successfully.");
+            ExitCode::SUCCESS
+        }
+        (Command::Version, _) => {
+            println!("{}", schema.alembic.as_deref().unwrap_or("none"));
+            println!("glimpse migration {}", schema.migration);
+            ExitCode::SUCCESS
+        }
+        (Command::Check, State::Current) => {
+            println!("Database is up to date. No migrations needed.");
+            ExitCode::SUCCESS
+        }
+        (Command::Check, State::Empty | State::Behind) => {
+            println!("Database is not up to date. Run `glimpse db sync`.");
+            ExitCode::from(NEEDS_SYNC)
+        }
+        (Command::Check, State::Foreign | State::Ahead) => {
+            println!("Database is not one that this program made. Run `glimpse db version` to see its.");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! `glimpse identity …`
 
-use std::{io, process::ExitCode};
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Subcommand;
 
@@ -48,7 +51,7 @@ const FIRST_USERS: [(&str, &str, &str); 2] = [("admin", "admin", "admin"), ("dem
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let path = IdentityFile::path(&config.glimpse.data_dir);
     match command {
-        Command::List => list(&IdentityFile::read(&path)?),
+        Command::List => list(&IdentityFile::read(&path)?)?,
         Command::Add { name, project, role, password_stdin } => {
             app::create_data_dir(config)?;
             let password = Password::get(password_stdin)?;
@@ -58,9 +61,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                     return Err(IdentityError::Refused(format!("user {name} is there already; {advice}")));
                 }
                 file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
-                Ok((Change::Made, ()))
+                show_login(config, &name, &password)
             })?;
-            show_login(config, &name, &password);
         }
         Command::Passwd { name, password_stdin } => {
             let password = Password::get(password_stdin)?;
@@ -71,9 +73,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                 };
                 let user = NewUser { project: &user.project, roles: &user.roles, password: password.as_str() };
                 file.set(&name, user)?;
-                Ok((Change::Made, ()))
+                show_login(config, &name, &password)
             })?;
-            show_login(config, &name, &password);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -82,23 +83,18 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
 /// Makes the users of the first start, unless they are there, and shows their secrets this once.
 pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
     let path = IdentityFile::path(&config.glimpse.data_dir);
-    let secrets = IdentityFile::change(&path, |file| {
-        let mut secrets = Vec::new();
+    IdentityFile::change(&path, |file| {
         // Another process may have been first.
         if path.exists() {
-            return Ok((Change::None, secrets));
+            return Ok(Change::None);
         }
         for (name, project, role) in FIRST_USERS {
             let secret = Password::Generated(generate_secret());
             file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
-            secrets.push((name, secret));
+            show_login(config, name, &secret)?;
         }
-        Ok::<_, IdentityError>((Change::Made, secrets))
-    })?;
-    for (name, secret) in secrets {
-        show_login(config, name, &secret);
-    }
-    Ok(())
+        Ok(Change::Made)
+    })
 }
 
 /// A password, and whether its user knows it already.
@@ -124,22 +120,30 @@ impl Password {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
-fn list(file: &IdentityFile) {
+fn list(file: &IdentityFile) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     for (name, user) in &file.users {
-        println!("{name}\tproject {}\troles {}", user.project, user.roles.join(","));
+        writeln!(out, "{name}\tproject {}\troles {}", user.project, user.roles.join(","))?;
     }
+    Ok(())
 }
 
-/// Shows a user's secret, the only time that anybody sees it, as lines to paste into a shell.
-#[expect(clippy::print_stdout, reason = "a secret is for the terminal, never for the log")]
-fn show_login(config: &Config, name: &str, password: &Password) {
-    let Password::Generated(secret) = password else {
-        println!("The password of {name} is set.");
-        return;
+/// Shows a user's secret on standard output, as lines to paste into a shell: the only time that anybody sees it, so it is
+/// shown before it is stored. Never in the log.
+fn show_login(config: &Config, name: &str, password: &Password) -> Result<Change, IdentityError> {
+    let mut out = io::stdout().lock();
+    let shown = match password {
+        Password::Given(_) => writeln!(out, "The password of {name} is set."),
+        Password::Generated(secret) => writeln!(
+            out,
+            "# To act as {name}, paste this into a shell; `glimpse identity passwd {name}` makes a new secret.\n\
+             export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}/v2\n\
+             export OS_USERNAME={name} OS_PASSWORD={secret}\n\
+             # The same as a token, for X-Auth-Token: {}\n",
+            config.endpoint(),
+            token(name, secret)
+        ),
     };
-    println!("# To act as {name}, paste this into a shell; `glimpse identity passwd {name}` makes a new secret.");
-    println!("export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}/v2", config.endpoint());
-    println!("export OS_USERNAME={name} OS_PASSWORD={secret}");
-    println!("# The same as a token, for X-Auth-Token: {}\n", token(name, secret));
+    shown.and_then(|()| out.flush()).map_err(IdentityError::Unshown)?;
+    Ok(Change::Made)
 }

@@ -31,7 +31,8 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     let mut group = None;
     // Whether a continuation line would belong to the last entry.
     let mut open = false;
-    for (number, line) in text.lines().enumerate() {
+    // Some editors put a byte order mark first.
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let number = number + 1;
         let error = |message| SyntaxError { line: number, message };
         let line = line.trim_end();

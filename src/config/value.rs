@@ -43,11 +43,15 @@ macro_rules! integer {
 }
 integer!(u16, u32, i64);
 
+/// Longer than anybody waits, and short enough to be added to any point in time.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// Seconds, with a fraction if need be.
 impl OptionValue for Duration {
     fn parse(text: &str) -> Result<Self, String> {
         let seconds: f64 = text.trim().parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
-        Self::try_from_secs_f64(seconds).map_err(|_| "a number of seconds from 0 up is wanted".to_owned())
+        let duration = Self::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= LONGEST);
+        duration.ok_or("a number of seconds from 0 to a year is wanted".to_owned())
     }
 }
 

@@ -352,13 +352,13 @@ pub(crate) async fn list(
     query.and_where(Expr::col(Images::Status).ne(Status::Killed));
     query.and_where(Expr::col(Images::OsHidden).eq(filter.os_hidden));
     if !viewer.is_admin {
-        query.cond_where(visible_to(viewer.project));
+        query.cond_where(visible_to(s, viewer.project));
     }
     let asks_for_visibility = filter.terms.iter().any(|term| matches!(term, Term::Visibility(_)));
     if !filter.all_visibilities && !asks_for_visibility {
         query.cond_where(
             Cond::any()
-                .add_option(viewer.project.map(|project| Expr::col(Images::Owner).eq(project)))
+                .add_option(viewer.project.map(|project| s.exactly(Images::Owner, project)))
                 .add(Expr::col(Images::Visibility).ne(Visibility::Community)),
         );
     }
@@ -376,11 +376,11 @@ pub(crate) async fn list(
 }
 
 /// Public and community images, and the project's own. Shared ones of others come with members.
-fn visible_to(project: Option<&str>) -> Condition {
+fn visible_to(s: &impl Session, project: Option<&str>) -> Condition {
     Cond::any()
         .add(Expr::col(Images::Visibility).eq(Visibility::Public))
         .add(Expr::col(Images::Visibility).eq(Visibility::Community))
-        .add_option(project.map(|project| Expr::col(Images::Owner).eq(project)))
+        .add_option(project.map(|project| s.exactly(Images::Owner, project)))
 }
 
 impl Term {

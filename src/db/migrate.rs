@@ -13,9 +13,16 @@ use super::{Db, Error, Result, Session};
 /// Beside Glance's tables, under a name that is plainly ours.
 const TABLE: &str = "glimpse_migrations";
 
+/// How long to wait for another program's migrations.
+const LOCK_SECONDS: u32 = 300;
+
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/sqlite")));
 static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/postgres")));
-static MYSQL: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/mysql")));
+static MYSQL: LazyLock<Migrator> = LazyLock::new(|| {
+    let mut migrator = named(sqlx::migrate!("migrations/mysql"));
+    migrator.set_locking(false);
+    migrator
+});
 
 fn named(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(TABLE);
@@ -46,6 +53,11 @@ pub(crate) struct Schema {
     pub(crate) alembic: Option<String>,
     /// The last of our migrations that ran, 0 where none did.
     pub(crate) migration: i64,
+}
+
+impl Schema {
+    /// That of a database that is not there.
+    pub(crate) const EMPTY: Self = Self { state: State::Empty, alembic: None, migration: 0 };
 }
 
 #[derive(Debug, Clone, Copy, sea_query::Iden)]
@@ -123,7 +135,19 @@ impl Db {
         let ran = match self {
             Self::Sqlite { write, .. } => migrator.run(write).await,
             Self::Postgres(pool) => migrator.run(pool).await,
-            Self::MySql(pool) => migrator.run(pool).await,
+            Self::MySql(pool) => {
+                // MariaDB does not wait for a lock without a limit, which is how sqlx asks for it.
+                let mut connection = pool.acquire().await?;
+                let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
+                let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
+                if locked != Some(1) {
+                    return Err(Error::Schema("another program is at its migrations; try again later".to_owned()));
+                }
+                let ran = migrator.run(&mut *connection).await;
+                // The lock goes with its connection.
+                connection.close().await?;
+                ran
+            }
         };
         match ran {
             Ok(()) => Ok(()),
@@ -131,7 +155,8 @@ impl Db {
             Err(_) if self.schema().await?.state == State::Current => Ok(()),
             Err(MigrateError::Execute(error)) => Err(error.into()),
             Err(MigrateError::Dirty(version)) => Err(Error::Schema(format!(
-                "migration {version} was interrupted, and this engine cannot undo it: restore the database from before"
+                "migration {version} was interrupted, and this engine cannot undo it: restore the database from before, \
+                 or, if it was empty, drop it and create it again"
             ))),
             Err(other) => Err(Error::Schema(other.to_string())),
         }

@@ -94,11 +94,10 @@ impl From<sqlx::Error> for Error {
             return match reply.number() {
                 // Deadlock, lock wait timeout, and Galera's failed certification (which comes as a deadlock).
                 1213 | 1205 => Self::Conflict(error),
-                // Too many connections, shutdown in progress, connection killed, query interrupted or timed out, read-only
-                // while failing over, not yet prepared (Galera).
-                1040 | 1047 | 1053 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024 | 4031 => {
-                    Self::Unavailable(error)
-                }
+                // Too many connections, access denied, no such database, shutdown in progress, connection killed, query
+                // interrupted or timed out, read-only while failing over, not yet prepared (Galera).
+                1040 | 1044 | 1045 | 1047 | 1049 | 1053 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024
+                | 4031 => Self::Unavailable(error),
                 _ => Self::Fault(error),
             };
         }
@@ -111,8 +110,8 @@ impl From<sqlx::Error> for Error {
         }
         match code.as_ref() {
             "40001" | "40P01" => Self::Conflict(error),
-            // Read-only while failing over; a lock or a statement that took too long.
-            "25006" | "55P03" | "57014" => Self::Unavailable(error),
+            // Read-only while failing over; access denied; no such database; a lock or a statement that took too long.
+            "25006" | "28000" | "28P01" | "3D000" | "55P03" | "57014" => Self::Unavailable(error),
             // Classes 08 (connection), 53 (resources), 57P (shutdown).
             code if ["08", "53", "57P"].iter().any(|class| code.starts_with(class)) => Self::Unavailable(error),
             _ => Self::Fault(error),

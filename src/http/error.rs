@@ -12,6 +12,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use hyper::ext::ReasonPhrase;
 use serde_json::json;
 
 use super::accept::{self, Form};
@@ -133,6 +134,10 @@ impl IntoResponse for Refusal {
         *response.status_mut() = self.status;
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+            // Clients show the reason phrase, and know this one.
+            response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
         }
         response.extensions_mut().insert(self);
         response

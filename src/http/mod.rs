@@ -30,6 +30,7 @@ type SharedApp = Arc<App>;
 pub(crate) fn router(app: SharedApp) -> Router {
     let routes = Router::new()
         .route("/healthcheck", any(healthcheck::show))
+        .route("/healthcheck/", any(healthcheck::show))
         .route("/versions", any(versions::list))
         .route("/versions/", any(versions::list))
         .route("/versions/{*rest}", any(versions::list))

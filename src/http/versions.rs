@@ -45,20 +45,28 @@ fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Re
     (status, content_type, super::json::text(&body)).into_response()
 }
 
-/// Rewrites a URL with any of the versions, or with none but the version's media type as `Accept`, to `/v2/…`.
+/// Rewrites a URL with any of the versions, or with none but the version's media type as `Accept`, to `/v2/…`. Slashes that
+/// come twice around the version are one: an endpoint is often configured with one at its end.
 pub(super) fn normalise(mut request: Request) -> Request {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let path = request.uri().path();
-    let rest = match accept.strip_prefix(MEDIA_TYPE) {
-        Some(version) if path.split('/').nth(1) != Some("versions") => is_version(version).then_some(path),
-        _ => {
-            let version = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-            (version != "v2" && is_version(version)).then(|| &path.trim_start_matches('/')[version.len()..])
-        }
+    let path = request.uri().path().trim_start_matches('/');
+    let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let rewritten = match accept.strip_prefix(MEDIA_TYPE) {
+        Some(_) if first == "versions" => return request,
+        Some(version) if is_version(version) => format!("/v2/{path}"),
+        // A version that there is not: the choices.
+        Some(_) => "/".to_owned(),
+        None if is_version(first) => match rest {
+            Some(rest) => format!("/v2/{}", rest.trim_start_matches('/')),
+            None => "/v2".to_owned(),
+        },
+        None => return request,
     };
-    let Some(rest) = rest else { return request };
+    if rewritten == request.uri().path() {
+        return request;
+    }
     let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    if let Ok(uri) = format!("/v2{rest}{query}").parse() {
+    if let Ok(uri) = format!("{rewritten}{query}").parse() {
         *request.uri_mut() = uri;
     }
     request

@@ -23,6 +23,9 @@ pub(crate) struct ListQuery {
 
 /// Parameters of a listing at the most: each is a condition that the database must plan.
 const MAX_PARAMETERS: usize = 64;
+/// Tags and custom properties that a listing filters by at the most: each joins a table, and PostgreSQL's planner takes
+/// seconds over sixty of them.
+const MAX_JOINS: usize = 12;
 /// Values of one `in:` list at the most.
 const MAX_LIST: usize = 256;
 
@@ -62,6 +65,12 @@ impl ListQuery {
                 "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
                 _ => query.filter.add(name, value)?,
             }
+        }
+        let joins = query.filter.terms.iter().filter(|term| matches!(term, Term::Tag(_) | Term::Property(..))).count();
+        if joins > MAX_JOINS {
+            return Err(Error::Invalid(format!(
+                "A listing is filtered by {MAX_JOINS} tags and custom properties at the most."
+            )));
         }
         query.sort = sort.order()?;
         Ok(query)

@@ -1,6 +1,9 @@
 //! The command line: what it shows, what it refuses, and its exit codes.
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    process::{Output, Stdio},
+};
 
 use crate::support::{Database, Engine, TestServer, program};
 
@@ -45,6 +48,32 @@ async fn db_commands_tell_and_make_the_schema() {
 }
 
 #[tokio::test]
+async fn syncs_at_the_same_time_wait_for_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    let config = dir.path().join("glance-api.conf");
+    fs::write(&config, format!("[database]\nconnection = {}\n", database.url)).unwrap();
+    let start =
+        || program().arg("--config-file").arg(&config).args(["db", "sync"]).stderr(Stdio::piped()).spawn().unwrap();
+    let syncs: Vec<_> = (0..6).map(|_| start()).collect();
+    for sync in syncs {
+        let output = sync.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", text(&output).1);
+    }
+}
+
+#[test]
+fn looking_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let run = |arguments: &[&str]| program().arg("--data-dir").arg(&data).args(arguments).output().unwrap();
+    assert_eq!(run(&["db", "check"]).status.code(), Some(4));
+    assert_eq!(text(&run(&["db", "version"])).0, "none\nglimpse migration 0\n");
+    assert!(!run(&["identity", "list"]).status.success());
+    assert!(!data.exists());
+}
+
+#[tokio::test]
 async fn a_database_from_a_newer_program_is_left_alone() {
     let s = TestServer::start().await;
     let success = if s.database.engine == Engine::Postgres { "TRUE" } else { "1" };
@@ -70,9 +99,41 @@ fn users_are_added_listed_and_reset() {
     assert!(text(&run(&["identity", "add", "ann", "--project", "p1"])).1.contains("there already"));
     assert!(text(&run(&["identity", "passwd", "bob"])).1.contains("there is no user bob"));
     assert!(text(&run(&["identity", "add", "a b", "--project", "p1"])).1.contains("cannot be a user's name"));
+    assert!(text(&run(&["identity", "add", "bob", "--project", ""])).1.contains("cannot be a project"));
+    assert!(text(&run(&["identity", "add", "bob", "--project", "p", "--role", ""])).1.contains("cannot be a role"));
     assert!(run(&["identity", "passwd", "ann"]).status.success());
     // From standard input, which is empty here: too short.
     assert!(text(&run(&["identity", "passwd", "ann", "--password-stdin"])).1.contains("8 to 72"));
+}
+
+#[test]
+fn commands_at_the_same_time_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = program();
+        command.arg("--data-dir").arg(dir.path()).args(arguments).stdout(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let names: Vec<String> = (0..6).map(|n| format!("u{n}")).collect();
+    let added: Vec<_> = names.iter().map(|name| run(&["identity", "add", name, "--project", "p"])).collect();
+    for add in added {
+        assert!(add.wait_with_output().unwrap().status.success());
+    }
+    let (listed, _) = text(&run(&["identity", "list"]).wait_with_output().unwrap());
+    assert_eq!(listed.lines().count(), 6, "{listed}");
+}
+
+/// A secret that nobody saw is not stored.
+#[test]
+fn a_secret_that_cannot_be_shown_is_not_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = program();
+    command.arg("--data-dir").arg(dir.path()).args(["identity", "add", "ann", "--project", "p"]).stdout(full);
+    let output = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).1.contains("No space left"), "{}", text(&output).1);
+    assert!(!dir.path().join("identity.toml").exists());
 }
 
 #[test]
@@ -86,6 +147,8 @@ fn a_wrong_configuration_is_refused_with_its_place() {
     assert!(text(&output).1.contains("glance-api.conf:2: [DEFAULT] bind_port: a whole number"), "{}", text(&output).1);
     fs::write(&config, "[glimpse]\nauth = nobody\n").unwrap();
     assert!(text(&run()).1.contains("one of standalone, proxy, fake, none is wanted"));
+    fs::write(&config, "[glimpse]\ndrain_timeout = 1e19\n").unwrap();
+    assert!(text(&run()).1.contains("from 0 to a year is wanted"));
     fs::remove_file(&config).unwrap();
     assert!(text(&run()).1.contains("No such file"));
 }

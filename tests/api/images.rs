@@ -87,6 +87,8 @@ async fn who_sees_an_image() {
     all.sort_unstable();
     assert_eq!(all, ["community", "public"]);
     assert_eq!(names(&other, "/v2/images?visibility=community").await, ["community"]);
+    // A project is not another one whose name differs in case.
+    assert_eq!(names(&s.member("P1"), "/v2/images").await, ["public"]);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
-use crate::support::{Engine, TestServer};
+use crate::support::{Engine, TestServer, raw};
 
 #[tokio::test]
 async fn a_tag_is_removed() {
@@ -48,6 +48,10 @@ async fn a_tag_over_the_quota_is_refused() {
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
     member.put(&format!("{image}/tags/c")).await.expect(413).says("Attempted: 3, Maximum: 2");
+    // The status line too is Glance's: clients show it.
+    let head = format!("PUT {image}/tags/c HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
+    let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"), "{answer}");
     // One that is there is no more than there was.
     member.put(&format!("{image}/tags/a")).await.expect(204);
     member.delete(&format!("{image}/tags/a")).await.expect(204);

@@ -53,6 +53,11 @@ async fn every_minor_version_is_v2() {
     member.get(&image.replace("v2", "v2.99")).await.expect(300);
     let request = member.request("GET", "/images").header("Accept", "application/vnd.openstack.images-v2.3");
     member.send(request).await.expect(200);
+    let request = member.request("GET", "/images").header("Accept", "application/vnd.openstack.images-v9");
+    member.send(request).await.expect(300);
+    for path in ["//v2/images", "/v2//images", "//v2.3//images"] {
+        member.get(path).await.expect(200);
+    }
     let answer = s.anonymous().get("/v2").await.expect(401);
     answer.header("x-openstack-request-id");
     assert_eq!(member.get("/v2").await.expect(302).header("location"), format!("{}/v2/", s.base));

@@ -58,12 +58,7 @@ struct PageBody<'p> {
     next: Option<String>,
 }
 
-pub(super) async fn list(
-    State(app): State<SharedApp>,
-    context: Context,
-    Query(pairs): Query,
-    _: NoBody,
-) -> Result<Response> {
+pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(pairs): Query) -> Result<Response> {
     let page = images::list(&app, &context, &ListQuery::parse(&pairs)?).await?;
     let next = page.next_marker.as_deref();
     Ok(json::response(&PageBody {
