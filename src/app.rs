@@ -10,12 +10,15 @@ use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 
 use crate::{
     auth::{
-        Authenticator,
+        Authenticator, Keystone,
         identity_file::{IdentityError, IdentityFile},
         standalone::Standalone,
     },
     config::{Auth, Config},
-    db::{self, Db, migrate::State},
+    db::{
+        self, Db,
+        migrate::{FOREIGN, State},
+    },
     policy::Policy,
     schemas::Schemas,
 };
@@ -64,6 +67,9 @@ pub(crate) enum StartError {
         /// What to do.
         message: &'static str,
     },
+    /// An option has a value that no other part can use.
+    #[error("{0}")]
+    Config(String),
     /// The users cannot be read.
     #[error("identity file {0}")]
     Identity(String),
@@ -85,7 +91,9 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        let authenticator = authenticator(&config)?;
+        #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
+        let clock = Utc::now;
+        let authenticator = authenticator(&config, clock)?;
         if let Some(warning) = authenticator.warning() {
             tracing::warn!("{warning}");
         }
@@ -103,15 +111,16 @@ impl App {
             State::Empty => Some("it is empty; run `glimpse db sync` with the same configuration"),
             State::Behind => Some("its schema is behind this program; run `glimpse db sync`"),
             State::Ahead => Some("a newer Glimpse has used it; run that one"),
-            State::Foreign => Some("`glimpse db sync` did not make its tables; use an empty database"),
+            State::Glance { .. } => {
+                Some("it is Glance's; run `glimpse db sync` to take it over, which Glance does not mind")
+            }
+            State::Foreign => Some(FOREIGN),
         };
         if let Some(message) = advice {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
         let schemas = Schemas::new(&config.image_format)?;
-        #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
-        let clock = Utc::now;
         Ok(Self {
             config,
             db,
@@ -139,12 +148,15 @@ impl App {
     }
 }
 
-fn authenticator(config: &Config) -> Result<Authenticator, StartError> {
-    Ok(match config.glimpse.auth {
+fn authenticator(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Authenticator, StartError> {
+    Ok(match config.auth {
         Auth::Standalone => {
             create_data_dir(config)?;
             Authenticator::Standalone(Box::new(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?))
         }
+        Auth::Keystone => Authenticator::Keystone(Box::new(
+            Keystone::new(&config.keystone_authtoken, clock).map_err(StartError::Config)?,
+        )),
         Auth::Proxy => Authenticator::Proxy,
         Auth::Fake => Authenticator::Fake,
         Auth::None => Authenticator::None,

@@ -2,6 +2,20 @@
 
 use std::sync::Arc;
 
+/// What a token is good for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// A project, or whatever stands for one.
+    #[default]
+    Project,
+    /// A domain.
+    Domain,
+    /// The whole cloud.
+    System,
+    /// Nothing but proving who its user is.
+    None,
+}
+
 /// What an authenticator found out about the caller.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -11,6 +25,8 @@ pub(crate) struct Identity {
     pub(crate) project_id: Option<String>,
     /// Role names in lower case, as Glance compares them.
     pub(crate) roles: Vec<String>,
+    /// What the caller's token is good for.
+    pub(crate) scope: Scope,
 }
 
 /// The caller, handed to every service function.

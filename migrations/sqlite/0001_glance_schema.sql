@@ -1,4 +1,4 @@
--- Glance's schema at alembic head 2024_1_contract01, table by table and column by column, so that either
+-- Glance's schema at alembic head 2023_1_contract01, table by table and column by column, so that either
 -- program can run on it. Names of indexes and constraints are Glance's too: its later migrations refer to them.
 
 CREATE TABLE alembic_version (
@@ -219,25 +219,4 @@ CREATE TABLE metadef_tags (
 );
 CREATE INDEX ix_metadef_tags_name ON metadef_tags (name);
 
-CREATE TABLE node_reference (
-    node_reference_id INTEGER NOT NULL,
-    node_reference_url VARCHAR(255) NOT NULL,
-    PRIMARY KEY (node_reference_id),
-    CONSTRAINT uq_node_reference_node_reference_url UNIQUE (node_reference_url)
-);
-
-CREATE TABLE cached_images (
-    id INTEGER NOT NULL,
-    image_id VARCHAR(36) NOT NULL,
-    last_accessed DATETIME NOT NULL,
-    last_modified DATETIME NOT NULL,
-    size BIGINT NOT NULL,
-    hits INTEGER NOT NULL,
-    checksum VARCHAR(32),
-    node_reference_id INTEGER NOT NULL,
-    PRIMARY KEY (id),
-    CONSTRAINT ix_cached_images_image_id_node_reference_id UNIQUE (image_id, node_reference_id),
-    FOREIGN KEY (node_reference_id) REFERENCES node_reference (node_reference_id)
-);
-
-INSERT INTO alembic_version (version_num) VALUES ('2024_1_contract01');
+INSERT INTO alembic_version (version_num) VALUES ('2023_1_contract01');

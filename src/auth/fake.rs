@@ -3,7 +3,7 @@
 use axum::http::HeaderMap;
 
 use crate::{
-    context::Identity,
+    context::{Identity, Scope},
     error::{Error, Result},
 };
 
@@ -13,5 +13,10 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
     let mut part = || parts.next().map(str::to_owned).ok_or(Error::Unauthenticated);
     let (user, project, roles) = (part()?, part()?, part()?);
     let known = |text: String| (!text.is_empty()).then_some(text);
-    Ok(Identity { user_id: known(user), project_id: known(project), roles: super::roles(&roles) })
+    Ok(Identity {
+        user_id: known(user),
+        project_id: known(project),
+        roles: super::roles(&roles),
+        scope: Scope::Project,
+    })
 }

@@ -1,22 +1,29 @@
 //! Who a request comes from.
 //!
-//! One [`Authenticator`] serves the whole program. It reads a request's headers, and nothing else of HTTP; what it
+//! One [`Authenticator`] serves the whole program. It is given a request's head, and knows nothing else of HTTP; what it
 //! finds is an [`Identity`], which the policy then judges.
 
 mod fake;
 pub(crate) mod identity_file;
+mod keystone;
 mod proxy;
 pub(crate) mod standalone;
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderValue, Method};
 
+pub(crate) use self::keystone::Keystone;
 use self::standalone::Standalone;
-use crate::{context::Identity, error::Result};
+use crate::{
+    context::{Identity, Scope},
+    error::Result,
+};
 
 /// How callers are found out.
 pub(crate) enum Authenticator {
     /// By users of our own: see [`standalone`].
     Standalone(Box<Standalone>),
+    /// By Keystone: see [`keystone`].
+    Keystone(Box<Keystone>),
     /// By headers that a trusted proxy sets: see [`proxy`].
     Proxy,
     /// By a token that says it: see [`fake`].
@@ -25,16 +32,27 @@ pub(crate) enum Authenticator {
     None,
 }
 
+/// What a request says of who sends it, and what a token may be restricted to.
+pub(crate) struct Asked<'r> {
+    /// Its headers.
+    pub(crate) headers: &'r HeaderMap,
+    /// Its method.
+    pub(crate) method: &'r Method,
+    /// Its path.
+    pub(crate) path: &'r str,
+}
+
 impl Authenticator {
     /// Finds out who asks.
     ///
     /// # Errors
-    /// `Unauthenticated` where the headers prove nobody.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
+    /// `Unauthenticated` where the headers prove nobody, `Unavailable` where whoever could tell is away.
+    pub(crate) async fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity> {
         match self {
-            Self::Standalone(standalone) => standalone.authenticate(headers).await,
-            Self::Proxy => proxy::authenticate(headers),
-            Self::Fake => fake::authenticate(headers),
+            Self::Standalone(standalone) => standalone.authenticate(asked.headers).await,
+            Self::Keystone(keystone) => keystone.authenticate(asked).await,
+            Self::Proxy => proxy::authenticate(asked.headers),
+            Self::Fake => fake::authenticate(asked.headers),
             Self::None => Ok(everybody()),
         }
     }
@@ -43,6 +61,7 @@ impl Authenticator {
     pub(crate) fn challenge(&self) -> Option<HeaderValue> {
         match self {
             Self::Standalone(_) => Some(HeaderValue::from_static("Basic realm=\"Glimpse\", charset=\"UTF-8\"")),
+            Self::Keystone(keystone) => HeaderValue::from_str(&format!("Keystone uri=\"{}\"", keystone.uri())).ok(),
             Self::Proxy | Self::Fake | Self::None => None,
         }
     }
@@ -50,7 +69,7 @@ impl Authenticator {
     /// What an operator must know before somebody else finds out, or `None` where nothing is open.
     pub(crate) fn warning(&self) -> Option<&'static str> {
         match self {
-            Self::Standalone(_) => None,
+            Self::Standalone(_) | Self::Keystone(_) => None,
             Self::Proxy => Some(
                 "[glimpse] auth = proxy: whoever reaches this port is whoever their X-Identity-Status, X-User-Id, \
                  X-Project-Id and X-Roles headers say; only the trusted proxy may reach it",
@@ -62,7 +81,7 @@ impl Authenticator {
 }
 
 fn everybody() -> Identity {
-    Identity { user_id: None, project_id: None, roles: with_implied(["admin"]) }
+    Identity { user_id: None, project_id: None, roles: with_implied(["admin"]), scope: Scope::Project }
 }
 
 /// A header's text, where it is set and is text.

@@ -4,7 +4,7 @@ use axum::http::HeaderMap;
 
 use super::text;
 use crate::{
-    context::Identity,
+    context::{Identity, Scope},
     error::{Error, Result},
 };
 
@@ -18,5 +18,19 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
         user_id: text(headers, "x-user-id").map(str::to_owned),
         project_id: project.map(str::to_owned),
         roles: super::roles(text(headers, "x-roles").unwrap_or_default()),
+        scope: scope(headers),
     })
+}
+
+fn scope(headers: &HeaderMap) -> Scope {
+    let is_set = |name: &str| text(headers, name).is_some();
+    if is_set("x-project-id") || is_set("x-tenant-id") {
+        Scope::Project
+    } else if is_set("openstack-system-scope") {
+        Scope::System
+    } else if is_set("x-domain-id") {
+        Scope::Domain
+    } else {
+        Scope::None
+    }
 }

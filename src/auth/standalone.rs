@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::identity_file::{IdentityError, IdentityFile, User};
 use crate::{
-    context::Identity,
+    context::{Identity, Scope},
     error::{Error, Result},
 };
 
@@ -136,6 +136,7 @@ fn identity(name: &str, user: &User) -> Identity {
         user_id: Some(name.to_owned()),
         project_id: Some(user.project.clone()),
         roles: super::with_implied(user.roles.iter().map(String::as_str)),
+        scope: Scope::Project,
     }
 }
 

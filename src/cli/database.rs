@@ -10,7 +10,7 @@ use crate::{
     config::{Config, DatabaseUrl},
     db::{
         Db,
-        migrate::{Schema, State},
+        migrate::{FOREIGN, Schema, State},
     },
     log,
 };
@@ -21,12 +21,12 @@ pub(super) enum Command {
     Sync,
     /// Show the schema's version: Glance's revision, and the last migration of ours
     Version,
-    /// Tell whether the schema is up to date: exit code 0 when it is, 4 when `db sync` is needed
+    /// Tell whether the schema is up to date: exit code 0 when it is, 3 when `db sync` is needed
     Check,
 }
 
-/// `db check`'s exit code where the schema must be synced; `glance-manage db check` has the same for an expansion.
-const NEEDS_SYNC: u8 = 4;
+/// `db check`'s exit code where the schema must be synced; as `glance-manage db check` has where its first step is needed.
+const NEEDS_SYNC: u8 = 3;
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     log::start(config);
@@ -63,7 +63,7 @@ fn show(command: Command, schema: &Schema) -> ExitCode {
             ExitCode::SUCCESS
         }
         (Command::Version, _) => {
-            println!("{}", schema.alembic.as_deref().unwrap_or("none"));
+            println!("{}", if schema.alembic.is_empty() { "none".to_owned() } else { schema.alembic.join(", ") });
             println!("glimpse migration {}", schema.migration);
             ExitCode::SUCCESS
         }
@@ -75,8 +75,16 @@ fn show(command: Command, schema: &Schema) -> ExitCode {
             println!("Database is not up to date. Run `glimpse db sync`.");
             ExitCode::from(NEEDS_SYNC)
         }
-        (Command::Check, State::Foreign | State::Ahead) => {
-            println!("Database is not one that this program made. Run `glimpse db version` to see its.");
+        (Command::Check, State::Glance { .. }) => {
+            println!("Database is Glance's. Run `glimpse db sync` to take it over; Glance can go on with it.");
+            ExitCode::from(NEEDS_SYNC)
+        }
+        (Command::Check, State::Foreign) => {
+            println!("Database cannot be used: {FOREIGN}.");
+            ExitCode::FAILURE
+        }
+        (Command::Check, State::Ahead) => {
+            println!("Database is ahead: a newer Glimpse has used it.");
             ExitCode::FAILURE
         }
     }

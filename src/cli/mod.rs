@@ -1,12 +1,14 @@
 //! The command line.
 
 mod database;
+mod glance;
 mod identity;
 mod serve;
+mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Sources};
 
@@ -17,6 +19,16 @@ use crate::config::{Config, Sources};
 #[derive(Debug, Parser)]
 #[command(name = "glimpse", version, max_term_width = 100)]
 struct CommandLine {
+    #[command(flatten)]
+    sources: SourceArguments,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// Where options are written.
+#[derive(Debug, Args)]
+struct SourceArguments {
     /// A configuration file in Glance's format; may be repeated, a later one wins
     #[arg(long, value_name = "FILE", global = true)]
     config_file: Vec<PathBuf>,
@@ -28,9 +40,12 @@ struct CommandLine {
     /// Where the embedded database and the users are [default: ./glimpse-data]
     #[arg(long, value_name = "DIR", global = true, env = "GLIMPSE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+}
 
-    #[command(subcommand)]
-    command: Option<Command>,
+impl From<SourceArguments> for Sources {
+    fn from(arguments: SourceArguments) -> Self {
+        Self { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -52,17 +67,22 @@ type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 #[must_use]
 #[expect(clippy::print_stderr, reason = "this is what a command's user sees")]
 pub fn main() -> ExitCode {
-    let arguments = CommandLine::parse();
-    let sources = Sources { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir };
-    let done = Config::load(&sources).map_err(Into::into).and_then(|config| {
-        match arguments.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config),
-            Command::Db(command) => database::run(&config, command),
-            Command::Identity(command) => identity::run(&config, command),
-        }
-    });
+    let program = std::env::args().next().unwrap_or_default();
+    let done = match glance::Name::of(&program) {
+        Some(name) => name.run(),
+        None => run(CommandLine::parse()),
+    };
     done.unwrap_or_else(|error| {
         eprintln!("glimpse: {error}");
         ExitCode::FAILURE
     })
+}
+
+fn run(arguments: CommandLine) -> CommandResult {
+    let config = Config::load(&arguments.sources.into())?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(config),
+        Command::Db(command) => database::run(&config, command),
+        Command::Identity(command) => identity::run(&config, command),
+    }
 }

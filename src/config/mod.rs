@@ -3,6 +3,8 @@
 mod database_url;
 mod ini;
 mod options;
+mod paste;
+mod secret;
 mod value;
 
 use std::{
@@ -10,11 +12,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use self::value::OptionValue;
 pub(crate) use self::{
     database_url::DatabaseUrl,
-    options::{Auth, Database, DefaultGroup, Glimpse, ImageFormat, LogFormat},
+    options::{Auth, Database, DefaultGroup, Glimpse, ImageFormat, KeystoneAuthtoken, LogFormat},
 };
+use self::{options::PasteDeploy, value::OptionValue};
 
 /// Every option, with its default where nothing was written.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,10 @@ pub(crate) struct Config {
     pub(crate) default: DefaultGroup,
     /// `[database]`
     pub(crate) database: Database,
+    /// `[keystone_authtoken]`
+    pub(crate) keystone_authtoken: KeystoneAuthtoken,
+    /// How callers are found out: as `[glimpse] auth` says, else the paste pipeline, else by users of our own.
+    pub(crate) auth: Auth,
     /// `[image_format]`
     pub(crate) image_format: ImageFormat,
     /// `[glimpse]`
@@ -120,6 +126,8 @@ impl Config {
         let mut config = Self {
             default: DefaultGroup::read(&mut written)?,
             database: Database::read(&mut written)?,
+            keystone_authtoken: KeystoneAuthtoken::read(&mut written)?,
+            auth: Auth::Standalone,
             image_format: ImageFormat::read(&mut written)?,
             glimpse: Glimpse::read(&mut written)?,
             warnings: Vec::new(),
@@ -127,13 +135,19 @@ impl Config {
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
         }
+        let paste = PasteDeploy::read(&mut written)?;
         config.warnings = written.entries.iter().map(|(entry, path)| unknown(entry, path)).collect();
+        let folders = files.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect::<Vec<_>>();
+        let pipeline = paste::pipeline(&paste, &folders)?;
+        config.auth = config.glimpse.auth.or(pipeline.as_ref().map(|pipeline| pipeline.auth)).unwrap_or_default();
+        config.warnings.extend(pipeline.into_iter().flat_map(|pipeline| pipeline.warnings));
         Ok(config)
     }
 
-    /// The address to listen on. Beyond loopback only where the operator says so.
+    /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
     pub(crate) fn bind_host(&self) -> &str {
-        self.default.bind_host.as_deref().unwrap_or("127.0.0.1")
+        let default = if self.auth == Auth::Keystone { "0.0.0.0" } else { "127.0.0.1" };
+        self.default.bind_host.as_deref().unwrap_or(default)
     }
 
     /// Where clients reach this service, as far as the configuration says. Without a slash at its end.
@@ -173,7 +187,15 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 
 /// Every option that Glimpse acts on: group and name.
 fn known() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    [DefaultGroup::NAMES, Database::NAMES, ImageFormat::NAMES, Glimpse::NAMES].into_iter().flatten()
+    let groups = [
+        DefaultGroup::NAMES,
+        Database::NAMES,
+        KeystoneAuthtoken::NAMES,
+        PasteDeploy::NAMES,
+        ImageFormat::NAMES,
+        Glimpse::NAMES,
+    ];
+    groups.into_iter().flatten()
 }
 
 /// What to tell about an option that Glimpse does not act on.

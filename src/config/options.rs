@@ -2,8 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::database_url::DatabaseUrl;
 use super::value::choice;
+use super::{database_url::DatabaseUrl, secret::Secret};
 
 /// Declares the struct of an option group, its defaults, and how it is read.
 macro_rules! group {
@@ -37,7 +37,7 @@ macro_rules! group {
 group! {
     /// `[DEFAULT]`
     pub(crate) struct DefaultGroup in "DEFAULT" {
-        /// The address to listen on. Without it: loopback.
+        /// The address to listen on. Without it: every address where Keystone asks who comes in, else loopback.
         bind_host: Option<String> = None,
         /// The port to listen on; 0 lets the system choose one.
         bind_port: u16 = 9292,
@@ -88,6 +88,68 @@ group! {
 }
 
 group! {
+    /// `[paste_deploy]`: which filters stand before the API.
+    pub(crate) struct PasteDeploy in "paste_deploy" {
+        /// The pipeline's name, without `glance-api-`.
+        flavor: Option<String> = None,
+        /// The paste file; without it, `glance-api-paste.ini` beside the configuration, else Glance's flavors by name.
+        config_file: Option<String> = None,
+    }
+}
+
+group! {
+    /// `[keystone_authtoken]`: how tokens are validated.
+    pub(crate) struct KeystoneAuthtoken in "keystone_authtoken" {
+        /// How we log in to Keystone: password, or v3password.
+        auth_type: Option<String> = None,
+        /// Where we log in.
+        auth_url: Option<String> = None,
+        /// Where clients log in, as a 401 tells them.
+        www_authenticate_uri: Option<String> = None,
+        /// Our user's name.
+        username: Option<String> = None,
+        /// Our user's id, instead of name and domain.
+        user_id: Option<String> = None,
+        /// Our user's password.
+        password: Option<Secret> = None,
+        /// Our user's domain, by id.
+        user_domain_id: Option<String> = None,
+        /// Our user's domain, by name.
+        user_domain_name: Option<String> = None,
+        /// The project that we log in to, by id.
+        project_id: Option<String> = None,
+        /// The project that we log in to, by name.
+        project_name: Option<String> = None,
+        /// That project's domain, by id.
+        project_domain_id: Option<String> = None,
+        /// That project's domain, by name.
+        project_domain_name: Option<String> = None,
+        /// Certificates of authorities that Keystone's certificate may be signed by, beside the system's.
+        cafile: Option<PathBuf> = None,
+        /// Whether any certificate is taken for Keystone's.
+        insecure: bool = false,
+        /// The region of the catalog in which Keystone is looked up.
+        region_name: Option<String> = None,
+        /// The interface of the catalog at which tokens are validated.
+        interface: String = "internal".to_owned(),
+        /// Seconds that a connection to Keystone may take.
+        http_connect_timeout: Option<Duration> = None,
+        /// How often a request to Keystone is sent again.
+        http_request_max_retries: u32 = 3,
+        /// Seconds that a validation is remembered.
+        token_cache_time: Duration = Duration::from_secs(300),
+        /// Roles that make a token a service's.
+        service_token_roles: Vec<String> = vec!["service".to_owned()],
+        /// Whether a token without such a role is no service token.
+        service_token_roles_required: bool = false,
+        /// Our type in the catalog, which access rules of application credentials name.
+        service_type: Option<String> = None,
+        /// Whether a service token that is none is overlooked, as Glance's paste file says, or refuses its request.
+        delay_auth_decision: bool = true,
+    }
+}
+
+group! {
     /// `[image_format]`
     pub(crate) struct ImageFormat in "image_format" {
         /// Container formats that an image may have.
@@ -100,8 +162,8 @@ group! {
 group! {
     /// `[glimpse]`: what Glance does not have.
     pub(crate) struct Glimpse in "glimpse" {
-        /// Who a caller is found out by: standalone, proxy, fake or none.
-        auth: Auth = Auth::Standalone,
+        /// Who a caller is found out by. Without it: as the paste pipeline says, else standalone.
+        auth: Option<Auth> = None,
         /// Where the embedded database and the identity file are.
         data_dir: PathBuf = PathBuf::from("glimpse-data"),
         /// Whether a tag with `=` is refused.
@@ -122,7 +184,10 @@ choice! {
     /// How a caller is authenticated.
     pub(crate) enum Auth {
         /// By the users in the data directory's `identity.toml`.
+        #[default]
         Standalone = "standalone",
+        /// By Keystone.
+        Keystone = "keystone",
         /// By headers that a trusted proxy sets. Whoever reaches the port is whoever they say they are.
         Proxy = "proxy",
         /// By a token that names user, project and roles. For tests only.
@@ -136,6 +201,7 @@ choice! {
     /// How the log is written.
     pub(crate) enum LogFormat {
         /// For people.
+        #[default]
         Text = "text",
         /// One JSON object a line.
         Json = "json",

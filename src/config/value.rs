@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::DatabaseUrl;
+use super::{DatabaseUrl, secret::Secret};
 
 /// A type that an option can have.
 pub(crate) trait OptionValue: Sized {
@@ -43,6 +43,12 @@ macro_rules! integer {
 }
 integer!(u16, u32, i64);
 
+impl OptionValue for Secret {
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned().into())
+    }
+}
+
 /// Longer than anybody waits, and short enough to be added to any point in time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -74,11 +80,11 @@ impl<T: OptionValue> OptionValue for Option<T> {
     }
 }
 
-/// Declares an enum that is written as one of a few words.
+/// Declares an enum that is written as one of a few words; one of them is the default.
 macro_rules! choice {
     ($(#[$meta:meta])* pub(crate) enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
         pub(crate) enum $name { $($(#[$variant_meta])* $variant),+ }
 
         impl $crate::config::value::OptionValue for $name {

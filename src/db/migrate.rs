@@ -1,12 +1,15 @@
 //! Brings a database to the schema that this program needs, and tells what it has.
 //!
 //! The migrations under `migrations/<engine>/` are embedded; which of them ran is kept in `glimpse_migrations`. The first
-//! one is Glance's own schema, with its `alembic_version`, so that either program can run on the result.
+//! two are Glance's own schema, with its `alembic_version`, so that either program can run on the result.
+//!
+//! A database that Glance made is taken over: the migrations that it amounts to are recorded as done, the others run. Nothing
+//! in it is changed or lost, and Glance can go on with it.
 
 use std::sync::LazyLock;
 
 use sea_query::Query;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
 use super::{Db, Error, Result, Session};
 
@@ -38,7 +41,12 @@ pub(crate) enum State {
     Current,
     /// Some migrations have not run yet.
     Behind,
-    /// Tables of an image service that `db sync` did not make.
+    /// Glance made it, and it amounts to the migrations up to this one.
+    Glance {
+        /// The last of our migrations that need not run.
+        amounts_to: i64,
+    },
+    /// Tables of an image service that neither `db sync` made nor a Glance that we know.
     Foreign,
     /// Migrations ran that this program does not know: a newer program made it.
     Ahead,
@@ -49,15 +57,15 @@ pub(crate) enum State {
 pub(crate) struct Schema {
     /// How it compares to what this program needs.
     pub(crate) state: State,
-    /// The revision that Glance's own tools see.
-    pub(crate) alembic: Option<String>,
+    /// The revisions that Glance's own tools see: one, or two while an upgrade of theirs is half done.
+    pub(crate) alembic: Vec<String>,
     /// The last of our migrations that ran, 0 where none did.
     pub(crate) migration: i64,
 }
 
 impl Schema {
     /// That of a database that is not there.
-    pub(crate) const EMPTY: Self = Self { state: State::Empty, alembic: None, migration: 0 };
+    pub(crate) const EMPTY: Self = Self { state: State::Empty, alembic: Vec::new(), migration: 0 };
 }
 
 #[derive(Debug, Clone, Copy, sea_query::Iden)]
@@ -73,17 +81,58 @@ enum AlembicVersion {
     VersionNum,
 }
 
+/// What to tell about a database that is not taken over.
+pub(crate) const FOREIGN: &str = "it holds tables of an image service, but not of a Glance from Wallaby to 33 \
+     (`glimpse db version` shows its revision): upgrade it with that Glance's own `glance-manage db sync` first, or give an \
+     empty database";
+
+/// Releases whose schema is our first migration: from the one that gave tasks their image to the one before the cache tables.
+const BEFORE_CACHE_TABLES: [&str; 5] = ["wallaby", "xena", "yoga", "zed", "2023_1"];
+/// The release whose schema is our first two.
+const WITH_CACHE_TABLES: &str = "2024_1";
+
+/// The last of our migrations that a database at these revisions need not run; `None` where one of them is unknown.
+///
+/// A revision is `<release>_expand01` or `<release>_contract01`. What the contractions since Wallaby do is nothing, so the
+/// newest release counts, whether its upgrade was finished or not.
+fn amounts_to(alembic: &[String]) -> Option<i64> {
+    let of = |revision: &String| {
+        let (release, step) = revision.rsplit_once('_')?;
+        match (release, step) {
+            (WITH_CACHE_TABLES, "expand01" | "contract01") => Some(2),
+            (release, "expand01" | "contract01") if BEFORE_CACHE_TABLES.contains(&release) => Some(1),
+            // The other half of an upgrade to Wallaby.
+            ("ussuri", "contract01") => Some(0),
+            _ => None,
+        }
+    };
+    let migrations: Option<Vec<i64>> = alembic.iter().map(of).collect();
+    migrations?.into_iter().max().filter(|migration| *migration > 0)
+}
+
+/// Records the migrations that need not run, and runs the others.
+async fn record_and_run<C>(migrator: &Migrator, recorded: Option<i64>, connection: &mut C) -> Result<(), MigrateError>
+where
+    C: Migrate,
+{
+    if recorded.is_some() {
+        migrator.run_direct(recorded, connection, true).await?;
+    }
+    migrator.run_direct(None, connection, false).await
+}
+
 impl Db {
     /// Reads what the database has. Changes nothing.
     pub(crate) async fn schema(&self) -> Result<Schema> {
         let tables = self.table_names().await?;
         let has = |name: &str| tables.iter().any(|table| table == name);
         let mut conn = self.acquire().await?;
-        let alembic: Option<(String,)> = if has("alembic_version") {
-            conn.optional(Query::select().column(AlembicVersion::VersionNum).from(AlembicVersion::Table).take()).await?
+        let alembic: Vec<(String,)> = if has("alembic_version") {
+            conn.all(Query::select().column(AlembicVersion::VersionNum).from(AlembicVersion::Table).take()).await?
         } else {
-            None
+            Vec::new()
         };
+        let alembic: Vec<String> = alembic.into_iter().map(|(revision,)| revision).collect();
         let applied: Vec<(i64, bool)> = if has(TABLE) {
             use GlimpseMigrations as M;
             conn.all(Query::select().columns([M::Version, M::Success]).from(M::Table).take()).await?
@@ -94,7 +143,7 @@ impl Db {
         let state = if applied.iter().any(|(version, _)| !migrator.version_exists(*version)) {
             State::Ahead
         } else if applied.is_empty() && (has("images") || has("alembic_version")) {
-            State::Foreign
+            amounts_to(&alembic).map_or(State::Foreign, |amounts_to| State::Glance { amounts_to })
         } else if applied.iter().filter(|(_, success)| *success).count() == migrator.iter().count() {
             State::Current
         } else if applied.is_empty() {
@@ -102,11 +151,7 @@ impl Db {
         } else {
             State::Behind
         };
-        Ok(Schema {
-            state,
-            alembic: alembic.map(|(version,)| version),
-            migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default(),
-        })
+        Ok(Schema { state, alembic, migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default() })
     }
 
     /// Runs the migrations that have not run yet. Two programs that do so at once end with the same result.
@@ -114,16 +159,13 @@ impl Db {
     /// # Errors
     /// `Schema` on a database that we do not understand; nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<()> {
-        match self.schema().await?.state {
+        let schema = self.schema().await?;
+        let mut recorded = None;
+        match schema.state {
             State::Current => return Ok(()),
             State::Empty | State::Behind => {}
-            State::Foreign => {
-                return Err(Error::Schema(
-                    "the database holds tables of an image service that `glimpse db sync` did not make; \
-                     give it an empty database"
-                        .to_owned(),
-                ));
-            }
+            State::Glance { amounts_to } => recorded = Some(amounts_to),
+            State::Foreign => return Err(Error::Schema(FOREIGN.to_owned())),
             State::Ahead => {
                 return Err(Error::Schema(
                     "a newer Glimpse has used this database; run that one, or restore the database from before"
@@ -133,8 +175,14 @@ impl Db {
         }
         let migrator = self.migrator();
         let ran = match self {
-            Self::Sqlite { write, .. } => migrator.run(write).await,
-            Self::Postgres(pool) => migrator.run(pool).await,
+            Self::Sqlite { write, .. } => {
+                let mut connection = write.acquire().await?;
+                record_and_run(migrator, recorded, &mut *connection).await
+            }
+            Self::Postgres(pool) => {
+                let mut connection = pool.acquire().await?;
+                record_and_run(migrator, recorded, &mut *connection).await
+            }
             Self::MySql(pool) => {
                 // MariaDB does not wait for a lock without a limit, which is how sqlx asks for it.
                 let mut connection = pool.acquire().await?;
@@ -143,7 +191,7 @@ impl Db {
                 if locked != Some(1) {
                     return Err(Error::Schema("another program is at its migrations; try again later".to_owned()));
                 }
-                let ran = migrator.run(&mut *connection).await;
+                let ran = record_and_run(migrator, recorded, &mut *connection).await;
                 // The lock goes with its connection.
                 connection.close().await?;
                 ran
@@ -188,5 +236,23 @@ impl Db {
                 .await?
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::amounts_to;
+
+    #[test]
+    fn what_a_glance_amounts_to() {
+        let of = |revisions: &[&str]| amounts_to(&revisions.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of(&["2024_1_contract01"]), Some(2));
+        assert_eq!(of(&["2024_1_expand01", "2023_1_contract01"]), Some(2));
+        assert_eq!(of(&["zed_contract01"]), Some(1));
+        assert_eq!(of(&["wallaby_expand01", "ussuri_contract01"]), Some(1));
+        assert_eq!(of(&["ussuri_contract01"]), None);
+        assert_eq!(of(&["2099_1_expand01"]), None);
+        assert_eq!(of(&["2024_1_contract01", "liberty"]), None);
+        assert_eq!(of(&[]), None);
     }
 }

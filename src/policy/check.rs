@@ -88,11 +88,14 @@ impl Judge<'_> {
 #[cfg(test)]
 mod tests {
     use super::Target;
-    use crate::{context::Identity, policy::Policy};
+    use crate::{
+        context::{Identity, Scope},
+        policy::Policy,
+    };
 
     fn who(project: Option<&str>, roles: &[&str]) -> Identity {
         let roles = roles.iter().map(|role| (*role).to_owned()).collect();
-        Identity { user_id: Some("u".to_owned()), project_id: project.map(str::to_owned), roles }
+        Identity { user_id: Some("u".to_owned()), project_id: project.map(str::to_owned), roles, ..Identity::default() }
     }
 
     fn image<'t>(owner: Option<&'t str>, visibility: &'t str) -> Target<'t> {
@@ -110,6 +113,14 @@ mod tests {
         assert!(policy.allows(&who(Some("q"), &["reader"]), "get_image", &image(Some("p"), "public")));
         assert!(!policy.allows(&who(Some("q"), &["reader"]), "get_image", &mine));
         assert!(!policy.allows(&who(Some("p"), &["member"]), "publicize_image", &mine));
+    }
+
+    #[test]
+    fn a_token_for_a_domain_or_the_cloud_is_none_for_projects() {
+        for scope in [Scope::Domain, Scope::System] {
+            let admin = Identity { scope, ..who(None, &["admin"]) };
+            assert!(!Policy::defaults().allows(&admin, "modify_image", &image(Some("p"), "private")), "{scope:?}");
+        }
     }
 
     #[test]

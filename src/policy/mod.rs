@@ -12,7 +12,7 @@ use std::collections::HashMap;
 
 pub(crate) use self::check::Target;
 use self::parse::Check;
-use crate::context::Identity;
+use crate::context::{Identity, Scope};
 
 /// The rules in force.
 pub(crate) struct Policy {
@@ -32,6 +32,8 @@ impl Policy {
 
     /// Whether the rule lets this caller do it to this target. A rule that nobody defined lets nobody.
     pub(crate) fn allows(&self, identity: &Identity, rule: &str, target: &Target<'_>) -> bool {
-        check::Judge { rules: &self.rules, identity, target }.rule(rule, 0)
+        // Every rule of Glance's is about projects: a token for a domain or for the whole cloud is none for them.
+        let in_scope = matches!(identity.scope, Scope::Project | Scope::None);
+        in_scope && check::Judge { rules: &self.rules, identity, target }.rule(rule, 0)
     }
 }

@@ -9,6 +9,7 @@ use axum::{
 };
 
 use crate::{
+    auth::Asked,
     context::Context,
     error::Error,
     http::{SharedApp, error},
@@ -18,7 +19,8 @@ pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: 
     if app.is_draining() {
         return error::draining();
     }
-    let identity = match app.authenticator.authenticate(request.headers()).await {
+    let asked = Asked { headers: request.headers(), method: request.method(), path: request.uri().path() };
+    let identity = match app.authenticator.authenticate(&asked).await {
         Ok(identity) => identity,
         Err(Error::Unauthenticated) => {
             return error::unauthenticated(app.authenticator.challenge());

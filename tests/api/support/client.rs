@@ -28,6 +28,8 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(base: &str, token: Option<&str>) -> Self {
+        // It is set up once for the whole process; another client may have done so.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let http = http.timeout(Duration::from_secs(60)).build().unwrap();
         Self { http, base: base.to_owned(), token: token.map(str::to_owned) }

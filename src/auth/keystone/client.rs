@@ -1,0 +1,235 @@
+//! Talking to Keystone: our own token, and the validation of others.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::{StatusCode, Url, header::HeaderValue};
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::token::{Body, Token};
+use crate::config::KeystoneAuthtoken;
+
+/// How long Keystone may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection to it may take, where the options do not say.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before a request is sent again; it doubles.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Our own token is renewed so long before it ends.
+const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(120);
+/// Tells Keystone that we hold tokens to their access rules; it shows us restricted ones only then.
+const ACCESS_RULES: (&str, &str) = ("OpenStack-Identity-Access-Rules", "1.0");
+
+/// Why Keystone did not answer the question.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum KeystoneError {
+    /// It is away, or fails.
+    #[error("{0}")]
+    Http(String),
+    /// It does not take the credentials of `[keystone_authtoken]`.
+    #[error("Keystone refuses the user of [keystone_authtoken]: {0}")]
+    Refused(StatusCode),
+}
+
+impl From<reqwest::Error> for KeystoneError {
+    fn from(error: reqwest::Error) -> Self {
+        // With its causes: the outermost one says only that sending failed.
+        let mut text = error.to_string();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            text = format!("{text}: {inner}");
+            cause = inner.source();
+        }
+        Self::Http(text)
+    }
+}
+
+/// Keystone, and our own token there.
+pub(super) struct Client {
+    http: reqwest::Client,
+    options: KeystoneAuthtoken,
+    /// `…/v3`
+    auth_url: Url,
+    /// One is fetched at a time; whoever needs it meanwhile waits for it.
+    own: Mutex<Option<OwnToken>>,
+}
+
+#[derive(Clone)]
+struct OwnToken {
+    value: HeaderValue,
+    expires: DateTime<Utc>,
+    /// Where tokens are validated: the catalog may name another address than the one for logging in.
+    endpoint: Url,
+}
+
+impl Client {
+    pub(super) fn new(options: &KeystoneAuthtoken) -> Result<Self, String> {
+        let missing =
+            |name: &str| format!("[keystone_authtoken] {name} is missing: without it no token can be validated");
+        if let Some(other) = options.auth_type.as_deref().filter(|kind| !["password", "v3password"].contains(kind)) {
+            return Err(format!("[keystone_authtoken] auth_type: {other:?} is not supported; password is"));
+        }
+        let auth_url = options.auth_url.as_deref().ok_or_else(|| missing("auth_url"))?;
+        if options.username.is_none() && options.user_id.is_none() {
+            return Err(missing("username"));
+        }
+        if options.password.is_none() {
+            return Err(missing("password"));
+        }
+        let mut http = reqwest::Client::builder()
+            .timeout(ANSWER_TIMEOUT)
+            .connect_timeout(options.http_connect_timeout.unwrap_or(CONNECT_TIMEOUT))
+            .redirect(reqwest::redirect::Policy::none());
+        if options.insecure {
+            http = http.tls_danger_accept_invalid_certs(true);
+        }
+        if let Some(path) = &options.cafile {
+            let error =
+                |error: &dyn std::fmt::Display| format!("[keystone_authtoken] cafile {}: {error}", path.display());
+            let pem = std::fs::read(path).map_err(|e| error(&e))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| error(&e))?;
+            http = http.tls_certs_merge(certificates);
+        }
+        Ok(Self {
+            http: http.build().map_err(|error| format!("[keystone_authtoken]: {error}"))?,
+            auth_url: v3(auth_url).map_err(|error| format!("[keystone_authtoken] auth_url: {error}"))?,
+            options: options.clone(),
+            own: Mutex::new(None),
+        })
+    }
+
+    /// Asks for a token; `None` where Keystone knows no such token.
+    pub(super) async fn validate(
+        &self,
+        token: &str,
+        even_expired: bool,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Token>, KeystoneError> {
+        let Ok(mut subject) = HeaderValue::from_str(token) else { return Ok(None) };
+        subject.set_sensitive(true);
+        let mut own = self.own_token(None, now).await?;
+        for may_renew in [true, false] {
+            let response = self
+                .send(|| {
+                    let request = self.http.get(tokens(&own.endpoint)).header("X-Auth-Token", own.value.clone());
+                    let request =
+                        request.header("X-Subject-Token", subject.clone()).header(ACCESS_RULES.0, ACCESS_RULES.1);
+                    if even_expired { request.query(&[("allow_expired", "1")]) } else { request }
+                })
+                .await?;
+            match response.status() {
+                StatusCode::OK => return Ok(Some(response.json::<Body>().await?.into())),
+                StatusCode::NOT_FOUND => return Ok(None),
+                // Ours was revoked, or Keystone has new keys.
+                StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    return Err(KeystoneError::Refused(response.status()));
+                }
+                status => return Err(KeystoneError::Http(format!("Keystone answered {status}"))),
+            }
+        }
+        Err(KeystoneError::Refused(StatusCode::UNAUTHORIZED))
+    }
+
+    /// Our own token: the one we have, unless it was rejected or is about to end.
+    async fn own_token(&self, rejected: Option<&OwnToken>, now: DateTime<Utc>) -> Result<OwnToken, KeystoneError> {
+        let mut own = self.own.lock().await;
+        if let Some(token) = own.as_ref()
+            && token.expires > now + RENEW_BEFORE
+            && rejected.is_none_or(|rejected| rejected.value != token.value)
+        {
+            return Ok(token.clone());
+        }
+        let response = self.send(|| self.http.post(tokens(&self.auth_url)).json(&self.login())).await?;
+        if response.status() != StatusCode::CREATED {
+            return Err(match response.status() {
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                    KeystoneError::Refused(response.status())
+                }
+                status => KeystoneError::Http(format!("Keystone answered {status}")),
+            });
+        }
+        let value = response.headers().get("X-Subject-Token").cloned();
+        let mut value = value.ok_or_else(|| KeystoneError::Http("Keystone answered without a token".to_owned()))?;
+        value.set_sensitive(true);
+        let body: Body = response.json().await?;
+        let endpoint = body.identity_endpoint(&self.options.interface, self.options.region_name.as_deref());
+        let endpoint = endpoint.and_then(|url| v3(url).ok()).unwrap_or_else(|| self.auth_url.clone());
+        let token = OwnToken { value, expires: body.expires(), endpoint };
+        *own = Some(token.clone());
+        Ok(token)
+    }
+
+    fn login(&self) -> serde_json::Value {
+        let options = &self.options;
+        let domain = |id: &Option<String>, name: &Option<String>| match (id, name) {
+            (Some(id), _) => json!({ "id": id }),
+            (None, Some(name)) => json!({ "name": name }),
+            (None, None) => json!({ "id": "default" }),
+        };
+        let mut user = json!({ "password": options.password.as_ref().map(|password| password.expose()) });
+        match &options.user_id {
+            Some(id) => user["id"] = json!(id),
+            None => {
+                user["name"] = json!(options.username);
+                user["domain"] = domain(&options.user_domain_id, &options.user_domain_name);
+            }
+        }
+        let project = match (&options.project_id, &options.project_name) {
+            (Some(id), _) => json!({ "id": id }),
+            (None, name) => json!({
+                "name": name,
+                "domain": domain(&options.project_domain_id, &options.project_domain_name),
+            }),
+        };
+        let mut auth = json!({ "identity": { "methods": ["password"], "password": { "user": user } } });
+        if options.project_id.is_some() || options.project_name.is_some() {
+            auth["scope"] = json!({ "project": project });
+        }
+        json!({ "auth": auth })
+    }
+
+    /// Sends a request, again when no connection came about or Keystone is overloaded, as often as the options say.
+    async fn send(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response, KeystoneError> {
+        let mut pause = RETRY_PAUSE;
+        for _ in 0..self.options.http_request_max_retries {
+            match request().send().await {
+                Ok(response) if !response.status().is_server_error() => return Ok(response),
+                Err(error) if !error.is_connect() => return Err(error.into()),
+                _ => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        Ok(request().send().await?)
+    }
+}
+
+/// A URL of Keystone, with the version that we speak at its end.
+fn v3(url: &str) -> Result<Url, String> {
+    let url = url.trim_end_matches('/');
+    let url = match url.strip_suffix("/v2.0").unwrap_or(url) {
+        url if url.ends_with("/v3") => url.to_owned(),
+        url => format!("{url}/v3"),
+    };
+    url.parse().map_err(|error| format!("not a URL: {error}"))
+}
+
+fn tokens(v3: &Url) -> String {
+    format!("{v3}/auth/tokens")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::v3;
+
+    #[test]
+    fn every_spelling_of_an_auth_url_is_v3() {
+        let urls = ["http://k:5000", "http://k:5000/", "http://k:5000/v3", "http://k:5000/v3/", "http://k:5000/v2.0"];
+        for url in urls {
+            assert_eq!(v3(url).unwrap().as_str(), "http://k:5000/v3");
+        }
+        assert_eq!(v3("https://k/identity").unwrap().as_str(), "https://k/identity/v3");
+    }
+}

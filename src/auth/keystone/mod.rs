@@ -1,0 +1,130 @@
+//! Keystone's tokens, validated by Keystone.
+//!
+//! What Keystone said of a token is remembered for `token_cache_time`, and never past the token's end; that it knows no such
+//! token, for a few seconds. However many requests bring a new token at once, Keystone is asked once. While Keystone is
+//! away, remembered tokens go on working, and for the others the service is unavailable.
+
+mod client;
+mod token;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
+use moka::{Expiry, future::Cache};
+
+use self::{client::Client, token::Token};
+use crate::{
+    auth::{Asked, text},
+    config::KeystoneAuthtoken,
+    context::Identity,
+    error::{Error, Result},
+};
+
+/// Tokens whose validation is remembered.
+const CACHED_TOKENS: u64 = 100_000;
+/// How long it is remembered that there is no such token.
+const INVALID_FOR: Duration = Duration::from_secs(10);
+
+/// Who validates tokens, and what is known of them.
+pub(crate) struct Keystone {
+    client: Client,
+    options: KeystoneAuthtoken,
+    key: [u8; 32],
+    verdicts: Cache<[u8; 32], Verdict>,
+    clock: fn() -> DateTime<Utc>,
+}
+
+/// What Keystone said of a token: `None` is that it knows no such token.
+#[derive(Clone)]
+struct Verdict {
+    token: Option<Arc<Token>>,
+    keep: Duration,
+}
+
+/// Forgets a verdict when it says so.
+struct ByVerdict;
+
+impl Expiry<[u8; 32], Verdict> for ByVerdict {
+    fn expire_after_create(&self, _key: &[u8; 32], verdict: &Verdict, _now: Instant) -> Option<Duration> {
+        Some(verdict.keep)
+    }
+}
+
+impl Keystone {
+    /// Reads the options; Keystone is not asked yet.
+    ///
+    /// # Errors
+    /// What is missing or wrong in `[keystone_authtoken]`.
+    pub(crate) fn new(options: &KeystoneAuthtoken, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
+        Ok(Self {
+            client: Client::new(options)?,
+            options: options.clone(),
+            key: rand::random(),
+            verdicts: Cache::builder().max_capacity(CACHED_TOKENS).expire_after(ByVerdict).build(),
+            clock,
+        })
+    }
+
+    /// Where a client gets a token, for the challenge of a 401.
+    pub(crate) fn uri(&self) -> &str {
+        let public = self.options.www_authenticate_uri.as_deref().or(self.options.auth_url.as_deref());
+        public.unwrap_or_default()
+    }
+
+    pub(super) async fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity> {
+        let user_token = header(asked.headers, "x-auth-token").or_else(|| header(asked.headers, "x-storage-token"));
+        let user_token = user_token.ok_or(Error::Unauthenticated)?;
+        // A service may finish with an expired token what its user began, if it proves to be one.
+        let is_service = match header(asked.headers, "x-service-token") {
+            Some(token) => self.is_service(self.token(token, false).await?.as_deref())?,
+            None => false,
+        };
+        let token = self.token(user_token, is_service).await?.ok_or(Error::Unauthenticated)?;
+        if !is_service && !token.allows(self.options.service_type.as_deref(), asked.method, asked.path) {
+            tracing::info!("the token's access rules do not allow this request");
+            return Err(Error::Unauthenticated);
+        }
+        Ok(token.identity.clone())
+    }
+
+    /// Whether a token proves a service.
+    fn is_service(&self, token: Option<&Token>) -> Result<bool> {
+        let has_role =
+            token.is_some_and(|token| self.options.service_token_roles.iter().any(|role| token.has_role(role)));
+        let is_valid = has_role || (token.is_some() && !self.options.service_token_roles_required);
+        if is_valid || self.options.delay_auth_decision { Ok(has_role) } else { Err(Error::Unauthenticated) }
+    }
+
+    /// What Keystone says, or said, of a token.
+    async fn token(&self, token: &str, even_expired: bool) -> Result<Option<Arc<Token>>> {
+        let mut key = blake3::Hasher::new_keyed(&self.key);
+        key.update(&[u8::from(even_expired)]).update(token.as_bytes());
+        let key = *key.finalize().as_bytes();
+        let asked = self.verdicts.try_get_with(key, self.ask(token, even_expired));
+        let verdict = asked
+            .await
+            .map_err(|error| Error::Unavailable { service: "Keystone", source: error.to_string().into() })?;
+        let is_over = |token: &Token| token.expires <= (self.clock)();
+        Ok(verdict.token.filter(|token| even_expired || !is_over(token)))
+    }
+
+    async fn ask(&self, token: &str, even_expired: bool) -> Result<Verdict, client::KeystoneError> {
+        let now = (self.clock)();
+        let Some(token) = self.client.validate(token, even_expired, now).await? else {
+            return Ok(Verdict { token: None, keep: INVALID_FOR });
+        };
+        let left = (token.expires - now).to_std().unwrap_or_default();
+        // One that is over already was allowed by a service's word, which counts for a moment.
+        let keep = if left.is_zero() { INVALID_FOR } else { left };
+        Ok(Verdict { token: Some(Arc::new(token)), keep: keep.min(self.options.token_cache_time) })
+    }
+}
+
+/// A token from a header, without the white space that some clients leave around it.
+fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    text(headers, name).map(str::trim).filter(|token| !token.is_empty())
+}

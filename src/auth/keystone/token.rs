@@ -1,0 +1,192 @@
+//! A token as Keystone describes it, and what it allows.
+
+use axum::http::Method;
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::context::{Identity, Scope};
+
+/// A token that Keystone knows.
+#[derive(Debug)]
+pub(super) struct Token {
+    /// Whose it is.
+    pub(super) identity: Identity,
+    /// When it ends.
+    pub(super) expires: DateTime<Utc>,
+    /// The only requests that it is good for, where an application credential restricts it.
+    access_rules: Option<Vec<AccessRule>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct AccessRule {
+    service: String,
+    path: String,
+    method: String,
+}
+
+/// The body of Keystone's answers about a token.
+#[derive(Debug, Deserialize)]
+pub(super) struct Body {
+    token: TokenBody,
+}
+
+#[derive(Debug, Deserialize)]
+struct TokenBody {
+    expires_at: DateTime<Utc>,
+    user: Named,
+    project: Option<Named>,
+    domain: Option<Named>,
+    system: Option<serde_json::Value>,
+    #[serde(default)]
+    roles: Vec<Role>,
+    application_credential: Option<ApplicationCredential>,
+    #[serde(default)]
+    catalog: Vec<Service>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
+    id: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Role {
+    name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ApplicationCredential {
+    access_rules: Option<Vec<AccessRule>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Service {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Endpoint {
+    interface: String,
+    region_id: Option<String>,
+    url: String,
+}
+
+impl Body {
+    /// When the token ends.
+    pub(super) fn expires(&self) -> DateTime<Utc> {
+        self.token.expires_at
+    }
+
+    /// Where the catalog says that Keystone itself is.
+    pub(super) fn identity_endpoint(&self, interface: &str, region: Option<&str>) -> Option<&str> {
+        let keystone = self.token.catalog.iter().find(|service| service.kind == "identity")?;
+        let fits = |endpoint: &&Endpoint| {
+            endpoint.interface == interface && region.is_none_or(|region| endpoint.region_id.as_deref() == Some(region))
+        };
+        keystone.endpoints.iter().find(fits).map(|endpoint| endpoint.url.as_str())
+    }
+}
+
+impl From<Body> for Token {
+    fn from(Body { token }: Body) -> Self {
+        let scope = match (&token.project, &token.domain, &token.system) {
+            (Some(_), ..) => Scope::Project,
+            (None, Some(_), _) => Scope::Domain,
+            (None, None, Some(_)) => Scope::System,
+            (None, None, None) => Scope::None,
+        };
+        Self {
+            identity: Identity {
+                user_id: Some(token.user.id),
+                project_id: token.project.map(|project| project.id),
+                roles: token.roles.into_iter().map(|role| role.name.to_lowercase()).collect(),
+                scope,
+            },
+            expires: token.expires_at,
+            access_rules: token.application_credential.and_then(|credential| credential.access_rules),
+        }
+    }
+}
+
+impl Token {
+    pub(super) fn has_role(&self, role: &str) -> bool {
+        self.identity.roles.iter().any(|own| own.eq_ignore_ascii_case(role))
+    }
+
+    /// Whether the token's access rules, if it has any, allow this request to a service of this type.
+    pub(super) fn allows(&self, service_type: Option<&str>, method: &Method, path: &str) -> bool {
+        let Some(rules) = &self.access_rules else { return true };
+        rules.iter().any(|rule| {
+            Some(rule.service.as_str()) == service_type && rule.method == method.as_str() && fits(&rule.path, path)
+        })
+    }
+}
+
+/// Whether a path fits a rule's: `*` and `{name}` stand for one segment, `**` for any that follow.
+fn fits(rule: &str, path: &str) -> bool {
+    let mut segments = path.split('/');
+    for part in rule.split('/') {
+        match (part, segments.next()) {
+            ("**", Some(rest)) => return !rest.is_empty(),
+            ("*", Some(segment)) if !segment.is_empty() => {}
+            (name, Some(segment)) if name.starts_with('{') && name.ends_with('}') && !segment.is_empty() => {}
+            (part, Some(segment)) if part == segment => {}
+            _ => return false,
+        }
+    }
+    segments.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Body, Scope, Token, fits};
+
+    #[test]
+    fn paths_of_access_rules() {
+        for (rule, path, expected) in [
+            ("/v2/images", "/v2/images", true),
+            ("/v2/images", "/v2/images/x", false),
+            ("/v2/images/*", "/v2/images/x", true),
+            ("/v2/images/*", "/v2/images/", false),
+            ("/v2/images/*", "/v2/images/x/file", false),
+            ("/v2/images/{image_id}/file", "/v2/images/x/file", true),
+            ("/v2/**", "/v2/images/x/file", true),
+            ("/v2/**", "/v2/", false),
+        ] {
+            assert_eq!(fits(rule, path), expected, "{rule} {path}");
+        }
+    }
+
+    fn token(extra: &str) -> Token {
+        let text =
+            format!(r#"{{"token": {{"expires_at": "2026-01-01T00:00:00.000000Z", "user": {{"id": "u"}}{extra}}}}}"#);
+        serde_json::from_str::<Body>(&text).unwrap().into()
+    }
+
+    #[test]
+    fn scopes_are_told_apart() {
+        let scope = |extra: &str| token(extra).identity.scope;
+        assert_eq!(scope(r#", "project": {"id": "p"}, "roles": []"#), Scope::Project);
+        assert_eq!(scope(r#", "domain": {"id": "d"}"#), Scope::Domain);
+        assert_eq!(scope(r#", "system": {"all": true}"#), Scope::System);
+        assert_eq!(scope(""), Scope::None);
+    }
+
+    #[test]
+    fn roles_are_compared_in_lower_case() {
+        assert!(token(r#", "roles": [{"name": "Service"}]"#).has_role("service"));
+    }
+
+    #[test]
+    fn an_application_credential_may_restrict_its_token() {
+        let rules = r#"[{"service": "image", "method": "GET", "path": "/v2/images/*"}]"#;
+        let token = token(&format!(r#", "application_credential": {{"access_rules": {rules}}}"#));
+        assert!(token.allows(Some("image"), &axum::http::Method::GET, "/v2/images/x"));
+        assert!(!token.allows(Some("image"), &axum::http::Method::DELETE, "/v2/images/x"));
+        assert!(!token.allows(Some("volume"), &axum::http::Method::GET, "/v2/images/x"));
+        assert!(!token.allows(None, &axum::http::Method::GET, "/v2/images/x"));
+    }
+}

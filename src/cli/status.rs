@@ -1,0 +1,84 @@
+//! `glance-status upgrade check`: whether this program can take over, as a table that scripts and people read.
+
+use std::process::ExitCode;
+
+use crate::{
+    config::Config,
+    db::{
+        Db, Result as DbResult,
+        migrate::{Schema, State},
+    },
+};
+
+/// How a check ended; the command's exit code is that of the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Outcome {
+    Success,
+    Warning,
+    Failure,
+}
+
+/// Runs the checks and prints the table.
+pub(super) fn check(config: Result<Config, Box<dyn std::error::Error>>) -> ExitCode {
+    let mut checks = Vec::new();
+    match config {
+        Err(error) => checks.push(("Configuration", Outcome::Failure, error.to_string())),
+        Ok(config) => {
+            let outcome = if config.warnings.is_empty() { Outcome::Success } else { Outcome::Warning };
+            checks.push(("Configuration", outcome, config.warnings.join("; ")));
+            let (outcome, details) = database(&config);
+            checks.push(("Database", outcome, details));
+        }
+    }
+    print(&checks);
+    let worst = checks.iter().map(|(_, outcome, _)| *outcome).max();
+    ExitCode::from(match worst {
+        Some(Outcome::Failure) => 2,
+        Some(Outcome::Warning) => 1,
+        Some(Outcome::Success) | None => 0,
+    })
+}
+
+fn database(config: &Config) -> (Outcome, String) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return (Outcome::Failure, error.to_string()),
+    };
+    let schema: DbResult<Schema> = runtime.block_on(async {
+        let db = Db::open(&config.database_url(), (&config.database).into()).await?;
+        db.schema().await
+    });
+    match schema {
+        Err(error) => (Outcome::Failure, error.to_string()),
+        Ok(schema) => match schema.state {
+            State::Current => (Outcome::Success, String::new()),
+            State::Empty | State::Behind | State::Glance { .. } => {
+                (Outcome::Warning, "the schema must be synced: run `glance-manage db sync`".to_owned())
+            }
+            State::Ahead => (Outcome::Failure, "a newer Glimpse has used it".to_owned()),
+            State::Foreign => (Outcome::Failure, "it is not a Glance's from Wallaby to 33".to_owned()),
+        },
+    }
+}
+
+/// The widest line of the table.
+const WIDTH: usize = 76;
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+fn print(checks: &[(&str, Outcome, String)]) {
+    let rule = format!("+{}+", "-".repeat(WIDTH + 2));
+    let row = |text: &str| println!("| {text:WIDTH$} |");
+    println!("{rule}");
+    row("Upgrade Check Results");
+    for (name, outcome, details) in checks {
+        println!("{rule}");
+        row(&format!("Check: {name}"));
+        row(&format!("Result: {outcome:?}"));
+        let details = if details.is_empty() { "None" } else { details };
+        let details: Vec<char> = format!("Details: {details}").chars().collect();
+        for line in details.chunks(WIDTH) {
+            row(&line.iter().collect::<String>());
+        }
+    }
+    println!("{rule}");
+}

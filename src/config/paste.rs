@@ -1,0 +1,268 @@
+//! The paste file's pipeline, of which we take what it says of our own parts: which of them stand before the API.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    ConfigError, ini,
+    options::{Auth, PasteDeploy},
+};
+
+/// A filter of a pipeline that we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Filter {
+    AuthToken,
+    Context,
+    UnauthenticatedContext,
+    FakeAuth,
+    /// What we do in any case, or as other options say.
+    AlwaysThere,
+    /// What we do not do yet.
+    Missing,
+}
+
+/// How many parts of a paste file may refer to each other in a row.
+const MAX_REFERENCES: usize = 8;
+
+/// Glance's flavors, for who has no paste file.
+const FLAVORS: [(&str, &str); 8] = [
+    ("default", "unauthenticated-context"),
+    ("caching", "unauthenticated-context cache"),
+    ("cachemanagement", "unauthenticated-context cache cachemanage"),
+    ("keystone", "authtoken context"),
+    ("keystone+caching", "authtoken context cache"),
+    ("keystone+cachemanagement", "authtoken context cache cachemanage"),
+    ("trusted-auth", "context"),
+    ("fakeauth", "fakeauth context"),
+];
+
+/// What a pipeline says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pipeline {
+    /// How callers are found out.
+    pub(super) auth: Auth,
+    /// What the operator should know about it.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads the pipeline that the options name; `None` where they name none.
+///
+/// # Errors
+/// A paste file that cannot be read, or that has no such flavor.
+pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<Option<Pipeline>, ConfigError> {
+    if options.flavor.is_none() && options.config_file.is_none() {
+        return Ok(None);
+    }
+    let flavor = options.flavor.as_deref().unwrap_or("default");
+    let error = |message: String| ConfigError::Value {
+        place: options.config_file.as_deref().unwrap_or("the paste file").to_owned(),
+        group: "paste_deploy",
+        name: "flavor",
+        message,
+    };
+    let filters = match paste_file(options, config_dirs) {
+        Some(path) => {
+            let text = fs::read_to_string(&path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
+            let entries = ini::parse(&text).map_err(|fault| ConfigError::Syntax {
+                place: format!("{}:{}", path.display(), fault.line),
+                message: fault.message,
+            })?;
+            let file = PasteFile(entries);
+            let names = file.filters(flavor).ok_or_else(|| error(format!("there is no pipeline for {flavor:?}")))?;
+            names.into_iter().map(|name| (file.kind(&name), name)).collect::<Vec<_>>()
+        }
+        None => {
+            let known = FLAVORS.iter().find(|(name, _)| *name == flavor);
+            let known =
+                known.ok_or_else(|| error(format!("{flavor:?} is none of Glance's, and there is no paste file")))?;
+            known.1.split(' ').map(|name| (kind(name), name.to_owned())).collect()
+        }
+    };
+    Ok(Some(judge(&filters)))
+}
+
+/// The file of the option, or Glance's own beside the configuration.
+fn paste_file(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Option<PathBuf> {
+    if let Some(path) = &options.config_file {
+        let path = Path::new(path);
+        let beside = config_dirs.iter().map(|dir| dir.join(path)).find(|path| path.exists());
+        return Some(beside.unwrap_or_else(|| path.to_owned()));
+    }
+    config_dirs.iter().map(|dir| dir.join("glance-api-paste.ini")).find(|path| path.exists())
+}
+
+fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
+    let has = |wanted: Filter| filters.iter().any(|(kind, _)| *kind == Some(wanted));
+    let auth = if has(Filter::AuthToken) {
+        Auth::Keystone
+    } else if has(Filter::FakeAuth) {
+        Auth::Fake
+    } else if has(Filter::UnauthenticatedContext) {
+        Auth::None
+    } else if has(Filter::Context) {
+        Auth::Proxy
+    } else {
+        // Without a context, Glance's API fails at every request; ours asks its own users.
+        Auth::Standalone
+    };
+    let warnings = filters.iter().filter_map(|(kind, name)| match kind {
+        None => Some(format!("[paste_deploy]: Glimpse does not know the filter {name}, and leaves it out")),
+        Some(Filter::Missing) => Some(format!("[paste_deploy]: Glimpse does not do what the filter {name} does yet")),
+        Some(_) => None,
+    });
+    Pipeline { auth, warnings: warnings.collect() }
+}
+
+/// A paste file's entries.
+struct PasteFile(Vec<ini::Entry>);
+
+impl PasteFile {
+    fn value(&self, section: &str, name: &str) -> Option<&str> {
+        // The dialect of options takes `-` in a name for `_`.
+        let name = name.replace('-', "_");
+        let mut found = self.0.iter().filter(|entry| entry.group == section && entry.name == name);
+        found.next_back().map(|entry| entry.value.as_str())
+    }
+
+    /// The names of the filters that stand before the API in this flavor, in order.
+    fn filters(&self, flavor: &str) -> Option<Vec<String>> {
+        let mut part = if flavor == "default" { "glance-api".to_owned() } else { format!("glance-api-{flavor}") };
+        let mut filters = Vec::new();
+        for _ in 0..MAX_REFERENCES {
+            let pipeline = self.value(&format!("pipeline:{part}"), "pipeline");
+            let composite = format!("composite:{part}");
+            let is_by_flavor = self
+                .value(&composite, "paste.composite_factory")
+                .is_some_and(|factory| factory.ends_with(":pipeline_factory"));
+            let by_flavor = if is_by_flavor { self.value(&composite, flavor) } else { None };
+            match (pipeline.or(by_flavor), self.value(&composite, "/")) {
+                (Some(pipeline), _) => {
+                    let mut names: Vec<String> = pipeline.split_whitespace().map(str::to_owned).collect();
+                    part = names.pop()?;
+                    filters.extend(names);
+                }
+                (None, Some(target)) => part = target.to_owned(),
+                // The application at the end.
+                (None, None) => break,
+            }
+        }
+        (!filters.is_empty()).then_some(filters)
+    }
+
+    /// What a filter is, by what makes it; by its name where the file does not say.
+    fn kind(&self, name: &str) -> Option<Filter> {
+        let section = format!("filter:{name}");
+        let factory = self.value(&section, "paste.filter_factory").or_else(|| self.value(&section, "use"));
+        kind(factory.unwrap_or(name))
+    }
+}
+
+/// What a filter is, by its factory or its usual name.
+fn kind(text: &str) -> Option<Filter> {
+    // The more special comes first.
+    const KINDS: [(&str, Filter); 17] = [
+        ("unauthenticated", Filter::UnauthenticatedContext),
+        ("fakeauth", Filter::FakeAuth),
+        ("auth_token", Filter::AuthToken),
+        ("authtoken", Filter::AuthToken),
+        ("context", Filter::Context),
+        ("cors", Filter::AlwaysThere),
+        ("http_proxy_to_wsgi", Filter::AlwaysThere),
+        ("httpproxytowsgi", Filter::AlwaysThere),
+        ("version_negotiation", Filter::AlwaysThere),
+        ("versionnegotiation", Filter::AlwaysThere),
+        ("healthcheck", Filter::AlwaysThere),
+        ("request_id", Filter::AlwaysThere),
+        ("sizelimit", Filter::AlwaysThere),
+        ("gzip", Filter::Missing),
+        ("cache_manage", Filter::Missing),
+        ("cache", Filter::Missing),
+        ("osprofiler", Filter::Missing),
+    ];
+    let text = text.to_lowercase();
+    KINDS.iter().find(|(part, _)| text.contains(part)).map(|(_, kind)| *kind)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::{Auth, PasteDeploy, Pipeline, pipeline};
+
+    fn read(flavor: Option<&str>, paste: Option<&str>) -> Result<Option<Pipeline>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(text) = paste {
+            fs::write(dir.path().join("glance-api-paste.ini"), text).unwrap();
+        }
+        let options = PasteDeploy { flavor: flavor.map(str::to_owned), config_file: None };
+        pipeline(&options, &[dir.path().to_owned()]).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn glances_flavors_by_name() {
+        let auth = |flavor| read(Some(flavor), None).unwrap().unwrap().auth;
+        assert_eq!(auth("keystone"), Auth::Keystone);
+        assert_eq!(auth("keystone+cachemanagement"), Auth::Keystone);
+        assert_eq!(auth("caching"), Auth::None);
+        assert_eq!(auth("trusted-auth"), Auth::Proxy);
+        assert!(read(Some("nope"), None).unwrap_err().contains("none of Glance's"));
+        assert_eq!(read(None, None), Ok(None));
+    }
+
+    /// As Glance 33 ships it.
+    const COMPOSITES: &str = "
+[composite:glance-api-keystone]
+paste.composite_factory = glance.api:root_app_factory
+/: api
+/healthcheck: healthcheck
+
+[composite:api]
+paste.composite_factory = glance.api:pipeline_factory
+default = cors unauthenticated-context rootapp
+keystone = cors http_proxy_to_wsgi versionnegotiation osprofiler authtoken context audit rootapp
+
+[composite:rootapp]
+paste.composite_factory = glance.api:root_app_factory
+/: apiversions
+/v2: apiv2app
+
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+
+[filter:audit]
+paste.filter_factory = keystonemiddleware.audit:filter_factory
+";
+
+    #[test]
+    fn a_composite_by_flavor() {
+        let found = read(Some("keystone"), Some(COMPOSITES)).unwrap().unwrap();
+        assert_eq!(found.auth, Auth::Keystone);
+        assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
+        assert!(found.warnings[0].contains("osprofiler") && found.warnings[1].contains("audit"));
+        assert!(read(Some("nope"), Some(COMPOSITES)).unwrap_err().contains("no pipeline for \"nope\""));
+    }
+
+    /// As Glance before 30 shipped it, and deployers wrote it.
+    #[test]
+    fn a_pipeline_with_names_of_its_own() {
+        let paste = "
+[pipeline:glance-api-site]
+pipeline = who context rootapp
+[filter:who]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+[app:rootapp]
+paste.app_factory = x:y
+";
+        assert_eq!(read(Some("site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
+        let trusted = paste.replace("who context", "context");
+        assert_eq!(read(Some("site"), Some(&trusted)).unwrap().unwrap().auth, Auth::Proxy);
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let paste = "[composite:glance-api-a]\n/: glance-api-a\n";
+        assert!(read(Some("a"), Some(paste)).is_err());
+    }
+}
