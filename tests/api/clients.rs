@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::support::TestServer;
+use crate::support::{Keystone, TestServer};
 
 const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 
@@ -25,18 +25,15 @@ impl Shell {
         let mut shell = Command::new("sh");
         shell.args(["-c", line]).arg(passwd.get_program()).args(passwd.get_args()).arg(server.data_dir());
         assert!(shell.output().unwrap().status.success());
-        let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
-        assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
-        let path = format!("{clients}:{}", std::env::var("PATH").unwrap());
-        let environment = vec![
-            ("PATH", path),
+        let mut environment = Self::path();
+        environment.extend([
             ("OS_AUTH_TYPE", "http_basic".to_owned()),
             ("OS_ENDPOINT", format!("{}/v2", server.base)),
             ("OS_USERNAME", "demo".to_owned()),
             ("OS_PASSWORD", "pass for demo".to_owned()),
             ("TOKEN", STANDARD.encode("demo:pass for demo")),
             ("BASE", server.base.clone()),
-        ];
+        ]);
         // Another process's change counts within a second.
         let shell = Self { _server: server, environment };
         for _ in 0..50 {
@@ -45,6 +42,13 @@ impl Shell {
             }
         }
         panic!("{}", shell.try_run("openstack image list").1);
+    }
+
+    /// Where the clients are.
+    fn path() -> Vec<(&'static str, String)> {
+        let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
+        assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
+        vec![("PATH", format!("{clients}:{}", std::env::var("PATH").unwrap()))]
     }
 
     fn try_run(&self, line: &str) -> (bool, String) {
@@ -136,4 +140,34 @@ async fn the_main_job_in_glance() {
     shell.run(&format!("{glance} image-delete {IMAGE}"));
     let listed = shell.run(&format!("{glance} image-list"));
     assert!(!listed.contains(IMAGE), "{listed}");
+}
+
+/// The login that users of a cloud have.
+#[tokio::test]
+async fn openstack_with_a_password_at_keystone() {
+    let keystone = Keystone::start().await;
+    let server = crate::keystone::with(&keystone).start().await;
+    keystone.image_endpoint(&server.base).await;
+    let mut shell = Shell { environment: Shell::path(), _server: server };
+    shell.environment.extend([
+        ("OS_AUTH_URL", keystone.url()),
+        ("OS_IDENTITY_API_VERSION", "3".to_owned()),
+        ("OS_USERNAME", "member1".to_owned()),
+        ("OS_PASSWORD", "secret".to_owned()),
+        ("OS_PROJECT_NAME", "p1".to_owned()),
+        ("OS_USER_DOMAIN_ID", "default".to_owned()),
+        ("OS_PROJECT_DOMAIN_ID", "default".to_owned()),
+        ("OS_REGION_NAME", "RegionOne".to_owned()),
+    ]);
+    shell.run("openstack image create --tag aaaa --tag bbbb demo <&-");
+    shell.run("openstack image unset --tag aaaa demo");
+    assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
+    shell.run("openstack image list -f value -c Name | grep demo");
+    let other = "OS_USERNAME=member2 OS_PROJECT_NAME=p2";
+    let hidden = shell.refuse(&format!("{other} openstack image show demo"));
+    assert!(hidden.contains("No Image found for demo"), "{hidden}");
+    let id = shell.shown()["id"].as_str().unwrap().to_owned();
+    let refused = shell.refuse(&format!("OS_USERNAME=reader1 openstack image unset --tag bbbb {id}"));
+    assert!(refused.contains("403"), "{refused}");
+    shell.run("openstack image delete demo");
 }

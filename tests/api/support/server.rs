@@ -27,6 +27,12 @@ impl ServerBuilder {
         self
     }
 
+    /// Takes an option back out of it.
+    pub(crate) fn without(mut self, group: &str, name: &str) -> Self {
+        self.options.retain(|option| (option.0.as_str(), option.1.as_str()) != (group, name));
+        self
+    }
+
     /// Uses this database instead of one of its own.
     pub(crate) fn database(mut self, database: Database) -> Self {
         self.database = Some(database);
