@@ -8,6 +8,7 @@ mod clients;
 mod command_line;
 mod durability;
 mod images;
+mod rigs;
 mod routes;
 mod server;
 mod support;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
+use reqwest::{
+    Method, RequestBuilder, StatusCode,
+    header::{HeaderMap, HeaderName},
+};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -14,7 +17,7 @@ use tokio::{
 pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
-    token: Option<String>,
+    identity: HeaderMap,
 }
 
 /// What came back.
@@ -32,17 +35,25 @@ impl Client {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         let http = http.timeout(Duration::from_secs(60)).build().unwrap();
-        Self { http, base: base.to_owned(), token: token.map(str::to_owned) }
+        let client = Self { http, base: base.to_owned(), identity: HeaderMap::new() };
+        match token {
+            Some(token) => client.with_headers(&[("X-Auth-Token", token)]),
+            None => client,
+        }
+    }
+
+    /// The same, with more headers on every request.
+    pub(crate) fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
+        for (name, value) in headers {
+            self.identity.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        }
+        self
     }
 
     /// A request with this client's identity, to be added to.
     pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
-        let request = self.http.request(method, format!("{}{path}", self.base));
-        match &self.token {
-            Some(token) => request.header("X-Auth-Token", token),
-            None => request,
-        }
+        self.http.request(method, format!("{}{path}", self.base)).headers(self.identity.clone())
     }
 
     pub(crate) async fn send(&self, request: RequestBuilder) -> Answer {

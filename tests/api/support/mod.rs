@@ -1,7 +1,9 @@
-//! A real server, clients by role, and a database of the test's own.
+//! Real servers (ours, a Keystone, a Glance), clients by role, and a database of the test's own.
 
 mod client;
 mod database;
+mod glance;
+mod keystone;
 mod server;
 
 use std::{future::Future, time::Duration};
@@ -9,6 +11,8 @@ use std::{future::Future, time::Duration};
 pub(crate) use self::{
     client::{Answer, Client, raw, raw_status},
     database::{Database, DatabaseServer, Engine},
+    glance::Glance,
+    keystone::Keystone,
     server::{Running, TestServer, mode, program},
 };
 

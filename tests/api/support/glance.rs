@@ -1,0 +1,112 @@
+//! A real Glance of the test's own, on a database that the test names.
+
+use std::{ffi::OsStr, fs, net::TcpListener, path::PathBuf};
+
+use tempfile::TempDir;
+
+use super::{
+    Client, Database,
+    keystone::{script, script_at_the_end},
+};
+
+/// A running Glance, which ends with the test.
+pub(crate) struct Glance {
+    dir: TempDir,
+    port: u16,
+    database: Database,
+    running: bool,
+}
+
+impl Glance {
+    /// Syncs the database, as Glance itself does, and starts it there.
+    pub(crate) async fn start(database: &Database) -> Self {
+        Self::sync(database).await;
+        Self::start_synced(database).await
+    }
+
+    /// Starts it on a database as it is.
+    pub(crate) async fn start_synced(database: &Database) -> Self {
+        let dir = TempDir::with_prefix("glimpse-glance-").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut glance = Self { dir, port, database: database.clone(), running: false };
+        glance.start_again().await;
+        glance
+    }
+
+    /// `glance-manage db_sync`
+    pub(crate) async fn sync(database: &Database) {
+        script("glance", &["sync".as_ref(), database.url.as_ref()]).await;
+    }
+
+    /// Upgrades an empty database to older heads of Glance, one after the other.
+    pub(crate) async fn sync_to(database: &Database, heads: &[&str]) {
+        let mut arguments: Vec<&OsStr> = vec!["sync-to".as_ref(), database.url.as_ref()];
+        arguments.extend(heads.iter().map(OsStr::new));
+        script("glance", &arguments).await;
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        let (folder, port) = (self.folder(), self.port.to_string());
+        let arguments = ["start".as_ref(), folder.as_os_str(), self.database.url.as_ref(), port.as_ref()];
+        script("glance", &arguments).await;
+        self.running = true;
+    }
+
+    /// `kill -9`
+    pub(crate) async fn kill(&mut self) {
+        script("glance", &["kill".as_ref(), self.folder().as_os_str()]).await;
+        self.running = false;
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub(crate) fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Somebody with roles, separated by commas, on a project; Glance believes it.
+    pub(crate) fn client(&self, user: &str, project: &str, roles: &str) -> Client {
+        Client::new(&self.base(), None).with_headers(&[
+            ("X-Identity-Status", "Confirmed"),
+            ("X-User-Id", user),
+            ("X-Project-Id", project),
+            ("X-Roles", roles),
+        ])
+    }
+
+    /// Without an identity.
+    pub(crate) fn anonymous(&self) -> Client {
+        Client::new(&self.base(), None)
+    }
+
+    /// The same as `TestServer`'s.
+    pub(crate) fn admin(&self) -> Client {
+        self.client("root", "admins", "admin,member,reader")
+    }
+
+    /// The same as `TestServer`'s.
+    pub(crate) fn member(&self, project: &str) -> Client {
+        self.client("user", project, "member,reader")
+    }
+
+    /// The same as `TestServer`'s.
+    pub(crate) fn reader(&self, project: &str) -> Client {
+        self.client("user", project, "reader")
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("glance")
+    }
+}
+
+impl Drop for Glance {
+    fn drop(&mut self) {
+        if self.running {
+            script_at_the_end("glance", &["kill".as_ref(), self.folder().as_os_str()]);
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder().join("log")).unwrap_or_default();
+            let end: Vec<&str> = log.lines().rev().take(40).collect();
+            eprintln!("Glance's log, from its end:\n{}", end.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A real Keystone of the test's own, with the users that `tests/keystone` names.
+
+use std::{
+    ffi::OsStr,
+    fmt::Write as _,
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::Client;
+
+/// A running Keystone, which ends with the test.
+pub(crate) struct Keystone {
+    dir: TempDir,
+    port: u16,
+    running: bool,
+}
+
+impl Keystone {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// With options (group, name and value) in its configuration file.
+    pub(crate) async fn start_with(options: &[(&str, &str, &str)]) -> Self {
+        let dir = TempDir::with_prefix("glimpse-keystone-").unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut keystone = Self { dir, port, running: false };
+        keystone.script("create", &[]).await;
+        let config = keystone.folder().join("keystone.conf");
+        let mut text = fs::read_to_string(&config).unwrap();
+        for (group, name, value) in options {
+            writeln!(text, "[{group}]\n{name} = {value}").unwrap();
+        }
+        fs::write(config, text).unwrap();
+        keystone.start_again().await;
+        keystone
+    }
+
+    pub(crate) async fn start_again(&mut self) {
+        self.script("start", &[self.port.to_string().as_ref()]).await;
+        self.running = true;
+    }
+
+    /// `kill -9`
+    pub(crate) async fn kill(&mut self) {
+        self.script("kill", &[]).await;
+        self.running = false;
+    }
+
+    /// Lets it be there, and say nothing, until it is thawed.
+    pub(crate) async fn freeze(&self) {
+        self.script("freeze", &[]).await;
+    }
+
+    pub(crate) async fn thaw(&self) {
+        self.script("thaw", &[]).await;
+    }
+
+    /// `http://127.0.0.1:<port>/v3`, as `[keystone_authtoken] auth_url` and `OS_AUTH_URL` have it.
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/v3", self.port)
+    }
+
+    /// Where the catalog says that images are.
+    pub(crate) async fn image_endpoint(&self, url: &str) {
+        self.script("image-endpoint", &[url.as_ref()]).await;
+    }
+
+    /// Somebody who talks to Keystone; paths are below `/v3`.
+    pub(crate) fn client(&self, token: Option<&str>) -> Client {
+        Client::new(&self.url(), token)
+    }
+
+    /// A token of a user on a project.
+    pub(crate) async fn token(&self, user: &str, project: &str) -> String {
+        self.issue(&json!({
+            "identity": password(user),
+            "scope": {"project": {"name": project, "domain": {"id": "default"}}},
+        }))
+        .await
+    }
+
+    /// A token for no project; every user has a default one, which must be refused by name.
+    pub(crate) async fn unscoped_token(&self, user: &str) -> String {
+        self.issue(&json!({"identity": password(user), "scope": "unscoped"})).await
+    }
+
+    /// A token of admin on the whole system.
+    pub(crate) async fn system_token(&self) -> String {
+        self.issue(&json!({"identity": password("admin"), "scope": {"system": {"all": true}}})).await
+    }
+
+    /// A token of admin on the default domain.
+    pub(crate) async fn domain_token(&self) -> String {
+        self.issue(&json!({"identity": password("admin"), "scope": {"domain": {"id": "default"}}})).await
+    }
+
+    /// A token for what the `auth` of a request says.
+    pub(crate) async fn issue(&self, auth: &Value) -> String {
+        let answer = self.client(None).post("/auth/tokens", &json!({ "auth": auth })).await.expect(201);
+        answer.header("x-subject-token").to_owned()
+    }
+
+    /// Has a token revoked by its owner.
+    pub(crate) async fn revoke(&self, token: &str) {
+        let client = self.client(Some(token));
+        client.send(client.request("DELETE", "/auth/tokens").header("X-Subject-Token", token)).await.expect(204);
+    }
+
+    /// What it was asked, a line each, such as `2026-01-31T12:00:00Z GET /v3/auth/tokens 200`.
+    pub(crate) fn requests(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.folder().join("access.log")).unwrap();
+        log.lines().map(str::to_owned).collect()
+    }
+
+    /// How many tokens it was asked about so far, those of answers that have come included.
+    pub(crate) fn validations(&self) -> usize {
+        self.requests().iter().filter(|line| line.contains(" GET /v3/auth/tokens")).count()
+    }
+
+    /// How many tokens it was asked for so far.
+    pub(crate) fn logins(&self) -> usize {
+        self.requests().iter().filter(|line| line.contains(" POST /v3/auth/tokens")).count()
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("keystone")
+    }
+
+    async fn script(&self, command: &str, arguments: &[&OsStr]) {
+        let folder = self.folder();
+        let mut all = vec![command.as_ref(), folder.as_os_str()];
+        all.extend(arguments);
+        script("keystone", &all).await;
+    }
+}
+
+fn password(user: &str) -> Value {
+    json!({
+        "methods": ["password"],
+        "password": {"user": {"name": user, "password": "secret", "domain": {"id": "default"}}},
+    })
+}
+
+/// Runs one of the scripts in `tests/` to its end.
+pub(super) async fn script(name: &str, arguments: &[&OsStr]) {
+    let mut command = self::command(name, arguments);
+    // What else the test does goes on meanwhile.
+    let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
+    assert!(status.success(), "tests/{name} {arguments:?}");
+}
+
+/// Runs one when a test is over, however it went.
+pub(super) fn script_at_the_end(name: &str, arguments: &[&OsStr]) {
+    let _ = command(name, arguments).status();
+}
+
+fn command(name: &str, arguments: &[&OsStr]) -> Command {
+    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+impl Drop for Keystone {
+    fn drop(&mut self) {
+        if self.running {
+            script_at_the_end("keystone", &["kill".as_ref(), self.folder().as_os_str()]);
+        }
+        if std::thread::panicking() {
+            let log = fs::read_to_string(self.folder().join("access.log")).unwrap_or_default();
+            eprintln!("what Keystone was asked:\n{log}");
+        }
+    }
+}
