@@ -9,6 +9,8 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
@@ -28,24 +30,31 @@ const MAX_BUFFER: usize = 64 * 1024;
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves until SIGTERM or SIGINT, then finishes what is under way, for as long as the configuration allows.
+/// Serves until SIGTERM or SIGINT, then finishes what is under way, for as long as the configuration allows. SIGHUP calls
+/// `reload`.
 ///
 /// # Errors
 /// When it cannot listen.
-pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
-    let address = (app.config.bind_host().to_owned(), app.config.default.bind_port);
-    let listener = TcpListener::bind(&address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", address.0, address.1))
-    })?;
+pub(crate) async fn run(app: Arc<App>, reload: impl Fn()) -> io::Result<()> {
+    let listener = listen(&app).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tracing::info!("Glimpse {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
+    tell_systemd(&[NotifyState::Ready]);
     let server = Server::new(listener, Arc::clone(&app));
+    let serve = async {
+        tokio::select! {
+            () = server.accept_for_ever() => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
     tokio::select! {
-        () = server.accept_for_ever() => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = serve => {}
+        () = reload_for_ever(&mut hangup, reload) => {}
     }
+    tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("draining: requests under way are finished, new ones are refused");
     app.drain();
     let mut deadline = Instant::now() + app.config.glimpse.drain_timeout;
@@ -67,6 +76,34 @@ pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
         () = told_again(&mut terminate, &mut interrupt) => tracing::warn!("stopped: what was still under way is cut off"),
     }
     Ok(())
+}
+
+/// Takes the socket that systemd opened for us, or opens one.
+async fn listen(app: &App) -> io::Result<TcpListener> {
+    if let Some(listener) = ListenFd::from_env().take_tcp_listener(0)? {
+        listener.set_nonblocking(true)?;
+        return TcpListener::from_std(listener);
+    }
+    let address = (app.config.bind_host().to_owned(), app.config.default.bind_port);
+    TcpListener::bind(&address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", address.0, address.1)))
+}
+
+/// Tells how far we are, if systemd started us and waits to be told.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+/// SIGHUP: takes up what can change in a running server.
+async fn reload_for_ever(hangup: &mut Signal, reload: impl Fn()) {
+    while hangup.recv().await.is_some() {
+        reload();
+    }
+    // The signal can come no more; the server goes on.
+    std::future::pending().await
 }
 
 /// A second signal means now.

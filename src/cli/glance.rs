@@ -4,7 +4,7 @@
 use clap::{Args, Parser, Subcommand};
 
 use super::{CommandResult, SourceArguments, database, serve, status};
-use crate::config::Config;
+use crate::config::{Config, Sources};
 
 /// A command of Glance's that this program stands in for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Name {
         match self {
             Self::Api => {
                 let arguments = Api::parse();
-                serve::run(load(arguments.sources, arguments.common)?)
+                serve::run(Sources { debug: arguments.common.debug, ..arguments.sources.into() })
             }
             Self::Manage => {
                 let arguments = Manage::parse();
@@ -46,9 +46,7 @@ impl Name {
 }
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
-    let mut config = Config::load(&sources.into())?;
-    config.default.debug |= common.debug;
-    Ok(config)
+    Ok(Config::load(&Sources { debug: common.debug, ..sources.into() })?)
 }
 
 /// Options that every command of OpenStack's has.

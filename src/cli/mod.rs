@@ -44,7 +44,7 @@ struct SourceArguments {
 
 impl From<SourceArguments> for Sources {
     fn from(arguments: SourceArguments) -> Self {
-        Self { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir }
+        Self { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir, debug: false }
     }
 }
 
@@ -79,10 +79,10 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: CommandLine) -> CommandResult {
-    let config = Config::load(&arguments.sources.into())?;
+    let sources = arguments.sources.into();
     match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => serve::run(config),
-        Command::Db(command) => database::run(&config, command),
-        Command::Identity(command) => identity::run(&config, command),
+        Command::Serve => serve::run(sources),
+        Command::Db(command) => database::run(&Config::load(&sources)?, command),
+        Command::Identity(command) => identity::run(&Config::load(&sources)?, command),
     }
 }

@@ -5,11 +5,12 @@ use std::{process::ExitCode, sync::Arc};
 use super::CommandResult;
 use crate::{
     app::{self, App},
-    config::{Auth, Config},
+    config::{Auth, Config, Sources},
     log, server,
 };
 
-pub(super) fn run(config: Config) -> CommandResult {
+pub(super) fn run(sources: Sources) -> CommandResult {
+    let config = Config::load(&sources)?;
     log::start(&config);
     if config.auth == Auth::Standalone {
         app::create_data_dir(&config)?;
@@ -19,8 +20,25 @@ pub(super) fn run(config: Config) -> CommandResult {
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "TLS was set up twice")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let app = App::start(config).await?;
-        server::run(Arc::new(app)).await?;
+        let app = Arc::new(App::start(config).await?);
+        server::run(Arc::clone(&app), || reload(&sources, &app.config)).await?;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Reads the configuration again: the log's level changes at once, the users' file is watched in any case, and what needs
+/// a restart is told.
+fn reload(sources: &Sources, running: &Config) {
+    match Config::load(sources) {
+        Ok(config) => {
+            log::reload(&config);
+            let groups = config.groups_that_differ(running);
+            if groups.is_empty() {
+                tracing::info!("configuration was read again");
+            } else {
+                tracing::warn!("configuration was read again; changes of {} need a restart", groups.join(", "));
+            }
+        }
+        Err(error) => tracing::error!(%error, "configuration cannot be read; everything stays as it is"),
+    }
 }

@@ -8,7 +8,7 @@ mod secret;
 mod value;
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,8 @@ pub(crate) struct Sources {
     pub(crate) dirs: Vec<PathBuf>,
     /// Wins over `[glimpse] data_dir`.
     pub(crate) data_dir: Option<PathBuf>,
+    /// Turns `[DEFAULT] debug` on.
+    pub(crate) debug: bool,
 }
 
 /// Why the configuration cannot be used.
@@ -132,6 +134,7 @@ impl Config {
             glimpse: Glimpse::read(&mut written)?,
             warnings: Vec::new(),
         };
+        config.default.debug |= sources.debug;
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
         }
@@ -148,6 +151,24 @@ impl Config {
     pub(crate) fn bind_host(&self) -> &str {
         let default = if self.auth == Auth::Keystone { "0.0.0.0" } else { "127.0.0.1" };
         self.default.bind_host.as_deref().unwrap_or(default)
+    }
+
+    /// The groups in which this is not what a running server has, but for what it takes up while it runs.
+    pub(crate) fn groups_that_differ(&self, running: &Self) -> Vec<&'static str> {
+        let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
+        let same_debug = DefaultGroup { debug: running.default.debug, ..self.default.clone() };
+        let groups = [
+            ("[DEFAULT]", differs(&same_debug, &running.default)),
+            ("[database]", differs(&self.database, &running.database)),
+            (
+                "[keystone_authtoken]",
+                self.keystone_authtoken.password != running.keystone_authtoken.password
+                    || differs(&self.keystone_authtoken, &running.keystone_authtoken),
+            ),
+            ("[image_format]", differs(&self.image_format, &running.image_format)),
+            ("[glimpse] and [paste_deploy]", differs(&self.glimpse, &running.glimpse) || self.auth != running.auth),
+        ];
+        groups.into_iter().filter(|(_, differs)| *differs).map(|(group, _)| group).collect()
     }
 
     /// Where clients reach this service, as far as the configuration says. Without a slash at its end.

@@ -159,22 +159,41 @@ impl Db {
     /// # Errors
     /// `Schema` on a database that we do not understand; nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<()> {
-        let schema = self.schema().await?;
-        let mut recorded = None;
-        match schema.state {
-            State::Current => return Ok(()),
-            State::Empty | State::Behind => {}
-            State::Glance { amounts_to } => recorded = Some(amounts_to),
-            State::Foreign => return Err(Error::Schema(FOREIGN.to_owned())),
-            State::Ahead => {
-                return Err(Error::Schema(
-                    "a newer Glimpse has used this database; run that one, or restore the database from before"
-                        .to_owned(),
-                ));
+        let mut before = self.schema().await?.state;
+        loop {
+            let recorded = match before {
+                State::Current => return Ok(()),
+                State::Empty | State::Behind => None,
+                State::Glance { amounts_to } => Some(amounts_to),
+                State::Foreign => return Err(Error::Schema(FOREIGN.to_owned())),
+                State::Ahead => {
+                    return Err(Error::Schema(
+                        "a newer Glimpse has used this database; run that one, or restore the database from before"
+                            .to_owned(),
+                    ));
+                }
+            };
+            let ran = self.run_migrations(recorded).await;
+            let now = self.schema().await?.state;
+            match ran {
+                // SQLite has no lock for migrations: another program may have done a part of them meanwhile.
+                Err(_) if now != before => before = now,
+                Err(MigrateError::Execute(error)) => return Err(error.into()),
+                Err(MigrateError::Dirty(version)) => {
+                    return Err(Error::Schema(format!(
+                        "migration {version} was interrupted, and this engine cannot undo it: restore the database from \
+                         before, or, if it was empty, drop it and create it again"
+                    )));
+                }
+                Err(other) => return Err(Error::Schema(other.to_string())),
+                Ok(()) => return Ok(()),
             }
         }
+    }
+
+    async fn run_migrations(&self, recorded: Option<i64>) -> Result<(), MigrateError> {
         let migrator = self.migrator();
-        let ran = match self {
+        match self {
             Self::Sqlite { write, .. } => {
                 let mut connection = write.acquire().await?;
                 record_and_run(migrator, recorded, &mut *connection).await
@@ -189,24 +208,13 @@ impl Db {
                 let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
                 let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
                 if locked != Some(1) {
-                    return Err(Error::Schema("another program is at its migrations; try again later".to_owned()));
+                    return Err(MigrateError::Source("another program is at its migrations; try again later".into()));
                 }
                 let ran = record_and_run(migrator, recorded, &mut *connection).await;
                 // The lock goes with its connection.
                 connection.close().await?;
                 ran
             }
-        };
-        match ran {
-            Ok(()) => Ok(()),
-            // SQLite has no lock for migrations: another program may have been first.
-            Err(_) if self.schema().await?.state == State::Current => Ok(()),
-            Err(MigrateError::Execute(error)) => Err(error.into()),
-            Err(MigrateError::Dirty(version)) => Err(Error::Schema(format!(
-                "migration {version} was interrupted, and this engine cannot undo it: restore the database from before, \
-                 or, if it was empty, drop it and create it again"
-            ))),
-            Err(other) => Err(Error::Schema(other.to_string())),
         }
     }
 

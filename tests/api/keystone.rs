@@ -30,13 +30,10 @@ pub(crate) fn with(keystone: &Keystone) -> ServerBuilder {
 async fn tokens_say_who_asks() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
-    let (member, reader, other, admin) = tokio::join!(
-        keystone.token("member1", "p1"),
-        keystone.token("reader1", "p1"),
-        keystone.token("member2", "p2"),
-        keystone.token("admin", "admin"),
-    );
-    let [member, reader, other, admin] = [&member, &reader, &other, &admin].map(|token| s.client(Some(token)));
+    let member = s.client(Some(&keystone.token("member1", "p1").await));
+    let reader = s.client(Some(&keystone.token("reader1", "p1").await));
+    let other = s.client(Some(&keystone.token("member2", "p2").await));
+    let admin = s.client(Some(&keystone.token("admin", "admin").await));
     let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
     assert_eq!(reader.tags(&image).await, ["a", "b"]);
     reader.delete(&format!("{image}/tags/a")).await.expect(403);
@@ -49,7 +46,9 @@ async fn tokens_say_who_asks() {
         assert_eq!(answer.header("www-authenticate"), "Keystone uri=\"http://keystone.example/v3\"");
     }
     // Tokens that are for no project.
-    for token in [keystone.system_token().await, keystone.domain_token().await, keystone.unscoped_token("member1").await] {
+    for token in
+        [keystone.system_token().await, keystone.domain_token().await, keystone.unscoped_token("member1").await]
+    {
         let client = s.client(Some(&token));
         client.get("/v2/images").await.expect(403);
         client.post("/v2/images", &json!({})).await.expect(403);
@@ -146,7 +145,8 @@ async fn an_application_credential_is_held_to_its_access_rules() {
     let credential = json!({"application_credential": {"name": "c", "secret": "s3cret", "access_rules": rules}});
     let made = client.post(&format!("/users/{user}/application_credentials"), &credential).await.expect(201);
     let id = made.json()["application_credential"]["id"].clone();
-    let method = json!({"methods": ["application_credential"], "application_credential": {"id": id, "secret": "s3cret"}});
+    let method =
+        json!({"methods": ["application_credential"], "application_credential": {"id": id, "secret": "s3cret"}});
     let restricted = s.client(Some(&keystone.issue(&json!({ "identity": method })).await));
     restricted.get("/v2/images").await.expect(200);
     restricted.post("/v2/images", &json!({})).await.expect(401);

@@ -188,3 +188,65 @@ async fn no_content_has_no_body_and_no_length_of_one() {
     let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
 }
+
+/// What systemd sends and hears.
+#[tokio::test]
+async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let systemd = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut s = TestServer::builder().environment("NOTIFY_SOCKET", path.to_str().unwrap()).start().await;
+    let mut buffer = [0; 256];
+    let mut hear = async || {
+        let heard = tokio::time::timeout(Duration::from_secs(10), systemd.recv(&mut buffer)).await;
+        String::from_utf8_lossy(&buffer[..heard.unwrap().unwrap()]).into_owned()
+    };
+    assert!(hear().await.contains("READY=1"));
+    s.terminate();
+    assert!(hear().await.contains("STOPPING=1"));
+    assert!(s.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_socket_that_systemd_opened_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    // What systemd does before it runs a program: the socket is descriptor 3.
+    let script = "import os, socket, sys\n\
+        s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n\
+        os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n\
+        os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()), PORT=str(s.getsockname()[1]))\n\
+        open(sys.argv[2], 'w').write(os.environ['PORT'])\n\
+        os.execv(sys.argv[1], [sys.argv[1], '--data-dir', sys.argv[2] + '.data'])";
+    let told = dir.path().join("port");
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_glimpse")]).arg(&told).env("OS_GLIMPSE__AUTH", "none");
+    let running = crate::support::Running::start(command, None).await;
+    let port = std::fs::read_to_string(&told).unwrap();
+    assert_eq!(running.base, format!("http://127.0.0.1:{port}"));
+    crate::support::Client::new(&running.base, None).get("/healthcheck").await.expect(200);
+}
+
+/// SIGHUP: the log's level changes at once; what needs a restart is told; a broken file changes nothing.
+#[tokio::test]
+async fn a_changed_configuration_is_taken_up_as_far_as_it_can_be() {
+    let s = TestServer::start().await;
+    let is_told = |what: &'static str| {
+        let log = s.log();
+        std::future::ready(log.contains(what).then_some(()))
+    };
+    let member = s.member("p1");
+    let quiet = s.log_of(&member.get("/v2/images/nope").await.expect(404)).await;
+    assert!(!quiet.concat().contains("refused"), "{quiet:?}");
+    s.configure("[DEFAULT]\ndebug = true\n");
+    s.hang_up();
+    eventually("it is read again", || is_told("configuration was read again")).await;
+    let loud = s.log_of(&member.get("/v2/images/nope").await.expect(404)).await;
+    assert!(loud.concat().contains("refused"), "{loud:?}");
+    s.configure("[DEFAULT]\nimage_tag_quota = 1\n");
+    s.hang_up();
+    eventually("what needs a restart is told", || is_told("changes of [DEFAULT] need a restart")).await;
+    s.configure("nonsense\n");
+    s.hang_up();
+    eventually("it is told", || is_told("configuration cannot be read; everything stays as it is")).await;
+    member.get("/v2/images").await.expect(200);
+}

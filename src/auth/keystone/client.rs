@@ -190,13 +190,15 @@ impl Client {
         json!({ "auth": auth })
     }
 
-    /// Sends a request, again when no connection came about or Keystone is overloaded, as often as the options say.
+    /// Sends a request, again when the connection fails or Keystone does, as often as the options say. Asking for a token
+    /// twice does no harm.
     async fn send(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response, KeystoneError> {
         let mut pause = RETRY_PAUSE;
         for _ in 0..self.options.http_request_max_retries {
             match request().send().await {
                 Ok(response) if !response.status().is_server_error() => return Ok(response),
-                Err(error) if !error.is_connect() => return Err(error.into()),
+                // What took too long once would again; the request that waits for it has no time for that.
+                Err(error) if error.is_timeout() => return Err(error.into()),
                 _ => {}
             }
             tokio::time::sleep(pause).await;

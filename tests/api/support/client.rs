@@ -34,7 +34,8 @@ impl Client {
         // It is set up once for the whole process; another client may have done so.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        let http = http.timeout(Duration::from_secs(60)).build().unwrap();
+        // A connection a request: a server may close one that was idle just when the next request is sent.
+        let http = http.timeout(Duration::from_secs(60)).pool_max_idle_per_host(0).build().unwrap();
         let client = Self { http, base: base.to_owned(), identity: HeaderMap::new() };
         match token {
             Some(token) => client.with_headers(&[("X-Auth-Token", token)]),

@@ -90,6 +90,12 @@ impl Database {
         sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap().rows_affected()
     }
 
+    /// Rows of two texts.
+    pub(crate) async fn pairs(&self, sql: &str) -> Vec<(String, String)> {
+        let mut connection = self.connect().await;
+        sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await.unwrap()
+    }
+
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         let mut connection = self.connect().await;
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap()

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{
     Client, Database,
-    keystone::{script, script_at_the_end},
+    keystone::{output, script, script_at_the_end},
 };
 
 /// A running Glance, which ends with the test.
@@ -43,6 +43,13 @@ impl Glance {
         let mut arguments: Vec<&OsStr> = vec!["sync-to".as_ref(), database.url.as_ref()];
         arguments.extend(heads.iter().map(OsStr::new));
         script("glance", &arguments).await;
+    }
+
+    /// `glance-manage` with these arguments, and what it prints.
+    pub(crate) async fn manage(database: &Database, arguments: &[&str]) -> String {
+        let mut all: Vec<&OsStr> = vec!["manage".as_ref(), database.url.as_ref()];
+        all.extend(arguments.iter().map(OsStr::new));
+        output("glance", &all).await
     }
 
     pub(crate) async fn start_again(&mut self) {

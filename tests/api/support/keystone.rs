@@ -156,6 +156,14 @@ pub(super) async fn script(name: &str, arguments: &[&OsStr]) {
     assert!(status.success(), "tests/{name} {arguments:?}");
 }
 
+/// Runs one that succeeds, and returns what it prints.
+pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
+    let mut command = self::command(name, arguments);
+    let output = tokio::task::spawn_blocking(move || command.stdout(Stdio::piped()).output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "tests/{name} {arguments:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Runs one when a test is over, however it went.
 pub(super) fn script_at_the_end(name: &str, arguments: &[&OsStr]) {
     let _ = command(name, arguments).status();

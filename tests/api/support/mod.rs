@@ -13,7 +13,7 @@ pub(crate) use self::{
     database::{Database, DatabaseServer, Engine},
     glance::Glance,
     keystone::Keystone,
-    server::{Running, TestServer, mode, program},
+    server::{Running, ServerBuilder, TestServer, mode, program},
 };
 
 /// Waits until a condition holds, without sleeping longer than it takes.

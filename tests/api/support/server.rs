@@ -138,6 +138,18 @@ impl TestServer {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
+    /// SIGHUP
+    pub(crate) fn hang_up(&self) {
+        let pid = self.running.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+    }
+
+    /// Adds to its configuration file, which it does not read again by itself.
+    pub(crate) fn configure(&self, text: &str) {
+        let before = fs::read_to_string(&self.config).unwrap();
+        fs::write(&self.config, before + text).unwrap();
+    }
+
     /// Waits until the program has ended.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let running = self.running.as_mut().unwrap();

@@ -1,0 +1,197 @@
+//! A real Glance and Glimpse on one database, one after the other and at once.
+
+use std::{collections::BTreeMap, fs, process::Output};
+
+use serde_json::{Value, json};
+
+use crate::support::{Database, Engine, Glance, TestServer, program};
+
+/// Runs `glimpse db …` on a database.
+fn db(database: &Database, command: &str) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("glance-api.conf");
+    fs::write(&config, format!("[database]\nconnection = {}\n", database.url)).unwrap();
+    program().arg("--config-file").arg(&config).args(["db", command]).output().unwrap()
+}
+
+#[track_caller]
+fn sync(database: &Database) {
+    let output = db(database, "sync");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What a table is made of, as the engine itself describes it: columns and indexes, in words, sorted.
+async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
+    let queries: &[&str] = match database.engine {
+        Engine::Sqlite => &[
+            "SELECT m.name, 'column ' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || COALESCE(c.dflt_value, '-') \
+             || ' ' || c.pk FROM sqlite_master m JOIN pragma_table_info(m.name) c WHERE m.type = 'table'",
+            "SELECT m.name, 'index ' || CASE WHEN i.origin = 'c' THEN i.name ELSE '' END || ' ' || i.\"unique\" || ' ' \
+             || (SELECT GROUP_CONCAT(x.name) FROM pragma_index_info(i.name) x) \
+             FROM sqlite_master m JOIN pragma_index_list(m.name) i WHERE m.type = 'table'",
+            "SELECT m.name, 'foreign key ' || f.\"from\" || ' ' || f.\"table\" || ' ' || f.\"to\" \
+             FROM sqlite_master m JOIN pragma_foreign_key_list(m.name) f WHERE m.type = 'table'",
+        ],
+        Engine::Postgres => &[
+            "SELECT table_name::text, 'column ' || column_name || ' ' || udt_name || ' ' \
+             || COALESCE(character_maximum_length::text, '-') || ' ' || is_nullable || ' ' || COALESCE(column_default, '-') \
+             FROM information_schema.columns WHERE table_schema = 'public'",
+            "SELECT tablename::text, 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'",
+            "SELECT conrelid::regclass::text, 'constraint ' || conname || ' ' || pg_get_constraintdef(oid) \
+             FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+        ],
+        Engine::MySql => &[
+            "SELECT CAST(table_name AS CHAR), CAST(CONCAT('column ', column_name, ' ', column_type, ' ', is_nullable, ' ', \
+             COALESCE(column_default, '-'), ' ', extra, ' ', COALESCE(collation_name, '-')) AS CHAR) \
+             FROM information_schema.columns WHERE table_schema = DATABASE()",
+            "SELECT CAST(table_name AS CHAR), CAST(CONCAT('index ', index_name, ' ', non_unique, ' ', \
+             GROUP_CONCAT(column_name ORDER BY seq_in_index)) AS CHAR) FROM information_schema.statistics \
+             WHERE table_schema = DATABASE() GROUP BY table_name, index_name, non_unique",
+            "SELECT CAST(table_name AS CHAR), CAST(CONCAT('foreign key ', column_name, ' ', referenced_table_name, ' ', \
+             referenced_column_name) AS CHAR) FROM information_schema.key_column_usage \
+             WHERE table_schema = DATABASE() AND referenced_table_name IS NOT NULL",
+        ],
+    };
+    let mut tables = BTreeMap::<String, Vec<String>>::new();
+    for query in queries {
+        for (table, part) in database.pairs(query).await {
+            if !table.contains("glimpse_") {
+                tables.entry(table).or_default().push(part);
+            }
+        }
+    }
+    tables.values_mut().for_each(|parts| parts.sort());
+    tables
+}
+
+async fn empty_database() -> (tempfile::TempDir, Database) {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    (dir, database)
+}
+
+#[tokio::test]
+async fn the_schema_is_glances_own() {
+    let ((_ours, ours), (_theirs, theirs)) = (empty_database().await, empty_database().await);
+    sync(&ours);
+    Glance::sync(&theirs).await;
+    let (ours, theirs) = (described(&ours).await, described(&theirs).await);
+    assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
+    assert!(ours.len() >= 16 && ours.values().map(Vec::len).sum::<usize>() > 150, "this reads too little: {ours:#?}");
+    for (table, parts) in &ours {
+        assert_eq!(parts, &theirs[table], "{table}");
+    }
+}
+
+/// Databases of every release since Wallaby, finished upgrades and half-done ones.
+#[tokio::test]
+async fn a_glances_database_is_taken_over_and_can_go_back() {
+    for heads in [
+        ["wallaby_contract01"].as_slice(),
+        &["ussuri_contract01", "wallaby_expand01"],
+        &["zed_contract01"],
+        &["2023_1_contract01", "2024_1_expand01"],
+        &["2024_1_contract01"],
+    ] {
+        let (_dir, database) = empty_database().await;
+        Glance::sync_to(&database, heads).await;
+        let columns = "id, name, status, created_at, deleted, min_disk, min_ram, visibility, owner";
+        let values = "'4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90', 'kept', 'queued', '2020-01-01 00:00:00', '0', 1, 2, 'public', 'p1'";
+        database.execute(&format!("INSERT INTO images ({columns}) VALUES ({values})")).await;
+        assert_eq!(db(&database, "check").status.code(), Some(3), "{heads:?}");
+        for _ in 0..2 {
+            sync(&database);
+        }
+        assert_eq!(db(&database, "check").status.code(), Some(0), "{heads:?}");
+        let s = TestServer::builder().database(database.clone()).start().await;
+        let image = "/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
+        let shown = s.member("p2").get(image).await.expect(200).json();
+        assert_eq!((&shown["name"], &shown["min_ram"]), (&json!("kept"), &json!(2)));
+        s.member("p1").put(&format!("{image}/tags/a")).await.expect(204);
+        // Glance's own tools find what they expect, and can go on.
+        let version = Glance::manage(&database, &["db", "version"]).await;
+        assert!(version.contains("2024_1_"), "{heads:?}: {version}");
+        Glance::sync(&database).await;
+        let ((_fresh, fresh), now) = (empty_database().await, described(&database).await);
+        Glance::sync(&fresh).await;
+        assert_eq!(now, described(&fresh).await, "{heads:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_too_old_is_left_alone() {
+    let (_dir, database) = empty_database().await;
+    Glance::sync_to(&database, &["train_contract01"]).await;
+    let before = described(&database).await;
+    let output = db(&database, "sync");
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("not of a Glance from Wallaby to 33"), "{error}");
+    assert_eq!(described(&database).await, before);
+}
+
+/// Without what each of them makes up of its own configuration.
+fn comparable(mut image: Value) -> Value {
+    let object = image.as_object_mut().unwrap();
+    for own in ["stores", "updated_at"] {
+        object.remove(own);
+    }
+    object["tags"].as_array_mut().unwrap().sort_by_key(|tag| tag.as_str().unwrap().to_owned());
+    image
+}
+
+#[tokio::test]
+async fn what_one_writes_the_other_shows() {
+    let s = TestServer::start().await;
+    let glance = Glance::start_synced(&s.database).await;
+    let (ours, theirs) = (s.member("p1"), glance.member("p1"));
+    let body = json!({
+        "name": "né", "tags": ["a", "B", "c d"], "os_distro": "debian", "min_ram": 5, "protected": true,
+        "disk_format": "qcow2", "container_format": "bare", "visibility": "private", "os_hidden": true,
+    });
+    for (writer, reader) in [(&ours, &theirs), (&theirs, &ours)] {
+        let image = writer.create_image(&body).await;
+        let (written, read) =
+            (writer.get(&image).await.expect(200).json(), reader.get(&image).await.expect(200).json());
+        assert_eq!(comparable(written), comparable(read));
+        // A tag goes and comes, whoever does it.
+        writer.delete(&format!("{image}/tags/a")).await.expect(204);
+        assert!(!reader.tags(&image).await.contains(&"a".to_owned()));
+        reader.delete(&format!("{image}/tags/a")).await.expect(404);
+        reader.put(&format!("{image}/tags/a")).await.expect(204);
+        assert!(writer.tags(&image).await.contains(&"a".to_owned()));
+        writer.delete(&format!("{image}/tags/a")).await.expect(204);
+        writer.put(&format!("{image}/tags/a")).await.expect(204);
+        reader.delete(&format!("{image}/tags/a")).await.expect(204);
+        let mut left = reader.tags(&image).await;
+        left.sort();
+        assert_eq!(left, ["B", "c d"]);
+        writer.delete(&image).await.expect(403);
+        reader.delete(&image).await.expect(403);
+        // One that goes is gone for both, and its id is taken for ever.
+        let id = json!({"id": format!("{:08x}-5c61-48ff-b4f3-0ad4e5e3ba90", rand::random::<u32>()), "tags": ["a"]});
+        let image = writer.create_image(&id).await;
+        writer.delete(&image).await.expect(204);
+        reader.get(&image).await.expect(404);
+        reader.post("/v2/images", &id).await.expect(409);
+    }
+    // Listings agree, page by page.
+    for n in 0..5 {
+        let writer = if n % 2 == 0 { &ours } else { &theirs };
+        writer.create_image(&json!({"name": format!("i{n}")})).await;
+    }
+    let (mut path, mut pages) = ("/v2/images?limit=2&sort=name:asc".to_owned(), 0);
+    loop {
+        let (left, right) = (ours.get(&path).await.expect(200).json(), theirs.get(&path).await.expect(200).json());
+        let names = |page: &Value| -> Vec<Value> {
+            page["images"].as_array().unwrap().iter().map(|image| image["name"].clone()).collect()
+        };
+        assert_eq!(names(&left), names(&right), "{path}");
+        pages += 1;
+        match left["next"].as_str() {
+            Some(next) => path = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(pages, 3);
+}
