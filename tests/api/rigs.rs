@@ -1,6 +1,6 @@
 //! The real Keystone and the real Glance that other tests stand on do what those tests believe.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use serde_json::json;
 
@@ -77,6 +77,19 @@ async fn keystone_lets_tokens_expire_and_tells_where_images_are() {
         (validate(&keystone, &service, &member).await == 404).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn openstack_logs_in_with_a_password() {
+    let keystone = Keystone::start().await;
+    keystone.image_endpoint("http://127.0.0.1:1").await;
+    let openstack = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin/openstack");
+    let mut openstack = Command::new(openstack);
+    openstack.args(["catalog", "show", "image"]).env_clear().env("HOME", "/nonexistent");
+    let output = openstack.envs(keystone.environment("reader1", "p1")).output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("public: http://127.0.0.1:1"), "{text}{errors}");
+    assert_eq!((keystone.logins(), keystone.validations()), (1, 0));
 }
 
 #[tokio::test]

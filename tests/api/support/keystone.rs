@@ -72,6 +72,19 @@ impl Keystone {
         self.script("image-endpoint", &[url.as_ref()]).await;
     }
 
+    /// What a user of the command line has in the environment.
+    pub(crate) fn environment(&self, user: &str, project: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("OS_AUTH_URL", self.url()),
+            ("OS_USERNAME", user.to_owned()),
+            ("OS_PASSWORD", "secret".to_owned()),
+            ("OS_USER_DOMAIN_ID", "default".to_owned()),
+            ("OS_PROJECT_NAME", project.to_owned()),
+            ("OS_PROJECT_DOMAIN_ID", "default".to_owned()),
+            ("OS_IDENTITY_API_VERSION", "3".to_owned()),
+        ]
+    }
+
     /// Somebody who talks to Keystone; paths are below `/v3`.
     pub(crate) fn client(&self, token: Option<&str>) -> Client {
         Client::new(&self.url(), token)
