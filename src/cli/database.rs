@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::CommandResult;
 use crate::{
     app::{self, StartError},
-    config::{Config, DatabaseUrl},
+    config::{Config, Target},
     db::{
         Db,
         migrate::{FOREIGN, Schema, State},
@@ -33,7 +33,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let url = config.database_url();
-        if let DatabaseUrl::Sqlite(path) = &url
+        if let Target::Sqlite(path) = &url.target
             && !path.exists()
         {
             if command != Command::Sync {

@@ -10,7 +10,16 @@ use url::Url;
 
 /// Where the database is, and how to log in. Cannot be printed with its password.
 #[derive(Clone)]
-pub(crate) enum DatabaseUrl {
+pub(crate) struct DatabaseUrl {
+    /// By engine.
+    pub(crate) target: Target,
+    /// Parameters that Glimpse does not act on, by name.
+    pub(crate) ignored: Vec<String>,
+}
+
+/// A database, as its engine's driver is told.
+#[derive(Clone)]
+pub(crate) enum Target {
     /// `sqlite:///relative/path` or `sqlite:////absolute/path`.
     Sqlite(PathBuf),
     /// `postgresql://`, also with a driver's name: `postgresql+psycopg2://`.
@@ -25,15 +34,21 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
+impl From<PathBuf> for DatabaseUrl {
+    fn from(path: PathBuf) -> Self {
+        Self { target: Target::Sqlite(path), ignored: Vec::new() }
+    }
+}
+
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Sqlite(path) => write!(f, "sqlite:///{}", path.display()),
-            Self::Postgres(options) => {
+        match &self.target {
+            Target::Sqlite(path) => write!(f, "sqlite:///{}", path.display()),
+            Target::Postgres(options) => {
                 let database = options.get_database().unwrap_or_default();
                 write!(f, "postgresql://***@{}:{}/{database}", options.get_host(), options.get_port())
             }
-            Self::MySql(options) => {
+            Target::MySql(options) => {
                 let database = options.get_database().unwrap_or_default();
                 write!(f, "mysql://***@{}:{}/{database}", options.get_host(), options.get_port())
             }
@@ -50,15 +65,22 @@ impl FromStr for DatabaseUrl {
         if dialect == "sqlite" {
             let path = rest.strip_prefix('/').filter(|path| !path.is_empty() && *path != ":memory:");
             let path = path.ok_or("an SQLite URL names a file: sqlite:///relative or sqlite:////absolute")?;
-            return Ok(Self::Sqlite(path.split_once('?').map_or(path, |(path, _)| path).into()));
+            let (path, query) = path.split_once('?').unwrap_or((path, ""));
+            let names =
+                query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or(pair));
+            return Ok(Self { target: Target::Sqlite(path.into()), ignored: names.map(str::to_owned).collect() });
         }
         // The text of a URL that does not parse may hold a password, so no message repeats it.
         let url = Url::parse(&format!("{dialect}://{rest}")).map_err(|error| format!("not a URL: {error}"))?;
-        match dialect {
-            "postgresql" | "postgres" => postgres(&url).map(|options| Self::Postgres(Box::new(options))),
-            "mysql" | "mariadb" => mysql(&url).map(|options| Self::MySql(Box::new(options))),
-            other => Err(format!("{other:?} is not a database that Glimpse knows: sqlite, postgresql or mysql")),
-        }
+        let mut ignored = Vec::new();
+        let target = match dialect {
+            "postgresql" | "postgres" => Target::Postgres(Box::new(postgres(&url, &mut ignored)?)),
+            "mysql" | "mariadb" => Target::MySql(Box::new(mysql(&url, &mut ignored)?)),
+            other => {
+                return Err(format!("{other:?} is not a database that Glimpse knows: sqlite, postgresql or mysql"));
+            }
+        };
+        Ok(Self { target, ignored })
     }
 }
 
@@ -87,7 +109,7 @@ impl Server {
     }
 }
 
-fn mysql(url: &Url) -> Result<MySqlConnectOptions, String> {
+fn mysql(url: &Url, ignored: &mut Vec<String>) -> Result<MySqlConnectOptions, String> {
     let server = Server::of(url)?;
     let mut options = MySqlConnectOptions::new().database(&server.database).ssl_mode(MySqlSslMode::Preferred);
     if !server.user.is_empty() {
@@ -110,15 +132,26 @@ fn mysql(url: &Url) -> Result<MySqlConnectOptions, String> {
             "ssl_key" => options.ssl_client_key(value.as_ref()),
             // The text of every column is utf8mb3 or ASCII; the connection always speaks utf8mb4, which holds it.
             "charset" => options,
+            // Below, because their order must not matter.
+            "ssl_verify_cert" | "ssl_verify_identity" => options,
             other => {
-                return Err(format!("the parameter {other:?} is not one that Glimpse acts on"));
+                ignored.push(other.to_owned());
+                options
             }
         };
+    }
+    // The stricter one holds. Some write them without a value.
+    let is_set =
+        |wanted: &str| url.query_pairs().any(|(name, value)| name == wanted && !["false", "0"].contains(&&*value));
+    if is_set("ssl_verify_identity") {
+        options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
+    } else if is_set("ssl_verify_cert") {
+        options = options.ssl_mode(MySqlSslMode::VerifyCa);
     }
     Ok(options)
 }
 
-fn postgres(url: &Url) -> Result<PgConnectOptions, String> {
+fn postgres(url: &Url, ignored: &mut Vec<String>) -> Result<PgConnectOptions, String> {
     let server = Server::of(url)?;
     let mut options = PgConnectOptions::new_without_pgpass().database(&server.database).ssl_mode(PgSslMode::Prefer);
     if !server.user.is_empty() {
@@ -140,8 +173,10 @@ fn postgres(url: &Url) -> Result<PgConnectOptions, String> {
             "sslrootcert" => options.ssl_root_cert(value.as_ref()),
             "sslcert" => options.ssl_client_cert(value.as_ref()),
             "sslkey" => options.ssl_client_key(value.as_ref()),
+            "application_name" => options.application_name(&value),
             other => {
-                return Err(format!("the parameter {other:?} is not one that Glimpse acts on"));
+                ignored.push(other.to_owned());
+                options
             }
         };
     }
@@ -150,7 +185,7 @@ fn postgres(url: &Url) -> Result<PgConnectOptions, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::DatabaseUrl;
+    use super::{DatabaseUrl, Target};
 
     #[test]
     fn password_is_never_printed() {
@@ -165,9 +200,9 @@ mod tests {
 
     #[test]
     fn sqlite_paths_are_relative_or_absolute() {
-        let path = |text: &str| match text.parse().unwrap() {
-            DatabaseUrl::Sqlite(path) => path.to_str().unwrap().to_owned(),
-            other => panic!("{other:?}"),
+        let path = |text: &str| match text.parse::<DatabaseUrl>().unwrap().target {
+            Target::Sqlite(path) => path.to_str().unwrap().to_owned(),
+            Target::Postgres(_) | Target::MySql(_) => panic!("{text}"),
         };
         assert_eq!(path("sqlite:///glance.sqlite"), "glance.sqlite");
         assert_eq!(path("sqlite:////var/lib/glance/glance.sqlite"), "/var/lib/glance/glance.sqlite");
@@ -175,8 +210,29 @@ mod tests {
     }
 
     #[test]
-    fn unknown_parameters_are_refused_by_name() {
-        let error = "mysql://u@h/d?plugin=x".parse::<DatabaseUrl>().unwrap_err();
-        assert!(error.contains("plugin"), "{error}");
+    fn what_deployers_write_is_read_and_what_is_not_acted_on_is_named() {
+        let ignored = |text: &str| text.parse::<DatabaseUrl>().unwrap().ignored;
+        assert_eq!(ignored("mysql+pymysql://g:p@h:3306/glance?charset=utf8"), [""; 0]);
+        assert_eq!(
+            ignored("mysql+pymysql://g:p@h/g?charset=utf8&ssl_ca=/ca&ssl_cert=/c&ssl_key=/k&ssl_verify_cert"),
+            [""; 0]
+        );
+        assert_eq!(ignored("mysql://g@h/g?plugin=dbcounter&read_default_file=/x"), ["plugin", "read_default_file"]);
+        assert_eq!(ignored("postgresql+psycopg2://g@h/g?sslmode=require&connect_timeout=5"), ["connect_timeout"]);
+        assert_eq!(ignored("sqlite:////x?check_same_thread=false"), ["check_same_thread"]);
+    }
+
+    #[test]
+    fn the_stricter_check_of_a_certificate_holds() {
+        let mode = |query: &str| match format!("mysql://h/d?{query}").parse::<DatabaseUrl>().unwrap().target {
+            Target::MySql(options) => format!("{:?}", options.get_ssl_mode()),
+            Target::Sqlite(_) | Target::Postgres(_) => panic!("{query}"),
+        };
+        assert_eq!(mode(""), "Preferred");
+        assert_eq!(mode("ssl_ca=/ca"), "VerifyCa");
+        assert_eq!(mode("ssl_verify_cert=true"), "VerifyCa");
+        assert_eq!(mode("ssl_verify_cert"), "VerifyCa");
+        assert_eq!(mode("ssl_verify_cert=false"), "Preferred");
+        assert_eq!(mode("ssl_verify_identity=true&ssl_ca=/ca"), "VerifyIdentity");
     }
 }

@@ -13,7 +13,7 @@ use std::{
 };
 
 pub(crate) use self::{
-    database_url::DatabaseUrl,
+    database_url::{DatabaseUrl, Target},
     options::{Auth, Database, DefaultGroup, Glimpse, ImageFormat, KeystoneAuthtoken, LogFormat},
 };
 use self::{options::PasteDeploy, value::OptionValue};
@@ -140,6 +140,9 @@ impl Config {
         }
         let paste = PasteDeploy::read(&mut written)?;
         config.warnings = written.entries.iter().map(|(entry, path)| unknown(entry, path)).collect();
+        for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
+            config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
+        }
         let folders = files.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect::<Vec<_>>();
         let pipeline = paste::pipeline(&paste, &folders)?;
         config.auth = config.glimpse.auth.or(pipeline.as_ref().map(|pipeline| pipeline.auth)).unwrap_or_default();
@@ -183,7 +186,7 @@ impl Config {
 
     /// The configured database, or the embedded one in the data directory.
     pub(crate) fn database_url(&self) -> DatabaseUrl {
-        let embedded = || DatabaseUrl::Sqlite(self.glimpse.data_dir.join("glimpse.sqlite"));
+        let embedded = || self.glimpse.data_dir.join("glimpse.sqlite").into();
         self.database.connection.clone().unwrap_or_else(embedded)
     }
 

@@ -28,7 +28,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-use crate::config::{Database, DatabaseUrl};
+use crate::config::{Database, DatabaseUrl, Target};
 
 /// How often a transaction that the engine gave up for another one is run, in all.
 const TRANSACTION_ATTEMPTS: u32 = 10;
@@ -216,8 +216,8 @@ impl Db {
     /// # Errors
     /// `Unavailable` where an SQLite file cannot be opened.
     pub(crate) async fn open(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
-        Ok(match url {
-            DatabaseUrl::Sqlite(path) => {
+        Ok(match &url.target {
+            Target::Sqlite(path) => {
                 let options = SqliteConnectOptions::new()
                     .filename(path)
                     .create_if_missing(true)
@@ -234,7 +234,7 @@ impl Db {
                     read: pool(SQLITE_READERS).connect_lazy_with(options),
                 }
             }
-            DatabaseUrl::Postgres(options) => Self::Postgres(
+            Target::Postgres(options) => Self::Postgres(
                 PgPoolOptions::new()
                     .max_connections(limits.max_connections)
                     .acquire_timeout(limits.wait)
@@ -242,7 +242,7 @@ impl Db {
                     .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
                     .connect_lazy_with((**options).clone()),
             ),
-            DatabaseUrl::MySql(options) => Self::MySql(
+            Target::MySql(options) => Self::MySql(
                 MySqlPoolOptions::new()
                     .max_connections(limits.max_connections)
                     .acquire_timeout(limits.wait)
@@ -434,7 +434,7 @@ mod tests {
     #[tokio::test]
     async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
         let dir = tempfile::tempdir().unwrap();
-        let url = DatabaseUrl::Sqlite(dir.path().join("test.sqlite"));
+        let url = dir.path().join("test.sqlite").into();
         let db = Db::open(&url, PoolLimits { max_connections: 1, wait: Duration::from_secs(1) }).await.unwrap();
         let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
         let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(write).await.unwrap();
