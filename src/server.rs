@@ -10,7 +10,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     time::Instant,
@@ -33,9 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// # Errors
 /// When it cannot listen.
 pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
-    let address = (app.config.bind_host().to_owned(), app.config.default.bind_port);
-    let listener = TcpListener::bind(&address).await.map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", address.0, address.1))
+    let options = &app.config.default;
+    let listener = listen(&options.bind_host, options.bind_port, options.backlog).await.map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", options.bind_host, options.bind_port))
     })?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -67,6 +67,25 @@ pub(crate) async fn run(app: Arc<App>) -> io::Result<()> {
         () = told_again(&mut terminate, &mut interrupt) => tracing::warn!("stopped: what was still under way is cut off"),
     }
     Ok(())
+}
+
+/// Listens on the first of the host's addresses that can be had.
+async fn listen(host: &str, port: u16, backlog: u32) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let listener = socket.and_then(|socket| {
+            // A server that starts again must not wait for the connections of the one before.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(backlog)
+        });
+        match listener {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// A second signal means now.

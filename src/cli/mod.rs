@@ -1,5 +1,6 @@
 //! The command line.
 
+mod configuration;
 mod database;
 mod identity;
 mod serve;
@@ -17,7 +18,8 @@ use crate::config::{Config, Sources};
 #[derive(Debug, Parser)]
 #[command(name = "glimpse", version, max_term_width = 100)]
 struct CommandLine {
-    /// A configuration file in Glance's format; may be repeated, a later one wins
+    /// A configuration file in Glance's format; may be repeated, a later one wins [default: Glance's own in /etc/glance,
+    /// or in the folder that OS_GLANCE_CONFIG_DIR names, if they exist]
     #[arg(long, value_name = "FILE", global = true)]
     config_file: Vec<PathBuf>,
 
@@ -40,6 +42,9 @@ enum Command {
     /// Prepare or look at the database's schema
     #[command(subcommand)]
     Db(database::Command),
+    /// Look at the configuration without starting
+    #[command(subcommand)]
+    Config(configuration::Command),
     /// Show and change the users of a server that stands alone
     #[command(subcommand)]
     Identity(identity::Command),
@@ -54,13 +59,14 @@ type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 pub fn main() -> ExitCode {
     let arguments = CommandLine::parse();
     let sources = Sources { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir };
-    let done = Config::load(&sources).map_err(Into::into).and_then(|config| {
-        match arguments.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve::run(config),
-            Command::Db(command) => database::run(&config, command),
-            Command::Identity(command) => identity::run(&config, command),
-        }
-    });
+    let sources = sources.or_glances();
+    let config = || Config::load(&sources);
+    let done = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Config(command) => configuration::run(&sources, command),
+        Command::Serve => config().map_err(Into::into).and_then(serve::run),
+        Command::Db(command) => config().map_err(Into::into).and_then(|config| database::run(&config, command)),
+        Command::Identity(command) => config().map_err(Into::into).and_then(|config| identity::run(&config, command)),
+    };
     done.unwrap_or_else(|error| {
         eprintln!("glimpse: {error}");
         ExitCode::FAILURE

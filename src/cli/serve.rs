@@ -10,12 +10,17 @@ use crate::{
 };
 
 pub(super) fn run(config: Config) -> CommandResult {
-    log::start(&config);
+    log::start(&config)?;
     if config.glimpse.auth == Auth::Standalone {
         app::create_data_dir(&config)?;
         super::identity::create_first_users(&config)?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = config.default.workers {
+        // None at all is Glance's way to write one.
+        runtime.worker_threads(Ord::max(workers, 1) as usize);
+    }
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let app = App::start(config).await?;
         server::run(Arc::new(app)).await?;
