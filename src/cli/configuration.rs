@@ -39,7 +39,7 @@ fn check(reading: &Reading) -> io::Result<()> {
     writeln!(out, "The configuration {verdict} be used.")
 }
 
-/// In the dialect of the files, so that it can be one.
+/// As a file would have it, but for secrets and dollar signs.
 fn show(reading: &Reading) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for error in &reading.errors {
@@ -52,7 +52,7 @@ fn show(reading: &Reading) -> io::Result<()> {
             writeln!(out, "[{group}]")?;
         }
         writeln!(out, "# {}", setting.place)?;
-        let value = setting.value.replace('$', "$$").replace('\n', "\n  ");
+        let value = setting.value.replace('\n', "\n  ");
         // What has no value cannot be written.
         let comment = if value.is_empty() { "#" } else { "" };
         writeln!(out, "{comment}{} = {value}", setting.name)?;

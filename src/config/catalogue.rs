@@ -46,6 +46,13 @@ pub(super) fn is_glances(group: &str, name: &str) -> bool {
     of_glance().any(|(other, option)| option == name && (other == group || (!is_group && is_kind_of_store(other))))
 }
 
+/// The option that a variable of the environment is about, `OS_<GROUP>__<NAME>`, where there is such a group.
+pub(super) fn of_variable(variable: &str) -> Option<(&'static str, String)> {
+    let (group, name) = variable.strip_prefix("OS_")?.split_once("__")?;
+    let mut groups = known().map(|option| option.group).chain(of_glance().map(|(group, _)| group));
+    Some((groups.find(|known| known.to_uppercase() == group)?, name.to_lowercase()))
+}
+
 fn is_kind_of_store(group: &str) -> bool {
     group == "file" || (group.starts_with("glance.store.") && group.ends_with(".store"))
 }
@@ -66,7 +73,7 @@ pub(super) fn nearest(group: &str, name: &str) -> Option<(&'static str, &'static
 
 #[cfg(test)]
 mod tests {
-    use super::{is_glances, known, nearest, of_glance};
+    use super::{is_glances, known, nearest, of_glance, of_variable};
 
     #[test]
     fn the_list_of_glances_options_is_sorted_and_complete() {
@@ -87,6 +94,15 @@ mod tests {
         assert_eq!(nearest("cors", "alowed_origins"), Some(("cors", "allowed_origin")));
         assert_eq!(nearest("DEFAULT", "xyzzy"), None);
         assert_eq!(nearest("DEFAULT", "x"), None);
+    }
+
+    #[test]
+    fn a_variable_is_about_an_option_where_its_group_is_known() {
+        assert_eq!(of_variable("OS_DATABASE__CONECTION"), Some(("database", "conection".to_owned())));
+        assert_eq!(of_variable("OS_DEFAULT__BIND_PORT"), Some(("DEFAULT", "bind_port".to_owned())));
+        for other in ["OS_USERNAME", "OS_OTHER__X", "DATABASE__X", "OS_default__X"] {
+            assert_eq!(of_variable(other), None);
+        }
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Reading {
             cors: Cors::read(&mut written),
             healthcheck: Healthcheck::read(&mut written),
             glimpse: Glimpse::read(&mut written),
-            warnings: written.warnings(),
+            warnings: written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
         };
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);

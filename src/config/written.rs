@@ -165,8 +165,8 @@ impl Written {
         Err(format!("${reference} names no option; a dollar sign is written $$"))
     }
 
-    /// What to tell about the options that do nothing, once for each.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    /// What to tell about the options that do nothing, once for each; `variables` is what is in the environment.
+    pub(super) fn warnings(&self, variables: impl Iterator<Item = String>) -> Vec<String> {
         let mut told: Vec<(&str, &str)> = Vec::new();
         let mut warnings = Vec::new();
         for (_, path, entry) in &self.entries {
@@ -176,15 +176,26 @@ impl Written {
                 continue;
             }
             told.push((group, name));
-            let what = if catalogue::is_glances(group, name) {
-                format!("Glimpse does not act on [{group}] {name}, which is an option of Glance")
-            } else {
-                let nearest = catalogue::nearest(group, name);
-                let hint = nearest.map(|(group, name)| format!("; was [{group}] {name} meant?")).unwrap_or_default();
-                format!("there is no option [{group}] {name}{hint}")
-            };
+            let what = idle(group, name);
             warnings.push(format!("{}:{}: {what}", path.display(), entry.line));
+        }
+        for variable in variables {
+            if let Some((group, name)) = catalogue::of_variable(&variable)
+                && !catalogue::known().any(|option| option.group == group && option.name == name)
+            {
+                warnings.push(format!("{variable}: {}", idle(group, &name)));
+            }
         }
         warnings
     }
+}
+
+/// What to tell about an option that does nothing.
+fn idle(group: &str, name: &str) -> String {
+    if catalogue::is_glances(group, name) {
+        return format!("Glimpse does not act on [{group}] {name}, which is an option of Glance");
+    }
+    let nearest = catalogue::nearest(group, name);
+    let hint = nearest.map(|(group, name)| format!("; was [{group}] {name} meant?")).unwrap_or_default();
+    format!("there is no option [{group}] {name}{hint}")
 }

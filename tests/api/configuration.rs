@@ -16,6 +16,7 @@ fn config_check_tells_everything_and_starts_nothing() {
         fs::write(&file, content).unwrap();
         let mut command = program();
         command.arg("--config-file").arg(&file).args(["config", "check"]).current_dir(dir.path());
+        command.env("OS_DATABASE__CONECTION", "x").env("OS_OTHER__X", "y");
         let output = command.output().unwrap();
         (output.status.code(), text(&output).0)
     };
@@ -27,6 +28,7 @@ fn config_check_tells_everything_and_starts_nothing() {
         "glance-api.conf:6: [database] max_retries: a whole number",
         "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
         "glance-api.conf:5: there is no option [database] conection; was [database] connection meant?",
+        "OS_DATABASE__CONECTION: there is no option [database] conection",
         "The configuration cannot be used.",
     ] {
         assert!(out.contains(line), "{line} is not in {out}");
