@@ -14,10 +14,10 @@ use crate::{
         identity_file::{IdentityError, IdentityFile},
         standalone::Standalone,
     },
-    config::{Auth, Config},
+    config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{
         self, Db,
-        migrate::{FOREIGN, State},
+        migrate::{FOREIGN, Schema, State},
     },
     policy::Policy,
     schemas::Schemas,
@@ -106,7 +106,7 @@ impl App {
         if config.database_is_embedded() {
             db.sync().await.map_err(error)?;
         }
-        let advice = match db.schema().await.map_err(error)?.state {
+        let advice = match first_schema(&db, &url, &config.database).await.map_err(error)?.state {
             State::Current => None,
             State::Empty => Some("it is empty; run `glimpse db sync` with the same configuration"),
             State::Behind => Some("its schema is behind this program; run `glimpse db sync`"),
@@ -145,6 +145,27 @@ impl App {
     /// Takes nothing new from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Looks at the schema, which is the first that is asked of the database. A server that does not answer yet is asked again, as
+/// the configuration says: at a machine's start, it often comes later than its clients.
+async fn first_schema(db: &Db, url: &DatabaseUrl, options: &Database) -> db::Result<Schema> {
+    let mut attempts: u64 = 1;
+    loop {
+        let give_up = match u64::try_from(options.max_retries) {
+            Ok(max) => attempts >= max,
+            // A negative number is for ever.
+            Err(_) => false,
+        };
+        match db.schema().await {
+            Err(db::Error::Unavailable(error)) if !give_up && !matches!(url.target, Target::Sqlite(_)) => {
+                tracing::warn!(database = %url, %error, attempts, "the database does not answer; it is asked again");
+                tokio::time::sleep(options.retry_interval).await;
+                attempts += 1;
+            }
+            done => return done,
+        }
     }
 }
 

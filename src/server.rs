@@ -12,7 +12,7 @@ use hyper_util::{
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     signal::unix::{Signal, SignalKind, signal},
     sync::Semaphore,
     time::Instant,
@@ -84,10 +84,28 @@ async fn listen(app: &App) -> io::Result<TcpListener> {
         listener.set_nonblocking(true)?;
         return TcpListener::from_std(listener);
     }
-    let address = (app.config.bind_host().to_owned(), app.config.default.bind_port);
-    TcpListener::bind(&address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {}:{}: {error}", address.0, address.1)))
+    let (host, port) = (app.config.bind_host(), app.config.default.bind_port);
+    let listener = bind(host, port, app.config.default.backlog).await;
+    listener.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {host}:{port}: {error}")))
+}
+
+/// Listens on the first of the host's addresses that can be had.
+async fn bind(host: &str, port: u16, backlog: u32) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in lookup_host((host, port)).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let listener = socket.and_then(|socket| {
+            // A server that starts again must not wait for the connections of the one before.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(backlog)
+        });
+        match listener {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Tells how far we are, if systemd started us and waits to be told.

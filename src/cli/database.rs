@@ -29,7 +29,7 @@ pub(super) enum Command {
 const NEEDS_SYNC: u8 = 3;
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
-    log::start(config);
+    log::start(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let url = config.database_url();

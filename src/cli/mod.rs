@@ -1,5 +1,6 @@
 //! The command line.
 
+mod configuration;
 mod database;
 mod glance;
 mod identity;
@@ -29,7 +30,8 @@ struct CommandLine {
 /// Where options are written.
 #[derive(Debug, Args)]
 struct SourceArguments {
-    /// A configuration file in Glance's format; may be repeated, a later one wins
+    /// A configuration file in Glance's format; may be repeated, a later one wins [default: Glance's own in /etc/glance,
+    /// or in the folder that OS_GLANCE_CONFIG_DIR names, if they exist]
     #[arg(long, value_name = "FILE", global = true)]
     config_file: Vec<PathBuf>,
 
@@ -44,7 +46,13 @@ struct SourceArguments {
 
 impl From<SourceArguments> for Sources {
     fn from(arguments: SourceArguments) -> Self {
-        Self { files: arguments.config_file, dirs: arguments.config_dir, data_dir: arguments.data_dir, debug: false }
+        let sources = Self {
+            files: arguments.config_file,
+            dirs: arguments.config_dir,
+            data_dir: arguments.data_dir,
+            debug: false,
+        };
+        sources.or_glances()
     }
 }
 
@@ -55,6 +63,9 @@ enum Command {
     /// Prepare or look at the database's schema
     #[command(subcommand)]
     Db(database::Command),
+    /// Look at the configuration without starting
+    #[command(subcommand)]
+    Config(configuration::Command),
     /// Show and change the users of a server that stands alone
     #[command(subcommand)]
     Identity(identity::Command),
@@ -79,8 +90,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: CommandLine) -> CommandResult {
-    let sources = arguments.sources.into();
+    let sources: Sources = arguments.sources.into();
     match arguments.command.unwrap_or(Command::Serve) {
+        Command::Config(command) => configuration::run(&sources, command),
         Command::Serve => serve::run(sources),
         Command::Db(command) => database::run(&Config::load(&sources)?, command),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),

@@ -11,14 +11,19 @@ use crate::{
 
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
-    log::start(&config);
+    log::start(&config)?;
     if config.auth == Auth::Standalone {
         app::create_data_dir(&config)?;
         super::identity::create_first_users(&config)?;
     }
     // One TLS library for every connection that we open; without this, each would have to name it.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "TLS was set up twice")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(workers) = config.default.workers {
+        // None at all is Glance's way to write one.
+        runtime.worker_threads(Ord::max(workers, 1) as usize);
+    }
+    let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let app = Arc::new(App::start(config).await?);
         server::run(Arc::clone(&app), || reload(&sources, &app.config)).await?;

@@ -1,17 +1,20 @@
 //! oslo.config's dialect of INI, read as it reads it.
 //!
 //! `[group]` headers; `name = value` or `name : value`; a line that starts with white space continues the value above;
-//! lines that start with `#` or `;` are comments; a value in quotes loses them; a repeated name adds a value.
+//! lines that start with `#` or `;` are comments, and end a value as an empty line does; a first line in quotes loses
+//! them; a repeated name adds a value.
+
+use super::secret::Secret;
 
 /// A value, and where it was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The group, `DEFAULT` for the one without a name.
+    /// The group, in lower case but for `DEFAULT`.
     pub(crate) group: String,
-    /// The option's name, with `_` for `-`.
+    /// The option's name.
     pub(crate) name: String,
-    /// The value, without the quotes around it.
-    pub(crate) value: String,
+    /// The value, without the quotes around it. Any may be a password, for who knows which options there are?
+    pub(crate) value: Secret,
     /// The line on which it starts, from 1.
     pub(crate) line: usize,
 }
@@ -28,7 +31,7 @@ pub(crate) struct SyntaxError {
 /// Reads a file's text into its entries, in order.
 pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     let mut entries: Vec<Entry> = Vec::new();
-    let mut group = None;
+    let mut group: Option<String> = None;
     // Whether a continuation line would belong to the last entry.
     let mut open = false;
     // Some editors put a byte order mark first.
@@ -36,20 +39,17 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
         let number = number + 1;
         let error = |message| SyntaxError { line: number, message };
         let line = line.trim_end();
-        if line.is_empty() {
+        if line.is_empty() || line.starts_with(['#', ';']) {
             open = false;
-        } else if line.starts_with(['#', ';']) {
-            // A comment does not end a value.
         } else if line.starts_with([' ', '\t']) {
             let entry = entries.last_mut().filter(|_| open).ok_or(error("a continuation line without an option"))?;
-            entry.value.push('\n');
-            entry.value.push_str(line.trim_start());
+            entry.value = Secret::new(format!("{}\n{}", entry.value.expose(), line.trim_start()));
         } else if let Some(header) = line.strip_prefix('[') {
             let name = header.strip_suffix(']').ok_or(error("a [group] without its closing bracket"))?;
             if name.is_empty() {
                 return Err(error("a [group] without a name"));
             }
-            group = Some(name.to_owned());
+            group = Some(if name == "DEFAULT" { name.to_owned() } else { name.to_lowercase() });
             open = false;
         } else {
             let at = line.find(['=', ':']).ok_or(error("neither a [group], nor name = value, nor a comment"))?;
@@ -58,20 +58,18 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
                 return Err(error("a value without a name"));
             }
             let group = group.clone().ok_or(error("an option before the first [group]"))?;
-            entries.push(Entry { group, name: name.replace('-', "_"), value: value.to_owned(), line: number });
+            entries.push(Entry { group, name: name.to_owned(), value: Secret::new(unquote(value)), line: number });
             open = true;
         }
-    }
-    for entry in &mut entries {
-        entry.value = unquote(&entry.value).to_owned();
     }
     Ok(entries)
 }
 
+/// A quote that stands alone is a pair without anything in it.
 fn unquote(value: &str) -> &str {
     for quote in ['"', '\''] {
-        if let Some(inner) = value.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote)) {
-            return inner;
+        if let Some(rest) = value.strip_prefix(quote).filter(|_| value.ends_with(quote)) {
+            return rest.strip_suffix(quote).unwrap_or_default();
         }
     }
     value
@@ -82,12 +80,16 @@ mod tests {
     use super::parse;
 
     fn values(text: &str) -> Vec<(String, String, String, usize)> {
-        parse(text).unwrap().into_iter().map(|e| (e.group, e.name, e.value, e.line)).collect()
+        parse(text).unwrap().into_iter().map(|e| (e.group, e.name, e.value.expose().to_owned(), e.line)).collect()
+    }
+
+    fn value(text: &str) -> String {
+        values(&format!("[a]\nx = {text}\n")).remove(0).2
     }
 
     #[test]
     fn groups_names_and_values() {
-        let text = "# c\n[DEFAULT]\nbind-port = 9292\n; c\nname: \"quoted # value\"\n[database]\nconnection=a=b:c\n";
+        let text = "# c\n[DEFAULT]\nbind_port = 9292\n; c\nname: \"quoted # value\"\n[Database]\nconnection=a=b:c\n";
         let expected = [
             ("DEFAULT", "bind_port", "9292", 3),
             ("DEFAULT", "name", "quoted # value", 5),
@@ -97,17 +99,47 @@ mod tests {
         assert_eq!(values(text), expected);
     }
 
+    /// Each of these was read by oslo.config.
     #[test]
-    fn indented_lines_continue_a_value() {
-        assert_eq!(values("[a]\nx = 1,\n  2,\n# between\n\t3\n")[0].2, "1,\n2,\n3");
+    fn values_are_read_as_oslo_reads_them() {
+        let cases = [
+            ("\"q\"", "q"),
+            ("'q'", "q"),
+            ("\"q", "\"q"),
+            ("q\"", "q\""),
+            ("\"", ""),
+            ("\"\"", ""),
+            ("\"a\" \"b\"", "a\" \"b"),
+            ("\" a \"", " a "),
+            ("\"'n'\"", "'n'"),
+            ("a # b ; c", "a # b ; c"),
+            ("# a", "# a"),
+            ("1\\", "1\\"),
+            ("1\n  # 2", "1\n# 2"),
+            ("\"1\n  2\"", "\"1\n2\""),
+            ("\"1\"\n  2", "1\n2"),
+            ("\n  2\n\t3", "\n2\n3"),
+            ("1\r\n  2\r", "1\n2"),
+            (":= 1", ":= 1"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(value(text), expected, "{text:?}");
+        }
+        assert_eq!(values("[a]\nx := 1\n")[0].2, "= 1");
     }
 
+    /// Each of these is refused by oslo.config, too.
     #[test]
     fn faults_are_told_with_their_line() {
         let line = |text: &str| parse(text).unwrap_err().line;
         assert_eq!(line("x = 1\n"), 1);
         assert_eq!(line("[a]\nx = 1\n\n  y\n"), 4);
+        assert_eq!(line("[a]\nx = 1\n# between\n  y\n"), 4);
+        assert_eq!(line("[a]\nx = 1\n[a]\n  y\n"), 4);
+        assert_eq!(line("[a]\n x = 1\n"), 2);
         assert_eq!(line("[a]\n[b\n"), 2);
+        assert_eq!(line("[a] # c\n"), 1);
+        assert_eq!(line("[]\n"), 1);
         assert_eq!(line("[a]\nnonsense\n"), 2);
         assert_eq!(line("[a]\n= 1\n"), 2);
     }

@@ -1,11 +1,14 @@
 //! What the operator wants, read once at start from files, the environment and the command line.
 
+mod catalogue;
 mod database_url;
 mod ini;
 mod options;
 mod paste;
 mod secret;
+mod substitution;
 mod value;
+mod written;
 
 use std::{
     fmt, fs, io,
@@ -14,9 +17,25 @@ use std::{
 
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
-    options::{Auth, Database, DefaultGroup, Glimpse, ImageFormat, KeystoneAuthtoken, LogFormat},
+    options::{
+        Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat,
+        OsloMiddleware,
+    },
+    written::Setting,
 };
-use self::{options::PasteDeploy, value::OptionValue};
+use self::{
+    options::PasteDeploy,
+    written::{Place, Written},
+};
+
+/// Where Glance's files are, unless [`DIR_VARIABLE`] says otherwise.
+const DIR: &str = "/etc/glance";
+/// The variable that names the folder of Glance's files.
+const DIR_VARIABLE: &str = "OS_GLANCE_CONFIG_DIR";
+/// The files there, in order.
+const FILES: [&str; 2] = ["glance-image-import.conf", "glance-api.conf"];
+/// The folders of files there, which are read after them.
+const DIRS: [&str; 2] = ["glance.conf.d", "glance-api.conf.d"];
 
 /// Every option, with its default where nothing was written.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +50,12 @@ pub(crate) struct Config {
     pub(crate) auth: Auth,
     /// `[image_format]`
     pub(crate) image_format: ImageFormat,
+    /// `[oslo_middleware]`
+    pub(crate) oslo_middleware: OsloMiddleware,
+    /// `[cors]`
+    pub(crate) cors: Cors,
+    /// `[healthcheck]`
+    pub(crate) healthcheck: Healthcheck,
     /// `[glimpse]`
     pub(crate) glimpse: Glimpse,
     /// What the operator should know about what they wrote, for the log.
@@ -83,25 +108,82 @@ pub(crate) enum ConfigError {
     },
 }
 
-/// What was written, until the option groups have taken their part.
-pub(crate) struct Written {
-    entries: Vec<(ini::Entry, PathBuf)>,
-    environment: fn(&str) -> Option<String>,
+impl Sources {
+    /// With Glance's own files and folders, those of them that exist, where the command line names none.
+    pub(crate) fn or_glances(mut self) -> Self {
+        if self.files.is_empty() && self.dirs.is_empty() {
+            let dir = std::env::var(DIR_VARIABLE).ok().map(|dir| dir.trim().to_owned()).filter(|dir| !dir.is_empty());
+            let dir = PathBuf::from(dir.as_deref().unwrap_or(DIR));
+            let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
+            self.files.extend(existing(FILES));
+            self.dirs.extend(existing(DIRS));
+        }
+        self
+    }
 }
 
-impl Written {
-    /// Takes an option's value: the environment's `OS_<GROUP>__<NAME>` if that is set, else the last one written.
-    fn take<T: OptionValue>(&mut self, group: &'static str, name: &'static str) -> Result<Option<T>, ConfigError> {
-        let is_it = |entry: &ini::Entry| entry.group == group && entry.name == name;
-        let last = self.entries.iter().rev().find(|(entry, _)| is_it(entry)).cloned();
-        self.entries.retain(|(entry, _)| !is_it(entry));
-        let variable = format!("OS_{}__{}", group.to_uppercase(), name.to_uppercase());
-        let (text, place) = match ((self.environment)(&variable), last) {
-            (Some(text), _) => (text, variable),
-            (None, Some((entry, path))) => (entry.value, format!("{}:{}", path.display(), entry.line)),
-            (None, None) => return Ok(None),
+/// What the sources come to, with everything that is wrong in them.
+pub(crate) struct Reading {
+    /// The options, with the default where what was written is wrong.
+    pub(crate) config: Config,
+    /// Every option's value, and where it comes from.
+    pub(crate) settings: Vec<Setting>,
+    /// What is wrong, in the order of the options.
+    pub(crate) errors: Vec<ConfigError>,
+}
+
+impl Reading {
+    /// Reads the sources.
+    pub(crate) fn of(sources: &Sources) -> Self {
+        let mut written = Written::new(|name| std::env::var(name).ok());
+        let mut files: Vec<_> = sources.files.iter().cloned().map(Ok).collect();
+        for dir in &sources.dirs {
+            match conf_files(dir) {
+                Ok(found) => files.extend(found.into_iter().map(Ok)),
+                Err(error) => files.push(Err(error)),
+            }
+        }
+        let folders: Vec<PathBuf> =
+            files.iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned).collect();
+        for file in files {
+            match file.and_then(|path| Ok((entries(&path)?, path))) {
+                Ok((entries, path)) => written.add(&path, entries),
+                Err(error) => written.errors.push(error),
+            }
+        }
+        let mut config = Config {
+            default: DefaultGroup::read(&mut written),
+            database: Database::read(&mut written),
+            keystone_authtoken: KeystoneAuthtoken::read(&mut written),
+            auth: Auth::default(),
+            image_format: ImageFormat::read(&mut written),
+            oslo_middleware: OsloMiddleware::read(&mut written),
+            cors: Cors::read(&mut written),
+            healthcheck: Healthcheck::read(&mut written),
+            glimpse: Glimpse::read(&mut written),
+            warnings: written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
         };
-        T::parse(&text).map(Some).map_err(|message| ConfigError::Value { place, group, name, message })
+        config.default.debug |= sources.debug;
+        for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
+            config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
+        }
+        let paste = PasteDeploy::read(&mut written);
+        match paste::pipeline(&paste, &folders) {
+            Ok(pipeline) => {
+                let auth = pipeline.as_ref().map(|pipeline| pipeline.auth);
+                config.auth = config.glimpse.auth.or(auth).unwrap_or_default();
+                config.warnings.extend(pipeline.into_iter().flat_map(|pipeline| pipeline.warnings));
+            }
+            Err(error) => written.errors.push(error),
+        }
+        if let Some(data_dir) = &sources.data_dir {
+            config.glimpse.data_dir.clone_from(data_dir);
+            for setting in written.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
+                setting.value = data_dir.display().to_string();
+                setting.place = Place::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
+            }
+        }
+        Self { config, settings: written.settings, errors: written.errors }
     }
 }
 
@@ -111,43 +193,8 @@ impl Config {
     /// # Errors
     /// The first file, line or value that is wrong.
     pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let mut files = sources.files.clone();
-        for dir in &sources.dirs {
-            files.extend(conf_files(dir)?);
-        }
-        let mut entries = Vec::new();
-        for path in &files {
-            let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
-            let parsed = ini::parse(&text).map_err(|error| ConfigError::Syntax {
-                place: format!("{}:{}", path.display(), error.line),
-                message: error.message,
-            })?;
-            entries.extend(parsed.into_iter().map(|entry| (entry, path.clone())));
-        }
-        let mut written = Written { entries, environment: |name| std::env::var(name).ok() };
-        let mut config = Self {
-            default: DefaultGroup::read(&mut written)?,
-            database: Database::read(&mut written)?,
-            keystone_authtoken: KeystoneAuthtoken::read(&mut written)?,
-            auth: Auth::Standalone,
-            image_format: ImageFormat::read(&mut written)?,
-            glimpse: Glimpse::read(&mut written)?,
-            warnings: Vec::new(),
-        };
-        config.default.debug |= sources.debug;
-        if let Some(data_dir) = &sources.data_dir {
-            config.glimpse.data_dir.clone_from(data_dir);
-        }
-        let paste = PasteDeploy::read(&mut written)?;
-        config.warnings = written.entries.iter().map(|(entry, path)| unknown(entry, path)).collect();
-        for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
-            config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
-        }
-        let folders = files.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect::<Vec<_>>();
-        let pipeline = paste::pipeline(&paste, &folders)?;
-        config.auth = config.glimpse.auth.or(pipeline.as_ref().map(|pipeline| pipeline.auth)).unwrap_or_default();
-        config.warnings.extend(pipeline.into_iter().flat_map(|pipeline| pipeline.warnings));
-        Ok(config)
+        let reading = Reading::of(sources);
+        reading.errors.into_iter().next().map_or(Ok(reading.config), Err)
     }
 
     /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
@@ -165,10 +212,14 @@ impl Config {
             ("[database]", differs(&self.database, &running.database)),
             (
                 "[keystone_authtoken]",
+                // Two secrets look alike.
                 self.keystone_authtoken.password != running.keystone_authtoken.password
                     || differs(&self.keystone_authtoken, &running.keystone_authtoken),
             ),
             ("[image_format]", differs(&self.image_format, &running.image_format)),
+            ("[oslo_middleware]", differs(&self.oslo_middleware, &running.oslo_middleware)),
+            ("[cors]", differs(&self.cors, &running.cors)),
+            ("[healthcheck]", differs(&self.healthcheck, &running.healthcheck)),
             ("[glimpse] and [paste_deploy]", differs(&self.glimpse, &running.glimpse) || self.auth != running.auth),
         ];
         groups.into_iter().filter(|(_, differs)| *differs).map(|(group, _)| group).collect()
@@ -209,31 +260,20 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-/// Every option that Glimpse acts on: group and name.
-fn known() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
-    let groups = [
-        DefaultGroup::NAMES,
-        Database::NAMES,
-        KeystoneAuthtoken::NAMES,
-        PasteDeploy::NAMES,
-        ImageFormat::NAMES,
-        Glimpse::NAMES,
-    ];
-    groups.into_iter().flatten()
-}
-
-/// What to tell about an option that Glimpse does not act on.
-fn unknown(entry: &ini::Entry, path: &Path) -> String {
-    let elsewhere = known().find(|(_, name)| *name == entry.name);
-    let hint = elsewhere.map(|(group, _)| format!("; it is an option of [{group}]")).unwrap_or_default();
-    format!("{}:{}: Glimpse does not act on [{}] {}{hint}", path.display(), entry.line, entry.group, entry.name)
+/// What a file has.
+fn entries(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+    ini::parse(&text).map_err(|error| ConfigError::Syntax {
+        place: format!("{}:{}", path.display(), error.line),
+        message: error.message,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
 
-    use super::{Config, Sources};
+    use super::{Config, Reading, Sources};
 
     fn load(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -260,11 +300,90 @@ mod tests {
     }
 
     #[test]
-    fn an_option_that_is_not_acted_on_is_told_by_name() {
-        let config = load("[DEFAULT]\nno_such_option = 1\n[glimpse]\nbind_port = 1\n").unwrap();
-        assert_eq!(config.warnings.len(), 2);
-        assert!(config.warnings[0].contains("[DEFAULT] no_such_option"), "{:?}", config.warnings);
-        assert!(config.warnings[1].contains("it is an option of [DEFAULT]"), "{:?}", config.warnings);
+    fn a_value_out_of_bounds_is_wrong() {
+        let error = load("[DEFAULT]\napi_limit_max = 0\n").unwrap_err();
+        assert!(error.ends_with("glance-api.conf:2: [DEFAULT] api_limit_max: a whole number of at least 1 is wanted"));
+        assert!(load("[DEFAULT]\nbacklog = 0\n").is_err());
+    }
+
+    #[test]
+    fn an_option_that_is_not_acted_on_is_told_once_by_name() {
+        let text = "[DEFAULT]\nbind_prot = 1\nscrub_time = 1\nscrub_time = 2\n[glimpse]\nbind_port = 1\n";
+        let warnings = load(text).unwrap().warnings;
+        let expected = [
+            "glance-api.conf:2: there is no option [DEFAULT] bind_prot; was [DEFAULT] bind_port meant?",
+            "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
+            "glance-api.conf:6: there is no option [glimpse] bind_port; was [DEFAULT] bind_port meant?",
+        ];
+        assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
+        for (warning, expected) in warnings.iter().zip(expected) {
+            assert!(warning.ends_with(expected), "{warning}");
+        }
+    }
+
+    fn endpoint(text: &str) -> Result<String, String> {
+        load(text).map(|config| config.default.public_endpoint.unwrap_or_default())
+    }
+
+    /// Each of these was asked of oslo.config.
+    #[test]
+    fn values_refer_to_other_options() {
+        let cases = [
+            ("public_endpoint = http://$bind_host:${bind_port}/", "http://127.0.0.1:9292/"),
+            ("bind_port = 7\npublic_endpoint = $bind_port", "7"),
+            ("public_endpoint = ${image_format.container_formats}\n[image_format]\ncontainer_formats = bare", "bare"),
+            ("public_endpoint = $log_file|", "|"),
+            ("public_endpoint = $bind_host\nbind_host = $$x", "$x"),
+            ("public_endpoint = $bind_host\nbind_host = $log_dir/y\nlog_dir = x", "x/y"),
+            // One that Glance knows.
+            ("public_endpoint = $node_staging_uri/x\nnode_staging_uri = file:///a", "file:///a/x"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(endpoint(&format!("[DEFAULT]\n{text}\n")).as_deref(), Ok(expected), "{text}");
+        }
+        let config = load("[DEFAULT]\nlog_dir = top\n[glimpse]\ndata_dir = $log_dir/x\n").unwrap();
+        assert_eq!(config.glimpse.data_dir.to_str(), Some("top/x"));
+    }
+
+    #[test]
+    fn a_wrong_reference_is_told_and_a_circle_ends() {
+        for (text, expected) in [
+            ("$nosuch", "$nosuch names no option"),
+            ("${DEFAULT.bind_host}", "$DEFAULT.bind_host names no option"),
+            ("$public_endpoint", "it refers to itself"),
+            ("$bind_host\nbind_host = $public_endpoint$public_endpoint", "it refers to itself"),
+            ("$transport_url", "$transport_url is not written"),
+        ] {
+            let error = endpoint(&format!("[DEFAULT]\npublic_endpoint = {text}\n")).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let error = load("[database]\nconnection = mysql://u:pa$word@h/d\n").unwrap_err();
+        assert!(error.contains("written $$") && !error.contains("word"), "{error}");
+    }
+
+    #[test]
+    fn a_former_name_counts_where_the_file_has_no_other() {
+        let recycle = |text: &str| load(&format!("[database]\n{text}")).unwrap().database.connection_recycle_time;
+        assert_eq!(recycle("idle_timeout = 7\n"), 7);
+        assert_eq!(recycle("connection_recycle_time = 8\nidle_timeout = 7\n"), 8);
+        assert_eq!(load("[DEFAULT]\ndisk_formats = raw\n").unwrap().image_format.disk_formats, ["raw"]);
+    }
+
+    #[test]
+    fn settings_tell_where_they_come_from_and_no_secret() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.conf");
+        fs::write(&file, "[database]\nconnection = mysql://u:s3cret@h/d\n[DEFAULT]\nbind_port = no\nbacklog = no\n")
+            .unwrap();
+        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        assert_eq!(reading.errors.len(), 2);
+        let setting = |name: &str| reading.settings.iter().find(|setting| setting.name == name).unwrap();
+        assert!(setting("connection").place.to_string().ends_with("a.conf:2"));
+        assert_eq!(setting("connection").value, "mysql://***@h:3306/d");
+        assert_eq!(
+            (setting("debug").value.as_str(), setting("debug").place.to_string().as_str()),
+            ("false", "default")
+        );
     }
 
     /// `config/glance-api.conf` has every option, commented out, with its default.
@@ -282,13 +401,9 @@ mod tests {
             .collect();
         let config = load(&written).unwrap();
         assert_eq!(config.warnings, [""; 0]);
-        let with_default_host = |mut config: Config| {
-            config.default.bind_host = None;
-            format!("{config:?}")
-        };
-        assert_eq!(config.default.bind_host.as_deref(), Some(Config::default().bind_host()));
-        assert_eq!(with_default_host(config), with_default_host(Config::default()));
+        assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         let in_sample = |name: &str| sample.lines().any(|line| line.starts_with(&format!("#{name} =")));
-        assert_eq!(super::known().map(|(_, name)| *name).filter(|name| !in_sample(name)).collect::<Vec<_>>(), [""; 0]);
+        let known = super::catalogue::known().map(|option| option.name);
+        assert_eq!(known.filter(|name| !in_sample(name)).collect::<Vec<_>>(), [""; 0]);
     }
 }

@@ -2,13 +2,33 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::value::choice;
-use super::{database_url::DatabaseUrl, secret::Secret};
+use super::{
+    catalogue::Known,
+    database_url::DatabaseUrl,
+    secret::Secret,
+    value::{OptionValue, choice, within},
+};
 
-/// Declares the struct of an option group, its defaults, and how it is read.
+/// What there is to know of an option, beside its type.
+macro_rules! known {
+    ($group:literal $field:ident: $ty:ty = $default:expr; $($old_group:literal $old_name:literal)*) => {
+        Known {
+            group: $group,
+            name: stringify!($field),
+            former: &[$(($old_group, $old_name)),*],
+            default: || <$ty as OptionValue>::show(&$default),
+        }
+    };
+}
+
+/// Declares the struct of an option group, its defaults, and how it is read. `=>` bounds a value; `was` is a name that the
+/// option had before.
 macro_rules! group {
     ($(#[$meta:meta])* pub(crate) struct $name:ident in $group:literal {
-        $($(#[doc = $doc:literal])+ $field:ident: $ty:ty = $default:expr),+ $(,)?
+        $(
+            $(#[doc = $doc:literal])+
+            $field:ident: $ty:ty = $default:expr $(=> $range:expr)? $(; was $old_group:literal $old_name:literal)*
+        ),+ $(,)?
     }) => {
         $(#[$meta])*
         #[derive(Debug, Clone)]
@@ -22,14 +42,19 @@ macro_rules! group {
 
         impl $name {
             /// Takes this group's options out of what was written.
-            pub(super) fn read(written: &mut super::Written) -> Result<Self, super::ConfigError> {
-                let mut group = Self::default();
-                $(if let Some(value) = written.take($group, stringify!($field))? { group.$field = value; })+
-                Ok(group)
+            pub(super) fn read(written: &mut super::Written) -> Self {
+                Self {
+                    $($field: written.take(
+                        const { &known!($group $field: $ty = $default; $($old_group $old_name)*) },
+                        $default,
+                        &[$(&|value: &$ty| within(value, &($range)))?],
+                    )),+
+                }
             }
 
-            /// The names of this group's options.
-            pub(super) const NAMES: &[(&str, &str)] = &[$(($group, stringify!($field))),+];
+            /// This group's options.
+            pub(super) const OPTIONS: &[Known] =
+                &[$(known!($group $field: $ty = $default; $($old_group $old_name)*)),+];
         }
     };
 }
@@ -43,12 +68,26 @@ group! {
         bind_port: u16 = 9292,
         /// The URL that clients reach this service at, for the links of the versions document.
         public_endpoint: Option<String> = None,
+        /// Threads that serve requests. Without it: one a processor.
+        workers: Option<u32> = None,
+        /// Connections that wait to be taken, at the most.
+        backlog: u32 = 4096 => 1..,
+        /// Bytes of a request header's line at the most.
+        max_header_line: u32 = 16384 => 1..,
         /// Whether to log what is useful to a developer.
         debug: bool = false,
+        /// The file that the log is written to, in `log_dir` if that is set. Without it: standard error.
+        log_file: Option<PathBuf> = None; was "DEFAULT" "logfile",
+        /// The folder of the log's file.
+        log_dir: Option<PathBuf> = None; was "DEFAULT" "logdir",
+        /// Whether the system's log gets the lines.
+        use_syslog: bool = false,
+        /// Whether systemd's journal gets the lines.
+        use_journal: bool = false,
         /// Images in a page of a listing, where the request does not say.
-        limit_param_default: u32 = 25,
+        limit_param_default: u32 = 25 => 1..,
         /// Images in a page of a listing, at the most.
-        api_limit_max: u32 = 1000,
+        api_limit_max: u32 = 1000 => 1..,
         /// Tags of an image at the most; a negative number sets no bound.
         image_tag_quota: i64 = 128,
         /// Custom properties of an image at the most; a negative number sets no bound.
@@ -80,8 +119,16 @@ group! {
     pub(crate) struct Database in "database" {
         /// Where the database is, as SQLAlchemy writes it.
         connection: Option<DatabaseUrl> = None,
-        /// Connections to a server database at the most.
-        max_pool_size: u32 = 10,
+        /// Connections to a server database that are kept.
+        max_pool_size: u32 = 5,
+        /// Connections beyond `max_pool_size` under load; a negative number sets no bound of its own.
+        max_overflow: i64 = 50,
+        /// Seconds after which a connection is replaced; a negative number lets it live.
+        connection_recycle_time: i64 = 3600; was "database" "idle_timeout",
+        /// How often the database is asked for at start, before the program gives up; -1 is for ever.
+        max_retries: i64 = 10,
+        /// Seconds from one such attempt to the next.
+        retry_interval: Duration = Duration::from_secs(10),
         /// Seconds that a request waits for a free connection, and on SQLite for another program's lock once it has one.
         pool_timeout: Duration = Duration::from_secs(5),
     }
@@ -101,13 +148,13 @@ group! {
     /// `[keystone_authtoken]`: how tokens are validated.
     pub(crate) struct KeystoneAuthtoken in "keystone_authtoken" {
         /// How we log in to Keystone: password, or v3password.
-        auth_type: Option<String> = None,
+        auth_type: Option<String> = None; was "keystone_authtoken" "auth_plugin",
         /// Where we log in.
         auth_url: Option<String> = None,
         /// Where clients log in, as a 401 tells them.
-        www_authenticate_uri: Option<String> = None,
+        www_authenticate_uri: Option<String> = None; was "keystone_authtoken" "auth_uri",
         /// Our user's name.
-        username: Option<String> = None,
+        username: Option<String> = None; was "keystone_authtoken" "user_name",
         /// Our user's id, instead of name and domain.
         user_id: Option<String> = None,
         /// Our user's password.
@@ -153,9 +200,47 @@ group! {
     /// `[image_format]`
     pub(crate) struct ImageFormat in "image_format" {
         /// Container formats that an image may have.
-        container_formats: Vec<String> = words("ami ari aki bare ovf ova docker compressed"),
+        container_formats: Vec<String> = words("ami ari aki bare ovf ova docker compressed"); was "DEFAULT" "container_formats",
         /// Disk formats that an image may have.
-        disk_formats: Vec<String> = words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"),
+        disk_formats: Vec<String> = words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"); was "DEFAULT" "disk_formats",
+    }
+}
+
+group! {
+    /// `[oslo_middleware]`
+    pub(crate) struct OsloMiddleware in "oslo_middleware" {
+        /// Whether a proxy's headers say where clients reach this service.
+        enable_proxy_headers_parsing: bool = false,
+    }
+}
+
+group! {
+    /// `[cors]`
+    pub(crate) struct Cors in "cors" {
+        /// Web sites whose pages may call this service; `*` stands for all.
+        allowed_origin: Vec<String> = Vec::new(),
+        /// Whether they may with the user's credentials.
+        allow_credentials: bool = true,
+        /// Headers of an answer that their pages see.
+        expose_headers: Vec<String> =
+            words("X-Image-Meta-Checksum X-Auth-Token X-Subject-Token X-Service-Token X-OpenStack-Request-ID"),
+        /// Seconds that a browser may remember what is allowed; 0 leaves it to the browser.
+        max_age: i64 = 3600,
+        /// Methods that they may use.
+        allow_methods: Vec<String> = words("GET PUT POST DELETE PATCH"),
+        /// Headers that they may send, beside those that every page may.
+        allow_headers: Vec<String> = words(
+            "Content-MD5 X-Image-Meta-Checksum X-Storage-Token Accept-Encoding X-Auth-Token X-Identity-Status X-Roles \
+             X-Service-Catalog X-User-Id X-Tenant-Id X-OpenStack-Request-ID",
+        ),
+    }
+}
+
+group! {
+    /// `[healthcheck]`
+    pub(crate) struct Healthcheck in "healthcheck" {
+        /// While this file exists, a load balancer is told to send nothing here.
+        disable_by_file_path: Option<PathBuf> = Some(PathBuf::from("/etc/glance/healthcheck_disable")),
     }
 }
 

@@ -123,7 +123,7 @@ impl PasteFile {
         // The dialect of options takes `-` in a name for `_`.
         let name = name.replace('-', "_");
         let mut found = self.0.iter().filter(|entry| entry.group == section && entry.name == name);
-        found.next_back().map(|entry| entry.value.as_str())
+        found.next_back().map(|entry| entry.value.expose())
     }
 
     /// The names of the filters that stand before the API in this flavor, in order.

@@ -1,25 +1,29 @@
-//! A text that is used, and never shown.
+//! A text that must not be printed.
 
 use std::fmt;
 
-/// A password or another credential. It cannot be printed: whoever needs it must say `expose`.
-#[derive(Clone, PartialEq, Eq)]
+/// A text that may be a password. Printing it prints stars; who needs the text says so.
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 
 impl Secret {
-    /// The text, for whom it is meant.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
 
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
     }
 }
 
-impl fmt::Debug for Secret {
+impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }

@@ -195,18 +195,31 @@ pub(crate) enum Tx {
     MySql(Transaction<'static, MySql>),
 }
 
-/// How many connections there may be, and how long a request waits for one.
+/// Connections to a server database where the configuration sets no bound.
+const MAX_CONNECTIONS: i64 = 1000;
+
+/// How many connections there may be, how long a request waits for one, and how long they live.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PoolLimits {
     /// Connections to a server database at most.
     pub(crate) max_connections: u32,
+    /// The age at which a connection to a server is replaced.
+    pub(crate) max_age: Option<Duration>,
     /// The longest wait for a free connection, and on SQLite for another process's lock.
     pub(crate) wait: Duration,
 }
 
 impl From<&Database> for PoolLimits {
     fn from(options: &Database) -> Self {
-        Self { max_connections: Ord::max(options.max_pool_size, 1), wait: options.pool_timeout }
+        // SQLAlchemy's pool is without a bound where the overflow is negative, or the size is 0.
+        let bounded = options.max_overflow >= 0 && options.max_pool_size > 0;
+        let sum = options.max_overflow.saturating_add(options.max_pool_size.into());
+        let max_connections = if bounded { sum.clamp(1, MAX_CONNECTIONS) } else { MAX_CONNECTIONS };
+        Self {
+            max_connections: max_connections.try_into().unwrap_or(1),
+            max_age: options.connection_recycle_time.try_into().ok().map(Duration::from_secs),
+            wait: options.pool_timeout,
+        }
     }
 }
 
@@ -237,6 +250,7 @@ impl Db {
             Target::Postgres(options) => Self::Postgres(
                 PgPoolOptions::new()
                     .max_connections(limits.max_connections)
+                    .max_lifetime(limits.max_age)
                     .acquire_timeout(limits.wait)
                     .test_before_acquire(false)
                     .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
@@ -245,6 +259,7 @@ impl Db {
             Target::MySql(options) => Self::MySql(
                 MySqlPoolOptions::new()
                     .max_connections(limits.max_connections)
+                    .max_lifetime(limits.max_age)
                     .acquire_timeout(limits.wait)
                     .test_before_acquire(false)
                     .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
@@ -435,7 +450,8 @@ mod tests {
     async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
         let dir = tempfile::tempdir().unwrap();
         let url = dir.path().join("test.sqlite").into();
-        let db = Db::open(&url, PoolLimits { max_connections: 1, wait: Duration::from_secs(1) }).await.unwrap();
+        let limits = PoolLimits { max_connections: 1, max_age: None, wait: Duration::from_secs(1) };
+        let db = Db::open(&url, limits).await.unwrap();
         let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
         let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(write).await.unwrap();
         let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(write).await.unwrap();

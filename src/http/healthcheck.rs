@@ -1,18 +1,26 @@
 //! `/healthcheck`: whether a load balancer should send requests here. Needs no authentication and asks nobody.
 
+use std::path::Path;
+
 use axum::{
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 
 use super::SharedApp;
 
-pub(super) async fn show(State(app): State<SharedApp>) -> Response {
+pub(super) async fn show(State(app): State<SharedApp>, method: Method) -> Response {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))];
     if app.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::CONNECTION, "close")], content_type, "DRAINING")
             .into_response();
+    }
+    if app.config.healthcheck.disable_by_file_path.as_deref().is_some_and(Path::exists) {
+        return (StatusCode::SERVICE_UNAVAILABLE, content_type, "DISABLED BY FILE").into_response();
+    }
+    if method == Method::HEAD {
+        return StatusCode::NO_CONTENT.into_response();
     }
     (StatusCode::OK, content_type, "OK").into_response()
 }

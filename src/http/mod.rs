@@ -43,8 +43,10 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .layer(from_fn(error::render))
         // Every answer has a request id, and a line in the access log.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::request_id::assign))
+        // Browsers are told which pages may call.
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::cors::decorate))
         // What is too large to be looked at is not.
-        .layer(from_fn(middleware::limits::refuse_large_head))
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::limits::refuse_large_head))
         // A fault of ours is a 500 with its request id, not a closed connection.
         .layer(CatchPanicLayer::custom(error::panicked))
         // Any of the version prefixes is a way to write /v2.

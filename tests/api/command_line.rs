@@ -155,8 +155,9 @@ fn a_wrong_configuration_is_refused_with_its_place() {
 
 #[tokio::test]
 async fn an_option_that_does_nothing_is_warned_about_by_name() {
-    let s = TestServer::builder().option("DEFAULT", "no_such_option", 1).start().await;
-    assert!(s.log().contains("Glimpse does not act on [DEFAULT] no_such_option"), "{}", s.log());
+    let s = TestServer::builder().option("DEFAULT", "scrub_time", 1).option("DEFAULT", "debig", 1).start().await;
+    assert!(s.log().contains("Glimpse does not act on [DEFAULT] scrub_time"), "{}", s.log());
+    assert!(s.log().contains("there is no option [DEFAULT] debig; was [DEFAULT] debug meant?"), "{}", s.log());
 }
 
 #[test]

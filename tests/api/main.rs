@@ -6,6 +6,7 @@ mod auth;
 mod bad_input;
 mod clients;
 mod command_line;
+mod configuration;
 mod durability;
 mod images;
 mod keystone;

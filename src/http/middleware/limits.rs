@@ -16,7 +16,16 @@ use crate::http::{
 /// buffer, which a fast client overruns.
 const MAX_HEAD: usize = 64 * 1024;
 
-pub(in crate::http) async fn refuse_large_head(request: Request, next: Next) -> Response {
+/// `: ` and the end of the line.
+const AROUND_VALUE: usize = 4;
+
+pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+    let max_line = app.config.default.max_header_line as usize;
+    let mut lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND_VALUE);
+    if lines.any(|line| line > max_line) {
+        let explanation = format!("A header's line is longer than {max_line} bytes.");
+        return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
+    }
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
     let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
     if headers + target > MAX_HEAD {

@@ -1,5 +1,6 @@
 //! What happens to every request before its handler, and to every answer after it.
 
 pub(super) mod auth;
+pub(super) mod cors;
 pub(super) mod limits;
 pub(super) mod request_id;

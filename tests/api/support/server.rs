@@ -181,6 +181,8 @@ impl TestServer {
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glimpse"));
     command.env_clear().stdin(Stdio::null());
+    // This machine may have a Glance.
+    command.env("OS_GLANCE_CONFIG_DIR", "/dev/null");
     command
 }
 

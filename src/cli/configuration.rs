@@ -1,0 +1,61 @@
+//! `glimpse config …`
+
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use clap::Subcommand;
+
+use super::CommandResult;
+use crate::config::{Reading, Sources};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub(super) enum Command {
+    /// Tell what is wrong with the configuration, and which options do nothing: exit code 0 when it can be used, else 1
+    Check,
+    /// Show every option's value, without secrets, and where it comes from
+    Show,
+}
+
+pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
+    let reading = Reading::of(sources);
+    match command {
+        Command::Check => check(&reading)?,
+        Command::Show => show(&reading)?,
+    }
+    Ok(if reading.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check(reading: &Reading) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for error in &reading.errors {
+        writeln!(out, "error: {error}")?;
+    }
+    for warning in &reading.config.warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    let verdict = if reading.errors.is_empty() { "can" } else { "cannot" };
+    writeln!(out, "The configuration {verdict} be used.")
+}
+
+/// As a file would have it, but for secrets and dollar signs.
+fn show(reading: &Reading) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for error in &reading.errors {
+        writeln!(out, "# error: {error}")?;
+    }
+    let mut group = "";
+    for setting in &reading.settings {
+        if setting.group != group {
+            group = setting.group;
+            writeln!(out, "[{group}]")?;
+        }
+        writeln!(out, "# {}", setting.place)?;
+        let value = setting.value.replace('\n', "\n  ");
+        // What has no value cannot be written.
+        let comment = if value.is_empty() { "#" } else { "" };
+        writeln!(out, "{comment}{} = {value}", setting.name)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! What options do to a running server, and what `glimpse config` tells of them.
+
+use std::{fs, path::Path, process::Output};
+
+use crate::support::{Answer, TestServer, eventually, program, raw, raw_status};
+
+fn text(output: &Output) -> (String, String) {
+    (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+}
+
+#[test]
+fn config_check_tells_everything_and_starts_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("glance-api.conf");
+    let check = |content: &str| {
+        fs::write(&file, content).unwrap();
+        let mut command = program();
+        command.arg("--config-file").arg(&file).args(["config", "check"]).current_dir(dir.path());
+        command.env("OS_DATABASE__CONECTION", "x").env("OS_OTHER__X", "y");
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output).0)
+    };
+    let (code, out) =
+        check("[DEFAULT]\nbind_port = many\nscrub_time = 1\n[database]\nconection = x\nmax_retries = x\n");
+    assert_eq!(code, Some(1));
+    for line in [
+        "glance-api.conf:2: [DEFAULT] bind_port: a whole number from 0 to 65535 is wanted",
+        "glance-api.conf:6: [database] max_retries: a whole number",
+        "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
+        "glance-api.conf:5: there is no option [database] conection; was [database] connection meant?",
+        "OS_DATABASE__CONECTION: there is no option [database] conection",
+        "The configuration cannot be used.",
+    ] {
+        assert!(out.contains(line), "{line} is not in {out}");
+    }
+    let (code, out) = check("[DEFAULT]\nscrub_time = 1\n");
+    assert_eq!((code, out.lines().last()), (Some(0), Some("The configuration can be used.")));
+    assert!(!dir.path().join("glimpse-data").exists());
+}
+
+#[test]
+fn config_show_tells_where_values_come_from_and_no_secret() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.conf");
+    fs::write(&file, "[database]\nconnection = mysql+pymysql://glance:s3cret@db/glance\n[DEFAULT]\nbind_port = 1\n")
+        .unwrap();
+    let mut command = program();
+    command.arg("--config-file").arg(&file).args(["config", "show"]).env("OS_DEFAULT__BIND_HOST", "::1");
+    let output = command.arg("--data-dir").arg("/d").output().unwrap();
+    let (out, err) = text(&output);
+    let place = file.display();
+    for part in [
+        format!("# {place}:4\nbind_port = 1\n"),
+        "# OS_DEFAULT__BIND_HOST\nbind_host = ::1\n".to_owned(),
+        "# default\ndebug = false\n".to_owned(),
+        format!("# {place}:2\nconnection = mysql://***@db:3306/glance\n"),
+        "# --data-dir or GLIMPSE_DATA_DIR\ndata_dir = /d\n".to_owned(),
+    ] {
+        assert!(out.contains(&part), "{part} is not in {out}");
+    }
+    assert!(!(out + &err).contains("s3cret"));
+}
+
+#[test]
+fn glances_own_files_are_read_where_none_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |path: &str, content: &str| {
+        let path = dir.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+    };
+    let show = |arguments: &[&str]| {
+        let output = program()
+            .env("OS_GLANCE_CONFIG_DIR", dir.path())
+            .args(["config", "show"])
+            .args(arguments)
+            .output()
+            .unwrap();
+        text(&output).0
+    };
+    assert!(show(&[]).contains("# default\nbind_port = 9292\n"));
+    write("glance-image-import.conf", "[DEFAULT]\nbind_port = 1\nbacklog = 1\n");
+    assert!(show(&[]).contains("glance-image-import.conf:2\nbind_port = 1\n"));
+    write("glance-api.conf", "[DEFAULT]\nbind_port = 2\n");
+    assert!(show(&[]).contains("glance-api.conf:2\nbind_port = 2\n"));
+    write("glance.conf.d/1.conf", "[DEFAULT]\nbind_port = 3\n");
+    assert!(show(&[]).contains("1.conf:2\nbind_port = 3\n"));
+    write("glance-api.conf.d/0.conf", "[DEFAULT]\nbind_port = 4\n");
+    let shown = show(&[]);
+    assert!(shown.contains("0.conf:2\nbind_port = 4\n") && shown.contains("backlog = 1\n"), "{shown}");
+    let named = dir.path().join("glance-api.conf");
+    assert!(show(&["--config-file", named.to_str().unwrap()]).contains("bind_port = 2\n"));
+}
+
+#[tokio::test]
+async fn a_header_line_has_a_bound() {
+    let s = TestServer::builder().option("DEFAULT", "max_header_line", 100).start().await;
+    let get = |length: usize| s.anonymous().request("GET", "/healthcheck").header("x-a", "x".repeat(length));
+    s.anonymous().send(get(100 - "x-a: \r\n".len())).await.expect(200);
+    s.anonymous().send(get(101 - "x-a: \r\n".len())).await.expect(431).says("longer than 100 bytes");
+}
+
+#[tokio::test]
+async fn the_healthcheck_is_disabled_by_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("disable");
+    let s = TestServer::builder().option("healthcheck", "disable_by_file_path", file.display()).start().await;
+    let head = || async { s.anonymous().send(s.anonymous().request("HEAD", "/healthcheck")).await };
+    assert_eq!(s.anonymous().get("/healthcheck").await.expect(200).text, "OK");
+    head().await.expect(204);
+    fs::write(&file, "").unwrap();
+    assert_eq!(s.anonymous().get("/healthcheck").await.expect(503).text, "DISABLED BY FILE");
+    head().await.expect(503);
+    fs::remove_file(&file).unwrap();
+    s.anonymous().get("/healthcheck").await.expect(200);
+}
+
+#[tokio::test]
+async fn a_proxys_headers_decide_links_where_they_are_trusted() {
+    let head = "x-forwarded-proto: https\r\nx-forwarded-host: api.example.org\r\nx-forwarded-prefix: /image\r\n";
+    let request =
+        format!("GET /v2 HTTP/1.1\r\nHost: x:1\r\nX-Auth-Token: u:p:member\r\n{head}Connection: close\r\n\r\n");
+    for (trusted, location) in [(false, "http://x:1/v2/"), (true, "https://api.example.org/image/v2/")] {
+        let s = TestServer::builder().option("oslo_middleware", "enable_proxy_headers_parsing", trusted).start().await;
+        let answer = raw(&s.base, request.as_bytes()).await;
+        assert_eq!(raw_status(&answer), 302, "{answer}");
+        assert!(answer.contains(&format!("location: {location}\r\n")), "{answer}");
+    }
+}
+
+async fn asked(s: &TestServer, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let member = s.member("p1");
+    let request =
+        headers.iter().fold(member.request(method, path), |request, (name, value)| request.header(*name, *value));
+    member.send(request).await
+}
+
+#[tokio::test]
+async fn pages_of_an_allowed_site_may_call() {
+    let s = TestServer::builder().option("cors", "allowed_origin", "http://a.example,http://b.example").start().await;
+    let answer = asked(&s, "GET", "/v2/images", &[("Origin", "http://b.example")]).await.expect(200);
+    assert_eq!(answer.header("access-control-allow-origin"), "http://b.example");
+    assert_eq!(answer.header("access-control-allow-credentials"), "true");
+    assert_eq!(answer.header("vary"), "Origin");
+    assert!(answer.header("access-control-expose-headers").ends_with("X-Service-Token,X-OpenStack-Request-ID"));
+    for origin in ["http://c.example", "http://a.example.evil", "null"] {
+        let answer = asked(&s, "GET", "/v2/images", &[("Origin", origin)]).await.expect(200);
+        assert!(!answer.headers.contains_key("access-control-allow-origin"), "{origin}");
+    }
+    // What fails is shown to the page, too.
+    let answer = asked(&s, "GET", "/v2/images/nope", &[("Origin", "http://a.example")]).await.expect(404);
+    assert_eq!(answer.header("access-control-allow-origin"), "http://a.example");
+}
+
+#[tokio::test]
+async fn a_browser_asks_before_it_calls() {
+    let s = TestServer::builder().option("cors", "allowed_origin", "*").start().await;
+    let preflight = async |method: &str, headers: &str| {
+        let asks = [
+            ("Origin", "http://a.example"),
+            ("Access-Control-Request-Method", method),
+            ("Access-Control-Request-Headers", headers),
+        ];
+        let answer = asked(&s, "OPTIONS", "/v2/images", &asks).await.expect(200);
+        assert_eq!(answer.text, "");
+        answer
+    };
+    let answer = preflight("DELETE", "x-auth-token, Content-Type").await;
+    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    assert_eq!(answer.header("access-control-allow-methods"), "DELETE");
+    assert_eq!(answer.header("access-control-allow-headers"), "x-auth-token,Content-Type");
+    assert_eq!(answer.header("access-control-max-age"), "3600");
+    assert_eq!(answer.header("vary"), "Origin");
+    for (method, headers) in [("TRACE", ""), ("DELETE", "x-other")] {
+        let answer = preflight(method, headers).await;
+        assert!(!answer.headers.contains_key("access-control-allow-origin"), "{method} {headers}");
+    }
+    asked(&s, "OPTIONS", "/v2/images/nope/tags/a", &[]).await.expect(200);
+}
+
+#[tokio::test]
+async fn the_log_goes_to_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.arg("--data-dir").arg(dir.path().join("data")).env("OS_DEFAULT__LOG_DIR", dir.path());
+    command.env("OS_DEFAULT__BIND_PORT", "0").env("OS_DEFAULT__WORKERS", "0");
+    let mut process = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let logged = || fs::read_to_string(dir.path().join("glimpse.log")).unwrap_or_default();
+    eventually("the log is written", || std::future::ready(logged().contains("listens on").then_some(()))).await;
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let output = program().args(["db", "check"]).env("OS_DEFAULT__LOG_FILE", "/dev/null/x.log").output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).1.contains("cannot write the log to /dev/null/x.log"), "{}", text(&output).1);
+}
+
+/// A database that is not there yet is waited for, as long as the configuration says.
+#[tokio::test]
+async fn a_database_that_does_not_answer_is_asked_again_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.conf");
+    // Nobody listens on this port: it was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let options = "max_retries = 3\nretry_interval = 0\npool_timeout = 0.1\n";
+    fs::write(&file, format!("[database]\nconnection = postgresql://u:s3cret@127.0.0.1:{port}/g\n{options}")).unwrap();
+    let output = program().arg("--config-file").arg(&file).arg("--data-dir").arg(dir.path()).output().unwrap();
+    let (_, err) = text(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(err.matches("it is asked again").count(), 2, "{err}");
+    assert!(!err.contains("s3cret"), "{err}");
+}
+
+#[test]
+fn the_sample_is_a_configuration() {
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/glance-api.conf");
+    let output = program().arg("--config-file").arg(sample).args(["config", "check"]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output).0.as_str()), (Some(0), "The configuration can be used.\n"));
+}
