@@ -29,6 +29,9 @@ pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
 
 fn check(reading: &Reading) -> io::Result<()> {
     let mut out = io::stdout().lock();
+    for file in &reading.files {
+        writeln!(out, "read: {}", file.display())?;
+    }
     for error in &reading.errors {
         writeln!(out, "error: {error}")?;
     }

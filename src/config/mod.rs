@@ -130,6 +130,8 @@ pub(crate) struct Reading {
     pub(crate) settings: Vec<Setting>,
     /// What is wrong, in the order of the options.
     pub(crate) errors: Vec<ConfigError>,
+    /// The files that were read, in order: who named none wants to know.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 impl Reading {
@@ -143,11 +145,13 @@ impl Reading {
                 Err(error) => files.push(Err(error)),
             }
         }
-        let folders: Vec<PathBuf> =
-            files.iter().flatten().filter_map(|file| file.parent()).map(Path::to_owned).collect();
+        let mut read: Vec<PathBuf> = Vec::new();
         for file in files {
             match file.and_then(|path| Ok((entries(&path)?, path))) {
-                Ok((entries, path)) => written.add(&path, entries),
+                Ok((entries, path)) => {
+                    written.add(&path, entries);
+                    read.push(path);
+                }
                 Err(error) => written.errors.push(error),
             }
         }
@@ -167,6 +171,7 @@ impl Reading {
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
+        let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
         let paste = PasteDeploy::read(&mut written);
         match paste::pipeline(&paste, &folders) {
             Ok(pipeline) => {
@@ -183,7 +188,7 @@ impl Reading {
                 setting.place = Place::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
             }
         }
-        Self { config, settings: written.settings, errors: written.errors }
+        Self { config, settings: written.settings, errors: written.errors, files: read }
     }
 }
 
@@ -329,7 +334,7 @@ mod tests {
     #[test]
     fn values_refer_to_other_options() {
         let cases = [
-            ("public_endpoint = http://$bind_host:${bind_port}/", "http://127.0.0.1:9292/"),
+            ("public_endpoint = http://$log_file:${bind_port}/\nlog_file = h", "http://h:9292/"),
             ("bind_port = 7\npublic_endpoint = $bind_port", "7"),
             ("public_endpoint = ${image_format.container_formats}\n[image_format]\ncontainer_formats = bare", "bare"),
             ("public_endpoint = $log_file|", "|"),

@@ -213,6 +213,7 @@ async fn a_database_that_does_not_answer_is_asked_again_at_start() {
 #[test]
 fn the_sample_is_a_configuration() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/glance-api.conf");
-    let output = program().arg("--config-file").arg(sample).args(["config", "check"]).output().unwrap();
-    assert_eq!((output.status.code(), text(&output).0.as_str()), (Some(0), "The configuration can be used.\n"));
+    let output = program().arg("--config-file").arg(&sample).args(["config", "check"]).output().unwrap();
+    let expected = format!("read: {}\nThe configuration can be used.\n", sample.display());
+    assert_eq!((output.status.code(), text(&output).0), (Some(0), expected));
 }

@@ -151,6 +151,7 @@ mod on_a_server {
     async fn a_busy_pool_is_unavailable_not_an_error() {
         let s = TestServer::builder()
             .option("database", "max_pool_size", 1)
+            .option("database", "max_overflow", 0)
             .option("database", "pool_timeout", "0.5")
             .start()
             .await;

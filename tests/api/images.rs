@@ -340,6 +340,7 @@ async fn a_page_costs_three_statements() {
         .environment("RUST_LOG", "info,sqlx=debug")
         // One connection, so that the second request finds it warm: sqlx asks PostgreSQL once for an enum's name.
         .option("database", "max_pool_size", 1)
+        .option("database", "max_overflow", 0)
         .start()
         .await;
     let member = s.member("p1");
