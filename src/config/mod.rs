@@ -25,6 +25,7 @@ pub(crate) use self::{
 };
 use self::{
     options::PasteDeploy,
+    paste::Pipeline,
     written::{Place, Written},
 };
 
@@ -174,11 +175,7 @@ impl Reading {
         let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
         let paste = PasteDeploy::read(&mut written);
         match paste::pipeline(&paste, &folders) {
-            Ok(pipeline) => {
-                let auth = pipeline.as_ref().map(|pipeline| pipeline.auth);
-                config.auth = config.glimpse.auth.or(auth).unwrap_or_default();
-                config.warnings.extend(pipeline.into_iter().flat_map(|pipeline| pipeline.warnings));
-            }
+            Ok(pipeline) => config.take_up(pipeline),
             Err(error) => written.errors.push(error),
         }
         if let Some(data_dir) = &sources.data_dir {
@@ -200,6 +197,25 @@ impl Config {
     pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let reading = Reading::of(sources);
         reading.errors.into_iter().next().map_or(Ok(reading.config), Err)
+    }
+
+    /// Does what the pipeline says of the filters that are ours.
+    fn take_up(&mut self, pipeline: Option<Pipeline>) {
+        self.auth = self.glimpse.auth.or(pipeline.as_ref().map(|pipeline| pipeline.auth)).unwrap_or_default();
+        let Some(pipeline) = pipeline else { return };
+        self.warnings.extend(pipeline.warnings);
+        if !pipeline.cors && !self.cors.allowed_origin.is_empty() {
+            self.warnings.push("[cors] does nothing: the paste pipeline has no cors filter".to_owned());
+            self.cors.allowed_origin.clear();
+        }
+        if !pipeline.proxy_headers && self.oslo_middleware.enable_proxy_headers_parsing {
+            let what = "[oslo_middleware] enable_proxy_headers_parsing does nothing";
+            self.warnings.push(format!("{what}: the paste pipeline has no http_proxy_to_wsgi filter"));
+            self.oslo_middleware.enable_proxy_headers_parsing = false;
+        }
+        if pipeline.healthcheck_disable.is_some() {
+            self.healthcheck.disable_by_file_path = pipeline.healthcheck_disable;
+        }
     }
 
     /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.

@@ -17,7 +17,9 @@ enum Filter {
     Context,
     UnauthenticatedContext,
     FakeAuth,
-    /// What we do in any case, or as other options say.
+    Cors,
+    ProxyHeaders,
+    /// What we do in any case.
     AlwaysThere,
     /// What we do not do yet.
     Missing,
@@ -28,14 +30,14 @@ const MAX_REFERENCES: usize = 8;
 
 /// Glance's flavors, for who has no paste file.
 const FLAVORS: [(&str, &str); 8] = [
-    ("default", "unauthenticated-context"),
-    ("caching", "unauthenticated-context cache"),
-    ("cachemanagement", "unauthenticated-context cache cachemanage"),
-    ("keystone", "authtoken context"),
-    ("keystone+caching", "authtoken context cache"),
-    ("keystone+cachemanagement", "authtoken context cache cachemanage"),
-    ("trusted-auth", "context"),
-    ("fakeauth", "fakeauth context"),
+    ("default", "cors http_proxy_to_wsgi unauthenticated-context"),
+    ("caching", "cors http_proxy_to_wsgi unauthenticated-context cache"),
+    ("cachemanagement", "cors http_proxy_to_wsgi unauthenticated-context cache cachemanage"),
+    ("keystone", "cors http_proxy_to_wsgi authtoken context"),
+    ("keystone+caching", "cors http_proxy_to_wsgi authtoken context cache"),
+    ("keystone+cachemanagement", "cors http_proxy_to_wsgi authtoken context cache cachemanage"),
+    ("trusted-auth", "cors http_proxy_to_wsgi context"),
+    ("fakeauth", "cors http_proxy_to_wsgi fakeauth context"),
 ];
 
 /// What a pipeline says.
@@ -43,6 +45,12 @@ const FLAVORS: [(&str, &str); 8] = [
 pub(super) struct Pipeline {
     /// How callers are found out.
     pub(super) auth: Auth,
+    /// Whether `[cors]` counts.
+    pub(super) cors: bool,
+    /// Whether `[oslo_middleware] enable_proxy_headers_parsing` counts.
+    pub(super) proxy_headers: bool,
+    /// The file that the paste file's healthcheck is disabled by.
+    pub(super) healthcheck_disable: Option<PathBuf>,
     /// What the operator should know about it.
     pub(super) warnings: Vec<String>,
 }
@@ -62,6 +70,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
         name: "flavor",
         message,
     };
+    let mut healthcheck_disable = None;
     let filters = match paste_file(options, config_dirs) {
         Some(path) => {
             let text = fs::read_to_string(&path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
@@ -70,6 +79,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
                 message: fault.message,
             })?;
             let file = PasteFile(entries);
+            healthcheck_disable = file.value("app:healthcheck", "disable_by_file_path").map(PathBuf::from);
             let names = file.filters(flavor).ok_or_else(|| error(format!("there is no pipeline for {flavor:?}")))?;
             names.into_iter().map(|name| (file.kind(&name), name)).collect::<Vec<_>>()
         }
@@ -80,7 +90,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
             known.1.split(' ').map(|name| (kind(name), name.to_owned())).collect()
         }
     };
-    Ok(Some(judge(&filters)))
+    Ok(Some(Pipeline { healthcheck_disable, ..judge(&filters) }))
 }
 
 /// The file of the option, or Glance's own beside the configuration.
@@ -112,7 +122,13 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
         Some(Filter::Missing) => Some(format!("[paste_deploy]: Glimpse does not do what the filter {name} does yet")),
         Some(_) => None,
     });
-    Pipeline { auth, warnings: warnings.collect() }
+    Pipeline {
+        auth,
+        cors: has(Filter::Cors),
+        proxy_headers: has(Filter::ProxyHeaders),
+        healthcheck_disable: None,
+        warnings: warnings.collect(),
+    }
 }
 
 /// A paste file's entries.
@@ -168,9 +184,9 @@ fn kind(text: &str) -> Option<Filter> {
         ("auth_token", Filter::AuthToken),
         ("authtoken", Filter::AuthToken),
         ("context", Filter::Context),
-        ("cors", Filter::AlwaysThere),
-        ("http_proxy_to_wsgi", Filter::AlwaysThere),
-        ("httpproxytowsgi", Filter::AlwaysThere),
+        ("cors", Filter::Cors),
+        ("http_proxy_to_wsgi", Filter::ProxyHeaders),
+        ("httpproxytowsgi", Filter::ProxyHeaders),
         ("version_negotiation", Filter::AlwaysThere),
         ("versionnegotiation", Filter::AlwaysThere),
         ("healthcheck", Filter::AlwaysThere),
@@ -187,7 +203,7 @@ fn kind(text: &str) -> Option<Filter> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::Path};
 
     use super::{Auth, PasteDeploy, Pipeline, pipeline};
 
@@ -228,6 +244,9 @@ paste.composite_factory = glance.api:root_app_factory
 /: apiversions
 /v2: apiv2app
 
+[app:healthcheck]
+disable_by_file_path = /run/away
+
 [filter:authtoken]
 paste.filter_factory = keystonemiddleware.auth_token:filter_factory
 
@@ -239,6 +258,8 @@ paste.filter_factory = keystonemiddleware.audit:filter_factory
     fn a_composite_by_flavor() {
         let found = read(Some("keystone"), Some(COMPOSITES)).unwrap().unwrap();
         assert_eq!(found.auth, Auth::Keystone);
+        assert!(found.cors && found.proxy_headers);
+        assert_eq!(found.healthcheck_disable.as_deref(), Some(Path::new("/run/away")));
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         assert!(found.warnings[0].contains("osprofiler") && found.warnings[1].contains("audit"));
         assert!(read(Some("nope"), Some(COMPOSITES)).unwrap_err().contains("no pipeline for \"nope\""));
@@ -256,7 +277,10 @@ paste.filter_factory = keystonemiddleware.auth_token:filter_factory
 paste.app_factory = x:y
 ";
         assert_eq!(read(Some("site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
-        let trusted = paste.replace("who context", "context");
+        let found = read(Some("site"), Some(paste)).unwrap().unwrap();
+        assert!(!found.cors && !found.proxy_headers);
+        let trusted = paste.replace("who context", "cors context");
+        assert!(read(Some("site"), Some(&trusted)).unwrap().unwrap().cors);
         assert_eq!(read(Some("site"), Some(&trusted)).unwrap().unwrap().auth, Auth::Proxy);
     }
 

@@ -40,6 +40,11 @@ async fn db_commands_tell_and_make_the_schema() {
     }
     assert_eq!(run(&["db", "check"]).status.code(), Some(0));
     assert_eq!(text(&run(&["db", "version"])).0, "2024_1_contract01\nglimpse migration 2\n");
+    // An older program made it.
+    database.execute("DELETE FROM glimpse_migrations WHERE version = 2").await;
+    assert_eq!(run(&["db", "check"]).status.code(), Some(3));
+    let served = run(&["serve"]);
+    assert!(text(&served).1.contains("is behind this program; run `glimpse db sync`"), "{}", text(&served).1);
     database.execute("UPDATE alembic_version SET version_num = 'liberty'").await;
     database.execute("DROP TABLE glimpse_migrations").await;
     let refused = run(&["db", "sync"]);

@@ -1,6 +1,12 @@
 //! What was answered survives, and what is away or broken is told so: each by its real cause.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use sqlx::Executor as _;
@@ -68,6 +74,64 @@ mod on_a_server {
         .await;
         assert_eq!(tags, json!(["b"]));
         member.delete(&format!("{image}/tags/b")).await.expect(204);
+    }
+
+    /// The same under load, as clients that do not stop asking see it: nothing but the right answer or 503, nothing hangs, and
+    /// what was answered is there afterwards.
+    #[tokio::test]
+    async fn a_database_server_that_is_killed_under_load_costs_503_alone() {
+        let mut server = DatabaseServer::start();
+        let s =
+            TestServer::builder().database(server.database().await).option("database", "pool_timeout", 1).start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({})).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let clients = (0..8).map(|client| {
+            let (member, image, stop) = (member.clone(), image.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut added, mut refused) = (Vec::new(), 0);
+                for n in 0.. {
+                    let tag = format!("c{client}-{n}");
+                    let start = Instant::now();
+                    // Each adds a tag of its own, and takes the one before it back out.
+                    match member.put(&format!("{image}/tags/{tag}")).await.status.as_u16() {
+                        204 => added.push(tag),
+                        503 => refused += 1,
+                        other => panic!("{other}"),
+                    }
+                    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+                    if added.len() > 1 {
+                        // Of one that was answered 503, nobody knows whether it is there.
+                        let oldest = added.remove(0);
+                        member.delete(&format!("{image}/tags/{oldest}")).await;
+                    }
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                (added, refused)
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        server.kill();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        server.start_again();
+        eventually("the database is back", || async { (member.get(&image).await.status == 200).then_some(()) }).await;
+        stop.store(true, Ordering::Relaxed);
+        let mut refused = 0;
+        let mut expected = Vec::new();
+        for client in clients {
+            let (added, no) = client.await.unwrap();
+            expected.extend(added);
+            refused += no;
+        }
+        assert!(refused > 0, "the database was never away: this test tests nothing");
+        let tags = member.tags(&image).await;
+        // Of what was answered 503, nobody was told whether it was done; of what was answered 204, everybody was.
+        for tag in expected {
+            assert!(tags.contains(&tag), "{tag} was lost");
+        }
     }
 
     /// A server that is there and says nothing must not hold a request for ever.
