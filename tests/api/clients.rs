@@ -11,8 +11,7 @@ const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 
 /// A shell in which the demo user of a standalone server is logged in.
 struct Shell {
-    // The user's password is in here until the end.
-    _server: TestServer,
+    server: TestServer,
     environment: Vec<(&'static str, String)>,
 }
 
@@ -35,7 +34,7 @@ impl Shell {
             ("BASE", server.base.clone()),
         ]);
         // Another process's change counts within a second.
-        let shell = Self { _server: server, environment };
+        let shell = Self { server, environment };
         for _ in 0..50 {
             if shell.try_run("openstack image list").0 {
                 return shell;
@@ -53,8 +52,12 @@ impl Shell {
 
     fn try_run(&self, line: &str) -> (bool, String) {
         let variables = self.environment.iter().map(|(name, value)| (*name, value.as_str()));
-        let output =
-            Command::new("sh").args(["-c", line]).env_clear().env("HOME", "/nonexistent").envs(variables).output();
+        let output = Command::new("sh")
+            .args(["-c", line])
+            .env_clear()
+            .env("HOME", self.server.data_dir())
+            .envs(variables)
+            .output();
         let output = output.unwrap();
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         (output.status.success(), text)
@@ -148,7 +151,7 @@ async fn openstack_with_a_password_at_keystone() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
-    let mut shell = Shell { environment: Shell::path(), _server: server };
+    let mut shell = Shell { environment: Shell::path(), server };
     shell.environment.extend([
         ("OS_AUTH_URL", keystone.url()),
         ("OS_IDENTITY_API_VERSION", "3".to_owned()),

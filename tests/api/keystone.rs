@@ -1,6 +1,9 @@
 //! Tokens of a real Keystone, through its good days and its bad ones.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 
@@ -177,4 +180,88 @@ async fn what_is_missing_for_keystone_is_told_at_start() {
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains("[keystone_authtoken] username is missing"), "{error}");
+}
+
+/// TLS in front of a server on this machine, with a certificate that nobody but its folder's `cert.pem` vouches for.
+struct Tls {
+    dir: tempfile::TempDir,
+    port: u16,
+    process: std::process::Child,
+}
+
+impl Tls {
+    async fn start(to: u16) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let line = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost \
+            -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out cert.pem";
+        let made = Command::new("sh").args(["-c", line]).current_dir(dir.path()).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let script = "import socket, ssl, sys, threading\n\
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER); context.load_cert_chain('cert.pem', 'key.pem')\n\
+            def pump(a, b):\n\
+            \x20   while data := a.recv(65536): b.sendall(data)\n\
+            \x20   b.close()\n\
+            def serve(client):\n\
+            \x20   try: client = context.wrap_socket(client, server_side=True)\n\
+            \x20   except OSError: return\n\
+            \x20   server = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\n\
+            \x20   threading.Thread(target=pump, args=(client, server), daemon=True).start()\n\
+            \x20   pump(server, client)\n\
+            listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+            while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()";
+        let mut python = Command::new("python3");
+        python.args(["-c", script, &port.to_string(), &to.to_string()]).current_dir(dir.path()).stderr(Stdio::null());
+        let tls = Self { dir, port, process: python.spawn().unwrap() };
+        eventually("TLS listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
+        tls
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}/v3", self.port)
+    }
+
+    fn certificate(&self) -> String {
+        self.dir.path().join("cert.pem").display().to_string()
+    }
+}
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn keystones_certificate_is_checked_unless_the_operator_says_otherwise() {
+    let keystone = Keystone::start().await;
+    let port = keystone.url().trim_end_matches("/v3").rsplit(':').next().unwrap().parse().unwrap();
+    let tls = Tls::start(port).await;
+    let token = keystone.token("member1", "p1").await;
+    let over_tls = || {
+        with(&keystone)
+            .without("keystone_authtoken", "auth_url")
+            .option("keystone_authtoken", "auth_url", tls.url())
+            .option("keystone_authtoken", "http_request_max_retries", 0)
+    };
+    let cases = [
+        (over_tls(), 503),
+        (over_tls().option("keystone_authtoken", "cafile", tls.certificate()), 200),
+        (over_tls().option("keystone_authtoken", "insecure", "true"), 200),
+    ];
+    for (server, status) in cases {
+        let s = server.start().await;
+        s.client(Some(&token)).get("/v2/images").await.expect(status);
+    }
+    let s = TestServer::start().await;
+    let wrong = s
+        .command(&["serve"])
+        .env("OS_GLIMPSE__AUTH", "keystone")
+        .envs(["AUTH_URL", "USERNAME", "PASSWORD"].map(|name| (format!("OS_KEYSTONE_AUTHTOKEN__{name}"), "http://x")))
+        .env("OS_KEYSTONE_AUTHTOKEN__CAFILE", "/nonexistent")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(error.contains("[keystone_authtoken] cafile /nonexistent: No such file"), "{error}");
 }
