@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    config::Config,
+    config::{Config, Target},
     db::{
         Db, Result as DbResult,
         migrate::{Schema, State},
@@ -45,6 +45,10 @@ fn database(config: &Config) -> (Outcome, String) {
         Err(error) => return (Outcome::Failure, error.to_string()),
     };
     let schema: DbResult<Schema> = runtime.block_on(async {
+        // Looking makes nothing, not even an empty file.
+        if matches!(&config.database_url().target, Target::Sqlite(path) if !path.exists()) {
+            return Ok(Schema::EMPTY);
+        }
         let db = Db::open(&config.database_url(), (&config.database).into()).await?;
         db.schema().await
     });

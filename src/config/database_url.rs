@@ -6,7 +6,8 @@ use sqlx::{
     mysql::{MySqlConnectOptions, MySqlSslMode},
     postgres::{PgConnectOptions, PgSslMode},
 };
-use url::Url;
+
+use super::secret::Secret;
 
 /// Where the database is, and how to log in. Cannot be printed with its password.
 #[derive(Clone)]
@@ -15,6 +16,14 @@ pub(crate) struct DatabaseUrl {
     pub(crate) target: Target,
     /// Parameters that Glimpse does not act on, by name.
     pub(crate) ignored: Vec<String>,
+    /// As it was written, to tell one from another.
+    text: Secret,
+}
+
+impl PartialEq for DatabaseUrl {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
 }
 
 /// A database, as its engine's driver is told.
@@ -36,7 +45,8 @@ impl fmt::Debug for DatabaseUrl {
 
 impl From<PathBuf> for DatabaseUrl {
     fn from(path: PathBuf) -> Self {
-        Self { target: Target::Sqlite(path), ignored: Vec::new() }
+        let text = Secret::new(format!("sqlite:///{}", path.display()));
+        Self { target: Target::Sqlite(path), ignored: Vec::new(), text }
     }
 }
 
@@ -62,78 +72,96 @@ impl FromStr for DatabaseUrl {
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("a database URL starts with scheme://")?;
         let dialect = scheme.split_once('+').map_or(scheme, |(dialect, _driver)| dialect);
-        if dialect == "sqlite" {
-            let path = rest.strip_prefix('/').filter(|path| !path.is_empty() && *path != ":memory:");
-            let path = path.ok_or("an SQLite URL names a file: sqlite:///relative or sqlite:////absolute")?;
-            let (path, query) = path.split_once('?').unwrap_or((path, ""));
-            let names =
-                query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split('=').next().unwrap_or(pair));
-            return Ok(Self { target: Target::Sqlite(path.into()), ignored: names.map(str::to_owned).collect() });
-        }
-        // The text of a URL that does not parse may hold a password, so no message repeats it.
-        let url = Url::parse(&format!("{dialect}://{rest}")).map_err(|error| format!("not a URL: {error}"))?;
+        let parts = Parts::of(rest)?;
         let mut ignored = Vec::new();
         let target = match dialect {
-            "postgresql" | "postgres" => Target::Postgres(Box::new(postgres(&url, &mut ignored)?)),
-            "mysql" | "mariadb" => Target::MySql(Box::new(mysql(&url, &mut ignored)?)),
+            "sqlite" => {
+                let path = Some(parts.database).filter(|path| !path.is_empty() && path != ":memory:");
+                let path = path.ok_or("an SQLite URL names a file: sqlite:///relative or sqlite:////absolute")?;
+                ignored.extend(parts.query.into_iter().map(|(name, _)| name));
+                Target::Sqlite(path.into())
+            }
+            "postgresql" | "postgres" => Target::Postgres(Box::new(postgres(parts, &mut ignored)?)),
+            "mysql" | "mariadb" => Target::MySql(Box::new(mysql(parts, &mut ignored))),
             other => {
                 return Err(format!("{other:?} is not a database that Glimpse knows: sqlite, postgresql or mysql"));
             }
         };
-        Ok(Self { target, ignored })
+        Ok(Self { target, ignored, text: Secret::new(text) })
     }
 }
 
-/// The parts that every server URL has: user, password, host, port, database.
-struct Server {
+/// The parts of a URL behind its scheme, taken apart as SQLAlchemy does: a password goes to the next `@`, whatever is in it,
+/// and there need be no host.
+struct Parts {
     user: String,
     password: Option<String>,
-    host: Option<String>,
+    host: String,
     port: Option<u16>,
     database: String,
+    query: Vec<(String, String)>,
 }
 
-impl Server {
-    fn of(url: &Url) -> Result<Self, String> {
-        let decode = |part: &str| {
-            let decoded = percent_encoding::percent_decode_str(part).decode_utf8();
-            decoded.map(|text| text.into_owned()).map_err(|_| "a part of the URL is not UTF-8".to_owned())
+impl Parts {
+    /// No message repeats a part: each may hold a password.
+    fn of(rest: &str) -> Result<Self, String> {
+        let is_login = |login: &str| !login.split(':').next().unwrap_or(login).contains('/');
+        let (login, rest) = match rest.split_once('@') {
+            Some((login, rest)) if is_login(login) => (login, rest),
+            _ => ("", rest),
         };
+        let (user, password) = login.split_once(':').map_or((login, None), |(user, password)| (user, Some(password)));
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (server, database) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, port)) => (host, port.strip_prefix(':')),
+            None => server.split_once(':').map_or((server, None), |(host, port)| (host, Some(port))),
+        };
+        let port = port.filter(|port| !port.is_empty()).map(str::parse).transpose();
+        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decode(&name.replace('+', " "))?, decode(&value.replace('+', " "))?))
+        });
         Ok(Self {
-            user: decode(url.username())?,
-            password: url.password().map(decode).transpose()?,
-            host: url.host_str().map(|host| host.trim_start_matches('[').trim_end_matches(']').to_owned()),
-            port: url.port(),
-            database: decode(url.path().trim_start_matches('/'))?,
+            user: decode(user)?,
+            password: password.map(decode).transpose()?,
+            host: host.to_owned(),
+            port: port.map_err(|_| "the port of a database URL is a number up to 65535".to_owned())?,
+            database: database.to_owned(),
+            query: pairs.collect::<Result<_, String>>()?,
         })
     }
 }
 
-fn mysql(url: &Url, ignored: &mut Vec<String>) -> Result<MySqlConnectOptions, String> {
-    let server = Server::of(url)?;
-    let mut options = MySqlConnectOptions::new().database(&server.database).ssl_mode(MySqlSslMode::Preferred);
-    if !server.user.is_empty() {
-        options = options.username(&server.user);
+fn decode(part: &str) -> Result<String, String> {
+    let decoded = percent_encoding::percent_decode_str(part).decode_utf8();
+    decoded.map(|text| text.into_owned()).map_err(|_| "a part of the database URL is not UTF-8".to_owned())
+}
+
+fn mysql(parts: Parts, ignored: &mut Vec<String>) -> MySqlConnectOptions {
+    let mut options = MySqlConnectOptions::new().database(&parts.database).ssl_mode(MySqlSslMode::Preferred);
+    if !parts.user.is_empty() {
+        options = options.username(&parts.user);
     }
-    if let Some(password) = &server.password {
+    if let Some(password) = &parts.password {
         options = options.password(password);
     }
-    if let Some(host) = &server.host {
-        options = options.host(host);
+    if !parts.host.is_empty() {
+        options = options.host(&parts.host);
     }
-    if let Some(port) = server.port {
+    if let Some(port) = parts.port {
         options = options.port(port);
     }
-    for (name, value) in url.query_pairs() {
-        options = match name.as_ref() {
-            "unix_socket" => options.socket(value.as_ref()),
-            "ssl_ca" => options.ssl_ca(value.as_ref()).ssl_mode(MySqlSslMode::VerifyCa),
-            "ssl_cert" => options.ssl_client_cert(value.as_ref()),
-            "ssl_key" => options.ssl_client_key(value.as_ref()),
-            // The text of every column is utf8mb3 or ASCII; the connection always speaks utf8mb4, which holds it.
-            "charset" => options,
+    for (name, value) in &parts.query {
+        options = match name.as_str() {
+            "unix_socket" => options.socket(value),
+            "ssl_ca" => options.ssl_ca(value).ssl_mode(MySqlSslMode::VerifyCa),
+            "ssl_cert" => options.ssl_client_cert(value),
+            "ssl_key" => options.ssl_client_key(value),
             // Below, because their order must not matter.
             "ssl_verify_cert" | "ssl_verify_identity" => options,
+            // The text of every column is utf8mb3 or ASCII; the connection always speaks utf8mb4, which holds it.
+            "charset" => options,
             other => {
                 ignored.push(other.to_owned());
                 options
@@ -141,39 +169,47 @@ fn mysql(url: &Url, ignored: &mut Vec<String>) -> Result<MySqlConnectOptions, St
         };
     }
     // The stricter one holds. Some write them without a value.
-    let is_set =
-        |wanted: &str| url.query_pairs().any(|(name, value)| name == wanted && !["false", "0"].contains(&&*value));
+    let is_set = |wanted: &str| parts.query.iter().any(|(name, value)| name == wanted && !is_false(value));
     if is_set("ssl_verify_identity") {
         options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
     } else if is_set("ssl_verify_cert") {
         options = options.ssl_mode(MySqlSslMode::VerifyCa);
+    } else if parts.query.iter().any(|(name, value)| name == "ssl_verify_cert" && is_false(value)) {
+        // TLS, with whatever certificate.
+        options = options.ssl_mode(MySqlSslMode::Required);
     }
-    Ok(options)
+    options
 }
 
-fn postgres(url: &Url, ignored: &mut Vec<String>) -> Result<PgConnectOptions, String> {
-    let server = Server::of(url)?;
-    let mut options = PgConnectOptions::new_without_pgpass().database(&server.database).ssl_mode(PgSslMode::Prefer);
-    if !server.user.is_empty() {
-        options = options.username(&server.user);
+fn is_false(value: &str) -> bool {
+    ["false", "0", "no"].contains(&value.to_ascii_lowercase().as_str())
+}
+
+fn postgres(parts: Parts, ignored: &mut Vec<String>) -> Result<PgConnectOptions, String> {
+    let mut options = PgConnectOptions::new_without_pgpass().database(&parts.database).ssl_mode(PgSslMode::Prefer);
+    if !parts.user.is_empty() {
+        options = options.username(&parts.user);
     }
-    if let Some(password) = &server.password {
+    if let Some(password) = &parts.password {
         options = options.password(password);
     }
-    if let Some(host) = &server.host {
-        options = options.host(host);
+    if !parts.host.is_empty() {
+        options = options.host(&parts.host);
     }
-    if let Some(port) = server.port {
+    if let Some(port) = parts.port {
         options = options.port(port);
     }
-    for (name, value) in url.query_pairs() {
-        options = match name.as_ref() {
-            "host" => options.socket(value.as_ref()),
+    for (name, value) in &parts.query {
+        options = match name.as_str() {
+            // A folder holds the server's socket.
+            "host" if value.starts_with('/') => options.socket(value),
+            "host" => options.host(value),
+            "port" => options.port(value.parse().map_err(|_| "port is a number up to 65535".to_owned())?),
             "sslmode" => options.ssl_mode(value.parse().map_err(|_| format!("sslmode {value:?} is unknown"))?),
-            "sslrootcert" => options.ssl_root_cert(value.as_ref()),
-            "sslcert" => options.ssl_client_cert(value.as_ref()),
-            "sslkey" => options.ssl_client_key(value.as_ref()),
-            "application_name" => options.application_name(&value),
+            "sslrootcert" => options.ssl_root_cert(value),
+            "sslcert" => options.ssl_client_cert(value),
+            "sslkey" => options.ssl_client_key(value),
+            "application_name" => options.application_name(value),
             other => {
                 ignored.push(other.to_owned());
                 options
@@ -194,8 +230,12 @@ mod tests {
             let url: DatabaseUrl = text.parse().unwrap();
             assert!(!format!("{url} {url:?}").contains("s3cr"), "{url:?}");
         }
-        let error = "mysql://glance:s3cret@[bad/glance".parse::<DatabaseUrl>().unwrap_err();
-        assert!(!error.contains("s3cret"), "{error}");
+        for bad in
+            ["mysql://glance:s3cret@h:port/glance", "oracle://glance:s3cret@h/glance", "mysql://glance:s3cret%ff@h/d"]
+        {
+            let error = bad.parse::<DatabaseUrl>().unwrap_err();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
     }
 
     #[test]
@@ -222,6 +262,36 @@ mod tests {
         assert_eq!(ignored("sqlite:////x?check_same_thread=false"), ["check_same_thread"]);
     }
 
+    /// Each of these was asked of SQLAlchemy.
+    #[test]
+    fn parts_are_taken_apart_as_sqlalchemy_does() {
+        let cases = [
+            ("u:p@h:1/d", ("u", Some("p"), "h", Some(1), "d")),
+            ("u:p#a/b?c@h/d", ("u", Some("p#a/b?c"), "h", None, "d")),
+            ("u:p%40@/d?unix_socket=/s", ("u", Some("p@"), "", None, "d")),
+            ("u@[::1]:2/d", ("u", None, "::1", Some(2), "d")),
+            ("h/d", ("", None, "h", None, "d")),
+            ("/d", ("", None, "", None, "d")),
+            ("//abs/a@b", ("", None, "", None, "/abs/a@b")),
+        ];
+        for (text, (user, password, host, port, database)) in cases {
+            let parts = super::Parts::of(text).unwrap();
+            let found = (parts.user.as_str(), parts.password.as_deref(), parts.host.as_str(), parts.port);
+            assert_eq!(found, (user, password, host, port), "{text}");
+            assert_eq!(parts.database, database, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_a_folder_is_a_socket() {
+        let host = |query: &str| match format!("postgresql://u@/d?{query}").parse::<DatabaseUrl>().unwrap().target {
+            Target::Postgres(options) => (options.get_host().to_owned(), options.get_socket().cloned()),
+            Target::Sqlite(_) | Target::MySql(_) => panic!("{query}"),
+        };
+        assert_eq!(host("host=db.example").0, "db.example");
+        assert_eq!(host("host=/run/postgresql").1.unwrap().to_str(), Some("/run/postgresql"));
+    }
+
     #[test]
     fn the_stricter_check_of_a_certificate_holds() {
         let mode = |query: &str| match format!("mysql://h/d?{query}").parse::<DatabaseUrl>().unwrap().target {
@@ -232,7 +302,7 @@ mod tests {
         assert_eq!(mode("ssl_ca=/ca"), "VerifyCa");
         assert_eq!(mode("ssl_verify_cert=true"), "VerifyCa");
         assert_eq!(mode("ssl_verify_cert"), "VerifyCa");
-        assert_eq!(mode("ssl_verify_cert=false"), "Preferred");
+        assert_eq!(mode("ssl_ca=/ca&ssl_verify_cert=false"), "Required");
         assert_eq!(mode("ssl_verify_identity=true&ssl_ca=/ca"), "VerifyIdentity");
     }
 }

@@ -230,7 +230,10 @@ impl Config {
         let same_debug = DefaultGroup { debug: running.default.debug, ..self.default.clone() };
         let groups = [
             ("[DEFAULT]", differs(&same_debug, &running.default)),
-            ("[database]", differs(&self.database, &running.database)),
+            (
+                "[database]",
+                differs(&self.database, &running.database) || self.database.connection != running.database.connection,
+            ),
             (
                 "[keystone_authtoken]",
                 // Two secrets look alike.

@@ -164,9 +164,9 @@ group! {
         /// Our user's domain, by name.
         user_domain_name: Option<String> = None,
         /// The project that we log in to, by id.
-        project_id: Option<String> = None,
+        project_id: Option<String> = None; was "keystone_authtoken" "tenant_id",
         /// The project that we log in to, by name.
-        project_name: Option<String> = None,
+        project_name: Option<String> = None; was "keystone_authtoken" "tenant_name",
         /// That project's domain, by id.
         project_domain_id: Option<String> = None,
         /// That project's domain, by name.
@@ -183,8 +183,8 @@ group! {
         http_connect_timeout: Option<Duration> = None,
         /// How often a request to Keystone is sent again.
         http_request_max_retries: u32 = 3,
-        /// Seconds that a validation is remembered.
-        token_cache_time: Duration = Duration::from_secs(300),
+        /// Seconds that a validation is remembered; a negative number remembers none.
+        token_cache_time: i64 = 300,
         /// Roles that make a token a service's.
         service_token_roles: Vec<String> = vec!["service".to_owned()],
         /// Whether a token without such a role is no service token.

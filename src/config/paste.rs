@@ -55,13 +55,31 @@ pub(super) struct Pipeline {
     pub(super) warnings: Vec<String>,
 }
 
+impl Default for Pipeline {
+    /// Where there is none: every option counts.
+    fn default() -> Self {
+        Self {
+            auth: Auth::Standalone,
+            cors: true,
+            proxy_headers: true,
+            healthcheck_disable: None,
+            warnings: Vec::new(),
+        }
+    }
+}
+
 /// Reads the pipeline that the options name; `None` where they name none.
 ///
 /// # Errors
 /// A paste file that cannot be read, or that has no such flavor.
 pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<Option<Pipeline>, ConfigError> {
     if options.flavor.is_none() && options.config_file.is_none() {
-        return Ok(None);
+        // Glance would read it, and let everybody in.
+        let warning = paste_file(options, config_dirs).map(|path| {
+            let what = "is not read: [paste_deploy] flavor is not set, so users of our own are asked for";
+            format!("{} {what}", path.display())
+        });
+        return Ok(warning.map(|warning| Pipeline { warnings: vec![warning], ..Pipeline::default() }));
     }
     let flavor = options.flavor.as_deref().unwrap_or("default");
     let error = |message: String| ConfigError::Value {
@@ -136,9 +154,9 @@ struct PasteFile(Vec<ini::Entry>);
 
 impl PasteFile {
     fn value(&self, section: &str, name: &str) -> Option<&str> {
-        // The dialect of options takes `-` in a name for `_`.
-        let name = name.replace('-', "_");
-        let mut found = self.0.iter().filter(|entry| entry.group == section && entry.name == name);
+        // The dialect of options takes a group's name in either case.
+        let is_it = |entry: &&ini::Entry| entry.group.eq_ignore_ascii_case(section) && entry.name == name;
+        let mut found = self.0.iter().filter(is_it);
         found.next_back().map(|entry| entry.value.expose())
     }
 
@@ -175,30 +193,41 @@ impl PasteFile {
     }
 }
 
-/// What a filter is, by its factory or its usual name.
+/// What a filter is, by its factory, whole, or by the name that Glance's own file gives it. Nothing else is taken for one:
+/// a filter that merely sounds like another must not decide who comes in.
 fn kind(text: &str) -> Option<Filter> {
-    // The more special comes first.
-    const KINDS: [(&str, Filter); 17] = [
-        ("unauthenticated", Filter::UnauthenticatedContext),
-        ("fakeauth", Filter::FakeAuth),
-        ("auth_token", Filter::AuthToken),
-        ("authtoken", Filter::AuthToken),
-        ("context", Filter::Context),
-        ("cors", Filter::Cors),
-        ("http_proxy_to_wsgi", Filter::ProxyHeaders),
-        ("httpproxytowsgi", Filter::ProxyHeaders),
-        ("version_negotiation", Filter::AlwaysThere),
-        ("versionnegotiation", Filter::AlwaysThere),
-        ("healthcheck", Filter::AlwaysThere),
-        ("request_id", Filter::AlwaysThere),
-        ("sizelimit", Filter::AlwaysThere),
-        ("gzip", Filter::Missing),
-        ("cache_manage", Filter::Missing),
-        ("cache", Filter::Missing),
-        ("osprofiler", Filter::Missing),
-    ];
-    let text = text.to_lowercase();
-    KINDS.iter().find(|(part, _)| text.contains(part)).map(|(_, kind)| *kind)
+    Some(match text {
+        "glance.api.middleware.context:UnauthenticatedContextMiddleware.factory" | "unauthenticated-context" => {
+            Filter::UnauthenticatedContext
+        }
+        "glance.tests.utils:FakeAuthMiddleware.factory" | "fakeauth" => Filter::FakeAuth,
+        "keystonemiddleware.auth_token:filter_factory" | "egg:keystonemiddleware#auth_token" | "authtoken" => {
+            Filter::AuthToken
+        }
+        "glance.api.middleware.context:ContextMiddleware.factory" | "context" => Filter::Context,
+        "oslo_middleware.cors:filter_factory" | "egg:oslo.middleware#cors" | "cors" => Filter::Cors,
+        "oslo_middleware:HTTPProxyToWSGI.factory"
+        | "oslo_middleware.http_proxy_to_wsgi:HTTPProxyToWSGI.factory"
+        | "egg:oslo.middleware#http_proxy_to_wsgi"
+        | "http_proxy_to_wsgi" => Filter::ProxyHeaders,
+        "glance.api.middleware.version_negotiation:VersionNegotiationFilter.factory" | "versionnegotiation" => {
+            Filter::AlwaysThere
+        }
+        "oslo_middleware:Healthcheck.factory" | "egg:oslo.middleware#healthcheck" | "healthcheck" => {
+            Filter::AlwaysThere
+        }
+        "oslo_middleware:RequestId.factory" | "oslo_middleware.request_id:RequestId.factory" | "request_id" => {
+            Filter::AlwaysThere
+        }
+        "oslo_middleware:RequestBodySizeLimiter.factory" | "egg:oslo.middleware#sizelimit" | "sizelimit" => {
+            Filter::AlwaysThere
+        }
+        "glance.api.middleware.gzip:GzipMiddleware.factory" | "gzip" => Filter::Missing,
+        "glance.api.middleware.cache:CacheFilter.factory" | "cache" => Filter::Missing,
+        "glance.api.middleware.cache_manage:CacheManageFilter.factory" | "cachemanage" => Filter::Missing,
+        "osprofiler.web:WsgiMiddleware.factory" | "osprofiler" => Filter::Missing,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -282,6 +311,32 @@ paste.app_factory = x:y
         let trusted = paste.replace("who context", "cors context");
         assert!(read(Some("site"), Some(&trusted)).unwrap().unwrap().cors);
         assert_eq!(read(Some("site"), Some(&trusted)).unwrap().unwrap().auth, Auth::Proxy);
+    }
+
+    #[test]
+    fn a_filter_that_sounds_like_another_is_not_taken_for_it() {
+        let paste = "
+[pipeline:glance-api-site]
+pipeline = block cors-context authtoken context rootapp
+[filter:block]
+paste.filter_factory = site.block_unauthenticated:factory
+[filter:cors-context]
+paste.filter_factory = site.context:factory
+";
+        let found = read(Some("site"), Some(paste)).unwrap().unwrap();
+        assert_eq!((found.auth, found.cors), (Auth::Keystone, false));
+        assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
+        let alone = read(Some("site"), Some(&paste.replace("authtoken context ", ""))).unwrap().unwrap();
+        assert_eq!(alone.auth, Auth::Standalone);
+    }
+
+    #[test]
+    fn names_are_found_as_they_are_written() {
+        let paste = "[pipeline:glance-api-My-Site]\npipeline = authtoken context rootapp\n";
+        assert_eq!(read(Some("My-Site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
+        let paste = "[composite:glance-api-my-site]\n/: api\n[composite:api]\n\
+            paste.composite_factory = glance.api:pipeline_factory\nmy-site = authtoken context rootapp\n";
+        assert_eq!(read(Some("my-site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use super::{Db, Error, Result, Session};
 /// Beside Glance's tables, under a name that is plainly ours.
 const TABLE: &str = "glimpse_migrations";
 
+/// How often a locked SQLite file is tried again.
+const LOCKED_ATTEMPTS: u32 = 100;
 /// How long to wait for another program's migrations.
 const LOCK_SECONDS: u32 = 300;
 
@@ -160,6 +162,7 @@ impl Db {
     /// `Schema` on a database that we do not understand; nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<()> {
         let mut before = self.schema().await?.state;
+        let mut patience = LOCKED_ATTEMPTS;
         loop {
             let recorded = match before {
                 State::Current => return Ok(()),
@@ -178,7 +181,14 @@ impl Db {
             match ran {
                 // SQLite has no lock for migrations: another program may have done a part of them meanwhile.
                 Err(_) if now != before => before = now,
-                Err(MigrateError::Execute(error)) => return Err(error.into()),
+                Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => match error.into() {
+                    // The other program has the file locked, in which case SQLite may not wait.
+                    Error::Unavailable(_) if patience > 0 && matches!(self, Self::Sqlite { .. }) => {
+                        patience -= 1;
+                        tokio::time::sleep(super::SQLITE_PAUSE).await;
+                    }
+                    error => return Err(error),
+                },
                 Err(MigrateError::Dirty(version)) => {
                     return Err(Error::Schema(format!(
                         "migration {version} was interrupted, and this engine cannot undo it: restore the database from \

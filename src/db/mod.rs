@@ -11,7 +11,10 @@ pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use sea_query::{
     Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SqliteQueryBuilder,
@@ -39,6 +42,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 const PING_AFTER: Duration = Duration::from_secs(5);
 /// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
 const SQLITE_READERS: u32 = 4;
+
+/// The pause before a locked SQLite file is asked for again.
+const SQLITE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Rows of one INSERT: SQLite takes 32,766 values a statement.
 const ROWS_PER_INSERT: usize = 500;
@@ -243,7 +249,7 @@ impl Db {
                     SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
                 };
                 Self::Sqlite {
-                    write: pool(1).connect_with(options.clone()).await?,
+                    write: connect_sqlite(pool(1), &options, limits.wait).await?,
                     read: pool(SQLITE_READERS).connect_lazy_with(options),
                 }
             }
@@ -329,6 +335,18 @@ impl Db {
             }
             Self::Postgres(pool) => pool.close().await,
             Self::MySql(pool) => pool.close().await,
+        }
+    }
+}
+
+/// Opens an SQLite file. Where another process turns it to WAL at the same moment, SQLite says that it is locked at once,
+/// whatever the busy timeout is: so it is asked again for as long.
+async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions, wait: Duration) -> Result<SqlitePool> {
+    let give_up = Instant::now() + wait;
+    loop {
+        match pool.clone().connect_with(options.clone()).await.map_err(Error::from) {
+            Err(Error::Unavailable(_)) if Instant::now() < give_up => tokio::time::sleep(SQLITE_PAUSE).await,
+            done => return done,
         }
     }
 }

@@ -75,6 +75,11 @@ fn looking_makes_nothing() {
     assert_eq!(run(&["db", "check"]).status.code(), Some(3));
     assert_eq!(text(&run(&["db", "version"])).0, "none\nglimpse migration 0\n");
     assert!(!run(&["identity", "list"]).status.success());
+    let link = dir.path().join("glance-status");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
+    let status =
+        Command::new(link).env_clear().arg("--data-dir").arg(&data).args(["upgrade", "check"]).output().unwrap();
+    assert_eq!(status.status.code(), Some(1), "{:?}", text(&status));
     assert!(!data.exists());
 }
 

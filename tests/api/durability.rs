@@ -89,7 +89,7 @@ mod on_a_server {
         let clients = (0..8).map(|client| {
             let (member, image, stop) = (member.clone(), image.clone(), Arc::clone(&stop));
             tokio::spawn(async move {
-                let (mut added, mut refused) = (Vec::new(), 0);
+                let (mut added, mut removed, mut refused) = (Vec::new(), Vec::new(), 0);
                 for n in 0.. {
                     let tag = format!("c{client}-{n}");
                     let start = Instant::now();
@@ -101,15 +101,21 @@ mod on_a_server {
                     }
                     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
                     if added.len() > 1 {
-                        // Of one that was answered 503, nobody knows whether it is there.
                         let oldest = added.remove(0);
-                        member.delete(&format!("{image}/tags/{oldest}")).await;
+                        match member.delete(&format!("{image}/tags/{oldest}")).await.status.as_u16() {
+                            204 => removed.push(oldest),
+                            // Nobody knows whether it was done.
+                            503 => refused += 1,
+                            other => panic!("{other}"),
+                        }
                     }
+                    let status = member.get(&image).await.status.as_u16();
+                    assert!([200, 503].contains(&status), "{status}");
                     if stop.load(Ordering::Relaxed) {
                         break;
                     }
                 }
-                (added, refused)
+                (added, removed, refused)
             })
         });
         let clients: Vec<_> = clients.collect();
@@ -120,10 +126,11 @@ mod on_a_server {
         eventually("the database is back", || async { (member.get(&image).await.status == 200).then_some(()) }).await;
         stop.store(true, Ordering::Relaxed);
         let mut refused = 0;
-        let mut expected = Vec::new();
+        let (mut expected, mut gone) = (Vec::new(), Vec::new());
         for client in clients {
-            let (added, no) = client.await.unwrap();
+            let (added, removed, no) = client.await.unwrap();
             expected.extend(added);
+            gone.extend(removed);
             refused += no;
         }
         assert!(refused > 0, "the database was never away: this test tests nothing");
@@ -131,6 +138,9 @@ mod on_a_server {
         // Of what was answered 503, nobody was told whether it was done; of what was answered 204, everybody was.
         for tag in expected {
             assert!(tags.contains(&tag), "{tag} was lost");
+        }
+        for tag in gone {
+            assert!(!tags.contains(&tag), "{tag} came back");
         }
     }
 

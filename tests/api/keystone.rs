@@ -70,6 +70,7 @@ async fn however_many_requests_wait_a_token_is_validated_once() {
     let s = with(&keystone).start().await;
     let token = keystone.token("member1", "p1").await;
     let before = keystone.validations();
+    let logins = keystone.logins();
     let client = s.client(Some(&token));
     let calls = (0..200).map(|_| {
         let client = client.clone();
@@ -84,6 +85,22 @@ async fn however_many_requests_wait_a_token_is_validated_once() {
         s.client(Some("nonsense")).get("/v2/images").await.expect(401);
     }
     assert_eq!(keystone.validations() - before, 2);
+    // Our own token was fetched once, and is used again.
+    assert_eq!(keystone.logins() - logins, 1);
+}
+
+/// Without a memory, each request asks; our own token is still used again.
+#[tokio::test]
+async fn an_operator_may_have_nothing_remembered() {
+    let keystone = Keystone::start().await;
+    let s = with(&keystone).option("keystone_authtoken", "token_cache_time", -1).start().await;
+    let client = s.client(Some(&keystone.token("member1", "p1").await));
+    let (validations, logins) = (keystone.validations(), keystone.logins());
+    for _ in 0..3 {
+        client.get("/v2/images").await.expect(200);
+    }
+    assert_eq!(keystone.validations() - validations, 3);
+    assert_eq!(keystone.logins() - logins, 1);
 }
 
 #[tokio::test]
@@ -123,7 +140,7 @@ async fn a_keystone_that_says_nothing_is_waited_for_within_bounds() {
 /// Nova may finish what its user began, though the user's token has ended meanwhile.
 #[tokio::test]
 async fn a_service_finishes_with_an_expired_token_what_its_user_began() {
-    let keystone = Keystone::start_with(&[("token", "expiration", "4")]).await;
+    let keystone = Keystone::start_with(&[("token", "expiration", "10")]).await;
     let s = with(&keystone).start().await;
     let token = keystone.token("member1", "p1").await;
     let client = s.client(Some(&token));
@@ -166,6 +183,12 @@ async fn a_wrong_password_of_ours_is_told_in_the_log_alone() {
     let log = s.log_of(&answer).await.concat();
     assert!(log.contains("Keystone refuses the user of [keystone_authtoken]"), "{log}");
     assert!(!s.log().contains("wr0ng"));
+    // It is not tried again for every request: Keystone may lock a user out.
+    let logins = keystone.logins();
+    for _ in 0..3 {
+        s.client(Some(&token)).get("/v2/images").await.expect(503);
+    }
+    assert_eq!(keystone.logins(), logins);
 }
 
 #[tokio::test]
@@ -259,9 +282,9 @@ async fn keystones_certificate_is_checked_unless_the_operator_says_otherwise() {
         .command(&["serve"])
         .env("OS_GLIMPSE__AUTH", "keystone")
         .envs(["AUTH_URL", "USERNAME", "PASSWORD"].map(|name| (format!("OS_KEYSTONE_AUTHTOKEN__{name}"), "http://x")))
-        .env("OS_KEYSTONE_AUTHTOKEN__CAFILE", "/nonexistent")
+        .env("OS_KEYSTONE_AUTHTOKEN__CAFILE", tls.dir.path().join("missing.pem"))
         .output()
         .unwrap();
     let error = String::from_utf8_lossy(&wrong.stderr).into_owned();
-    assert!(error.contains("[keystone_authtoken] cafile /nonexistent: No such file"), "{error}");
+    assert!(error.contains("[keystone_authtoken] cafile") && error.contains("No such file"), "{error}");
 }

@@ -83,40 +83,57 @@ async fn the_schema_is_glances_own() {
     }
 }
 
-/// Databases of every release since Wallaby, finished upgrades and half-done ones.
-#[tokio::test]
-async fn a_glances_database_is_taken_over_and_can_go_back() {
+/// Takes over a database at these revisions, and gives it back.
+async fn is_taken_over(heads: &[&str]) {
     let (_fresh, fresh) = empty_database().await;
     Glance::sync(&fresh).await;
     let expected = described(&fresh).await;
-    for heads in [
-        ["wallaby_contract01"].as_slice(),
-        &["ussuri_contract01", "wallaby_expand01"],
-        &["zed_contract01"],
-        &["2023_1_contract01", "2024_1_expand01"],
-        &["2024_1_contract01"],
-    ] {
-        let (_dir, database) = empty_database().await;
-        Glance::sync_to(&database, heads).await;
-        let columns = "id, name, status, created_at, deleted, min_disk, min_ram, visibility, owner";
-        let values = "'4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90', 'kept', 'queued', '2020-01-01 00:00:00', '0', 1, 2, 'public', 'p1'";
-        database.execute(&format!("INSERT INTO images ({columns}) VALUES ({values})")).await;
-        assert_eq!(db(&database, "check").status.code(), Some(3), "{heads:?}");
-        for _ in 0..2 {
-            sync(&database);
-        }
-        assert_eq!(db(&database, "check").status.code(), Some(0), "{heads:?}");
-        let s = TestServer::builder().database(database.clone()).start().await;
-        let image = "/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
-        let shown = s.member("p2").get(image).await.expect(200).json();
-        assert_eq!((&shown["name"], &shown["min_ram"]), (&json!("kept"), &json!(2)));
-        s.member("p1").put(&format!("{image}/tags/a")).await.expect(204);
-        // Glance's own tools find what they expect, and can go on.
-        let version = Glance::manage(&database, &["db", "version"]).await;
-        assert!(version.contains("2024_1_"), "{heads:?}: {version}");
-        Glance::sync(&database).await;
-        assert_eq!(described(&database).await, expected, "{heads:?}");
+    let (_dir, database) = empty_database().await;
+    Glance::sync_to(&database, heads).await;
+    let columns = "id, name, status, created_at, deleted, min_disk, min_ram, visibility, owner";
+    let values =
+        "'4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90', 'kept', 'queued', '2020-01-01 00:00:00', '0', 1, 2, 'public', 'p1'";
+    database.execute(&format!("INSERT INTO images ({columns}) VALUES ({values})")).await;
+    assert_eq!(db(&database, "check").status.code(), Some(3), "{heads:?}");
+    for _ in 0..2 {
+        sync(&database);
     }
+    assert_eq!(db(&database, "check").status.code(), Some(0), "{heads:?}");
+    let s = TestServer::builder().database(database.clone()).start().await;
+    let image = "/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
+    let shown = s.member("p2").get(image).await.expect(200).json();
+    assert_eq!((&shown["name"], &shown["min_ram"]), (&json!("kept"), &json!(2)));
+    s.member("p1").put(&format!("{image}/tags/a")).await.expect(204);
+    // Glance's own tools find what they expect, and can go on.
+    let version = Glance::manage(&database, &["db", "version"]).await;
+    assert!(version.contains("2024_1_"), "{heads:?}: {version}");
+    Glance::sync(&database).await;
+    assert_eq!(described(&database).await, expected, "{heads:?}");
+}
+
+#[tokio::test]
+async fn a_wallaby_is_taken_over_and_can_go_back() {
+    is_taken_over(&["wallaby_contract01"]).await;
+}
+
+#[tokio::test]
+async fn a_half_done_upgrade_to_wallaby_is_taken_over_and_can_go_back() {
+    is_taken_over(&["ussuri_contract01", "wallaby_expand01"]).await;
+}
+
+#[tokio::test]
+async fn a_zed_is_taken_over_and_can_go_back() {
+    is_taken_over(&["zed_contract01"]).await;
+}
+
+#[tokio::test]
+async fn a_half_done_upgrade_to_2024_1_is_taken_over_and_can_go_back() {
+    is_taken_over(&["2023_1_contract01", "2024_1_expand01"]).await;
+}
+
+#[tokio::test]
+async fn a_glance_33_is_taken_over_and_can_go_back() {
+    is_taken_over(&["2024_1_contract01"]).await;
 }
 
 #[tokio::test]

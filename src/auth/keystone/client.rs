@@ -16,13 +16,19 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before a request is sent again; it doubles.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// Our own token is renewed so long before it ends.
+/// Our own token is renewed so long before it ends, or when half of its life is over, whichever is later.
 const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(120);
+/// How long a failed login counts for those who wait for it too, and a refused one, which would fail again and may lock our
+/// user out.
+const FAILED_FOR: TimeDelta = TimeDelta::seconds(1);
+const REFUSED_FOR: TimeDelta = TimeDelta::seconds(10);
+/// Times that a request is sent again, at the most, whatever the options say.
+const MAX_RETRIES: u32 = 10;
 /// Tells Keystone that we hold tokens to their access rules; it shows us restricted ones only then.
 const ACCESS_RULES: (&str, &str) = ("OpenStack-Identity-Access-Rules", "1.0");
 
 /// Why Keystone did not answer the question.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum KeystoneError {
     /// It is away, or fails.
     #[error("{0}")]
@@ -51,14 +57,22 @@ pub(super) struct Client {
     options: KeystoneAuthtoken,
     /// `…/v3`
     auth_url: Url,
-    /// One is fetched at a time; whoever needs it meanwhile waits for it.
-    own: Mutex<Option<OwnToken>>,
+    /// One is fetched at a time; whoever needs it meanwhile waits for it, and shares the failure too.
+    own: Mutex<Login>,
+}
+
+/// How the last login ended.
+enum Login {
+    None,
+    Done(OwnToken),
+    Failed { error: KeystoneError, until: DateTime<Utc> },
 }
 
 #[derive(Clone)]
 struct OwnToken {
     value: HeaderValue,
-    expires: DateTime<Utc>,
+    /// When it is replaced.
+    renew: DateTime<Utc>,
     /// Where tokens are validated: the catalog may name another address than the one for logging in.
     endpoint: Url,
 }
@@ -95,7 +109,7 @@ impl Client {
             http: http.build().map_err(|error| format!("[keystone_authtoken]: {error}"))?,
             auth_url: v3(auth_url).map_err(|error| format!("[keystone_authtoken] auth_url: {error}"))?,
             options: options.clone(),
-            own: Mutex::new(None),
+            own: Mutex::new(Login::None),
         })
     }
 
@@ -135,12 +149,27 @@ impl Client {
     /// Our own token: the one we have, unless it was rejected or is about to end.
     async fn own_token(&self, rejected: Option<&OwnToken>, now: DateTime<Utc>) -> Result<OwnToken, KeystoneError> {
         let mut own = self.own.lock().await;
-        if let Some(token) = own.as_ref()
-            && token.expires > now + RENEW_BEFORE
-            && rejected.is_none_or(|rejected| rejected.value != token.value)
-        {
-            return Ok(token.clone());
+        match &*own {
+            Login::Done(token)
+                if token.renew > now && rejected.is_none_or(|rejected| rejected.value != token.value) =>
+            {
+                return Ok(token.clone());
+            }
+            Login::Failed { error, until } if *until > now => return Err(error.clone()),
+            _ => {}
         }
+        let login = self.log_in(now).await;
+        *own = match &login {
+            Ok(token) => Login::Done(token.clone()),
+            Err(error) => {
+                let wait = if matches!(error, KeystoneError::Refused(_)) { REFUSED_FOR } else { FAILED_FOR };
+                Login::Failed { error: error.clone(), until: now + wait }
+            }
+        };
+        login
+    }
+
+    async fn log_in(&self, now: DateTime<Utc>) -> Result<OwnToken, KeystoneError> {
         let response = self.send(|| self.http.post(tokens(&self.auth_url)).json(&self.login())).await?;
         if response.status() != StatusCode::CREATED {
             return Err(match response.status() {
@@ -156,9 +185,9 @@ impl Client {
         let body: Body = response.json().await?;
         let endpoint = body.identity_endpoint(&self.options.interface, self.options.region_name.as_deref());
         let endpoint = endpoint.and_then(|url| v3(url).ok()).unwrap_or_else(|| self.auth_url.clone());
-        let token = OwnToken { value, expires: body.expires(), endpoint };
-        *own = Some(token.clone());
-        Ok(token)
+        let left = body.expires() - now;
+        let renew = now + (left - RENEW_BEFORE).max(left / 2);
+        Ok(OwnToken { value, renew, endpoint })
     }
 
     fn login(&self) -> serde_json::Value {
@@ -194,7 +223,7 @@ impl Client {
     /// twice does no harm.
     async fn send(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response, KeystoneError> {
         let mut pause = RETRY_PAUSE;
-        for _ in 0..self.options.http_request_max_retries {
+        for _ in 0..self.options.http_request_max_retries.min(MAX_RETRIES) {
             match request().send().await {
                 Ok(response) if !response.status().is_server_error() => return Ok(response),
                 // What took too long once would again; the request that waits for it has no time for that.

@@ -112,15 +112,19 @@ impl Keystone {
         Ok(verdict.token.filter(|token| even_expired || !is_over(token)))
     }
 
+    fn remembered_for(&self) -> Duration {
+        Duration::from_secs(self.options.token_cache_time.try_into().unwrap_or_default())
+    }
+
     async fn ask(&self, token: &str, even_expired: bool) -> Result<Verdict, client::KeystoneError> {
         let now = (self.clock)();
         let Some(token) = self.client.validate(token, even_expired, now).await? else {
-            return Ok(Verdict { token: None, keep: INVALID_FOR });
+            return Ok(Verdict { token: None, keep: INVALID_FOR.min(self.remembered_for()) });
         };
         let left = (token.expires - now).to_std().unwrap_or_default();
         // One that is over already was allowed by a service's word, which counts for a moment.
         let keep = if left.is_zero() { INVALID_FOR } else { left };
-        Ok(Verdict { token: Some(Arc::new(token)), keep: keep.min(self.options.token_cache_time) })
+        Ok(Verdict { token: Some(Arc::new(token)), keep: keep.min(self.remembered_for()) })
     }
 }
 
