@@ -30,7 +30,7 @@ impl Name {
         match self {
             Self::Api => {
                 let arguments = Api::parse();
-                serve::run(Sources { debug: arguments.common.debug, ..arguments.sources.into() })
+                serve::run(Sources { overrides: arguments.common.overrides(), ..arguments.sources.into() })
             }
             Self::Manage => {
                 let arguments = Manage::parse();
@@ -46,15 +46,57 @@ impl Name {
 }
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
-    Ok(Config::load(&Sources { debug: common.debug, ..sources.into() })?)
+    Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)
 }
 
-/// Options that every command of OpenStack's has.
+/// Options that every command of OpenStack's has; each overrides the option of its name in `[DEFAULT]`.
 #[derive(Debug, Args)]
 struct Common {
     /// Log what is useful to a developer
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, overrides_with = "nodebug")]
     debug: bool,
+
+    /// The opposite of --debug
+    #[arg(long, global = true)]
+    nodebug: bool,
+
+    /// The file that the log is written to
+    #[arg(long, value_name = "FILE", global = true, alias = "logfile")]
+    log_file: Option<String>,
+
+    /// The folder of the log's file
+    #[arg(long, value_name = "DIR", global = true, alias = "logdir")]
+    log_dir: Option<String>,
+
+    /// Write the log to the system's log
+    #[arg(long, global = true, overrides_with = "nouse_syslog")]
+    use_syslog: bool,
+
+    /// The opposite of --use-syslog
+    #[arg(long = "nouse-syslog", global = true)]
+    nouse_syslog: bool,
+
+    /// Write the log to systemd's journal
+    #[arg(long, global = true, overrides_with = "nouse_journal")]
+    use_journal: bool,
+
+    /// The opposite of --use-journal
+    #[arg(long = "nouse-journal", global = true)]
+    nouse_journal: bool,
+}
+
+impl Common {
+    fn overrides(self) -> Vec<(&'static str, &'static str, String)> {
+        let flag = |yes: bool, no: bool| (yes || no).then(|| yes.to_string());
+        let options = [
+            ("debug", flag(self.debug, self.nodebug)),
+            ("log_file", self.log_file),
+            ("log_dir", self.log_dir),
+            ("use_syslog", flag(self.use_syslog, self.nouse_syslog)),
+            ("use_journal", flag(self.use_journal, self.nouse_journal)),
+        ];
+        options.into_iter().filter_map(|(name, value)| Some(("DEFAULT", name, value?))).collect()
+    }
 }
 
 /// Serve the API, as Glance's command of this name did

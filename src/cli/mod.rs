@@ -50,7 +50,7 @@ impl From<SourceArguments> for Sources {
             files: arguments.config_file,
             dirs: arguments.config_dir,
             data_dir: arguments.data_dir,
-            debug: false,
+            overrides: Vec::new(),
         };
         sources.or_glances()
     }

@@ -9,6 +9,9 @@ use crate::{
     log, server,
 };
 
+/// Threads that serve requests, at the most: more only wait for each other.
+const MAX_WORKERS: u32 = 1024;
+
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
     log::start(&config)?;
@@ -21,7 +24,7 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = config.default.workers {
         // None at all is Glance's way to write one.
-        runtime.worker_threads(Ord::max(workers, 1) as usize);
+        runtime.worker_threads(workers.clamp(1, MAX_WORKERS) as usize);
     }
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {

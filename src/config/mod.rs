@@ -26,6 +26,7 @@ pub(crate) use self::{
 use self::{
     options::PasteDeploy,
     paste::Pipeline,
+    secret::Secret,
     written::{Place, Written},
 };
 
@@ -72,8 +73,8 @@ pub(crate) struct Sources {
     pub(crate) dirs: Vec<PathBuf>,
     /// Wins over `[glimpse] data_dir`.
     pub(crate) data_dir: Option<PathBuf>,
-    /// Turns `[DEFAULT] debug` on.
-    pub(crate) debug: bool,
+    /// Options of the command line, which win over files and environment: group, name, value.
+    pub(crate) overrides: Vec<(&'static str, &'static str, String)>,
 }
 
 /// Why the configuration cannot be used.
@@ -138,7 +139,7 @@ pub(crate) struct Reading {
 impl Reading {
     /// Reads the sources.
     pub(crate) fn of(sources: &Sources) -> Self {
-        let mut written = Written::new(|name| std::env::var(name).ok());
+        let mut written = Written::new(|name| std::env::var(name).ok(), sources.overrides.clone());
         let mut files: Vec<_> = sources.files.iter().cloned().map(Ok).collect();
         for dir in &sources.dirs {
             match conf_files(dir) {
@@ -168,14 +169,13 @@ impl Reading {
             glimpse: Glimpse::read(&mut written),
             warnings: written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
         };
-        config.default.debug |= sources.debug;
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
         let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
         let paste = PasteDeploy::read(&mut written);
         match paste::pipeline(&paste, &folders) {
-            Ok(pipeline) => config.take_up(pipeline),
+            Ok(pipeline) => written.errors.extend(config.take_up(pipeline.unwrap_or_default()).err()),
             Err(error) => written.errors.push(error),
         }
         if let Some(data_dir) = &sources.data_dir {
@@ -185,6 +185,7 @@ impl Reading {
                 setting.place = Place::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
             }
         }
+        hide(&mut written.settings, config.keystone_authtoken.password.as_ref());
         Self { config, settings: written.settings, errors: written.errors, files: read }
     }
 }
@@ -200,9 +201,7 @@ impl Config {
     }
 
     /// Does what the pipeline says of the filters that are ours.
-    fn take_up(&mut self, pipeline: Option<Pipeline>) {
-        self.auth = self.glimpse.auth.or(pipeline.as_ref().map(|pipeline| pipeline.auth)).unwrap_or_default();
-        let Some(pipeline) = pipeline else { return };
+    fn take_up(&mut self, pipeline: Pipeline) -> Result<(), ConfigError> {
         self.warnings.extend(pipeline.warnings);
         if !pipeline.cors && !self.cors.allowed_origin.is_empty() {
             self.warnings.push("[cors] does nothing: the paste pipeline has no cors filter".to_owned());
@@ -216,6 +215,15 @@ impl Config {
         if pipeline.healthcheck_disable.is_some() {
             self.healthcheck.disable_by_file_path = pipeline.healthcheck_disable;
         }
+        self.auth = match (self.glimpse.auth, pipeline.auth) {
+            (Some(auth), _) => auth,
+            (None, Ok(auth)) => auth,
+            (None, Err(message)) => {
+                let place = "the paste file".to_owned();
+                return Err(ConfigError::Value { place, group: "paste_deploy", name: "flavor", message });
+            }
+        };
+        Ok(())
     }
 
     /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
@@ -276,12 +284,27 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).map_err(error)? {
         let path = entry.map_err(error)?.path();
-        if path.extension().is_some_and(|extension| extension == "conf") {
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if !is_hidden && path.extension().is_some_and(|extension| extension == "conf") {
             files.push(path);
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Takes credentials out of values that are shown: a login in a URL, and a password that a value refers to.
+fn hide(settings: &mut [Setting], password: Option<&Secret>) {
+    for setting in settings {
+        if let Some(password) = password.map(Secret::expose).filter(|password| !password.is_empty()) {
+            setting.value = setting.value.replace(password, "***");
+        }
+        if let Some((scheme, rest)) = setting.value.split_once("://")
+            && let Some((_, server)) = rest.rsplit_once('@')
+        {
+            setting.value = format!("{scheme}://***@{server}");
+        }
+    }
 }
 
 /// What a file has.
@@ -408,6 +431,20 @@ mod tests {
             (setting("debug").value.as_str(), setting("debug").place.to_string().as_str()),
             ("false", "default")
         );
+    }
+
+    #[test]
+    fn what_is_shown_has_no_credentials() {
+        let text = "[keystone_authtoken]\npassword = hunter2\nauth_url = http://u:hunter3@h:5000\n\
+            [DEFAULT]\npublic_endpoint = http://${keystone_authtoken.password}\n\
+            [database]\nconnection = mysql://glance:12/hunter4@db/glance\n";
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.conf");
+        fs::write(&file, text).unwrap();
+        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        assert!(reading.errors.is_empty(), "{:?}", reading.errors);
+        let shown = format!("{:?} {:?}", reading.settings, reading.config);
+        assert!(!format!("{:?}", reading.settings).contains("hunter"), "{shown}");
     }
 
     /// `config/glance-api.conf` has every option, commented out, with its default.

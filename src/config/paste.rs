@@ -43,8 +43,8 @@ const FLAVORS: [(&str, &str); 8] = [
 /// What a pipeline says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pipeline {
-    /// How callers are found out.
-    pub(super) auth: Auth,
+    /// How callers are found out; `Err` is why nobody may say.
+    pub(super) auth: Result<Auth, String>,
     /// Whether `[cors]` counts.
     pub(super) cors: bool,
     /// Whether `[oslo_middleware] enable_proxy_headers_parsing` counts.
@@ -59,7 +59,7 @@ impl Default for Pipeline {
     /// Where there is none: every option counts.
     fn default() -> Self {
         Self {
-            auth: Auth::Standalone,
+            auth: Ok(Auth::Standalone),
             cors: true,
             proxy_headers: true,
             healthcheck_disable: None,
@@ -97,7 +97,9 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
                 message: fault.message,
             })?;
             let file = PasteFile(entries);
-            healthcheck_disable = file.value("app:healthcheck", "disable_by_file_path").map(PathBuf::from);
+            let disable = |section| file.value(section, "disable_by_file_path");
+            healthcheck_disable =
+                disable("app:healthcheck").or_else(|| disable("filter:healthcheck")).map(PathBuf::from);
             let names = file.filters(flavor).ok_or_else(|| error(format!("there is no pipeline for {flavor:?}")))?;
             names.into_iter().map(|name| (file.kind(&name), name)).collect::<Vec<_>>()
         }
@@ -123,17 +125,25 @@ fn paste_file(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Option<PathBuf>
 
 fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
     let has = |wanted: Filter| filters.iter().any(|(kind, _)| *kind == Some(wanted));
+    let unknown: Vec<&str> = filters.iter().filter(|(kind, _)| kind.is_none()).map(|(_, name)| name.as_str()).collect();
     let auth = if has(Filter::AuthToken) {
-        Auth::Keystone
+        Ok(Auth::Keystone)
     } else if has(Filter::FakeAuth) {
-        Auth::Fake
+        Ok(Auth::Fake)
     } else if has(Filter::UnauthenticatedContext) {
-        Auth::None
+        Ok(Auth::None)
+    } else if has(Filter::Context) && unknown.is_empty() {
+        Ok(Auth::Proxy)
     } else if has(Filter::Context) {
-        Auth::Proxy
+        // One of them may be what authenticates; without it, whoever comes would be believed.
+        Err(format!(
+            "the pipeline has the filters {}, which Glimpse does not know, in front of context: say who a caller is found out \
+             by with [glimpse] auth",
+            unknown.join(", ")
+        ))
     } else {
         // Without a context, Glance's API fails at every request; ours asks its own users.
-        Auth::Standalone
+        Ok(Auth::Standalone)
     };
     let warnings = filters.iter().filter_map(|(kind, name)| match kind {
         None => Some(format!("[paste_deploy]: Glimpse does not know the filter {name}, and leaves it out")),
@@ -187,9 +197,23 @@ impl PasteFile {
 
     /// What a filter is, by what makes it; by its name where the file does not say.
     fn kind(&self, name: &str) -> Option<Filter> {
-        let section = format!("filter:{name}");
-        let factory = self.value(&section, "paste.filter_factory").or_else(|| self.value(&section, "use"));
-        kind(factory.unwrap_or(name))
+        let mut name = name;
+        for _ in 0..MAX_REFERENCES {
+            let section = format!("filter:{name}");
+            if let Some(factory) = self.value(&section, "paste.filter_factory") {
+                return kind(factory);
+            }
+            match self.value(&section, "use") {
+                Some(other)
+                    if self.0.iter().any(|entry| entry.group.eq_ignore_ascii_case(&format!("filter:{other}"))) =>
+                {
+                    name = other;
+                }
+                Some(package) => return kind(package),
+                None => return kind(name),
+            }
+        }
+        None
     }
 }
 
@@ -247,7 +271,7 @@ mod tests {
 
     #[test]
     fn glances_flavors_by_name() {
-        let auth = |flavor| read(Some(flavor), None).unwrap().unwrap().auth;
+        let auth = |flavor| read(Some(flavor), None).unwrap().unwrap().auth.unwrap();
         assert_eq!(auth("keystone"), Auth::Keystone);
         assert_eq!(auth("keystone+cachemanagement"), Auth::Keystone);
         assert_eq!(auth("caching"), Auth::None);
@@ -286,7 +310,7 @@ paste.filter_factory = keystonemiddleware.audit:filter_factory
     #[test]
     fn a_composite_by_flavor() {
         let found = read(Some("keystone"), Some(COMPOSITES)).unwrap().unwrap();
-        assert_eq!(found.auth, Auth::Keystone);
+        assert_eq!(found.auth, Ok(Auth::Keystone));
         assert!(found.cors && found.proxy_headers);
         assert_eq!(found.healthcheck_disable.as_deref(), Some(Path::new("/run/away")));
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
@@ -305,12 +329,12 @@ paste.filter_factory = keystonemiddleware.auth_token:filter_factory
 [app:rootapp]
 paste.app_factory = x:y
 ";
-        assert_eq!(read(Some("site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
+        assert_eq!(read(Some("site"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
         let found = read(Some("site"), Some(paste)).unwrap().unwrap();
         assert!(!found.cors && !found.proxy_headers);
         let trusted = paste.replace("who context", "cors context");
         assert!(read(Some("site"), Some(&trusted)).unwrap().unwrap().cors);
-        assert_eq!(read(Some("site"), Some(&trusted)).unwrap().unwrap().auth, Auth::Proxy);
+        assert_eq!(read(Some("site"), Some(&trusted)).unwrap().unwrap().auth, Ok(Auth::Proxy));
     }
 
     #[test]
@@ -324,19 +348,25 @@ paste.filter_factory = site.block_unauthenticated:factory
 paste.filter_factory = site.context:factory
 ";
         let found = read(Some("site"), Some(paste)).unwrap().unwrap();
-        assert_eq!((found.auth, found.cors), (Auth::Keystone, false));
+        assert_eq!((found.auth, found.cors), (Ok(Auth::Keystone), false));
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         let alone = read(Some("site"), Some(&paste.replace("authtoken context ", ""))).unwrap().unwrap();
-        assert_eq!(alone.auth, Auth::Standalone);
+        assert_eq!(alone.auth, Ok(Auth::Standalone));
+        // In front of a context, one of them may be what authenticates.
+        let open = read(Some("site"), Some(&paste.replace("authtoken ", ""))).unwrap().unwrap();
+        assert!(open.auth.unwrap_err().contains("block, cors-context"));
     }
 
     #[test]
     fn names_are_found_as_they_are_written() {
         let paste = "[pipeline:glance-api-My-Site]\npipeline = authtoken context rootapp\n";
-        assert_eq!(read(Some("My-Site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
+        assert_eq!(read(Some("My-Site"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
+        let paste = "[pipeline:glance-api-x]\npipeline = KeystoneAuth context rootapp\n[filter:KeystoneAuth]\nuse = base\n\
+            [filter:base]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\n";
+        assert_eq!(read(Some("x"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
         let paste = "[composite:glance-api-my-site]\n/: api\n[composite:api]\n\
             paste.composite_factory = glance.api:pipeline_factory\nmy-site = authtoken context rootapp\n";
-        assert_eq!(read(Some("my-site"), Some(paste)).unwrap().unwrap().auth, Auth::Keystone);
+        assert_eq!(read(Some("my-site"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
     }
 
     #[test]

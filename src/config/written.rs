@@ -59,6 +59,8 @@ pub(crate) struct Written {
     /// In the order of the files; a later file's number is higher.
     entries: Vec<(usize, Rc<Path>, Entry)>,
     environment: fn(&str) -> Option<String>,
+    /// What the command line says: group, name, value.
+    overrides: Vec<(&'static str, &'static str, String)>,
     /// The values that count.
     pub(super) settings: Vec<Setting>,
     /// The values that are wrong.
@@ -66,8 +68,11 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    pub(super) fn new(environment: fn(&str) -> Option<String>) -> Self {
-        Self { entries: Vec::new(), environment, settings: Vec::new(), errors: Vec::new() }
+    pub(super) fn new(
+        environment: fn(&str) -> Option<String>,
+        overrides: Vec<(&'static str, &'static str, String)>,
+    ) -> Self {
+        Self { entries: Vec::new(), environment, overrides, settings: Vec::new(), errors: Vec::new() }
     }
 
     /// Adds a file, which wins over those before it.
@@ -114,6 +119,9 @@ impl Written {
     /// What was written for an option, the one that counts last: the environment's `OS_<GROUP>__<NAME>` if that is set, else
     /// the last one of the last file; a file that has the option's name is not asked for its former ones.
     fn texts(&self, group: &str, name: &str, former: &[(&str, &str)]) -> Vec<(Secret, Place)> {
+        if let Some((.., text)) = self.overrides.iter().rev().find(|(g, n, _)| (*g, *n) == (group, name)) {
+            return vec![(Secret::new(text.as_str()), Place::CommandLine("the command line"))];
+        }
         let variable = format!("OS_{}__{}", group.to_uppercase(), name.to_uppercase());
         if let Some(text) = (self.environment)(&variable) {
             return vec![(Secret::new(text), Place::Environment(variable))];

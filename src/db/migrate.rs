@@ -151,7 +151,12 @@ impl Db {
         } else if applied.is_empty() {
             State::Empty
         } else {
-            State::Behind
+            // A take-over that was interrupted before everything was recorded, or Glance's tools went on from there.
+            let last = applied.iter().map(|(version, _)| *version).max();
+            match amounts_to(&alembic) {
+                Some(amounts_to) if Some(amounts_to) > last => State::Glance { amounts_to },
+                _ => State::Behind,
+            }
         };
         Ok(Schema { state, alembic, migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default() })
     }

@@ -42,6 +42,7 @@ async fn db_commands_tell_and_make_the_schema() {
     assert_eq!(text(&run(&["db", "version"])).0, "2024_1_contract01\nglimpse migration 2\n");
     // An older program made it.
     database.execute("DELETE FROM glimpse_migrations WHERE version = 2").await;
+    database.execute("UPDATE alembic_version SET version_num = '2023_1_contract01'").await;
     assert_eq!(run(&["db", "check"]).status.code(), Some(3));
     let served = run(&["serve"]);
     assert!(text(&served).1.contains("is behind this program; run `glimpse db sync`"), "{}", text(&served).1);
@@ -217,6 +218,7 @@ async fn glances_commands_by_their_names() {
     let served = run("glance-api", &[]);
     assert_eq!(served.status.code(), Some(1));
     assert!(text(&served).1.contains("it is empty"), "{}", text(&served).1);
+    let log = dir.path().join("manage.log");
     let synced = run("glance-manage", &["db_sync"]);
     assert!(synced.status.success() && text(&synced).0.contains("Database is synced successfully."), "{synced:?}");
     for arguments in [
@@ -230,10 +232,12 @@ async fn glances_commands_by_their_names() {
         &["db", "contract"],
         &["db", "check"],
         &["--debug", "db_check"],
+        &["--nodebug", "--nouse-syslog", "db", "check", "--log-file", log.to_str().unwrap()],
     ] {
         let output = run("glance-manage", arguments);
         assert!(output.status.success(), "{arguments:?}: {:?}", text(&output));
     }
+    assert!(log.exists());
     for arguments in [["db", "version"].as_slice(), &["db_version"]] {
         assert!(text(&run("glance-manage", arguments)).0.starts_with("2024_1_contract01\n"));
     }

@@ -98,6 +98,11 @@ async fn is_taken_over(heads: &[&str]) {
     for _ in 0..2 {
         sync(&database);
     }
+    if heads.iter().any(|head| head.starts_with("2024_1")) {
+        // As if it had been interrupted before everything was recorded.
+        database.execute("DELETE FROM glimpse_migrations WHERE version = 2").await;
+        sync(&database);
+    }
     assert_eq!(db(&database, "check").status.code(), Some(0), "{heads:?}");
     let s = TestServer::builder().database(database.clone()).start().await;
     let image = "/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";

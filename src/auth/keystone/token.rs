@@ -125,25 +125,49 @@ impl Token {
     }
 }
 
-/// Whether a path fits a rule's: `*` and `{name}` stand for one segment, `**` for any that follow.
+/// Whether a path fits a rule's, in which `*` and `{name}` stand for a part of one segment and `**` for anything.
+///
+/// Keeps the set of positions in the path that the rule's parts so far can end at: a rule and a path of a client's cost their
+/// product at the most.
 fn fits(rule: &str, path: &str) -> bool {
-    let mut segments = path.split('/');
-    for part in rule.split('/') {
-        match (part, segments.next()) {
-            ("**", Some(rest)) => return !rest.is_empty(),
-            ("*", Some(segment)) if !segment.is_empty() => {}
-            (name, Some(segment)) if name.starts_with('{') && name.ends_with('}') && !segment.is_empty() => {}
-            (part, Some(segment)) if part == segment => {}
-            _ => return false,
+    let path = path.as_bytes();
+    let mut ends = vec![false; path.len() + 1];
+    ends[0] = true;
+    let mut rest = rule;
+    while let Some(c) = rest.chars().next() {
+        let mut next = vec![false; path.len() + 1];
+        let tag = rest.strip_prefix('{').and_then(|tag| tag.find('}')).map(|end| end + 2);
+        if rest.starts_with("**") {
+            let mut reached = false;
+            for at in 0..=path.len() {
+                reached |= ends[at];
+                next[at] = reached;
+            }
+            rest = &rest[2..];
+        } else if c == '*' || tag.is_some() {
+            let mut inside = false;
+            for at in 0..path.len() {
+                inside = (inside || ends[at]) && path[at] != b'/';
+                next[at + 1] = inside;
+            }
+            rest = &rest[tag.unwrap_or(1)..];
+        } else {
+            let text = &rest.as_bytes()[..c.len_utf8()];
+            for at in (0..path.len()).filter(|at| ends[*at] && path[*at..].starts_with(text)) {
+                next[at + text.len()] = true;
+            }
+            rest = &rest[c.len_utf8()..];
         }
+        ends = next;
     }
-    segments.next().is_none()
+    ends[path.len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Body, Scope, Token, fits};
 
+    /// Each of these was asked of keystonemiddleware.
     #[test]
     fn paths_of_access_rules() {
         for (rule, path, expected) in [
@@ -154,7 +178,14 @@ mod tests {
             ("/v2/images/*", "/v2/images/x/file", false),
             ("/v2/images/{image_id}/file", "/v2/images/x/file", true),
             ("/v2/**", "/v2/images/x/file", true),
-            ("/v2/**", "/v2/", false),
+            ("/v2/**", "/v2/", true),
+            ("/v2/**/tags/x", "/v2/images", false),
+            ("/v2/**/tags/x", "/v2/images/y/tags/x", true),
+            ("/v2/images/img-*", "/v2/images/img-1", true),
+            ("/v2/images/img-*", "/v2/images/other", false),
+            ("/v2/images**", "/v2/images/x/file", true),
+            ("**", "/anything", true),
+            ("", "/v2", false),
         ] {
             assert_eq!(fits(rule, path), expected, "{rule} {path}");
         }
