@@ -83,9 +83,11 @@ async fn keystone_lets_tokens_expire_and_tells_where_images_are() {
 async fn openstack_logs_in_with_a_password() {
     let keystone = Keystone::start().await;
     keystone.image_endpoint("http://127.0.0.1:1").await;
+    // It writes a cache into its home.
+    let home = tempfile::tempdir().unwrap();
     let openstack = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin/openstack");
     let mut openstack = Command::new(openstack);
-    openstack.args(["catalog", "show", "image"]).env_clear().env("HOME", "/nonexistent");
+    openstack.args(["catalog", "show", "image"]).env_clear().env("HOME", home.path());
     let output = openstack.envs(keystone.environment("reader1", "p1")).output().unwrap();
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("public: http://127.0.0.1:1"), "{text}{errors}");
