@@ -172,7 +172,6 @@ async fn first_schema(db: &Db, url: &DatabaseUrl, options: &Database) -> db::Res
 fn authenticator(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Authenticator, StartError> {
     Ok(match config.auth {
         Auth::Standalone => {
-            create_data_dir(config)?;
             Authenticator::Standalone(Box::new(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?))
         }
         Auth::Keystone => Authenticator::Keystone(Box::new(

@@ -3,11 +3,8 @@
 use std::process::ExitCode;
 
 use crate::{
-    config::{Config, Target},
-    db::{
-        Db, Result as DbResult,
-        migrate::{Schema, State},
-    },
+    config::Config,
+    db::{Db, migrate::State},
 };
 
 /// How a check ended; the command's exit code is that of the worst.
@@ -44,15 +41,7 @@ fn database(config: &Config) -> (Outcome, String) {
         Ok(runtime) => runtime,
         Err(error) => return (Outcome::Failure, error.to_string()),
     };
-    let schema: DbResult<Schema> = runtime.block_on(async {
-        // Looking makes nothing, not even an empty file.
-        if matches!(&config.database_url().target, Target::Sqlite(path) if !path.exists()) {
-            return Ok(Schema::EMPTY);
-        }
-        let db = Db::open(&config.database_url(), (&config.database).into()).await?;
-        db.schema().await
-    });
-    match schema {
+    match runtime.block_on(Db::schema_at(&config.database_url(), (&config.database).into())) {
         Err(error) => (Outcome::Failure, error.to_string()),
         Ok(schema) => match schema.state {
             State::Current => (Outcome::Success, String::new()),

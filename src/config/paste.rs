@@ -1,9 +1,6 @@
 //! The paste file's pipeline, of which we take what it says of our own parts: which of them stand before the API.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use super::{
     ConfigError, ini,
@@ -91,12 +88,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
     let mut healthcheck_disable = None;
     let filters = match paste_file(options, config_dirs) {
         Some(path) => {
-            let text = fs::read_to_string(&path).map_err(|source| ConfigError::File { path: path.clone(), source })?;
-            let entries = ini::parse(&text).map_err(|fault| ConfigError::Syntax {
-                place: format!("{}:{}", path.display(), fault.line),
-                message: fault.message,
-            })?;
-            let file = PasteFile(entries);
+            let file = PasteFile(super::entries(&path)?);
             let disable = |section| file.value(section, "disable_by_file_path");
             healthcheck_disable =
                 disable("app:healthcheck").or_else(|| disable("filter:healthcheck")).map(PathBuf::from);

@@ -11,7 +11,8 @@ use std::sync::LazyLock;
 use sea_query::Query;
 use sqlx::migrate::{Migrate, MigrateError, Migrator};
 
-use super::{Db, Error, Result, Session};
+use super::{Db, Error, PoolLimits, Result, Session};
+use crate::config::{DatabaseUrl, Target};
 
 /// Beside Glance's tables, under a name that is plainly ours.
 const TABLE: &str = "glimpse_migrations";
@@ -67,7 +68,7 @@ pub(crate) struct Schema {
 
 impl Schema {
     /// That of a database that is not there.
-    pub(crate) const EMPTY: Self = Self { state: State::Empty, alembic: Vec::new(), migration: 0 };
+    const EMPTY: Self = Self { state: State::Empty, alembic: Vec::new(), migration: 0 };
 }
 
 #[derive(Debug, Clone, Copy, sea_query::Iden)]
@@ -124,6 +125,20 @@ where
 }
 
 impl Db {
+    /// Reads what the database at `url` has, for who only looks: nothing is made, not even an empty file.
+    ///
+    /// # Errors
+    /// What `open` and `schema` tell.
+    pub(crate) async fn schema_at(url: &DatabaseUrl, limits: PoolLimits) -> Result<Schema> {
+        if matches!(&url.target, Target::Sqlite(path) if !path.exists()) {
+            return Ok(Schema::EMPTY);
+        }
+        let db = Self::open(url, limits).await?;
+        let schema = db.schema().await;
+        db.close().await;
+        schema
+    }
+
     /// Reads what the database has. Changes nothing.
     pub(crate) async fn schema(&self) -> Result<Schema> {
         let tables = self.table_names().await?;

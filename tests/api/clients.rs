@@ -152,16 +152,8 @@ async fn openstack_with_a_password_at_keystone() {
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
     let mut shell = Shell { environment: Shell::path(), server };
-    shell.environment.extend([
-        ("OS_AUTH_URL", keystone.url()),
-        ("OS_IDENTITY_API_VERSION", "3".to_owned()),
-        ("OS_USERNAME", "member1".to_owned()),
-        ("OS_PASSWORD", "secret".to_owned()),
-        ("OS_PROJECT_NAME", "p1".to_owned()),
-        ("OS_USER_DOMAIN_ID", "default".to_owned()),
-        ("OS_PROJECT_DOMAIN_ID", "default".to_owned()),
-        ("OS_REGION_NAME", "RegionOne".to_owned()),
-    ]);
+    shell.environment.extend(keystone.environment("member1", "p1"));
+    shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
     // With a terminal, as a user has one: this login makes the client take a closed standard input for something else.
     shell.run("script -qec 'openstack image create --tag aaaa --tag bbbb demo' /dev/null");
     shell.run("openstack image unset --tag aaaa demo");

@@ -336,13 +336,7 @@ async fn a_listing_is_filtered_and_sorted() {
 /// A page costs three statements, however many images are on it.
 #[tokio::test]
 async fn a_page_costs_three_statements() {
-    let s = TestServer::builder()
-        .environment("RUST_LOG", "info,sqlx=debug")
-        // One connection, so that the second request finds it warm: sqlx asks PostgreSQL once for an enum's name.
-        .option("database", "max_pool_size", 1)
-        .option("database", "max_overflow", 0)
-        .start()
-        .await;
+    let s = TestServer::builder().logging_statements().start().await;
     let member = s.member("p1");
     for n in 0..5 {
         member.create_image(&json!({"name": format!("i{n}"), "tags": ["a", "b"], "foo": "bar"})).await;

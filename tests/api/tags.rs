@@ -285,13 +285,7 @@ async fn of_forty_who_add_one_tag_all_succeed_and_one_row_is_there() {
 /// The cost of the main job: three statements between BEGIN and COMMIT, and no list of tags is read.
 #[tokio::test]
 async fn removing_a_tag_costs_three_statements() {
-    let s = TestServer::builder()
-        .environment("RUST_LOG", "info,sqlx=debug")
-        // One connection, so that the second request finds it warm: sqlx asks PostgreSQL once for an enum's name.
-        .option("database", "max_pool_size", 1)
-        .option("database", "max_overflow", 0)
-        .start()
-        .await;
+    let s = TestServer::builder().logging_statements().start().await;
     let member = s.member("p1");
     let tags: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
     let image = member.create_image(&json!({ "tags": tags })).await;

@@ -44,6 +44,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Puts every statement into its log, for tests that count them. One connection, so that the second request finds it
+    /// warm: sqlx asks PostgreSQL once for an enum's name.
+    pub(crate) fn logging_statements(self) -> Self {
+        let one = self.option("database", "max_pool_size", 1).option("database", "max_overflow", 0);
+        one.environment("RUST_LOG", "info,sqlx=debug")
+    }
+
     /// Syncs the database, starts the server, and waits until it listens.
     pub(crate) async fn start(self) -> TestServer {
         let dir = tempfile::tempdir().unwrap();
