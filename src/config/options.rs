@@ -92,6 +92,10 @@ group! {
         image_tag_quota: i64 = 128,
         /// Custom properties of an image at the most; a negative number sets no bound.
         image_property_quota: i64 = 128,
+        /// Whether an image shows the URL of its data, `direct_url`.
+        show_image_direct_url: bool = false,
+        /// Whether an image shows where all its data is, `locations`, and lets clients change that.
+        show_multiple_locations: bool = false,
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
     }

@@ -5,6 +5,7 @@
 //! and runs it again when the engine gave it up for another transaction.
 
 pub(crate) mod images;
+pub(crate) mod locations;
 pub(crate) mod migrate;
 pub(crate) mod properties;
 pub(crate) mod tables;

@@ -63,7 +63,10 @@ pub(crate) enum ImageMembers {
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageLocations {
     Table,
+    Id,
     ImageId,
+    Value,
+    MetaData,
     Status,
     Deleted,
 }

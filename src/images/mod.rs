@@ -77,7 +77,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         })
         .await?;
     let tags = tags_text.into_iter().map(str::to_owned).collect();
-    Ok(ImageView { image, properties, tags })
+    Ok(ImageView { image, properties, tags, locations: Vec::new() })
 }
 
 /// An owner may come from a token, and then has passed no schema.
@@ -123,7 +123,7 @@ fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
     }
 }
 
-/// Shows an image. Three statements.
+/// Shows an image. Three statements, one more where locations are shown.
 ///
 /// # Errors
 /// `NotFound`.
@@ -132,7 +132,7 @@ pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<I
     let image = access::find(&mut conn, context, id).await?;
     let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
     access::authorise(app, context, &image, "get_image")?;
-    let mut views = with_children(&mut conn, vec![image]).await?;
+    let mut views = with_children(app, &mut conn, vec![image]).await?;
     views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
 }
 
@@ -145,7 +145,8 @@ pub(crate) struct Page {
     pub(crate) next_marker: Option<String>,
 }
 
-/// Lists images. Three statements, one more with a marker, however many images there are.
+/// Lists images. Three statements, one more with a marker, and one more where locations are shown, however many images
+/// there are.
 ///
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
@@ -171,7 +172,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     images.truncate(limit as usize);
     let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
     images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
-    Ok(Page { images: with_children(&mut conn, images).await?, next_marker })
+    Ok(Page { images: with_children(app, &mut conn, images).await?, next_marker })
 }
 
 /// Deletes an image: its row stays, as the tombstone of its id. Seven statements.
@@ -210,13 +211,15 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
         .await
 }
 
-/// Reads what belongs to these images. Two statements, however many there are.
-async fn with_children(s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
+/// Reads what belongs to these images. Two statements, three where locations are shown, however many images there are.
+async fn with_children(app: &App, s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
     let properties = db::properties::of(s, &ids).await?;
     let tags = db::tags::of(s, &ids).await?;
-    let mut views: Vec<ImageView> =
-        images.into_iter().map(|image| ImageView { image, properties: Vec::new(), tags: Vec::new() }).collect();
+    let shows_locations = app.config.default.show_image_direct_url || app.config.default.show_multiple_locations;
+    let locations = if shows_locations { db::locations::of(s, &ids).await? } else { Vec::new() };
+    let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
+    let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
     let places: std::collections::HashMap<String, usize> =
         views.iter().enumerate().map(|(place, view)| (view.image.id.clone(), place)).collect();
     for row in properties {
@@ -228,6 +231,11 @@ async fn with_children(s: &mut impl Session, images: Vec<Image>) -> Result<Vec<I
     for row in tags {
         if let Some(place) = places.get(&row.image_id) {
             views[*place].tags.push(row.value);
+        }
+    }
+    for location in locations {
+        if let Some(place) = places.get(&location.image_id) {
+            views[*place].locations.push(location);
         }
     }
     Ok(views)

@@ -1,7 +1,10 @@
 //! What the image services take and give: typed, checked, with no JSON and no HTTP in it.
 
 use crate::{
-    db::images::{Image, ImageId, Visibility},
+    db::{
+        images::{Image, ImageId, Visibility},
+        locations::Location,
+    },
     error::{Error, Result},
 };
 
@@ -17,6 +20,8 @@ pub(crate) struct ImageView {
     pub(crate) properties: Vec<(String, String)>,
     /// Tags, in alphabetical order.
     pub(crate) tags: Vec<String>,
+    /// Where its data is, in order; read only where the configuration shows it.
+    pub(crate) locations: Vec<Location>,
 }
 
 /// An image that somebody wants to create.

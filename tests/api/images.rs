@@ -362,3 +362,36 @@ async fn schemas_say_what_an_image_is() {
     member.post("/v2/images", &json!({"disk_format": "foo"})).await.expect(201);
     member.post("/v2/images", &json!({"disk_format": "qcow2"})).await.expect(400).says("is not one of [None, ");
 }
+
+/// Where the data is, is shown where the configuration says so.
+#[tokio::test]
+async fn locations_are_shown_on_request() {
+    let shown = TestServer::builder()
+        .option("DEFAULT", "show_image_direct_url", true)
+        .option("DEFAULT", "show_multiple_locations", true)
+        .start()
+        .await;
+    let hidden = TestServer::builder().database(shown.database.clone()).start().await;
+    let member = shown.member("p1");
+    let (image, other) = (member.create_image(&json!({})).await, member.create_image(&json!({})).await);
+    assert_eq!(member.get(&other).await.json()["locations"], json!([]));
+    let id = image.rsplit('/').next().unwrap();
+    for (url, metadata, deleted) in
+        [("file:///b", "'{\"store\": \"fast\"}'", 0), ("file:///gone", "NULL", 1), ("file:///a", "NULL", 0)]
+    {
+        let columns = "image_id, value, meta_data, created_at, deleted, status";
+        let values = format!("'{id}', '{url}', {metadata}, '2026-01-01 00:00:00', '{deleted}', 'active'");
+        shown.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    }
+    let expected = json!([
+        {"url": "file:///b", "metadata": {"store": "fast"}},
+        {"url": "file:///a", "metadata": {}},
+    ]);
+    let body = member.get(&image).await.expect(200).json();
+    assert_eq!((&body["locations"], &body["direct_url"]), (&expected, &json!("file:///b")));
+    let listed = member.get("/v2/images").await.expect(200).json();
+    let listed: Vec<&Value> = listed["images"].as_array().unwrap().iter().filter(|image| image["id"] == id).collect();
+    assert_eq!(listed[0]["locations"], expected);
+    let body = hidden.member("p1").get(&image).await.expect(200).json();
+    assert_eq!((body.get("locations"), body.get("direct_url")), (None, None));
+}

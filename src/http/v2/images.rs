@@ -32,7 +32,7 @@ pub(super) async fn create(
     let new = body::new_image(&app, body)?;
     let view = images::create(&app, &context, new).await?;
     let location = format!("{}/v2/images/{}", links::base(&app, &headers, &uri), view.image.id);
-    let mut response = (StatusCode::CREATED, json::response(&ImageBody(&view))).into_response();
+    let mut response = (StatusCode::CREATED, json::response(&ImageBody::new(&app, &view))).into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -46,7 +46,7 @@ pub(super) async fn show(
     _: NoBody,
 ) -> Result<Response> {
     let view = images::show(&app, &context, &id).await?;
-    Ok(json::response(&ImageBody(&view)))
+    Ok(json::response(&ImageBody::new(&app, &view)))
 }
 
 #[derive(Serialize)]
@@ -62,7 +62,7 @@ pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(p
     let page = images::list(&app, &context, &ListQuery::parse(&pairs)?).await?;
     let next = page.next_marker.as_deref();
     Ok(json::response(&PageBody {
-        images: page.images.iter().map(ImageBody).collect(),
+        images: page.images.iter().map(|view| ImageBody::new(&app, view)).collect(),
         first: page_link(&pairs, None),
         schema: "/v2/schemas/images",
         next: next.map(|marker| page_link(&pairs, Some(marker))),

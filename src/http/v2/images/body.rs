@@ -5,7 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
-    db::images::{ImageId, Visibility},
+    db::{
+        images::{ImageId, Visibility},
+        locations::{Location, LocationUrl},
+    },
     error::{Error, Result},
     images::model::{ImageView, NewImage, Tag, check_storable},
 };
@@ -24,16 +27,44 @@ const READ_ONLY: [&str; 8] =
 /// Names that a custom property cannot have, because older versions of the API gave them a meaning.
 const RESERVED: [&str; 3] = ["location", "deleted", "deleted_at"];
 
+/// Custom properties that are the service's own business.
+const HIDDEN: [&str; 2] = ["os_glance_stage_host", "os_glance_hash_op_host"];
+
 /// An image on its way out.
-pub(super) struct ImageBody<'v>(pub(super) &'v ImageView);
+pub(super) struct ImageBody<'v> {
+    view: &'v ImageView,
+    shows_locations: bool,
+    shows_direct_url: bool,
+}
+
+impl<'v> ImageBody<'v> {
+    /// With what the configuration shows of it.
+    pub(super) fn new(app: &App, view: &'v ImageView) -> Self {
+        let options = &app.config.default;
+        Self { view, shows_locations: options.show_multiple_locations, shows_direct_url: options.show_image_direct_url }
+    }
+}
+
+/// A location on its way out.
+#[derive(Serialize)]
+struct LocationBody<'l> {
+    url: &'l LocationUrl,
+    metadata: &'l Map<String, Value>,
+}
+
+impl<'l> From<&'l Location> for LocationBody<'l> {
+    fn from(location: &'l Location) -> Self {
+        Self { url: &location.url, metadata: &location.metadata }
+    }
+}
 
 impl Serialize for ImageBody<'_> {
     /// Custom properties come first, so that none of them can hide an attribute.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let ImageView { image, properties, tags } = self.0;
+        let ImageView { image, properties, tags, locations } = self.view;
         let time = |time: chrono::NaiveDateTime| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
         let mut map = serializer.serialize_map(None)?;
-        for (name, value) in properties {
+        for (name, value) in properties.iter().filter(|(name, _)| !HIDDEN.contains(&name.as_str())) {
             map.serialize_entry(name, value)?;
         }
         map.serialize_entry("name", &image.name)?;
@@ -54,6 +85,12 @@ impl Serialize for ImageBody<'_> {
         map.serialize_entry("id", &image.id)?;
         map.serialize_entry("created_at", &time(image.created_at))?;
         map.serialize_entry("updated_at", &time(image.updated_at.unwrap_or(image.created_at)))?;
+        if self.shows_locations {
+            map.serialize_entry("locations", &locations.iter().map(LocationBody::from).collect::<Vec<_>>())?;
+        }
+        if let Some(first) = locations.first().filter(|_| self.shows_direct_url) {
+            map.serialize_entry("direct_url", &first.url)?;
+        }
         map.serialize_entry("tags", tags)?;
         map.serialize_entry("self", &format!("/v2/images/{}", image.id))?;
         map.serialize_entry("file", &format!("/v2/images/{}/file", image.id))?;
