@@ -25,6 +25,9 @@ pub(crate) enum Error {
     /// Another object or another state stands in the way.
     #[error("{0}")]
     Conflict(String),
+    /// As `Conflict`; Glance gives this reason as the detail below its general sentence.
+    #[error("{0}")]
+    PropertyConflict(String),
     /// A quota or a size limit is passed.
     #[error("{0}")]
     LimitExceeded(String),

@@ -6,7 +6,7 @@ use chrono::NaiveDateTime;
 use sea_query::{Cond, Condition, Expr, ExprTrait, IntoTableRef, Order, Query, SelectStatement};
 
 use super::{
-    Result, Session,
+    Result, Session, Tx,
     tables::{ImageLocations, ImageMembers, ImageProperties, ImageTags, Images},
     text_enum::text_enum,
 };
@@ -187,6 +187,53 @@ pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Ima
     let row: Option<Image> = s.optional(select().and_where(Expr::col(Images::Id).eq(id.as_str())).take()).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
     Ok(row.filter(|row| row.id == id.as_str()))
+}
+
+/// As [`get`], and takes the row's lock until the transaction ends; SQLite has one writer in any case.
+pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image>> {
+    if !id.is_uuid() {
+        return Ok(None);
+    }
+    let query = select().and_where(Expr::col(Images::Id).eq(id.as_str())).lock_exclusive().take();
+    let row: Option<Image> = tx.optional(query).await?;
+    Ok(row.filter(|row| row.id == id.as_str()))
+}
+
+/// Writes what differs between an image as it was read and as it is to be; who calls holds the row's lock. One statement.
+pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result<()> {
+    let text = |text: &Option<String>| Expr::from(text.clone());
+    let columns = [
+        (Images::Name, before.name != after.name, text(&after.name)),
+        (Images::DiskFormat, before.disk_format != after.disk_format, text(&after.disk_format)),
+        (Images::ContainerFormat, before.container_format != after.container_format, text(&after.container_format)),
+        (Images::Owner, before.owner != after.owner, text(&after.owner)),
+        (Images::MinDisk, before.min_disk != after.min_disk, after.min_disk.into()),
+        (Images::MinRam, before.min_ram != after.min_ram, after.min_ram.into()),
+        (Images::Protected, before.protected != after.protected, after.protected.into()),
+        (Images::Visibility, before.visibility != after.visibility, after.visibility.into()),
+        (Images::OsHidden, before.os_hidden != after.os_hidden, after.os_hidden.into()),
+        (Images::UpdatedAt, true, after.updated_at.into()),
+    ];
+    let changed = columns.into_iter().filter(|(_, differs, _)| *differs).map(|(column, _, value)| (column, value));
+    let update = Query::update()
+        .table(Images::Table)
+        .values(changed)
+        .and_where(Expr::col(Images::Id).eq(after.id.as_str()))
+        .take();
+    tx.execute(update).await.map(drop)
+}
+
+/// Moves the image to another status, if it still is in the one that was read and not deleted. One statement.
+pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
+    let update = Query::update()
+        .table(Images::Table)
+        .value(Images::Status, to)
+        .value(Images::UpdatedAt, now)
+        .and_where(Expr::col(Images::Id).eq(image.id.as_str()))
+        .and_where(Expr::col(Images::Deleted).eq(false))
+        .and_where(Expr::col(Images::Status).eq(image.status))
+        .take();
+    Ok(s.execute(update).await? == 1)
 }
 
 /// Sets when the image was changed last, and takes its row's lock until the transaction ends: those who write an

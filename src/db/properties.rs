@@ -1,7 +1,7 @@
 //! The `image_properties` table: custom properties.
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, Query};
+use sea_query::{Cond, Expr, ExprTrait, Query};
 
 use super::{
     Result, Session,
@@ -19,7 +19,7 @@ pub(crate) struct Property {
     pub(crate) value: Option<String>,
 }
 
-/// Adds properties to a new image. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Adds properties to an image that has none of these names. One statement for every [`super::ROWS_PER_INSERT`] of them.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
@@ -37,6 +37,23 @@ pub(crate) async fn insert(
             insert.values_panic([image_id.into(), name, value, now.into(), now.into(), false.into()]);
         }
         s.execute(insert).await?;
+    }
+    Ok(())
+}
+
+/// Removes properties by their exact names, and what stands in the way of new ones with these names: rows that a Glance
+/// marked as deleted still hold their names. One statement for every [`super::ROWS_PER_INSERT`] names.
+pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str]) -> Result<()> {
+    use ImageProperties as P;
+    for names in names.chunks(super::ROWS_PER_INSERT) {
+        let names = || names.iter().copied();
+        let marked = Cond::all().add(Expr::col(P::Deleted).eq(true)).add(Expr::col(P::Name).is_in(names()));
+        let delete = Query::delete()
+            .from_table(P::Table)
+            .and_where(Expr::col(P::ImageId).eq(image_id))
+            .cond_where(Cond::any().add(s.bytewise(Expr::col(P::Name)).is_in(names())).add(marked))
+            .take();
+        s.execute(delete).await?;
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ pub(crate) struct TagRow {
 const INSERTED: [ImageTags; 5] =
     [ImageTags::ImageId, ImageTags::Value, ImageTags::CreatedAt, ImageTags::UpdatedAt, ImageTags::Deleted];
 
-/// Adds tags, which must differ, to a new image. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Adds tags, which must differ, to an image that has none of them. One statement for every [`super::ROWS_PER_INSERT`] of them.
 pub(crate) async fn insert_all(s: &mut impl Session, image_id: &str, tags: &[&str], now: NaiveDateTime) -> Result<()> {
     for chunk in tags.chunks(super::ROWS_PER_INSERT) {
         let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
@@ -69,6 +69,20 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, tag: &str) -> R
         .take();
     // More than one row goes where a Glance beside us added the tag twice.
     Ok(s.execute(delete).await? > 0)
+}
+
+/// Removes tags' rows. One statement for every [`super::ROWS_PER_INSERT`] of them.
+pub(crate) async fn delete_all(s: &mut impl Session, image_id: &str, tags: &[&str]) -> Result<()> {
+    for tags in tags.chunks(super::ROWS_PER_INSERT) {
+        let delete = Query::delete()
+            .from_table(ImageTags::Table)
+            .and_where(Expr::col(ImageTags::ImageId).eq(image_id))
+            .and_where(s.bytewise(Expr::col(ImageTags::Value)).is_in(tags.iter().copied()))
+            .and_where(Expr::col(ImageTags::Deleted).eq(false))
+            .take();
+        s.execute(delete).await?;
+    }
+    Ok(())
 }
 
 /// Whether the image has the tag. One statement, through the index `(image_id, value)`.

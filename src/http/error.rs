@@ -26,6 +26,7 @@ const MAX_EXPLANATION: usize = 2048;
 
 const NOT_FOUND: &str = "The resource could not be found.";
 const FORBIDDEN: &str = "Access was denied to this resource.";
+const CONFLICT: &str = "There was a conflict when trying to complete your request.";
 const UNAVAILABLE: &str = "The server is currently unavailable. Please try again at a later time.";
 const INTERNAL: &str = "The server has either erred or is incapable of performing the requested operation.";
 const UNAUTHORIZED: &str = "This server could not verify that you are authorized to access the document you requested. \
@@ -38,8 +39,18 @@ pub(super) struct Refusal {
     status: StatusCode,
     explanation: Cow<'static, str>,
     detail: String,
-    /// webob's text for a method that is not there has another shape.
-    method: Option<Method>,
+    shape: Shape,
+}
+
+/// What the body says around explanation and detail: webob has a text of its own for some statuses.
+#[derive(Debug, Clone)]
+enum Shape {
+    /// Explanation, then detail.
+    Usual,
+    /// The method that is not there.
+    Method(Method),
+    /// The media type that is not taken, then detail.
+    MediaType(String),
 }
 
 impl Refusal {
@@ -48,7 +59,13 @@ impl Refusal {
         if let Some((end, _)) = explanation.char_indices().nth(MAX_EXPLANATION) {
             explanation = format!("{}…", &explanation[..end]).into();
         }
-        Self { status, explanation, detail: String::new(), method: None }
+        Self { status, explanation, detail: String::new(), shape: Shape::Usual }
+    }
+
+    /// With what is behind the explanation.
+    pub(super) fn with_detail(self, detail: &str) -> Self {
+        let detail = Self::new(self.status, detail.to_owned()).explanation.into_owned();
+        Self { detail, ..self }
     }
 
     /// No route, or an object that nobody may know more of.
@@ -58,22 +75,33 @@ impl Refusal {
 
     /// The route has no such method, or (501) there is no such method at all.
     pub(super) fn method(status: StatusCode, method: Method) -> Self {
-        Self { method: Some(method), ..Self::new(status, "") }
+        Self { shape: Shape::Method(method), ..Self::new(status, "") }
+    }
+
+    /// The body is of a media type that is not taken here.
+    pub(super) fn media_type(content_type: &str, detail: &str) -> Self {
+        let shape = Shape::MediaType(content_type.to_owned());
+        Self { shape, ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "") }.with_detail(detail)
     }
 
     /// The body, with its text as `text` puts it, as webob's HTML template has it.
     fn body(&self, text: impl Fn(&str) -> String) -> String {
-        match &self.method {
-            Some(method) if self.status == StatusCode::NOT_IMPLEMENTED => {
+        match &self.shape {
+            Shape::Method(method) if self.status == StatusCode::NOT_IMPLEMENTED => {
                 format!(
                     "\nThe request method {} is not implemented for this server. <br /><br />\n",
                     text(method.as_str())
                 )
             }
-            Some(method) => {
+            Shape::Method(method) => {
                 format!("The method {} is not allowed for this resource. <br /><br />\n", text(method.as_str()))
             }
-            None => format!("{}<br /><br />\n{}\n\n", text(&self.explanation), text(&self.detail)),
+            Shape::MediaType(name) => format!(
+                "The request media type {} is not supported by this server.\n<br /><br />\n{}",
+                text(name),
+                text(&self.detail)
+            ),
+            Shape::Usual => format!("{}<br /><br />\n{}\n\n", text(&self.explanation), text(&self.detail)),
         }
     }
 
@@ -115,12 +143,10 @@ impl From<&Error> for Refusal {
             Error::Invalid(message) => Self::new(StatusCode::BAD_REQUEST, message.clone()),
             Error::Unauthenticated => Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED),
             Error::Forbidden(message) => Self::new(StatusCode::FORBIDDEN, message.clone()),
-            Error::NotPermitted(reason) => Self {
-                detail: Self::new(StatusCode::FORBIDDEN, reason.clone()).explanation.into_owned(),
-                ..Self::new(StatusCode::FORBIDDEN, FORBIDDEN)
-            },
+            Error::NotPermitted(reason) => Self::new(StatusCode::FORBIDDEN, FORBIDDEN).with_detail(reason),
             Error::NotFound(message) => Self::new(StatusCode::NOT_FOUND, message.clone()),
             Error::Conflict(message) => Self::new(StatusCode::CONFLICT, message.clone()),
+            Error::PropertyConflict(reason) => Self::new(StatusCode::CONFLICT, CONFLICT).with_detail(reason),
             Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
             Error::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),

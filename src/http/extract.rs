@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use axum::{
     body::Body,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
-    http::{StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -14,7 +14,7 @@ use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::{SharedApp, error::Refusal};
-use crate::{context::Context, db::images::ImageId, error::Error, images::model::Tag};
+use crate::{app::App, context::Context, db::images::ImageId, error::Error, images::model::Tag};
 
 /// Bytes of a JSON body at the most. It takes some forty times of that in memory once it is read.
 const MAX_JSON: usize = 1024 * 1024;
@@ -122,28 +122,84 @@ impl FromRequest<SharedApp> for JsonObject {
             let explanation = "The request media type is not supported by this server: application/json is expected.";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
-        let bytes = read(request.into_body(), app.config.glimpse.client_timeout).await?;
-        let invalid = |message: String| Error::Invalid(message).into_response();
-        if bytes.is_empty() {
-            return Err(invalid("Body expected in request.".to_owned()));
-        }
-        match parse(&bytes).map_err(invalid)? {
+        match read_json(request.into_body(), app).await? {
             Value::Object(object) => Ok(Self(object)),
-            _ => Err(invalid("Unexpected body type. Expected a JSON object.".to_owned())),
+            _ => Err(invalid("Unexpected body type. Expected a JSON object.")),
         }
+    }
+}
+
+/// How the operations of a patch are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PatchDialect {
+    /// `{"add": "/name", "value": …}`, as the fourth draft of JSON Patch had it.
+    V20,
+    /// `{"op": "add", "path": "/name", "value": …}`, as the tenth had it.
+    V21,
+}
+
+impl PatchDialect {
+    /// By their media types.
+    const ALL: [(&str, Self); 2] = [
+        ("application/openstack-images-v2.0-json-patch", Self::V20),
+        ("application/openstack-images-v2.1-json-patch", Self::V21),
+    ];
+}
+
+/// A list of operations as the request's body, and the dialect that they are in.
+pub(super) struct JsonPatch(pub(super) PatchDialect, pub(super) Vec<Value>);
+
+impl FromRequest<SharedApp> for JsonPatch {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
+        let content_type = media_type(&request);
+        let Some((_, dialect)) = PatchDialect::ALL.into_iter().find(|(name, _)| *name == content_type) else {
+            return Err(not_a_patch(&request));
+        };
+        match read_json(request.into_body(), app).await? {
+            Value::Array(operations) => Ok(Self(dialect, operations)),
+            _ => Err(invalid("Request body must be a JSON array of operation objects.")),
+        }
+    }
+}
+
+fn not_a_patch(request: &Request) -> Response {
+    let known = PatchDialect::ALL.map(|(name, _)| name).join(", ");
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let detail = format!("Image PATCH expects Content-Type one of: {known}");
+    let mut response = Refusal::media_type(content_type.unwrap_or_default(), &detail).into_response();
+    if let Ok(known) = HeaderValue::from_str(&known) {
+        response.headers_mut().insert(HeaderName::from_static("accept-patch"), known);
+    }
+    response
+}
+
+/// The request's media type, without its parameters.
+fn media_type(request: &Request) -> String {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn invalid(message: &str) -> Response {
+    Error::Invalid(message.to_owned()).into_response()
+}
+
+async fn read_json(body: Body, app: &App) -> Result<Value, Response> {
+    let bytes = read(body, app.config.glimpse.client_timeout).await?;
+    if bytes.is_empty() {
+        return Err(invalid("Body expected in request."));
+    }
+    match parse(&bytes).map_err(|message| invalid(&message))? {
+        value @ (Value::Object(_) | Value::Array(_)) => Ok(value),
+        _ => Err(invalid("Unexpected body type. Expected list/dict.")),
     }
 }
 
 /// Whether the body may be read as JSON. Glance reads any body so; we refuse what plainly is something else, and take
 /// what curl calls it where nobody said.
 fn speaks_json(request: &Request) -> bool {
-    let Some(content_type) = request.headers().get(header::CONTENT_TYPE) else {
-        return true;
-    };
-    let essence = content_type.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    essence.is_empty()
-        || essence.eq_ignore_ascii_case("application/json")
-        || essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+    matches!(media_type(request).as_str(), "" | "application/json" | "application/x-www-form-urlencoded")
 }
 
 /// Reads a body whole, with a bound on its size and on the wait for each of its parts.

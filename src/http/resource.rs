@@ -37,6 +37,7 @@ impl Resource {
     method!(get, "GET");
     method!(post, "POST");
     method!(put, "PUT");
+    method!(patch, "PATCH");
     method!(delete, "DELETE");
 
     pub(super) fn add_to(self, router: Router<SharedApp>) -> Router<SharedApp> {

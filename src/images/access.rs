@@ -4,7 +4,7 @@ use crate::{
     app::App,
     context::Context,
     db::{
-        self, Session,
+        self, Session, Tx,
         images::{Image, ImageId, Visibility},
     },
     error::{Error, Result},
@@ -18,6 +18,23 @@ pub(super) const NOT_FOUND: &str = "The resource could not be found.";
 pub(super) async fn find(s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Image>> {
     let image = db::images::get(s, id).await?;
     Ok(image.filter(|image| is_visible(context, image)))
+}
+
+/// Reads an image that the caller may know of, and takes its row's lock until the transaction ends. One statement.
+pub(super) async fn find_locked(tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Image>> {
+    let image = db::images::get_locked(tx, id).await?;
+    Ok(image.filter(|image| is_visible(context, image)))
+}
+
+/// Checks that the image is the caller's to change, whatever the policy says: Glance has both.
+///
+/// # Errors
+/// `Forbidden`
+pub(super) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
+    if context.is_admin || is_owner(context, image) {
+        return Ok(());
+    }
+    Err(Error::Forbidden("You do not own this image".to_owned()))
 }
 
 fn is_visible(context: &Context, image: &Image) -> bool {
@@ -47,6 +64,24 @@ pub(super) fn authorise(app: &App, context: &Context, image: &Image, rule: &str)
         return Err(Error::NotFound(NOT_FOUND.to_owned()));
     }
     Err(Error::policy_denied(rule))
+}
+
+/// Checks that the policy lets the caller give this visibility to an image.
+///
+/// # Errors
+/// `Forbidden`
+pub(super) fn authorise_visibility(
+    app: &App,
+    context: &Context,
+    visibility: Visibility,
+    target: &Target<'_>,
+) -> Result<()> {
+    let rule = match visibility {
+        Visibility::Public => "publicize_image",
+        Visibility::Community => "communitize_image",
+        Visibility::Private | Visibility::Shared => return Ok(()),
+    };
+    if app.policy.allows(&context.identity, rule, target) { Ok(()) } else { Err(Error::policy_denied(rule)) }
 }
 
 /// An image as the policy sees it.

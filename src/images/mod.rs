@@ -4,15 +4,17 @@
 //! domain values. What it costs is said in database statements; a transaction adds BEGIN and COMMIT.
 
 mod access;
+pub(crate) mod actions;
 pub(crate) mod model;
 pub(crate) mod query;
 mod status;
 pub(crate) mod tags;
+pub(crate) mod update;
 
 use uuid::Uuid;
 
 use self::{
-    model::{ImageView, NewImage, Tag, check_storable},
+    model::{ImageView, NewImage, Tag, check_storable, requirement},
     query::ListQuery,
 };
 use crate::{
@@ -20,7 +22,7 @@ use crate::{
     context::Context,
     db::{
         self, Session,
-        images::{Image, ImageId, Status, Visibility},
+        images::{Image, ImageId, Status},
     },
     error::{Error, Result},
     policy::Target,
@@ -51,8 +53,8 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         container_format: new.container_format,
         checksum: None,
         owner: owner.filter(|owner| !owner.is_empty()),
-        min_disk: new.min_disk,
-        min_ram: new.min_ram,
+        min_disk: requirement("min_disk", new.min_disk)?,
+        min_ram: requirement("min_ram", new.min_ram)?,
         protected: new.protected,
         virtual_size: None,
         visibility: new.visibility,
@@ -69,9 +71,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
             let inserted = db::images::insert(&mut tx, row).await;
             or_conflict(inserted, || format!("Image ID {} already exists!", row.id))?;
             let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;
-            or_conflict(inserted, || {
-                "Property names that differ only in case cannot be told apart by this database.".to_owned()
-            })?;
+            or_conflict(inserted, same_but_for_case)?;
             db::tags::insert_all(&mut tx, &row.id, tags_ref, now).await?;
             Ok((tx, ()))
         })
@@ -96,6 +96,11 @@ fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Re
     }
 }
 
+/// A collation of MySQL's ignores case, and a key says that a property's name is there once.
+fn same_but_for_case() -> String {
+    "Property names that differ only in case cannot be told apart by this database.".to_owned()
+}
+
 fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Option<&str>) -> Result<()> {
     let target = Target { owner, member: None, visibility: Some(new.visibility.as_str()) };
     if !app.policy.allows(&context.identity, "add_image", &target) {
@@ -105,12 +110,7 @@ fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Optio
         }
         return Err(Error::policy_denied("add_image"));
     }
-    let rule = match new.visibility {
-        Visibility::Public => "publicize_image",
-        Visibility::Community => "communitize_image",
-        Visibility::Private | Visibility::Shared => return Ok(()),
-    };
-    if app.policy.allows(&context.identity, rule, &target) { Ok(()) } else { Err(Error::policy_denied(rule)) }
+    access::authorise_visibility(app, context, new.visibility, &target)
 }
 
 fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
@@ -132,8 +132,7 @@ pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<I
     let image = access::find(&mut conn, context, id).await?;
     let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
     access::authorise(app, context, &image, "get_image")?;
-    let mut views = with_children(app, &mut conn, vec![image]).await?;
-    views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
+    with_children(app, &mut conn, image).await
 }
 
 /// A page of a listing.
@@ -172,7 +171,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     images.truncate(limit as usize);
     let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
     images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
-    Ok(Page { images: with_children(app, &mut conn, images).await?, next_marker })
+    Ok(Page { images: all_with_children(app, &mut conn, images).await?, next_marker })
 }
 
 /// Deletes an image: its row stays, as the tombstone of its id. Seven statements.
@@ -211,8 +210,14 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
         .await
 }
 
+/// Reads what belongs to an image. Two statements, three where locations are shown.
+async fn with_children(app: &App, s: &mut impl Session, image: Image) -> Result<ImageView> {
+    let mut views = all_with_children(app, s, vec![image]).await?;
+    views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
+}
+
 /// Reads what belongs to these images. Two statements, three where locations are shown, however many images there are.
-async fn with_children(app: &App, s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
+async fn all_with_children(app: &App, s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
     let properties = db::properties::of(s, &ids).await?;
     let tags = db::tags::of(s, &ids).await?;

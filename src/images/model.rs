@@ -40,9 +40,9 @@ pub(crate) struct NewImage {
     /// See [`Image`].
     pub(crate) visibility: Visibility,
     /// See [`Image`].
-    pub(crate) min_disk: i32,
+    pub(crate) min_disk: i64,
     /// See [`Image`].
-    pub(crate) min_ram: i32,
+    pub(crate) min_ram: i64,
     /// See [`Image`].
     pub(crate) protected: bool,
     /// See [`Image`].
@@ -79,6 +79,20 @@ impl Tag {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// What an instance needs at least, as its column holds it.
+///
+/// # Errors
+/// `Invalid`
+pub(crate) fn requirement(name: &str, value: i64) -> Result<i32> {
+    if value < 0 {
+        return Err(Error::Invalid(format!(
+            "Invalid value '{value}' for parameter '{name}': Cannot be a negative value"
+        )));
+    }
+    let too_large = |_| Error::Invalid(format!("'{name}' value out of range, must not exceed {}.", i32::MAX));
+    value.try_into().map_err(too_large)
 }
 
 /// Refuses what not every engine can store: Glance's MySQL schema holds three bytes a character, and PostgreSQL no NUL.

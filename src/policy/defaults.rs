@@ -12,6 +12,10 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ),
     ("get_images", "rule:context_is_admin or (role:reader and project_id:%(project_id)s)"),
     ("modify_image", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("set_image_location", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("delete_image_location", "rule:context_is_admin"),
+    ("deactivate", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("reactivate", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
     ("publicize_image", "rule:context_is_admin"),
     ("communitize_image", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
 ];

@@ -16,4 +16,5 @@ mod server;
 mod side_by_side;
 mod support;
 mod tags;
+mod update;
 mod versions;

@@ -15,8 +15,12 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("POST", "/v2/images", [401, 201, 403, 201, 201]),
     ("GET", "/v2/images/{image}", [401, 404, 200, 200, 200]),
     ("GET", "/v2/images/{community}", [401, 200, 200, 200, 200]),
+    ("PATCH", "/v2/images/{image}", [401, 404, 403, 200, 200]),
+    ("PATCH", "/v2/images/{community}", [401, 403, 403, 200, 200]),
     ("DELETE", "/v2/images/{image}", [401, 404, 403, 204, 204]),
     ("DELETE", "/v2/images/{community}", [401, 403, 403, 204, 204]),
+    ("POST", "/v2/images/{image}/actions/deactivate", [401, 404, 403, 204, 204]),
+    ("POST", "/v2/images/{image}/actions/reactivate", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
@@ -37,10 +41,19 @@ async fn every_route_for_everybody() {
         for ((persona, client), status) in PERSONAS.iter().zip(personas(&s)).zip(expected) {
             let visibility = if template.contains("{community}") { "community" } else { "shared" };
             let image = member.create_image(&json!({"visibility": visibility, "tags": ["t"]})).await;
+            if template.contains("/actions/") {
+                s.database.execute("UPDATE images SET status = 'active' WHERE status = 'queued'").await;
+            }
             let id = image.rsplit('/').next().unwrap();
             let path = template.replace("{image}", id).replace("{community}", id).replace("{tag}", "t");
             let request = client.request(method, &path);
-            let request = if *method == "POST" { request.json(&json!({})) } else { request };
+            let request = match (*method, *template) {
+                ("POST", "/v2/images") => request.json(&json!({})),
+                ("PATCH", _) => request
+                    .header("Content-Type", "application/openstack-images-v2.1-json-patch")
+                    .body("[{\"op\": \"add\", \"path\": \"/name\", \"value\": \"n\"}]"),
+                _ => request,
+            };
             let answer = client.send(request).await;
             assert_eq!(answer.status.as_u16(), *status, "{persona}: {method} {template}: {}", answer.text);
         }

@@ -1,6 +1,7 @@
 //! `/v2/images` and `/v2/images/{image_id}`
 
 mod body;
+mod patch;
 
 use axum::{
     extract::State,
@@ -16,7 +17,7 @@ use crate::{
     error::Result,
     http::{
         SharedApp,
-        extract::{ImagePath, JsonObject, NoBody, Query},
+        extract::{ImagePath, JsonObject, JsonPatch, NoBody, Query},
         json, links,
     },
     images::{self, query::ListQuery},
@@ -46,6 +47,17 @@ pub(super) async fn show(
     _: NoBody,
 ) -> Result<Response> {
     let view = images::show(&app, &context, &id).await?;
+    Ok(json::response(&ImageBody::new(&app, &view)))
+}
+
+pub(super) async fn update(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    JsonPatch(dialect, operations): JsonPatch,
+) -> Result<Response> {
+    let changes = patch::changes(&app, dialect, operations)?;
+    let view = images::update::update(&app, &context, &id, &changes).await?;
     Ok(json::response(&ImageBody::new(&app, &view)))
 }
 

@@ -1,5 +1,6 @@
 //! The route table of Image API v2: a row a resource.
 
+mod actions;
 mod images;
 mod schemas;
 mod tags;
@@ -20,7 +21,9 @@ use super::{SharedApp, error::Refusal, middleware, resource::Resource, versions}
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
     let resources = [
         Resource::new("/v2/images").get(images::list).post(images::create),
-        Resource::new("/v2/images/{image_id}").get(images::show).delete(images::delete),
+        Resource::new("/v2/images/{image_id}").get(images::show).patch(images::update).delete(images::delete),
+        Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
+        Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),

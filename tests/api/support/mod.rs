@@ -5,6 +5,7 @@ mod database;
 mod glance;
 mod keystone;
 mod server;
+mod twins;
 
 use std::{future::Future, time::Duration};
 
@@ -14,6 +15,7 @@ pub(crate) use self::{
     glance::Glance,
     keystone::Keystone,
     server::{Running, ServerBuilder, TestServer, mode, program},
+    twins::{Persona, Question, Twins},
 };
 
 /// Waits until a condition holds, without sleeping longer than it takes.

@@ -10,7 +10,10 @@ use crate::{
         locations::{Location, LocationUrl},
     },
     error::{Error, Result},
-    images::model::{ImageView, NewImage, Tag, check_storable},
+    images::{
+        model::{ImageView, NewImage, Tag, check_storable},
+        update::{Attribute, NewLocation},
+    },
 };
 
 /// Bytes of a custom property's value at the most, as wide as MySQL's TEXT.
@@ -113,22 +116,85 @@ pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewIm
         return Err(Error::Forbidden("Attribute 'locations' is reserved.".to_owned()));
     }
     let forbid_equals = app.config.glimpse.forbid_equals_in_tags;
-    let visibility = text(&mut body, "visibility")?;
     Ok(NewImage {
         id: text(&mut body, "id")?.map(ImageId::from),
         name: text(&mut body, "name")?,
         disk_format: text(&mut body, "disk_format")?,
         container_format: text(&mut body, "container_format")?,
         owner: body.contains_key("owner").then(|| text(&mut body, "owner")).transpose()?,
-        // The schema has checked it.
-        visibility: visibility.and_then(|text| text.parse().ok()).unwrap_or(Visibility::Shared),
-        min_disk: size(&mut body, "min_disk")?,
-        min_ram: size(&mut body, "min_ram")?,
+        visibility: visibility(&mut body)?,
+        min_disk: size(&mut body, "min_disk"),
+        min_ram: size(&mut body, "min_ram"),
         protected: flag(&mut body, "protected"),
         os_hidden: flag(&mut body, "os_hidden"),
         tags: tags(&mut body, forbid_equals)?,
         properties: body.into_iter().map(property).collect::<Result<_>>()?,
     })
+}
+
+/// Refuses a patch of what is not the client's to change.
+pub(super) fn check_changeable(name: &str) -> Result<()> {
+    if name == "id" || MADE_UP.contains(&name) || READ_ONLY.contains(&name) {
+        return Err(Error::Forbidden(format!("Attribute '{name}' is read-only.")));
+    }
+    if is_reserved(name) {
+        return Err(Error::Forbidden(format!("Attribute '{name}' is reserved.")));
+    }
+    Ok(())
+}
+
+/// Reads one attribute's new value.
+pub(super) fn attribute(app: &App, name: &str, value: Value) -> Result<Attribute> {
+    let mut body = Map::from_iter([(name.to_owned(), value)]);
+    app.schemas.check_image(&body)?;
+    Ok(match name {
+        "name" => Attribute::Name(text(&mut body, name)?),
+        "disk_format" => Attribute::DiskFormat(text(&mut body, name)?),
+        "container_format" => Attribute::ContainerFormat(text(&mut body, name)?),
+        "owner" => Attribute::Owner(text(&mut body, name)?),
+        "visibility" => Attribute::Visibility(visibility(&mut body)?),
+        "min_disk" => Attribute::MinDisk(size(&mut body, name)),
+        "min_ram" => Attribute::MinRam(size(&mut body, name)),
+        "protected" => Attribute::Protected(flag(&mut body, name)),
+        "os_hidden" => Attribute::OsHidden(flag(&mut body, name)),
+        "tags" => Attribute::Tags(tags(&mut body, app.config.glimpse.forbid_equals_in_tags)?),
+        _ => {
+            let value = body.shift_remove(name).unwrap_or_default();
+            let (name, value) = property((name.to_owned(), value))?;
+            Attribute::Property(name, value)
+        }
+    })
+}
+
+/// Reads locations, which the schema checks.
+pub(super) fn locations(app: &App, values: Value) -> Result<Vec<NewLocation>> {
+    let mut body = Map::from_iter([("locations".to_owned(), values)]);
+    app.schemas.check_image(&body)?;
+    let Some(Value::Array(locations)) = body.shift_remove("locations") else {
+        return Ok(Vec::new());
+    };
+    locations
+        .into_iter()
+        .map(|mut location| {
+            let url = location["url"].as_str().unwrap_or_default().to_owned();
+            check_storable("Param values", &url)?;
+            let metadata = match location["metadata"].take() {
+                Value::Object(metadata) => metadata,
+                _ => Map::new(),
+            };
+            Ok(NewLocation { url: url.into(), metadata })
+        })
+        .collect()
+}
+
+/// The visibility, which the schema has checked.
+fn visibility(body: &mut Map<String, Value>) -> Result<Visibility> {
+    let text = text(body, "visibility")?;
+    Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Visibility::Shared))
+}
+
+fn is_reserved(name: &str) -> bool {
+    RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX)
 }
 
 fn text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
@@ -143,22 +209,11 @@ fn flag(body: &mut Map<String, Value>, name: &str) -> bool {
     body.shift_remove(name).and_then(|value| value.as_bool()).unwrap_or(false)
 }
 
-/// A number of MiB or GiB.
-fn size(body: &mut Map<String, Value>, name: &str) -> Result<i32> {
-    let Some(value) = body.shift_remove(name) else {
-        return Ok(0);
-    };
-    let number = value.as_f64().unwrap_or_default();
-    if number < 0.0 {
-        return Err(Error::Invalid(format!(
-            "Invalid value '{value}' for parameter '{name}': Cannot be a negative value"
-        )));
-    }
-    if number > f64::from(i32::MAX) {
-        return Err(Error::Invalid(format!("'{name}' value out of range, must not exceed {}.", i32::MAX)));
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "the schema asks for a whole number, and it is in range")]
-    Ok(number as i32)
+/// A number of MiB or GiB, which the schema has checked to be whole.
+fn size(body: &mut Map<String, Value>, name: &str) -> i64 {
+    let value = body.shift_remove(name).unwrap_or_default();
+    #[expect(clippy::cast_possible_truncation, reason = "what is too large is refused as such, however large it is")]
+    value.as_i64().unwrap_or_else(|| value.as_f64().unwrap_or_default() as i64)
 }
 
 /// The tags, each once.
@@ -177,7 +232,7 @@ fn property((name, value): (String, Value)) -> Result<(String, String)> {
     if name.chars().count() > MAX_PROPERTY_NAME {
         return Err(Error::Invalid("Custom property should not be greater than 255 characters.".to_owned()));
     }
-    if RESERVED.contains(&name.as_str()) || name.starts_with(RESERVED_PREFIX) {
+    if is_reserved(&name) {
         return Err(Error::NotPermitted(format!("Attribute '{name}' is reserved.")));
     }
     check_storable("Property names", &name)?;

@@ -1,0 +1,33 @@
+//! `/v2/images/{image_id}/actions/…`
+
+use axum::{extract::State, http::StatusCode};
+
+use crate::{
+    context::Context,
+    error::Result,
+    http::{
+        SharedApp,
+        extract::{ImagePath, NoBody},
+    },
+    images::actions,
+};
+
+pub(super) async fn deactivate(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(image): ImagePath,
+    _: NoBody,
+) -> Result<StatusCode> {
+    actions::deactivate(&app, &context, &image).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn reactivate(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(image): ImagePath,
+    _: NoBody,
+) -> Result<StatusCode> {
+    actions::reactivate(&app, &context, &image).await?;
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,185 @@
+//! A Glimpse and a real Glance that are asked the same, each on a database of its own.
+
+use std::sync::Mutex;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Answer, Client, Database, Glance, ServerBuilder, TestServer};
+
+/// Somebody who asks both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Persona {
+    Anonymous,
+    Admin,
+    Member(&'static str),
+    Reader(&'static str),
+}
+
+/// The two servers.
+pub(crate) struct Twins {
+    pub(crate) ours: TestServer,
+    pub(crate) theirs: Glance,
+    differences: Mutex<Vec<String>>,
+    _dir: TempDir,
+}
+
+/// All differences fail the test, at its end, so that one does not hide the others.
+impl Drop for Twins {
+    fn drop(&mut self) {
+        let differences = std::mem::take(&mut *self.differences.lock().unwrap());
+        if !std::thread::panicking() {
+            assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
+        }
+    }
+}
+
+/// One request, to be sent to both.
+#[derive(Debug, Clone)]
+pub(crate) struct Question {
+    pub(crate) persona: Persona,
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    headers: Vec<(&'static str, String)>,
+    body: Option<String>,
+}
+
+impl Question {
+    pub(crate) fn new(persona: Persona, method: &'static str, path: impl Into<String>) -> Self {
+        let headers = vec![("Accept", "application/json".to_owned())];
+        Self { persona, method, path: path.into(), headers, body: None }
+    }
+
+    pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
+        self.headers.push((name, value.to_owned()));
+        self
+    }
+
+    pub(crate) fn json(self, body: &Value) -> Self {
+        self.header("Content-Type", "application/json").text(&body.to_string())
+    }
+
+    /// In the newer dialect of JSON Patch.
+    pub(crate) fn patch(self, operations: &Value) -> Self {
+        self.header("Content-Type", "application/openstack-images-v2.1-json-patch").text(&operations.to_string())
+    }
+
+    pub(crate) fn text(mut self, body: &str) -> Self {
+        self.body = Some(body.to_owned());
+        self
+    }
+
+    async fn put_to(&self, client: &Client) -> Answer {
+        let mut request = client.request(self.method, &self.path);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        if let Some(body) = &self.body {
+            request = request.body(body.clone());
+        }
+        client.send(request).await
+    }
+}
+
+/// Headers that clients read.
+const COMPARED: [&str; 8] = [
+    "content-type",
+    "location",
+    "allow",
+    "accept-patch",
+    "retry-after",
+    "www-authenticate",
+    "content-range",
+    "content-md5",
+];
+
+/// What a client sees of an answer, without what is each server's own.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) status: u16,
+    headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+impl Seen {
+    fn of(answer: &Answer, base: &str) -> Self {
+        let header = |name: &&'static str| {
+            let value = answer.headers.get(*name)?.to_str().ok()?;
+            Some((*name, value.replace(base, "")))
+        };
+        let body = match serde_json::from_str::<Value>(&answer.text) {
+            Ok(mut json) => {
+                normalise(&mut json);
+                json.to_string()
+            }
+            Err(_) => answer.text.clone(),
+        };
+        Self {
+            status: answer.status.as_u16(),
+            headers: COMPARED.iter().filter_map(header).collect(),
+            body: body.replace(base, ""),
+        }
+    }
+}
+
+/// Takes out times and the stores, and puts tags, which Glance has in no order, into one.
+fn normalise(json: &mut Value) {
+    match json {
+        Value::Object(object) => {
+            object.shift_remove("stores");
+            for (name, value) in object.iter_mut() {
+                match (name.as_str(), &mut *value) {
+                    ("created_at" | "updated_at", Value::String(time)) => *time = "a time".to_owned(),
+                    ("tags", Value::Array(tags)) => tags.sort_by_key(Value::to_string),
+                    _ => normalise(value),
+                }
+            }
+            // Custom properties come in an order that each engine has for itself.
+            object.sort_keys();
+        }
+        Value::Array(items) => items.iter_mut().for_each(normalise),
+        _ => {}
+    }
+}
+
+impl Twins {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(TestServer::builder()).await
+    }
+
+    /// With a Glimpse of this configuration; Glance has its defaults.
+    pub(crate) async fn start_with(builder: ServerBuilder) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let theirs = Glance::start(&database).await;
+        Self { ours: builder.start().await, theirs, differences: Mutex::default(), _dir: dir }
+    }
+
+    fn clients(&self, persona: Persona) -> (Client, Client) {
+        let (ours, theirs) = (&self.ours, &self.theirs);
+        match persona {
+            Persona::Anonymous => (ours.anonymous(), theirs.anonymous()),
+            Persona::Admin => (ours.admin(), theirs.admin()),
+            Persona::Member(project) => (ours.member(project), theirs.member(project)),
+            Persona::Reader(project) => (ours.reader(project), theirs.reader(project)),
+        }
+    }
+
+    /// Asks both, and returns what a client sees: ours, then Glance's.
+    pub(crate) async fn ask(&self, question: &Question) -> (Seen, Seen) {
+        let (ours, theirs) = self.clients(question.persona);
+        let (left, right) = (question.put_to(&ours).await, question.put_to(&theirs).await);
+        (Seen::of(&left, &self.ours.base), Seen::of(&right, &self.theirs.base()))
+    }
+
+    /// Asks both; the test fails at its end where they do not answer alike. Returns the status of ours.
+    pub(crate) async fn same(&self, question: &Question) -> u16 {
+        let (ours, theirs) = self.ask(question).await;
+        if ours != theirs {
+            let difference = format!("{question:?}\n  ours:   {ours:?}\n  theirs: {theirs:?}");
+            self.differences.lock().unwrap().push(difference);
+        }
+        ours.status
+    }
+}
