@@ -1,7 +1,11 @@
 //! A Glimpse and a real Glance that are asked the same, each on a database of its own.
 
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
+use reqwest::StatusCode;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,7 +24,9 @@ pub(crate) enum Persona {
 pub(crate) struct Twins {
     pub(crate) ours: TestServer,
     pub(crate) theirs: Glance,
+    their_database: Database,
     differences: Mutex<Vec<String>>,
+    asked: AtomicUsize,
     _dir: TempDir,
 }
 
@@ -42,12 +48,13 @@ pub(crate) struct Question {
     pub(crate) path: String,
     headers: Vec<(&'static str, String)>,
     body: Option<String>,
+    ignored: &'static [&'static str],
 }
 
 impl Question {
     pub(crate) fn new(persona: Persona, method: &'static str, path: impl Into<String>) -> Self {
         let headers = vec![("Accept", "application/json".to_owned())];
-        Self { persona, method, path: path.into(), headers, body: None }
+        Self { persona, method, path: path.into(), headers, body: None, ignored: &[] }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -68,6 +75,11 @@ impl Question {
     pub(crate) fn text(mut self, body: &str) -> Self {
         self.body = Some(body.to_owned());
         self
+    }
+
+    /// Leaves these keys of the answer's JSON uncompared.
+    pub(crate) fn ignoring(self, keys: &'static [&'static str]) -> Self {
+        Self { ignored: keys, ..self }
     }
 
     async fn put_to(&self, client: &Client) -> Answer {
@@ -103,14 +115,19 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn of(answer: &Answer, base: &str) -> Self {
+    fn of(answer: &Answer, base: &str, ignored: &[&str]) -> Self {
         let header = |name: &&'static str| {
-            let value = answer.headers.get(*name)?.to_str().ok()?;
+            // Glance names the type of no content.
+            let of_nothing = *name == "content-type" && answer.status == StatusCode::NO_CONTENT;
+            let value = answer.headers.get(*name).filter(|_| !of_nothing)?.to_str().ok()?;
             Some((*name, value.replace(base, "")))
         };
         let body = match serde_json::from_str::<Value>(&answer.text) {
             Ok(mut json) => {
                 normalise(&mut json);
+                if let Value::Object(object) = &mut json {
+                    object.retain(|key, _| !ignored.contains(&key.as_str()));
+                }
                 json.to_string()
             }
             Err(_) => answer.text.clone(),
@@ -153,7 +170,14 @@ impl Twins {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
         let theirs = Glance::start(&database).await;
-        Self { ours: builder.start().await, theirs, differences: Mutex::default(), _dir: dir }
+        Self {
+            ours: builder.start().await,
+            theirs,
+            their_database: database,
+            differences: Mutex::default(),
+            asked: AtomicUsize::default(),
+            _dir: dir,
+        }
     }
 
     fn clients(&self, persona: Persona) -> (Client, Client) {
@@ -166,11 +190,24 @@ impl Twins {
         }
     }
 
+    /// Runs a statement on both databases.
+    pub(crate) async fn both(&self, sql: &str) {
+        self.ours.database.execute(sql).await;
+        self.their_database.execute(sql).await;
+    }
+
+    /// How many questions were put so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
     /// Asks both, and returns what a client sees: ours, then Glance's.
     pub(crate) async fn ask(&self, question: &Question) -> (Seen, Seen) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = self.clients(question.persona);
-        let (left, right) = (question.put_to(&ours).await, question.put_to(&theirs).await);
-        (Seen::of(&left, &self.ours.base), Seen::of(&right, &self.theirs.base()))
+        let (left, right) = tokio::join!(question.put_to(&ours), question.put_to(&theirs));
+        let ignored = question.ignored;
+        (Seen::of(&left, &self.ours.base, ignored), Seen::of(&right, &self.theirs.base(), ignored))
     }
 
     /// Asks both; the test fails at its end where they do not answer alike. Returns the status of ours.
