@@ -10,6 +10,7 @@ mod configuration;
 mod durability;
 mod images;
 mod keystone;
+mod limits;
 mod rigs;
 mod routes;
 mod server;
