@@ -165,6 +165,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_image_that_is_written_again_leaves_its_room() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("test.sqlite").into(), (&Database::default()).into()).await.unwrap();
         db.sync().await.unwrap();
