@@ -119,7 +119,10 @@ async fn refused_alike(ours: &Client, theirs: &Client, method: &str, path: &str,
     let mut says = String::new();
     for accept in ["*/*", "application/json", "text/plain"] {
         let send = async |client: &Client| {
-            let request = client.request(method, path).header("Accept", accept);
+            let mut request = client.request(method, path).header("Accept", accept);
+            if method == "PATCH" {
+                request = request.header("Content-Type", "application/openstack-images-v2.1-json-patch");
+            }
             client.send(if let Some(body) = body { request.json(body) } else { request }).await
         };
         let answer = send(ours).await.expect(413);
@@ -425,6 +428,12 @@ async fn quotas_answer_as_glances_do() {
     // A tag that comes twice is one; Glance counts two.
     ours.create_image(&json!({"tags": ["a", "b", "a"], "x": "1"})).await;
     refused_alike(&ours, &theirs, "PUT", &format!("{image}/tags/c"), None).await;
+    for change in [
+        json!([{"op": "replace", "path": "/tags", "value": ["a", "b", "c"]}]),
+        json!([{"op": "add", "path": "/y", "value": "2"}]),
+    ] {
+        refused_alike(&ours, &theirs, "PATCH", &image, Some(&change)).await;
+    }
     // One that the image has needs no room.
     for client in [&ours, &theirs] {
         client.put(&format!("{image}/tags/b")).await.expect(204);
