@@ -19,6 +19,7 @@ use crate::{
         self, Db,
         migrate::{FOREIGN, Schema, State},
     },
+    limits::Limits,
     policy::Policy,
     schemas::Schemas,
 };
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub(crate) authenticator: Authenticator,
     /// What callers may do.
     pub(crate) policy: Policy,
+    /// How much they may have.
+    pub(crate) limits: Limits,
     /// What requests are checked against.
     pub(crate) schemas: Schemas,
     /// What time it is; a parameter, so that a test can set it.
@@ -97,6 +100,7 @@ impl App {
         if let Some(warning) = authenticator.warning() {
             tracing::warn!("{warning}");
         }
+        let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
         let url = config.database_url();
         if config.database_is_embedded() {
             create_data_dir(&config)?;
@@ -126,6 +130,7 @@ impl App {
             db,
             authenticator,
             policy: Policy::defaults(),
+            limits,
             schemas,
             clock,
             draining: AtomicBool::new(false),

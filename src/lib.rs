@@ -7,7 +7,7 @@
 //! * `http` turns requests into calls and results into responses;
 //! * `app` joins the parts, once, at start;
 //! * `images` and `schemas` are what the service does;
-//! * `auth` and `policy` say who asks and what they may do; `db` keeps the records;
+//! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records;
 //! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
@@ -19,6 +19,7 @@ mod db;
 mod error;
 mod http;
 mod images;
+mod limits;
 mod log;
 mod policy;
 mod schemas;

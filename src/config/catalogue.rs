@@ -1,7 +1,8 @@
 //! Which options there are: those that Glimpse acts on, and those that Glance knows.
 
 use super::options::{
-    Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloMiddleware, PasteDeploy,
+    Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloLimit, OsloMiddleware,
+    PasteDeploy,
 };
 
 /// An option that Glimpse acts on.
@@ -29,6 +30,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         KeystoneAuthtoken::OPTIONS,
         PasteDeploy::OPTIONS,
         ImageFormat::OPTIONS,
+        OsloLimit::OPTIONS,
         OsloMiddleware::OPTIONS,
         Cors::OPTIONS,
         Healthcheck::OPTIONS,

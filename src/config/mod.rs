@@ -18,7 +18,7 @@ use std::{
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
-        Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat,
+        Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat, OsloLimit,
         OsloMiddleware,
     },
     written::Setting,
@@ -52,6 +52,8 @@ pub(crate) struct Config {
     pub(crate) auth: Auth,
     /// `[image_format]`
     pub(crate) image_format: ImageFormat,
+    /// `[oslo_limit]`
+    pub(crate) oslo_limit: OsloLimit,
     /// `[oslo_middleware]`
     pub(crate) oslo_middleware: OsloMiddleware,
     /// `[cors]`
@@ -163,6 +165,7 @@ impl Reading {
             keystone_authtoken: KeystoneAuthtoken::read(&mut written),
             auth: Auth::default(),
             image_format: ImageFormat::read(&mut written),
+            oslo_limit: OsloLimit::read(&mut written),
             oslo_middleware: OsloMiddleware::read(&mut written),
             cors: Cors::read(&mut written),
             healthcheck: Healthcheck::read(&mut written),
@@ -185,7 +188,9 @@ impl Reading {
                 setting.place = Place::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
             }
         }
-        hide(&mut written.settings, config.keystone_authtoken.password.as_ref());
+        for password in [&config.keystone_authtoken.password, &config.oslo_limit.password] {
+            hide(&mut written.settings, password.as_ref());
+        }
         Self { config, settings: written.settings, errors: written.errors, files: read }
     }
 }
@@ -249,6 +254,11 @@ impl Config {
                     || differs(&self.keystone_authtoken, &running.keystone_authtoken),
             ),
             ("[image_format]", differs(&self.image_format, &running.image_format)),
+            (
+                "[oslo_limit]",
+                self.oslo_limit.password != running.oslo_limit.password
+                    || differs(&self.oslo_limit, &running.oslo_limit),
+            ),
             ("[oslo_middleware]", differs(&self.oslo_middleware, &running.oslo_middleware)),
             ("[cors]", differs(&self.cors, &running.cors)),
             ("[healthcheck]", differs(&self.healthcheck, &running.healthcheck)),

@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{OptionValue, choice, within},
+    value::{ByteSize, OptionValue, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -96,6 +96,10 @@ group! {
         show_image_direct_url: bool = false,
         /// Whether an image shows where all its data is, `locations`, and lets clients change that.
         show_multiple_locations: bool = false,
+        /// Whether Keystone's limits bound what a project may have.
+        use_keystone_limits: bool = false,
+        /// Bytes that a project's images may take, all together, where Keystone's limits do not say: `10GB`. 0 sets no bound.
+        user_storage_quota: ByteSize = ByteSize(0),
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
     }
@@ -197,6 +201,88 @@ group! {
         service_type: Option<String> = None,
         /// Whether a service token that is none is overlooked, as Glance's paste file says, or refuses its request.
         delay_auth_decision: bool = true,
+    }
+}
+
+group! {
+    /// `[oslo_limit]`: how Keystone is asked for limits.
+    pub(crate) struct OsloLimit in "oslo_limit" {
+        /// How we log in to Keystone: password, or v3password.
+        auth_type: Option<String> = None,
+        /// Where we log in.
+        auth_url: Option<String> = None,
+        /// Our user's name.
+        username: Option<String> = None; was "oslo_limit" "user_name",
+        /// Our user's id, instead of name and domain.
+        user_id: Option<String> = None,
+        /// Our user's password.
+        password: Option<Secret> = None,
+        /// Our user's domain, by id.
+        user_domain_id: Option<String> = None,
+        /// Our user's domain, by name.
+        user_domain_name: Option<String> = None,
+        /// What we log in to instead of a project: all, which is the system.
+        system_scope: Option<String> = None,
+        /// The project that we log in to, by id.
+        project_id: Option<String> = None; was "oslo_limit" "tenant_id",
+        /// The project that we log in to, by name.
+        project_name: Option<String> = None; was "oslo_limit" "tenant_name",
+        /// That project's domain, by id.
+        project_domain_id: Option<String> = None,
+        /// That project's domain, by name.
+        project_domain_name: Option<String> = None,
+        /// Certificates of authorities that Keystone's certificate may be signed by, beside the system's.
+        cafile: Option<PathBuf> = None,
+        /// Whether any certificate is taken for Keystone's.
+        insecure: bool = false,
+        /// Seconds that Keystone may take to answer.
+        timeout: Option<Duration> = None,
+        /// The region of the catalog in which Keystone is looked up.
+        region_name: Option<String> = None,
+        /// The interfaces of the catalog at which Keystone is looked up, the best one first.
+        valid_interfaces: Vec<String> = vec!["public".to_owned()],
+        /// Where Keystone is, whatever the catalog says.
+        endpoint_override: Option<String> = None,
+        /// Our endpoint, whose service and region the limits are of.
+        endpoint_id: Option<String> = None,
+        /// The name of our service, where there is no `endpoint_id`.
+        endpoint_service_name: Option<String> = None,
+        /// The type of our service, where there is no `endpoint_id`.
+        endpoint_service_type: Option<String> = None,
+        /// The region of our endpoint, where there is no `endpoint_id`.
+        endpoint_region_name: Option<String> = None,
+        /// The interface of our endpoint, where there is no `endpoint_id`.
+        endpoint_interface: Interface = Interface::Public,
+    }
+}
+
+choice! {
+    /// An interface of the catalog; the longer words are its former ones.
+    pub(crate) enum Interface {
+        /// For everybody.
+        #[default]
+        Public = "public",
+        /// For everybody.
+        PublicUrl = "publicURL",
+        /// For other services.
+        Internal = "internal",
+        /// For other services.
+        InternalUrl = "internalURL",
+        /// For admins.
+        Admin = "admin",
+        /// For admins.
+        AdminUrl = "adminURL",
+    }
+}
+
+impl Interface {
+    /// Its word in the catalog.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Public | Self::PublicUrl => "public",
+            Self::Internal | Self::InternalUrl => "internal",
+            Self::Admin | Self::AdminUrl => "admin",
+        }
     }
 }
 

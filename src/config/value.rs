@@ -112,6 +112,36 @@ impl OptionValue for Duration {
     }
 }
 
+/// Bytes, written as a number that may have a unit behind it: `10GB`, by 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ByteSize(pub(crate) u64);
+
+impl OptionValue for ByteSize {
+    fn parse(text: &str) -> Result<Self, String> {
+        let number = text.trim_end_matches(|c: char| c.is_ascii_uppercase());
+        let shift = match &text[number.len()..] {
+            "" | "B" => 0,
+            "KB" => 10,
+            "MB" => 20,
+            "GB" => 30,
+            "TB" => 40,
+            _ => return Err(BYTES_WANTED.to_owned()),
+        };
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(BYTES_WANTED.to_owned());
+        }
+        // More than any store holds is as good as more than that.
+        let number = number.parse::<u64>().unwrap_or(u64::MAX);
+        Ok(Self(number.saturating_mul(1 << shift)))
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
+    }
+}
+
+const BYTES_WANTED: &str = "a whole number is wanted, with B, KB, MB, GB or TB behind it or nothing";
+
 /// Values with commas between them. A comma at the end is not one too many; between two others is an empty value.
 impl OptionValue for Vec<String> {
     fn parse(text: &str) -> Result<Self, String> {
@@ -247,7 +277,7 @@ pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
-    use super::{BoundedList, OptionValue, Repeated, within};
+    use super::{BoundedList, ByteSize, OptionValue, Repeated, within};
 
     fn list<const N: usize>(items: [&str; N]) -> Vec<String> {
         items.map(str::to_owned).to_vec()
@@ -278,6 +308,26 @@ mod tests {
         assert_eq!(u16::parse("65535"), Ok(65535));
         assert!(u16::parse("65536").is_err());
         assert_eq!(Option::<u32>::parse(""), Ok(None));
+    }
+
+    /// As Glance reads them.
+    #[test]
+    fn sizes() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("17", 17),
+            ("17B", 17),
+            ("2KB", 2048),
+            ("3MB", 3 << 20),
+            ("10GB", 10 << 30),
+            ("1TB", 1 << 40),
+            ("99999999999999999999TB", u64::MAX),
+        ] {
+            assert_eq!(ByteSize::parse(text), Ok(ByteSize(bytes)), "{text}");
+        }
+        for text in ["", "GB", "-1", "1 GB", "1K", "1gb", "1.5GB", "1PB", "+1", "1KiB", " 1"] {
+            assert!(ByteSize::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub(crate) mod properties;
 pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;
+pub(crate) mod usage;
 
 use std::{
     future::Future,
@@ -163,6 +164,8 @@ pub(crate) trait Session: Send {
     fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
     /// A text that is compared and sorted by its bytes, as on every other engine, whatever the collation says.
     fn bytewise(&self, text: Expr) -> Expr;
+    /// The sum over all rows as a whole number of 64 bits, 0 where there is none. Each engine has a type of its own for it.
+    fn sum(&self, number: Expr) -> Expr;
 }
 
 /// A database, by engine. Cheap to clone.
@@ -445,6 +448,14 @@ macro_rules! impl_session {
                     Self::Postgres(_) => Expr::cust_with_exprs("($1) COLLATE \"C\"", [text]),
                     Self::MySql(_) => Func::cust("BINARY").arg(text).into(),
                 }
+            }
+
+            fn sum(&self, number: Expr) -> Expr {
+                let integer = match self {
+                    Self::Sqlite(_) | Self::Postgres(_) => "BIGINT",
+                    Self::MySql(_) => "SIGNED",
+                };
+                Expr::from(Func::sum(number)).if_null(0).cast_as(integer)
             }
         }
     )*};

@@ -25,19 +25,22 @@ use crate::{
         images::{Image, ImageId, Status},
     },
     error::{Error, Result},
+    limits::Resource,
     policy::Target,
 };
 
 /// Characters of an owner at the most, as wide as its column.
 const MAX_OWNER_LENGTH: usize = 255;
 
-/// Creates an image without data. Three statements at the most, while the quotas are the default ones.
+/// Creates an image without data. Three statements at the most, while the quotas are the default ones, and one more where
+/// Keystone limits how many images there may be.
 ///
 /// # Errors
 /// `Forbidden`, `Conflict` when the id is taken, be it by a deleted image, `LimitExceeded`.
 pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
+    app.limits.enforce(&app.db, context, Resource::CountTotal, 1).await?;
     check_owner(owner.as_deref().unwrap_or_default())?;
     check_quota("tags", new.tags.len(), app.config.default.image_tag_quota())?;
     check_quota("properties", new.properties.len(), app.config.default.image_property_quota())?;

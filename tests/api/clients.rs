@@ -168,3 +168,21 @@ async fn openstack_with_a_password_at_keystone() {
     assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
     shell.run("openstack image delete demo");
 }
+
+/// A user must read why, not a page of HTML.
+#[tokio::test]
+async fn openstack_shows_that_a_limit_of_keystones_is_passed() {
+    let cloud = crate::limits::Cloud::start().await;
+    cloud.register("image_count_total", 1).await;
+    let server = cloud.configure(crate::keystone::with(&cloud.keystone)).start().await;
+    cloud.keystone.image_endpoint(&server.base).await;
+    let mut shell = Shell { environment: Shell::path(), server };
+    shell.environment.extend(cloud.keystone.environment("member1", "p1"));
+    let create = |name: &str| format!("script -qec 'openstack image create {name}' /dev/null");
+    shell.run(&create("first"));
+    let says = shell.refuse(&create("second"));
+    assert!(says.contains("image_count_total is over limit of 1 due to current usage 1 and delta 1"), "{says}");
+    assert!(says.contains("413") && !says.contains("Traceback") && !says.contains("<h1>"), "{says}");
+    shell.run("openstack image delete first");
+    shell.run(&create("second"));
+}

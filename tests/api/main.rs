@@ -11,6 +11,7 @@ mod differential;
 mod durability;
 mod images;
 mod keystone;
+mod limits;
 mod rigs;
 mod routes;
 mod server;

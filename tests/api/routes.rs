@@ -25,6 +25,7 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("DELETE", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
+    ("GET", "/v2/info/usage", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/image", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/images", [401, 200, 200, 200, 200]),
 ];

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{StatusCode, Url, header::HeaderValue};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::token::{Body, Token};
-use crate::config::KeystoneAuthtoken;
+use crate::config::{KeystoneAuthtoken, OsloLimit};
 
 /// How long Keystone may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -29,13 +30,13 @@ const ACCESS_RULES: (&str, &str) = ("OpenStack-Identity-Access-Rules", "1.0");
 
 /// Why Keystone did not answer the question.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum KeystoneError {
+pub(crate) enum KeystoneError {
     /// It is away, or fails.
     #[error("{0}")]
     Http(String),
-    /// It does not take the credentials of `[keystone_authtoken]`.
-    #[error("Keystone refuses the user of [keystone_authtoken]: {0}")]
-    Refused(StatusCode),
+    /// It does not take our credentials, or our user may not ask this.
+    #[error("Keystone refuses the user of [{0}]: {1}")]
+    Refused(&'static str, StatusCode),
 }
 
 impl From<reqwest::Error> for KeystoneError {
@@ -52,9 +53,17 @@ impl From<reqwest::Error> for KeystoneError {
 }
 
 /// Keystone, and our own token there.
-pub(super) struct Client {
+pub(crate) struct Client {
     http: reqwest::Client,
+    /// The option group that names our user.
+    group: &'static str,
     options: KeystoneAuthtoken,
+    /// Whether we log in to the system instead of a project.
+    system: bool,
+    /// The interfaces of the catalog at which Keystone is looked up, the best one first.
+    interfaces: Vec<String>,
+    /// Where it is, whatever the catalog says.
+    endpoint: Option<Url>,
     /// `…/v3`
     auth_url: Url,
     /// One is fetched at a time; whoever needs it meanwhile waits for it, and shares the failure too.
@@ -79,10 +88,51 @@ struct OwnToken {
 
 impl Client {
     pub(super) fn new(options: &KeystoneAuthtoken) -> Result<Self, String> {
-        let missing =
-            |name: &str| format!("[keystone_authtoken] {name} is missing: without it no token can be validated");
+        Self::of_group("keystone_authtoken", options, ANSWER_TIMEOUT)
+    }
+
+    /// One that asks for limits, as another user.
+    ///
+    /// # Errors
+    /// What is missing or wrong in `[oslo_limit]`.
+    pub(crate) fn for_limits(options: &OsloLimit) -> Result<Self, String> {
+        let account = KeystoneAuthtoken {
+            auth_type: options.auth_type.clone(),
+            auth_url: options.auth_url.clone(),
+            username: options.username.clone(),
+            user_id: options.user_id.clone(),
+            password: options.password.clone(),
+            user_domain_id: options.user_domain_id.clone(),
+            user_domain_name: options.user_domain_name.clone(),
+            project_id: options.project_id.clone(),
+            project_name: options.project_name.clone(),
+            project_domain_id: options.project_domain_id.clone(),
+            project_domain_name: options.project_domain_name.clone(),
+            cafile: options.cafile.clone(),
+            insecure: options.insecure,
+            region_name: options.region_name.clone(),
+            ..KeystoneAuthtoken::default()
+        };
+        let wrong = |name: &str, message: String| format!("[oslo_limit] {name}: {message}");
+        let system = match options.system_scope.as_deref() {
+            None => false,
+            Some("all") => true,
+            Some(other) => return Err(wrong("system_scope", format!("{other:?} is not supported; all is"))),
+        };
+        let endpoint = options.endpoint_override.as_deref().map(v3).transpose();
+        let interfaces = options.valid_interfaces.iter();
+        Ok(Self {
+            system,
+            interfaces: interfaces.map(|name| name.strip_suffix("URL").unwrap_or(name).to_owned()).collect(),
+            endpoint: endpoint.map_err(|message| wrong("endpoint_override", message))?,
+            ..Self::of_group("oslo_limit", &account, options.timeout.unwrap_or(ANSWER_TIMEOUT))?
+        })
+    }
+
+    fn of_group(group: &'static str, options: &KeystoneAuthtoken, timeout: Duration) -> Result<Self, String> {
+        let missing = |name: &str| format!("[{group}] {name} is missing: without it Keystone cannot be asked");
         if let Some(other) = options.auth_type.as_deref().filter(|kind| !["password", "v3password"].contains(kind)) {
-            return Err(format!("[keystone_authtoken] auth_type: {other:?} is not supported; password is"));
+            return Err(format!("[{group}] auth_type: {other:?} is not supported; password is"));
         }
         let auth_url = options.auth_url.as_deref().ok_or_else(|| missing("auth_url"))?;
         if options.username.is_none() && options.user_id.is_none() {
@@ -92,25 +142,61 @@ impl Client {
             return Err(missing("password"));
         }
         let mut http = reqwest::Client::builder()
-            .timeout(ANSWER_TIMEOUT)
+            .timeout(timeout)
             .connect_timeout(options.http_connect_timeout.unwrap_or(CONNECT_TIMEOUT))
             .redirect(reqwest::redirect::Policy::none());
         if options.insecure {
             http = http.tls_danger_accept_invalid_certs(true);
         }
         if let Some(path) = &options.cafile {
-            let error =
-                |error: &dyn std::fmt::Display| format!("[keystone_authtoken] cafile {}: {error}", path.display());
+            let error = |error: &dyn std::fmt::Display| format!("[{group}] cafile {}: {error}", path.display());
             let pem = std::fs::read(path).map_err(|e| error(&e))?;
             let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| error(&e))?;
             http = http.tls_certs_merge(certificates);
         }
         Ok(Self {
-            http: http.build().map_err(|error| format!("[keystone_authtoken]: {error}"))?,
-            auth_url: v3(auth_url).map_err(|error| format!("[keystone_authtoken] auth_url: {error}"))?,
+            http: http.build().map_err(|error| format!("[{group}]: {error}"))?,
+            auth_url: v3(auth_url).map_err(|error| format!("[{group}] auth_url: {error}"))?,
+            group,
             options: options.clone(),
+            system: false,
+            interfaces: vec![options.interface.clone()],
+            endpoint: None,
             own: Mutex::new(Login::None),
         })
+    }
+
+    /// Reads what is at a path below `/v3`; `None` where there is nothing.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, &str)],
+        now: DateTime<Utc>,
+    ) -> Result<Option<T>, KeystoneError> {
+        let mut own = self.own_token(None, now).await?;
+        for may_renew in [true, false] {
+            let response = self
+                .send(|| {
+                    let request = self.http.get(format!("{}{path}", own.endpoint)).query(query);
+                    request.header("X-Auth-Token", own.value.clone())
+                })
+                .await?;
+            match response.status() {
+                StatusCode::OK => return Ok(Some(response.json().await?)),
+                StatusCode::NOT_FOUND => return Ok(None),
+                StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
+                status => return Err(self.failed(status)),
+            }
+        }
+        Err(KeystoneError::Refused(self.group, StatusCode::UNAUTHORIZED))
+    }
+
+    /// What an answer means that is not the one we asked for.
+    fn failed(&self, status: StatusCode) -> KeystoneError {
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => KeystoneError::Refused(self.group, status),
+            status => KeystoneError::Http(format!("Keystone answered {status}")),
+        }
     }
 
     /// Asks for a token; `None` where Keystone knows no such token.
@@ -137,13 +223,10 @@ impl Client {
                 StatusCode::NOT_FOUND => return Ok(None),
                 // Ours was revoked, or Keystone has new keys.
                 StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
-                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                    return Err(KeystoneError::Refused(response.status()));
-                }
-                status => return Err(KeystoneError::Http(format!("Keystone answered {status}"))),
+                status => return Err(self.failed(status)),
             }
         }
-        Err(KeystoneError::Refused(StatusCode::UNAUTHORIZED))
+        Err(KeystoneError::Refused(self.group, StatusCode::UNAUTHORIZED))
     }
 
     /// Our own token: the one we have, unless it was rejected or is about to end.
@@ -162,7 +245,7 @@ impl Client {
         *own = match &login {
             Ok(token) => Login::Done(token.clone()),
             Err(error) => {
-                let wait = if matches!(error, KeystoneError::Refused(_)) { REFUSED_FOR } else { FAILED_FOR };
+                let wait = if matches!(error, KeystoneError::Refused(..)) { REFUSED_FOR } else { FAILED_FOR };
                 Login::Failed { error: error.clone(), until: now + wait }
             }
         };
@@ -173,18 +256,20 @@ impl Client {
         let response = self.send(|| self.http.post(tokens(&self.auth_url)).json(&self.login())).await?;
         if response.status() != StatusCode::CREATED {
             return Err(match response.status() {
-                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                    KeystoneError::Refused(response.status())
+                StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
+                    KeystoneError::Refused(self.group, response.status())
                 }
-                status => KeystoneError::Http(format!("Keystone answered {status}")),
+                status => self.failed(status),
             });
         }
         let value = response.headers().get("X-Subject-Token").cloned();
         let mut value = value.ok_or_else(|| KeystoneError::Http("Keystone answered without a token".to_owned()))?;
         value.set_sensitive(true);
         let body: Body = response.json().await?;
-        let endpoint = body.identity_endpoint(&self.options.interface, self.options.region_name.as_deref());
-        let endpoint = endpoint.and_then(|url| v3(url).ok()).unwrap_or_else(|| self.auth_url.clone());
+        let region = self.options.region_name.as_deref();
+        let in_catalog = self.interfaces.iter().find_map(|interface| body.identity_endpoint(interface, region));
+        let in_catalog = in_catalog.and_then(|url| v3(url).ok());
+        let endpoint = self.endpoint.clone().or(in_catalog).unwrap_or_else(|| self.auth_url.clone());
         let left = body.expires() - now;
         let renew = now + (left - RENEW_BEFORE).max(left / 2);
         Ok(OwnToken { value, renew, endpoint })
@@ -213,7 +298,9 @@ impl Client {
             }),
         };
         let mut auth = json!({ "identity": { "methods": ["password"], "password": { "user": user } } });
-        if options.project_id.is_some() || options.project_name.is_some() {
+        if self.system {
+            auth["scope"] = json!({ "system": { "all": true } });
+        } else if options.project_id.is_some() || options.project_name.is_some() {
             auth["scope"] = json!({ "project": project });
         }
         json!({ "auth": auth })

@@ -16,7 +16,8 @@ use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use moka::{Expiry, future::Cache};
 
-use self::{client::Client, token::Token};
+pub(crate) use self::client::{Client, KeystoneError};
+use self::token::Token;
 use crate::{
     auth::{Asked, text},
     config::KeystoneAuthtoken,
@@ -116,7 +117,7 @@ impl Keystone {
         Duration::from_secs(self.options.token_cache_time.try_into().unwrap_or_default())
     }
 
-    async fn ask(&self, token: &str, even_expired: bool) -> Result<Verdict, client::KeystoneError> {
+    async fn ask(&self, token: &str, even_expired: bool) -> Result<Verdict, KeystoneError> {
         let now = (self.clock)();
         let Some(token) = self.client.validate(token, even_expired, now).await? else {
             return Ok(Verdict { token: None, keep: INVALID_FOR.min(self.remembered_for()) });

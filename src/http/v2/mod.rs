@@ -2,6 +2,7 @@
 
 mod actions;
 mod images;
+mod info;
 mod schemas;
 mod tags;
 
@@ -25,6 +26,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
+        Resource::new("/v2/info/usage").get(info::usage),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
     ];

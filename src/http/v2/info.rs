@@ -1,0 +1,32 @@
+//! `/v2/info/…`
+
+use axum::{extract::State, response::Response};
+use serde::{Serialize, Serializer};
+
+use crate::{
+    context::Context,
+    error::Result,
+    http::{SharedApp, extract::NoBody, json},
+    limits::Usage,
+};
+
+#[derive(Serialize)]
+struct UsageBody {
+    #[serde(serialize_with = "by_resource")]
+    usage: Vec<Usage>,
+}
+
+#[derive(Serialize)]
+struct Numbers {
+    usage: u128,
+    limit: i64,
+}
+
+fn by_resource<S: Serializer>(usage: &[Usage], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(usage.iter().map(|of| (of.resource.name(), Numbers { usage: of.used, limit: of.limit })))
+}
+
+pub(super) async fn usage(State(app): State<SharedApp>, context: Context, _: NoBody) -> Result<Response> {
+    let usage = app.limits.usage(&app.db, &context).await?;
+    Ok(json::response(&UsageBody { usage }))
+}

@@ -1,0 +1,195 @@
+//! How much a project may have, and how much it has.
+//!
+//! With `use_keystone_limits`, Keystone's unified limits bound what the caller's project has, in all or at a time. What is
+//! used is counted when it is asked for, and nothing is set aside for who asked: of two requests at once, both may pass
+//! where there was room for one. So it is in Glance too. A limit is overrun by as many requests as came at the same moment,
+//! and holds for those that come after.
+//!
+//! Without it, `user_storage_quota` bounds the bytes that a project stores.
+
+mod keystone;
+#[cfg_attr(not(test), expect(dead_code, reason = "uploads, which ask for it, are not there yet"))]
+mod storage;
+
+use chrono::{DateTime, Utc};
+
+use self::keystone::Keystone;
+pub(crate) use self::storage::StorageLeft;
+use crate::{
+    config::Config,
+    context::Context,
+    db::{self, Db, images::ImageId},
+    error::{Error, Result},
+};
+
+/// What Keystone may limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// MiB of all images in the stores.
+    SizeTotal,
+    /// MiB of data that waits for an import.
+    StageTotal,
+    /// Images.
+    CountTotal,
+    /// Images whose data is on its way, by upload, import or copy.
+    CountUploading,
+}
+
+impl Resource {
+    /// Each of them, in the order in which Glance shows them.
+    const ALL: [Self; 4] = [Self::SizeTotal, Self::StageTotal, Self::CountTotal, Self::CountUploading];
+
+    /// Its name in Keystone and on the wire.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::SizeTotal => "image_size_total",
+            Self::StageTotal => "image_stage_total",
+            Self::CountTotal => "image_count_total",
+            Self::CountUploading => "image_count_uploading",
+        }
+    }
+}
+
+/// How much of a resource a project has, and may have.
+#[derive(Debug)]
+pub(crate) struct Usage {
+    /// Of what.
+    pub(crate) resource: Resource,
+    /// How much it has.
+    pub(crate) used: u128,
+    /// How much it may have; a negative number sets no bound.
+    pub(crate) limit: i64,
+}
+
+/// Who knows the limits.
+pub(crate) struct Limits {
+    keystone: Option<Keystone>,
+    storage_quota: u64,
+}
+
+impl Limits {
+    /// Reads the options; Keystone is not asked yet.
+    ///
+    /// # Errors
+    /// What is missing or wrong in `[oslo_limit]`, where Keystone's limits are to count.
+    pub(crate) fn new(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
+        let wanted = config.default.use_keystone_limits;
+        Ok(Self {
+            keystone: wanted.then(|| Keystone::new(&config.oslo_limit, clock)).transpose()?,
+            storage_quota: config.default.user_storage_quota.0,
+        })
+    }
+
+    /// Checks that the caller's project may have `delta` more of the resource: MiB, rounded down, or images. With a `delta`
+    /// of 0 it checks that what the project has is not too much already, as for `CountUploading` once the image counts.
+    /// One statement, none where Keystone's limits do not count or set no bound.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, `Unavailable` while Keystone is away: nobody gets more for that.
+    pub(crate) async fn enforce(&self, db: &Db, context: &Context, resource: Resource, delta: u64) -> Result<()> {
+        let Some(keystone) = &self.keystone else { return Ok(()) };
+        let project = context.project_id();
+        let limit = keystone.limit(project, resource.name()).await?;
+        let Ok(bound) = u128::try_from(limit) else { return Ok(()) };
+        let used = used(db, project, resource).await?;
+        if used + u128::from(delta) <= bound {
+            return Ok(());
+        }
+        let (name, project) = (resource.name(), project.unwrap_or("None"));
+        tracing::warn!(project, resource = name, limit, used, delta, "the project is over its limit");
+        Err(Error::LimitExceeded(format!(
+            "The request returned a 413 Request Entity Too Large. This generally means that rate limiting or a quota \
+             threshold was breached.\n\nThe response body:\nProject {project} is over a limit for [Resource {name} is \
+             over limit of {limit} due to current usage {used} and delta {delta}]"
+        )))
+    }
+
+    /// What the caller's project has, and may have; nothing where Keystone's limits do not count. Four statements.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(crate) async fn usage(&self, db: &Db, context: &Context) -> Result<Vec<Usage>> {
+        let Some(keystone) = &self.keystone else { return Ok(Vec::new()) };
+        let project = context.project_id();
+        let mut usage = Vec::with_capacity(Resource::ALL.len());
+        for resource in Resource::ALL {
+            let limit = keystone.limit(project, resource.name()).await?;
+            usage.push(Usage { resource, used: used(db, project, resource).await?, limit });
+        }
+        Ok(usage)
+    }
+
+    /// What `user_storage_quota` leaves to the caller's project for an image's data, which may replace what the image has.
+    /// One statement, none where there is no such quota.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "uploads, which ask for it, are not there yet"))]
+    pub(crate) async fn storage_left(&self, db: &Db, context: &Context, image: &ImageId) -> Result<StorageLeft> {
+        if self.keystone.is_some() || self.storage_quota == 0 {
+            return Ok(StorageLeft::unbounded());
+        }
+        let mut conn = db.acquire().await?;
+        let used = db::usage::stored(&mut conn, context.project_id(), Some(image.as_str())).await?;
+        Ok(StorageLeft::of(self.storage_quota, used))
+    }
+}
+
+/// What a project has of a resource, in its unit. One statement.
+async fn used(db: &Db, project: Option<&str>, resource: Resource) -> Result<u128> {
+    let mut conn = db.acquire().await?;
+    Ok(match resource {
+        Resource::SizeTotal => db::usage::stored(&mut conn, project, None).await? >> 20,
+        Resource::StageTotal => db::usage::staged(&mut conn, project).await? >> 20,
+        Resource::CountTotal => db::usage::images(&mut conn, project).await?,
+        Resource::CountUploading => db::usage::uploading(&mut conn, project).await?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::Limits;
+    use crate::{
+        config::{Config, Database, Sources},
+        context::{Context, Identity},
+        db::Db,
+    };
+
+    const IMAGES: &str = "INSERT INTO images (id, owner, status, size, created_at, deleted, min_disk, min_ram, visibility, \
+        protected, os_hidden) VALUES ('a', 'p', 'active', 60, '2020-01-01', 0, 0, 0, 'shared', 0, 0), \
+        ('b', 'p', 'active', 50, '2020-01-01', 0, 0, 0, 'shared', 0, 0)";
+    const LOCATIONS: &str = "INSERT INTO image_locations (image_id, value, status, created_at, deleted) VALUES \
+        ('a', 'x', 'active', '2020-01-01', 0), ('b', 'x', 'active', '2020-01-01', 0)";
+
+    #[tokio::test]
+    async fn the_image_that_is_written_again_leaves_its_room() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = tempfile::tempdir().unwrap();
+        let db = Db::open(&dir.path().join("test.sqlite").into(), (&Database::default()).into()).await.unwrap();
+        db.sync().await.unwrap();
+        let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
+        for sql in [IMAGES, LOCATIONS] {
+            sqlx::query(sql).execute(write).await.unwrap();
+        }
+        let left = async |options: &str, project: &str, image: &str| {
+            let file = dir.path().join("test.conf");
+            std::fs::write(&file, format!("[DEFAULT]\n{options}\n")).unwrap();
+            let config = Config::load(&Sources { files: vec![file], ..Sources::default() }).unwrap();
+            let limits = Limits::new(&config, || DateTime::UNIX_EPOCH).unwrap();
+            let identity = Identity { project_id: Some(project.to_owned()), ..Default::default() };
+            let context = Context { identity: identity.into(), is_admin: false };
+            limits.storage_left(&db, &context, &image.to_owned().into()).await.unwrap().bound()
+        };
+        assert_eq!(left("user_storage_quota = 200B", "p", "c").await, Some(90));
+        assert_eq!(left("user_storage_quota = 200B", "p", "a").await, Some(150));
+        assert_eq!(left("user_storage_quota = 100B", "p", "c").await, Some(0));
+        assert_eq!(left("user_storage_quota = 100B", "other", "c").await, Some(100));
+        assert_eq!(left("user_storage_quota = 0B", "p", "c").await, None);
+        // Keystone's limits take its place.
+        let keystones = "user_storage_quota = 100\nuse_keystone_limits = true\n[oslo_limit]\nauth_url = http://127.0.0.1:1\n\
+            username = u\npassword = p\nendpoint_id = e";
+        assert_eq!(left(keystones, "p", "c").await, None);
+    }
+}
