@@ -96,6 +96,8 @@ group! {
         show_image_direct_url: bool = false,
         /// Whether an image shows where all its data is, `locations`, and lets clients change that.
         show_multiple_locations: bool = false,
+        /// Members of an image at the most; a negative number sets no bound.
+        image_member_quota: i64 = 128,
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
     }
@@ -110,6 +112,11 @@ impl DefaultGroup {
     /// Custom properties of an image at the most, where there is a bound.
     pub(crate) fn image_property_quota(&self) -> Option<u32> {
         quota(self.image_property_quota)
+    }
+
+    /// Members of an image at the most, where there is a bound.
+    pub(crate) fn image_member_quota(&self) -> Option<u32> {
+        quota(self.image_member_quota)
     }
 }
 

@@ -10,6 +10,7 @@ mod configuration;
 mod durability;
 mod images;
 mod keystone;
+mod members;
 mod rigs;
 mod routes;
 mod server;
