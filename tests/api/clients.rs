@@ -168,3 +168,61 @@ async fn openstack_with_a_password_at_keystone() {
     assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
     shell.run("openstack image delete demo");
 }
+
+/// Two projects share an image, as users of a cloud do it.
+#[tokio::test]
+async fn sharing_in_openstack() {
+    let keystone = Keystone::start().await;
+    let server = crate::keystone::with(&keystone).start().await;
+    keystone.image_endpoint(&server.base).await;
+    let mut shell = Shell { environment: Shell::path(), server };
+    shell.environment.extend(keystone.environment("member1", "p1"));
+    shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
+    shell.run("script -qec 'openstack image create --shared demo' /dev/null");
+    let id = shell.shown()["id"].as_str().unwrap().to_owned();
+    let other = "OS_USERNAME=member2 OS_PROJECT_NAME=p2";
+    let project = shell.run(&format!("{other} openstack token issue -f value -c project_id")).trim().to_owned();
+    shell.refuse(&format!("{other} openstack image show {id}"));
+    let added = shell.run(&format!("openstack image add project demo {project} -f value -c status"));
+    assert_eq!(added.trim(), "pending");
+    let list = "openstack image member list demo -f value";
+    assert_eq!(shell.run(list).trim(), format!("{id} {project} pending"));
+    let again = shell.refuse(&format!("openstack image add project demo {project}"));
+    assert!(again.contains("is duplicated for image"), "{again}");
+    for (flag, status) in [("--accept", "accepted"), ("--reject", "rejected"), ("--pending", "pending")] {
+        shell.run(&format!("{other} openstack image set {flag} {id}"));
+        assert_eq!(shell.run(list).trim(), format!("{id} {project} {status}"));
+    }
+    assert_eq!(shell.run(&format!("{other} openstack image show {id} -f value -c name")).trim(), "demo");
+    let refused = shell.refuse(&format!("openstack image set --accept --project {project} demo"));
+    assert!(refused.contains("modify_member"), "{refused}");
+    let refused = shell.refuse(&format!("{other} openstack image remove project {id} {project}"));
+    assert!(refused.contains("delete_member"), "{refused}");
+    shell.run(&format!("openstack image remove project demo {project}"));
+    assert_eq!(shell.run(list).trim(), "");
+    shell.refuse(&format!("{other} openstack image show {id}"));
+}
+
+#[tokio::test]
+async fn sharing_in_glance() {
+    let shell = Shell { server: TestServer::start().await, environment: Shell::path() };
+    let glance = |project: &str, line: &str| {
+        format!("glance --os-image-url {} --os-auth-token user:{project}:member,reader {line}", shell.server.base)
+    };
+    shell.run(&glance("p1", &format!("image-create --name demo --id {IMAGE} <&-")));
+    let added = shell.run(&glance("p1", &format!("member-create {IMAGE} p2")));
+    assert!(added.contains("pending") && added.contains("p2"), "{added}");
+    let again = shell.refuse(&glance("p1", &format!("member-create {IMAGE} p2")));
+    assert!(again.contains("is duplicated for image") && !again.contains("Traceback"), "{again}");
+    assert!(shell.run(&glance("p2", &format!("image-show {IMAGE}"))).contains("demo"));
+    shell.run(&glance("p2", &format!("member-update {IMAGE} p2 accepted")));
+    let listed = shell.run(&glance("p1", &format!("member-list --image-id {IMAGE}")));
+    assert!(listed.contains("p2") && listed.contains("accepted"), "{listed}");
+    let shown = shell.run(&glance("p1", &format!("member-get {IMAGE} p2")));
+    assert!(shown.contains("accepted"), "{shown}");
+    let refused = shell.refuse(&glance("p2", &format!("member-delete {IMAGE} p2")));
+    assert!(refused.contains("delete_member"), "{refused}");
+    shell.run(&glance("p1", &format!("member-delete {IMAGE} p2")));
+    let hidden = shell.refuse(&glance("p2", &format!("image-show {IMAGE}")));
+    assert!(hidden.contains(IMAGE), "{hidden}");
+}
