@@ -19,11 +19,7 @@ impl Shell {
     async fn start() -> Self {
         let server = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
         // The first start made the user; this makes a password that we know.
-        let line = "printf 'pass for demo' | \"$0\" \"$@\" identity passwd demo --password-stdin";
-        let passwd = server.command(&["--data-dir"]);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", line]).arg(passwd.get_program()).args(passwd.get_args()).arg(server.data_dir());
-        assert!(shell.output().unwrap().status.success());
+        Self::identity(&server, "printf 'pass for demo'", "passwd demo");
         let mut environment = Self::path();
         environment.extend([
             ("OS_AUTH_TYPE", "http_basic".to_owned()),
@@ -41,6 +37,15 @@ impl Shell {
             }
         }
         panic!("{}", shell.try_run("openstack image list").1);
+    }
+
+    /// `glimpse identity` with a password that a command prints.
+    fn identity(server: &TestServer, password: &str, arguments: &str) {
+        let line = format!("{password} | \"$0\" \"$@\" identity {arguments} --password-stdin");
+        let program = server.command(&["--data-dir"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).arg(program.get_program()).args(program.get_args()).arg(server.data_dir());
+        assert!(shell.output().unwrap().status.success());
     }
 
     /// Where the clients are.
@@ -205,24 +210,28 @@ async fn sharing_in_openstack() {
 
 #[tokio::test]
 async fn sharing_in_glance() {
-    let shell = Shell { server: TestServer::start().await, environment: Shell::path() };
-    let glance = |project: &str, line: &str| {
-        format!("glance --os-image-url {} --os-auth-token user:{project}:member,reader {line}", shell.server.base)
+    let shell = Shell::start().await;
+    Shell::identity(&shell.server, "printf 'pass for other'", "add other --project p2");
+    let glance = |user: &str, line: &str| {
+        let token = STANDARD.encode(format!("{user}:pass for {user}"));
+        format!("glance --os-image-url \"$BASE\" --os-auth-token {token} {line}")
     };
-    shell.run(&glance("p1", &format!("image-create --name demo --id {IMAGE} <&-")));
-    let added = shell.run(&glance("p1", &format!("member-create {IMAGE} p2")));
+    let in_time = (0..50).any(|_| shell.try_run(&glance("other", "image-list")).0);
+    assert!(in_time, "{}", shell.try_run(&glance("other", "image-list")).1);
+    shell.run(&glance("demo", &format!("image-create --name demo --id {IMAGE} <&-")));
+    let added = shell.run(&glance("demo", &format!("member-create {IMAGE} p2")));
     assert!(added.contains("pending") && added.contains("p2"), "{added}");
-    let again = shell.refuse(&glance("p1", &format!("member-create {IMAGE} p2")));
+    let again = shell.refuse(&glance("demo", &format!("member-create {IMAGE} p2")));
     assert!(again.contains("is duplicated for image") && !again.contains("Traceback"), "{again}");
-    assert!(shell.run(&glance("p2", &format!("image-show {IMAGE}"))).contains("demo"));
-    shell.run(&glance("p2", &format!("member-update {IMAGE} p2 accepted")));
-    let listed = shell.run(&glance("p1", &format!("member-list --image-id {IMAGE}")));
+    assert!(shell.run(&glance("other", &format!("image-show {IMAGE}"))).contains("demo"));
+    shell.run(&glance("other", &format!("member-update {IMAGE} p2 accepted")));
+    let listed = shell.run(&glance("demo", &format!("member-list --image-id {IMAGE}")));
     assert!(listed.contains("p2") && listed.contains("accepted"), "{listed}");
-    let shown = shell.run(&glance("p1", &format!("member-get {IMAGE} p2")));
+    let shown = shell.run(&glance("demo", &format!("member-get {IMAGE} p2")));
     assert!(shown.contains("accepted"), "{shown}");
-    let refused = shell.refuse(&glance("p2", &format!("member-delete {IMAGE} p2")));
+    let refused = shell.refuse(&glance("other", &format!("member-delete {IMAGE} p2")));
     assert!(refused.contains("delete_member"), "{refused}");
-    shell.run(&glance("p1", &format!("member-delete {IMAGE} p2")));
-    let hidden = shell.refuse(&glance("p2", &format!("image-show {IMAGE}")));
+    shell.run(&glance("demo", &format!("member-delete {IMAGE} p2")));
+    let hidden = shell.refuse(&glance("other", &format!("image-show {IMAGE}")));
     assert!(hidden.contains(IMAGE), "{hidden}");
 }

@@ -464,7 +464,7 @@ const OPERATIONS: &[(&str, &str, &str)] = &[
 ];
 
 /// The image as every operation finds it.
-async fn restore(server: &TestServer, image: &str, (visibility, owner, status): (&str, &str, &str)) {
+async fn restore(server: &TestServer, image: &str, (visibility, owner, status): Case) {
     let id = id(image);
     let alive = "deleted = '0', deleted_at = NULL, status = 'queued'";
     let mut statements = vec![
@@ -482,27 +482,19 @@ async fn restore(server: &TestServer, image: &str, (visibility, owner, status): 
     server.database.execute_all(&statements).await;
 }
 
-#[tokio::test]
-async fn everybody_is_answered_as_by_glance() {
+/// An image's visibility, its owner as SQL has it, and what `p2` makes of it, if it is a member.
+type Case = (&'static str, &'static str, &'static str);
+
+/// Has these personas, by their places above, try everything on these images, at both servers.
+async fn compare(cases: &[Case], personas: &[usize]) {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let sides = [Side::Ours(&s), Side::Theirs(&glance)];
-    let cases = [
-        ("shared", "'p1'", ""),
-        ("shared", "'p1'", "pending"),
-        ("shared", "'p1'", "accepted"),
-        ("shared", "'p1'", "rejected"),
-        ("shared", "NULL", ""),
-        ("shared", "NULL", "accepted"),
-        ("private", "'p1'", "accepted"),
-        ("community", "'p1'", "accepted"),
-        ("public", "'p1'", "accepted"),
-    ];
     let image = s.member("p1").create_image(&json!({})).await;
     let mut different = Vec::new();
     for case in cases {
-        restore(&s, &image, case).await;
-        for (project, roles) in PERSONAS {
+        restore(&s, &image, *case).await;
+        for (project, roles) in personas.iter().map(|place| PERSONAS[*place]) {
             for (method, path, body) in OPERATIONS {
                 let mut answers = Vec::new();
                 for side in &sides {
@@ -519,7 +511,7 @@ async fn everybody_is_answered_as_by_glance() {
                     if *method != "GET" && status < 300 {
                         let rows = "SELECT member, status FROM image_members WHERE NOT deleted";
                         left.extend(s.database.pairs(rows).await);
-                        restore(&s, &image, case).await;
+                        restore(&s, &image, *case).await;
                     }
                     answers.push((status, text, left));
                 }
@@ -531,6 +523,28 @@ async fn everybody_is_answered_as_by_glance() {
         }
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
+}
+
+#[tokio::test]
+async fn everybody_is_answered_as_by_glance_about_a_shared_image() {
+    compare(&[("shared", "'p1'", "pending")], &[0, 1, 2, 3, 4, 5, 6, 7]).await;
+}
+
+#[tokio::test]
+async fn members_are_answered_as_by_glance_whatever_they_make_of_it() {
+    compare(&[("shared", "'p1'", ""), ("shared", "'p1'", "accepted"), ("shared", "'p1'", "rejected")], &[0, 3, 7])
+        .await;
+}
+
+#[tokio::test]
+async fn everybody_is_answered_as_by_glance_about_an_image_that_cannot_be_shared() {
+    let cases = [("private", "'p1'", "accepted"), ("community", "'p1'", "accepted"), ("public", "'p1'", "accepted")];
+    compare(&cases, &[0, 3, 7]).await;
+}
+
+#[tokio::test]
+async fn everybody_is_answered_as_by_glance_about_a_shared_image_of_nobody() {
+    compare(&[("shared", "NULL", ""), ("shared", "NULL", "pending")], &[3, 5, 7]).await;
 }
 
 #[tokio::test]
