@@ -60,9 +60,13 @@ pub(crate) async fn list(app: &App, context: &Context, id: &ImageId) -> Result<V
     if !app.policy.allows(&context.identity, "get_member", &access::target(context, &image)) {
         return Ok(Vec::new());
     }
-    let mut members = db::members::of(&mut conn, &image.id).await?;
-    members.retain(|member| is_visible(context, &image, &member.member));
-    Ok(members)
+    if context.is_admin || access::is_owner(context, &image) {
+        return Ok(db::members::of(&mut conn, &image.id).await?);
+    }
+    let Some(project) = context.project_id() else {
+        return Ok(Vec::new());
+    };
+    Ok(db::members::get(&mut conn, &image.id, project).await?.into_iter().collect())
 }
 
 /// Shows a member of an image. Two statements, one more for a member.
