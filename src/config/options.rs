@@ -100,6 +100,8 @@ group! {
         use_keystone_limits: bool = false,
         /// Bytes that a project's images may take, all together, where Keystone's limits do not say: `10GB`. 0 sets no bound.
         user_storage_quota: ByteSize = ByteSize(0),
+        /// Members of an image at the most; a negative number sets no bound.
+        image_member_quota: i64 = 128,
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
     }
@@ -114,6 +116,11 @@ impl DefaultGroup {
     /// Custom properties of an image at the most, where there is a bound.
     pub(crate) fn image_property_quota(&self) -> Option<u32> {
         quota(self.image_property_quota)
+    }
+
+    /// Members of an image at the most, where there is a bound.
+    pub(crate) fn image_member_quota(&self) -> Option<u32> {
+        quota(self.image_member_quota)
     }
 }
 

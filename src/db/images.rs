@@ -7,7 +7,7 @@ use sea_query::{Cond, Condition, Expr, ExprTrait, IntoTableRef, Order, Query, Se
 
 use super::{
     Result, Session, Tx,
-    tables::{ImageLocations, ImageMembers, ImageProperties, ImageTags, Images},
+    tables::{ImageLocations, ImageProperties, ImageTags, Images},
     text_enum::text_enum,
 };
 
@@ -265,16 +265,16 @@ pub(crate) async fn delete(s: &mut impl Session, image: &Image, to: Status, now:
     Ok(s.execute(update).await? == 1)
 }
 
-/// Marks what belongs to an image as deleted: its properties, tags, members and locations. Four statements.
+/// Removes an image's members, and marks what else belongs to it as deleted: its properties, tags and locations. Four
+/// statements.
 pub(crate) async fn delete_children(s: &mut impl Session, image_id: &str, now: NaiveDateTime) -> Result<()> {
     let children = [
         ImageProperties::Table.into_table_ref(),
         ImageTags::Table.into_table_ref(),
-        ImageMembers::Table.into_table_ref(),
         ImageLocations::Table.into_table_ref(),
     ];
     for table in children {
-        // The four tables name these columns alike.
+        // The tables name these columns alike.
         let update = Query::update()
             .table(table)
             .value(ImageTags::Deleted, true)
@@ -285,7 +285,7 @@ pub(crate) async fn delete_children(s: &mut impl Session, image_id: &str, now: N
             .take();
         s.execute(update).await?;
     }
-    Ok(())
+    super::members::delete_all(s, image_id).await
 }
 
 /// Hands an image's data over to `glance-scrubber`, which removes what it finds in this state. `true` when there is

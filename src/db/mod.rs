@@ -6,6 +6,7 @@
 
 pub(crate) mod images;
 pub(crate) mod locations;
+pub(crate) mod members;
 pub(crate) mod migrate;
 pub(crate) mod properties;
 pub(crate) mod tables;

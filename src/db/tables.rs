@@ -53,10 +53,19 @@ pub(crate) enum ImageTags {
     Deleted,
 }
 
-/// Projects that a shared image is shared with.
+/// Projects that a shared image is shared with. Glance keeps a removed member's row with `deleted` set; we remove the
+/// row. `(image_id, member, deleted_at)` is unique, which no row that is in force is bound by: see `db::members`.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageMembers {
     Table,
+    Id,
+    ImageId,
+    Member,
+    CanShare,
+    Status,
+    CreatedAt,
+    UpdatedAt,
+    Deleted,
 }
 
 /// Where an image's data is.

@@ -68,6 +68,18 @@ impl FromRequestParts<SharedApp> for TagPath {
     }
 }
 
+/// The image and the member that the path names.
+pub(super) struct MemberPath(pub(super) ImageId, pub(super) String);
+
+impl FromRequestParts<SharedApp> for MemberPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> Result<Self, Response> {
+        let PathVariables([id, member]) = PathVariables::from_request_parts(parts, app).await?;
+        Ok(Self(id.into(), member))
+    }
+}
+
 /// The query string's pairs, in order, decoded.
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
@@ -111,10 +123,10 @@ impl FromRequest<SharedApp> for NoBody {
     }
 }
 
-/// A JSON object as the request's body.
-pub(super) struct JsonObject(pub(super) Map<String, Value>);
+/// A JSON object or list as the request's body: what is said of a list is the handler's business.
+pub(super) struct Json(pub(super) Value);
 
-impl FromRequest<SharedApp> for JsonObject {
+impl FromRequest<SharedApp> for Json {
     type Rejection = Response;
 
     async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
@@ -123,8 +135,22 @@ impl FromRequest<SharedApp> for JsonObject {
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
         match read_json(request.into_body(), app).await? {
-            Value::Object(object) => Ok(Self(object)),
-            _ => Err(invalid("Unexpected body type. Expected a JSON object.")),
+            value @ (Value::Object(_) | Value::Array(_)) => Ok(Self(value)),
+            _ => Err(invalid("Unexpected body type. Expected list/dict.")),
+        }
+    }
+}
+
+/// A JSON object as the request's body.
+pub(super) struct JsonObject(pub(super) Map<String, Value>);
+
+impl FromRequest<SharedApp> for JsonObject {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
+        match Json::from_request(request, app).await? {
+            Json(Value::Object(object)) => Ok(Self(object)),
+            Json(_) => Err(invalid("Unexpected body type. Expected a JSON object.")),
         }
     }
 }

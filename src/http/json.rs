@@ -6,6 +6,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
+use chrono::NaiveDateTime;
 use serde::Serialize;
 use serde_json::ser::{Formatter, Serializer};
 
@@ -32,6 +33,11 @@ pub(super) fn text(value: &impl Serialize) -> String {
         Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
         Err(_) => "null".to_owned(),
     }
+}
+
+/// A time, as Glance writes it.
+pub(super) fn time(time: NaiveDateTime) -> String {
+    time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Answers with a value.

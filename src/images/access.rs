@@ -14,16 +14,16 @@ use crate::{
 /// What Glance says of an object that somebody may not know of.
 pub(super) const NOT_FOUND: &str = "The resource could not be found.";
 
-/// Reads an image that the caller may know of. One statement.
+/// Reads an image that the caller may know of. One statement, and one more where another project shares the image.
 pub(super) async fn find(s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Image>> {
     let image = db::images::get(s, id).await?;
-    Ok(image.filter(|image| is_visible(context, image)))
+    if_visible(s, context, image).await
 }
 
-/// Reads an image that the caller may know of, and takes its row's lock until the transaction ends. One statement.
+/// As [`find`], and takes the image's row's lock until the transaction ends.
 pub(super) async fn find_locked(tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Image>> {
     let image = db::images::get_locked(tx, id).await?;
-    Ok(image.filter(|image| is_visible(context, image)))
+    if_visible(tx, context, image).await
 }
 
 /// Checks that the image is the caller's to change, whatever the policy says: Glance has both.
@@ -37,17 +37,24 @@ pub(super) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
     Err(Error::Forbidden("You do not own this image".to_owned()))
 }
 
-fn is_visible(context: &Context, image: &Image) -> bool {
-    if context.is_admin || image.owner.is_none() {
-        return true;
-    }
-    match image.visibility {
-        Visibility::Public | Visibility::Community => true,
-        Visibility::Private | Visibility::Shared => is_owner(context, image),
-    }
+/// Leaves an image out that the caller may not know of. Whoever an image is shared with may, also before they accepted
+/// it, and after they rejected it: a status says what is listed.
+async fn if_visible(s: &mut impl Session, context: &Context, image: Option<Image>) -> Result<Option<Image>> {
+    let Some(image) = image else {
+        return Ok(None);
+    };
+    let by_itself = context.is_admin || image.owner.is_none() || is_owner(context, &image);
+    let visible = match (image.visibility, context.project_id()) {
+        _ if by_itself => true,
+        (Visibility::Public | Visibility::Community, _) => true,
+        (Visibility::Shared, Some(project)) => db::members::get(s, &image.id, project).await?.is_some(),
+        (Visibility::Private | Visibility::Shared, _) => false,
+    };
+    Ok(visible.then_some(image))
 }
 
-fn is_owner(context: &Context, image: &Image) -> bool {
+/// Whether the image belongs to the caller's project. What belongs to nobody does not.
+pub(super) fn is_owner(context: &Context, image: &Image) -> bool {
     image.owner.is_some() && image.owner.as_deref() == context.project_id()
 }
 

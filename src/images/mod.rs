@@ -5,6 +5,7 @@
 
 mod access;
 pub(crate) mod actions;
+pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod query;
 mod status;

@@ -10,6 +10,8 @@ use crate::{
 
 /// Characters of a tag at the most, as wide as its column.
 const MAX_TAG_LENGTH: usize = 255;
+/// Characters of a member at the most, as wide as its column.
+const MAX_MEMBER_LENGTH: usize = 255;
 
 /// An image with everything that shows it.
 #[derive(Debug, Clone)]
@@ -93,6 +95,34 @@ pub(crate) fn requirement(name: &str, value: i64) -> Result<i32> {
     }
     let too_large = |_| Error::Invalid(format!("'{name}' value out of range, must not exceed {}.", i32::MAX));
     value.try_into().map_err(too_large)
+}
+
+/// A project that an image can be shared with: not empty, short enough, of storable characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MemberId(String);
+
+impl MemberId {
+    /// Checks a project's id. Whether there is such a project is Keystone's business, as in Glance.
+    ///
+    /// # Errors
+    /// `Invalid`, with a message that names the fault.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        if text.is_empty() {
+            return Err(Error::Invalid("Member can't be empty".to_owned()));
+        }
+        if text.chars().count() > MAX_MEMBER_LENGTH {
+            return Err(Error::Invalid(format!(
+                "Member is too long, it has {MAX_MEMBER_LENGTH} characters at the most."
+            )));
+        }
+        check_storable("Member", text)?;
+        Ok(Self(text.to_owned()))
+    }
+
+    /// Its text.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Refuses what not every engine can store: Glance's MySQL schema holds three bytes a character, and PostgreSQL no NUL.

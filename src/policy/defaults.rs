@@ -16,6 +16,11 @@ pub(super) const RULES: &[(&str, &str)] = &[
     ("delete_image_location", "rule:context_is_admin"),
     ("deactivate", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
     ("reactivate", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("add_member", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("delete_member", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
+    ("get_member", "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)"),
+    ("get_members", "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)"),
+    ("modify_member", "rule:context_is_admin or (role:member and project_id:%(member_id)s)"),
     ("publicize_image", "rule:context_is_admin"),
     ("communitize_image", "rule:context_is_admin or (role:member and project_id:%(project_id)s)"),
 ];

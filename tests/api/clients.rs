@@ -19,11 +19,7 @@ impl Shell {
     async fn start() -> Self {
         let server = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
         // The first start made the user; this makes a password that we know.
-        let line = "printf 'pass for demo' | \"$0\" \"$@\" identity passwd demo --password-stdin";
-        let passwd = server.command(&["--data-dir"]);
-        let mut shell = Command::new("sh");
-        shell.args(["-c", line]).arg(passwd.get_program()).args(passwd.get_args()).arg(server.data_dir());
-        assert!(shell.output().unwrap().status.success());
+        Self::identity(&server, "printf 'pass for demo'", "passwd demo");
         let mut environment = Self::path();
         environment.extend([
             ("OS_AUTH_TYPE", "http_basic".to_owned()),
@@ -41,6 +37,15 @@ impl Shell {
             }
         }
         panic!("{}", shell.try_run("openstack image list").1);
+    }
+
+    /// `glimpse identity` with a password that a command prints.
+    fn identity(server: &TestServer, password: &str, arguments: &str) {
+        let line = format!("{password} | \"$0\" \"$@\" identity {arguments} --password-stdin");
+        let program = server.command(&["--data-dir"]);
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line]).arg(program.get_program()).args(program.get_args()).arg(server.data_dir());
+        assert!(shell.output().unwrap().status.success());
     }
 
     /// Where the clients are.
@@ -185,4 +190,62 @@ async fn openstack_shows_that_a_limit_of_keystones_is_passed() {
     assert!(says.contains("413") && !says.contains("Traceback") && !says.contains("<h1>"), "{says}");
     shell.run("openstack image delete first");
     shell.run(&create("second"));
+}
+
+/// Two projects share an image, as users of a cloud do it.
+#[tokio::test]
+async fn sharing_in_openstack() {
+    let keystone = Keystone::start().await;
+    let server = crate::keystone::with(&keystone).start().await;
+    keystone.image_endpoint(&server.base).await;
+    let mut shell = Shell { environment: Shell::path(), server };
+    shell.environment.extend(keystone.environment("member1", "p1"));
+    shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
+    shell.run("script -qec 'openstack image create --shared demo' /dev/null");
+    let id = shell.shown()["id"].as_str().unwrap().to_owned();
+    let other = "OS_USERNAME=member2 OS_PROJECT_NAME=p2";
+    let project = shell.run(&format!("{other} openstack token issue -f value -c project_id")).trim().to_owned();
+    shell.refuse(&format!("{other} openstack image show {id}"));
+    let added = shell.run(&format!("openstack image add project demo {project} -f value -c status"));
+    assert_eq!(added.trim(), "pending");
+    let list = "openstack image member list demo -f value";
+    assert_eq!(shell.run(list).trim(), format!("{id} {project} pending"));
+    let again = shell.refuse(&format!("openstack image add project demo {project}"));
+    assert!(again.contains("is duplicated for image"), "{again}");
+    for (flag, status) in [("--accept", "accepted"), ("--reject", "rejected"), ("--pending", "pending")] {
+        shell.run(&format!("{other} openstack image set {flag} {id}"));
+        assert_eq!(shell.run(list).trim(), format!("{id} {project} {status}"));
+    }
+    assert_eq!(shell.run(&format!("{other} openstack image show {id} -f value -c name")).trim(), "demo");
+    let refused = shell.refuse(&format!("openstack image set --accept --project {project} demo"));
+    assert!(refused.contains("modify_member"), "{refused}");
+    let refused = shell.refuse(&format!("{other} openstack image remove project {id} {project}"));
+    assert!(refused.contains("delete_member"), "{refused}");
+    shell.run(&format!("openstack image remove project demo {project}"));
+    assert_eq!(shell.run(list).trim(), "");
+    shell.refuse(&format!("{other} openstack image show {id}"));
+}
+
+/// `glance` writes members with the schema `member`; here `curl` does.
+#[tokio::test]
+async fn sharing_in_glance_and_curl() {
+    let shell = Shell::start().await;
+    Shell::identity(&shell.server, "printf 'pass for other'", "add other --project p2");
+    let glance = |user: &str, line: &str| {
+        let token = STANDARD.encode(format!("{user}:pass for {user}"));
+        format!("glance --os-image-url \"$BASE\" --os-auth-token {token} {line}")
+    };
+    let in_time = (0..50).any(|_| shell.try_run(&glance("other", "image-list")).0);
+    assert!(in_time, "{}", shell.try_run(&glance("other", "image-list")).1);
+    shell.run(&glance("demo", &format!("image-create --name demo --id {IMAGE} <&-")));
+    let members = format!("\"$OS_ENDPOINT/images/{IMAGE}/members");
+    let curl = |user: &str, body: &str| format!("curl -sf -u '{user}:pass for {user}' -d '{body}'");
+    shell.run(&format!("{} {members}\"", curl("demo", "{\"member\": \"p2\"}")));
+    assert!(shell.run(&glance("other", &format!("image-show {IMAGE}"))).contains("demo"));
+    shell.run(&format!("{} -X PUT {members}/p2\"", curl("other", "{\"status\": \"accepted\"}")));
+    let refused = shell.refuse(&glance("other", &format!("member-delete {IMAGE} p2")));
+    assert!(refused.contains("delete_member"), "{refused}");
+    shell.run(&glance("demo", &format!("member-delete {IMAGE} p2")));
+    let hidden = shell.refuse(&glance("other", &format!("image-show {IMAGE}")));
+    assert!(hidden.contains(IMAGE), "{hidden}");
 }

@@ -12,6 +12,7 @@ mod durability;
 mod images;
 mod keystone;
 mod limits;
+mod members;
 mod rigs;
 mod routes;
 mod server;

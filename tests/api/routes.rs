@@ -8,8 +8,9 @@ use crate::support::{Client, TestServer};
 const PERSONAS: [&str; 5] = ["no token", "foreign project", "reader", "member", "admin"];
 
 /// Every route of the API: method, path, and the status for each persona in their order. `{image}` is a new shared image of
-/// the member's project with the tag `t`; `{community}` one that others can see. `tests/architecture.rs` compares this
-/// table with the route table, so that none is forgotten.
+/// the member's project with the tag `t`; `{community}` one that others can see; `{member_id}` the foreign project, with
+/// which the image is shared where the path has it. `tests/architecture.rs` compares this table with the route table, so
+/// that none is forgotten.
 const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/images", [401, 200, 200, 200, 200]),
     ("POST", "/v2/images", [401, 201, 403, 201, 201]),
@@ -21,6 +22,13 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("DELETE", "/v2/images/{community}", [401, 403, 403, 204, 204]),
     ("POST", "/v2/images/{image}/actions/deactivate", [401, 404, 403, 204, 204]),
     ("POST", "/v2/images/{image}/actions/reactivate", [401, 404, 403, 204, 204]),
+    ("GET", "/v2/images/{image}/members", [401, 404, 200, 200, 200]),
+    ("GET", "/v2/images/{community}/members", [401, 403, 403, 403, 403]),
+    ("POST", "/v2/images/{image}/members", [401, 404, 403, 200, 200]),
+    ("POST", "/v2/images/{community}/members", [401, 403, 403, 403, 403]),
+    ("GET", "/v2/images/{image}/members/{member_id}", [401, 200, 200, 200, 200]),
+    ("PUT", "/v2/images/{image}/members/{member_id}", [401, 200, 403, 403, 200]),
+    ("DELETE", "/v2/images/{image}/members/{member_id}", [401, 403, 403, 204, 204]),
     ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
@@ -46,10 +54,15 @@ async fn every_route_for_everybody() {
                 s.database.execute("UPDATE images SET status = 'active' WHERE status = 'queued'").await;
             }
             let id = image.rsplit('/').next().unwrap();
+            if template.contains("{member_id}") {
+                member.post(&format!("{image}/members"), &json!({"member": "foreign"})).await.expect(200);
+            }
             let path = template.replace("{image}", id).replace("{community}", id).replace("{tag}", "t");
-            let request = client.request(method, &path);
-            let request = match (*method, *template) {
-                ("POST", "/v2/images") => request.json(&json!({})),
+            let request = client.request(method, &path.replace("{member_id}", "foreign"));
+            let request = match (*method, template.rsplit('/').next().unwrap()) {
+                ("POST", "images") => request.json(&json!({})),
+                ("POST", "members") => request.json(&json!({"member": "other"})),
+                ("PUT", "{member_id}") => request.json(&json!({"status": "accepted"})),
                 ("PATCH", _) => request
                     .header("Content-Type", "application/openstack-images-v2.1-json-patch")
                     .body("[{\"op\": \"add\", \"path\": \"/name\", \"value\": \"n\"}]"),
@@ -71,6 +84,7 @@ async fn a_method_that_a_route_lacks_is_told_which_it_has() {
         let known: Vec<&str> =
             ROUTES.iter().filter(|(_, other, _)| *other == path).map(|(method, ..)| *method).collect();
         let url = path.replace("{image}", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90").replace("{tag}", "t");
+        let url = url.replace("{member_id}", "p2");
         for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "FOO"] {
             if !known.contains(&method) {
                 let member = s.member("p1");

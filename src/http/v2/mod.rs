@@ -3,6 +3,7 @@
 mod actions;
 mod images;
 mod info;
+mod members;
 mod schemas;
 mod tags;
 
@@ -25,6 +26,11 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}").get(images::show).patch(images::update).delete(images::delete),
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
+        Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
+        Resource::new("/v2/images/{image_id}/members/{member_id}")
+            .get(members::show)
+            .put(members::set_status)
+            .delete(members::remove),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
         Resource::new("/v2/info/usage").get(info::usage),
         Resource::new("/v2/schemas/image").get(schemas::image),

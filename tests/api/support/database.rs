@@ -90,6 +90,16 @@ impl Database {
         sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap().rows_affected()
     }
 
+    /// All of these, at once.
+    pub(crate) async fn execute_all(&self, statements: &[String]) {
+        let mut connection = self.connect().await;
+        let mut transaction = connection.begin().await.unwrap();
+        for sql in statements {
+            sqlx::query(AssertSqlSafe(sql.clone())).execute(&mut *transaction).await.unwrap();
+        }
+        transaction.commit().await.unwrap();
+    }
+
     /// Rows of two texts.
     pub(crate) async fn pairs(&self, sql: &str) -> Vec<(String, String)> {
         let mut connection = self.connect().await;

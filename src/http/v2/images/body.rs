@@ -10,6 +10,7 @@ use crate::{
         locations::{Location, LocationUrl},
     },
     error::{Error, Result},
+    http::json,
     images::{
         model::{ImageView, NewImage, Tag, check_storable},
         update::{Attribute, NewLocation},
@@ -65,7 +66,6 @@ impl Serialize for ImageBody<'_> {
     /// Custom properties come first, so that none of them can hide an attribute.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ImageView { image, properties, tags, locations } = self.view;
-        let time = |time: chrono::NaiveDateTime| time.format("%Y-%m-%dT%H:%M:%SZ").to_string();
         let mut map = serializer.serialize_map(None)?;
         for (name, value) in properties.iter().filter(|(name, _)| !HIDDEN.contains(&name.as_str())) {
             map.serialize_entry(name, value)?;
@@ -86,8 +86,8 @@ impl Serialize for ImageBody<'_> {
         map.serialize_entry("os_hash_algo", &image.os_hash_algo)?;
         map.serialize_entry("os_hash_value", &image.os_hash_value)?;
         map.serialize_entry("id", &image.id)?;
-        map.serialize_entry("created_at", &time(image.created_at))?;
-        map.serialize_entry("updated_at", &time(image.updated_at.unwrap_or(image.created_at)))?;
+        map.serialize_entry("created_at", &json::time(image.created_at))?;
+        map.serialize_entry("updated_at", &json::time(image.updated_at.unwrap_or(image.created_at)))?;
         if self.shows_locations {
             map.serialize_entry("locations", &locations.iter().map(LocationBody::from).collect::<Vec<_>>())?;
         }

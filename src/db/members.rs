@@ -1,0 +1,120 @@
+//! The `image_members` table: the projects that an image is shared with.
+//!
+//! Glance's unique key has the time of a row's deletion in it, which is NULL as long as the row is in force: it keeps
+//! nobody from being there twice. So whoever writes an image's members takes the lock of the image's row first
+//! (`images::get_locked`). Rows are removed, not marked: on MySQL, `P1` and `p1` that went in one second would break that key.
+
+use chrono::NaiveDateTime;
+use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+
+use super::{Result, Session, tables::ImageMembers as M, text_enum::text_enum};
+
+text_enum! {
+    /// What a project makes of an image that is shared with it.
+    pub(crate) enum MemberStatus("") {
+        /// Nothing yet: the image is not listed.
+        Pending = "pending",
+        /// The image is listed.
+        Accepted = "accepted",
+        /// The image is not to be listed.
+        Rejected = "rejected",
+    }
+}
+
+/// A project that an image is shared with.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub(crate) struct Member {
+    /// The image.
+    pub(crate) image_id: String,
+    /// The project.
+    pub(crate) member: String,
+    /// What it makes of it.
+    pub(crate) status: MemberStatus,
+    /// When it was added, in UTC.
+    pub(crate) created_at: NaiveDateTime,
+    /// When its status was changed last, in UTC.
+    pub(crate) updated_at: Option<NaiveDateTime>,
+}
+
+const COLUMNS: [M; 5] = [M::ImageId, M::Member, M::Status, M::CreatedAt, M::UpdatedAt];
+
+fn live(image_id: &str) -> SelectStatement {
+    Query::select()
+        .from(M::Table)
+        .and_where(Expr::col(M::ImageId).eq(image_id))
+        .and_where(Expr::col(M::Deleted).eq(false))
+        .take()
+}
+
+/// Reads an image's members, in the order in which they were added. One statement, through the index on `image_id`.
+pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Member>> {
+    s.all(live(image_id).columns(COLUMNS).order_by(M::Id, Order::Asc).take()).await
+}
+
+/// Reads a member, whatever its status. One statement, through the index `(image_id, member)`.
+pub(crate) async fn get(s: &mut impl Session, image_id: &str, member: &str) -> Result<Option<Member>> {
+    s.optional(live(image_id).columns(COLUMNS).cond_where(s.exactly(M::Member, member)).take()).await
+}
+
+/// How many members the image has. One statement, through the index on `image_id`.
+pub(crate) async fn count(s: &mut impl Session, image_id: &str) -> Result<i64> {
+    let count: Option<(i64,)> = s.optional(live(image_id).expr(Expr::col(M::Id).count()).take()).await?;
+    Ok(count.map_or(0, |(count,)| count))
+}
+
+/// Adds a member, which the image must not have.
+pub(crate) async fn insert(s: &mut impl Session, member: &Member) -> Result<()> {
+    let values: [Expr; 7] = [
+        member.image_id.as_str().into(),
+        member.member.as_str().into(),
+        member.status.into(),
+        member.created_at.into(),
+        member.updated_at.into(),
+        false.into(),
+        false.into(),
+    ];
+    let columns = COLUMNS.into_iter().chain([M::CanShare, M::Deleted]);
+    s.execute(Query::insert().into_table(M::Table).columns(columns).values_panic(values).take()).await.map(drop)
+}
+
+/// Sets what a member makes of the image. `false` when it is none. One statement, through the index
+/// `(image_id, member)`.
+pub(crate) async fn set_status(
+    s: &mut impl Session,
+    image_id: &str,
+    member: &str,
+    status: MemberStatus,
+    now: NaiveDateTime,
+) -> Result<bool> {
+    let update = Query::update()
+        .table(M::Table)
+        .value(M::Status, status)
+        .value(M::UpdatedAt, now)
+        .and_where(Expr::col(M::ImageId).eq(image_id))
+        .cond_where(s.exactly(M::Member, member))
+        .and_where(Expr::col(M::Deleted).eq(false))
+        .take();
+    // More than one row changes where a Glance beside us added the member twice.
+    Ok(s.execute(update).await? > 0)
+}
+
+/// Removes a member's row. `false` when there is none. One statement, through the index `(image_id, member)`.
+pub(crate) async fn delete(s: &mut impl Session, image_id: &str, member: &str) -> Result<bool> {
+    let delete = Query::delete()
+        .from_table(M::Table)
+        .and_where(Expr::col(M::ImageId).eq(image_id))
+        .cond_where(s.exactly(M::Member, member))
+        .and_where(Expr::col(M::Deleted).eq(false))
+        .take();
+    Ok(s.execute(delete).await? > 0)
+}
+
+/// Removes the members of an image that goes. One statement, through the index on `image_id`.
+pub(super) async fn delete_all(s: &mut impl Session, image_id: &str) -> Result<()> {
+    let delete = Query::delete()
+        .from_table(M::Table)
+        .and_where(Expr::col(M::ImageId).eq(image_id))
+        .and_where(Expr::col(M::Deleted).eq(false))
+        .take();
+    s.execute(delete).await.map(drop)
+}
