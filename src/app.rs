@@ -19,8 +19,9 @@ use crate::{
         self, Db,
         migrate::{FOREIGN, Schema, State},
     },
+    images::protections::{Protections, ProtectionsError},
     policy::Policy,
-    schemas::Schemas,
+    schemas::{Schemas, SchemasError},
 };
 
 /// What every request shares.
@@ -33,6 +34,8 @@ pub(crate) struct App {
     pub(crate) authenticator: Authenticator,
     /// What callers may do.
     pub(crate) policy: Policy,
+    /// What callers may do with custom properties.
+    pub(crate) protections: Protections,
     /// What requests are checked against.
     pub(crate) schemas: Schemas,
     /// What time it is; a parameter, so that a test can set it.
@@ -73,9 +76,12 @@ pub(crate) enum StartError {
     /// The users cannot be read.
     #[error("identity file {0}")]
     Identity(String),
-    /// A part of the program is broken.
+    /// The property protections cannot be read.
     #[error("{0}")]
-    Internal(#[from] crate::error::Error),
+    Protections(#[from] ProtectionsError),
+    /// The schemas cannot be built.
+    #[error("{0}")]
+    Schemas(#[from] SchemasError),
 }
 
 impl From<IdentityError> for StartError {
@@ -97,6 +103,7 @@ impl App {
         if let Some(warning) = authenticator.warning() {
             tracing::warn!("{warning}");
         }
+        let (protections, schemas) = read_files(&config)?;
         let url = config.database_url();
         if config.database_is_embedded() {
             create_data_dir(&config)?;
@@ -120,12 +127,12 @@ impl App {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
-        let schemas = Schemas::new(&config.image_format)?;
         Ok(Self {
             config,
             db,
             authenticator,
             policy: Policy::defaults(),
+            protections,
             schemas,
             clock,
             draining: AtomicBool::new(false),
@@ -146,6 +153,14 @@ impl App {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+}
+
+/// Reads the files that the options name.
+pub(crate) fn read_files(config: &Config) -> Result<(Protections, Schemas), StartError> {
+    let default = &config.default;
+    let protections =
+        Protections::load(default.property_protection_file.as_deref(), default.property_protection_rule_format)?;
+    Ok((protections, Schemas::new(&config.image_format, config.custom_schema.as_deref())?))
 }
 
 /// Looks at the schema, which is the first that is asked of the database. A server that does not answer yet is asked again, as

@@ -11,7 +11,7 @@ use axum::{
     Router,
     extract::Request,
     http::StatusCode,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -27,6 +27,10 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
+        Resource::new("/v2/schemas/member").get(schemas::member),
+        Resource::new("/v2/schemas/members").get(schemas::members),
+        Resource::new("/v2/schemas/task").get(schemas::task),
+        Resource::new("/v2/schemas/tasks").get(schemas::tasks),
     ];
     resources
         .into_iter()
@@ -37,6 +41,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         // From the inside out.
         .layer(from_fn_with_state(Arc::clone(app), middleware::auth::require))
         .layer(from_fn_with_state(Arc::clone(app), middleware::limits::deadline))
+        .layer(from_fn(middleware::not_modified::answer))
 }
 
 async fn no_route(request: Request) -> Response {
