@@ -19,9 +19,10 @@ use crate::{
         self, Db,
         migrate::{FOREIGN, Schema, State},
     },
+    images::protections::{Protections, ProtectionsError},
     limits::Limits,
     policy::Policy,
-    schemas::Schemas,
+    schemas::{Schemas, SchemasError},
 };
 
 /// What every request shares.
@@ -36,6 +37,8 @@ pub(crate) struct App {
     pub(crate) policy: Policy,
     /// How much they may have.
     pub(crate) limits: Limits,
+    /// What callers may do with custom properties.
+    pub(crate) protections: Protections,
     /// What requests are checked against.
     pub(crate) schemas: Schemas,
     /// What time it is; a parameter, so that a test can set it.
@@ -76,9 +79,12 @@ pub(crate) enum StartError {
     /// The users cannot be read.
     #[error("identity file {0}")]
     Identity(String),
-    /// A part of the program is broken.
+    /// The property protections cannot be read.
     #[error("{0}")]
-    Internal(#[from] crate::error::Error),
+    Protections(#[from] ProtectionsError),
+    /// The schemas cannot be built.
+    #[error("{0}")]
+    Schemas(#[from] SchemasError),
 }
 
 impl From<IdentityError> for StartError {
@@ -101,6 +107,7 @@ impl App {
             tracing::warn!("{warning}");
         }
         let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
+        let (protections, schemas) = read_files(&config)?;
         let url = config.database_url();
         if config.database_is_embedded() {
             create_data_dir(&config)?;
@@ -124,13 +131,13 @@ impl App {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
-        let schemas = Schemas::new(&config.image_format)?;
         Ok(Self {
             config,
             db,
             authenticator,
             policy: Policy::defaults(),
             limits,
+            protections,
             schemas,
             clock,
             draining: AtomicBool::new(false),
@@ -151,6 +158,14 @@ impl App {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+}
+
+/// Reads the files that the options name.
+pub(crate) fn read_files(config: &Config) -> Result<(Protections, Schemas), StartError> {
+    let default = &config.default;
+    let protections =
+        Protections::load(default.property_protection_file.as_deref(), default.property_protection_rule_format)?;
+    Ok((protections, Schemas::new(&config.image_format, config.custom_schema.as_deref())?))
 }
 
 /// Looks at the schema, which is the first that is asked of the database. A server that does not answer yet is asked again, as

@@ -8,7 +8,10 @@ use std::{
 use clap::Subcommand;
 
 use super::CommandResult;
-use crate::config::{Reading, Sources};
+use crate::{
+    app,
+    config::{Reading, Sources},
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
@@ -20,26 +23,33 @@ pub(super) enum Command {
 
 pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
     let reading = Reading::of(sources);
-    match command {
+    let can_be_used = match command {
         Command::Check => check(&reading)?,
-        Command::Show => show(&reading)?,
-    }
-    Ok(if reading.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Show => {
+            show(&reading)?;
+            reading.errors.is_empty()
+        }
+    };
+    Ok(if can_be_used { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(reading: &Reading) -> io::Result<()> {
+fn check(reading: &Reading) -> io::Result<bool> {
     let mut out = io::stdout().lock();
     for file in &reading.files {
         writeln!(out, "read: {}", file.display())?;
     }
-    for error in &reading.errors {
+    let of_files = app::read_files(&reading.config).err();
+    let errors: Vec<String> =
+        reading.errors.iter().map(ToString::to_string).chain(of_files.iter().map(ToString::to_string)).collect();
+    for error in &errors {
         writeln!(out, "error: {error}")?;
     }
     for warning in &reading.config.warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let verdict = if reading.errors.is_empty() { "can" } else { "cannot" };
-    writeln!(out, "The configuration {verdict} be used.")
+    let verdict = if errors.is_empty() { "can" } else { "cannot" };
+    writeln!(out, "The configuration {verdict} be used.")?;
+    Ok(errors.is_empty())
 }
 
 /// As a file would have it, but for secrets and dollar signs.

@@ -19,7 +19,7 @@ pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
         Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat, OsloLimit,
-        OsloMiddleware,
+        OsloMiddleware, RuleFormat,
     },
     written::Setting,
 };
@@ -38,6 +38,9 @@ const DIR_VARIABLE: &str = "OS_GLANCE_CONFIG_DIR";
 const FILES: [&str; 2] = ["glance-image-import.conf", "glance-api.conf"];
 /// The folders of files there, which are read after them.
 const DIRS: [&str; 2] = ["glance.conf.d", "glance-api.conf.d"];
+
+/// The file beside the configuration that adds properties to the schema of an image.
+const CUSTOM_SCHEMA: &str = "schema-image.json";
 
 /// Every option, with its default where nothing was written.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +65,8 @@ pub(crate) struct Config {
     pub(crate) healthcheck: Healthcheck,
     /// `[glimpse]`
     pub(crate) glimpse: Glimpse,
+    /// `schema-image.json` beside the configuration, where there is one.
+    pub(crate) custom_schema: Option<PathBuf>,
     /// What the operator should know about what they wrote, for the log.
     pub(crate) warnings: Vec<String>,
 }
@@ -170,8 +175,14 @@ impl Reading {
             cors: Cors::read(&mut written),
             healthcheck: Healthcheck::read(&mut written),
             glimpse: Glimpse::read(&mut written),
+            custom_schema: beside(CUSTOM_SCHEMA, sources, &read),
             warnings: written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
         };
+        if let Some(path) = &config.default.property_protection_file {
+            // One that is nowhere is told where it is read.
+            let found = path.to_str().and_then(|name| beside(name, sources, &read));
+            config.default.property_protection_file = found.or_else(|| Some(path.clone()));
+        }
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
@@ -301,6 +312,12 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Looks for a file where Glance does: in the folders of files, then beside the files, the last one first.
+fn beside(name: &str, sources: &Sources, read: &[PathBuf]) -> Option<PathBuf> {
+    let folders = read.iter().rev().filter_map(|file| file.parent());
+    sources.dirs.iter().map(PathBuf::as_path).chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
 }
 
 /// Takes credentials out of values that are shown: a login in a URL, and a password that a value refers to.

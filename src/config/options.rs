@@ -104,6 +104,10 @@ group! {
         image_member_quota: i64 = 128,
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
+        /// The file that says who may do what with which custom properties.
+        property_protection_file: Option<PathBuf> = None,
+        /// Whether that file names roles or rules of the policy.
+        property_protection_rule_format: RuleFormat = RuleFormat::Roles,
     }
 }
 
@@ -376,6 +380,17 @@ choice! {
         Fake = "fake",
         /// Not at all: everybody is an admin.
         None = "none",
+    }
+}
+
+choice! {
+    /// What a file of property protections names.
+    pub(crate) enum RuleFormat {
+        /// Roles.
+        #[default]
+        Roles = "roles",
+        /// Rules of the policy.
+        Policies = "policies",
     }
 }
 

@@ -21,8 +21,9 @@ use crate::error::Error;
 /// Seconds after which a client may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
-/// Characters of an explanation at the most: it may repeat what the client sent, but not a megabyte of it.
-const MAX_EXPLANATION: usize = 2048;
+/// Characters of an explanation at the most: it may repeat what the client sent, but not a megabyte of it. What Glance
+/// says of an image that its schema does not allow has the whole schema in it.
+const MAX_EXPLANATION: usize = 16 * 1024;
 
 const NOT_FOUND: &str = "The resource could not be found.";
 const FORBIDDEN: &str = "Access was denied to this resource.";
@@ -119,7 +120,7 @@ impl Refusal {
             ),
             Form::Json => (
                 HeaderValue::from_static("application/json"),
-                super::json::text(&json!({ "message": self.body(str::to_owned), "code": status, "title": title })),
+                super::json::ascii(&json!({ "message": self.body(str::to_owned), "code": status, "title": title })),
             ),
             Form::Plain => (
                 HeaderValue::from_static("text/plain; charset=UTF-8"),

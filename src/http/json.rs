@@ -40,6 +40,24 @@ pub(super) fn time(time: NaiveDateTime) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// Writes a value in ASCII, as Glance does with what is no record of its own: other characters are escaped.
+pub(super) fn ascii(value: &impl Serialize) -> String {
+    let mut ascii = String::with_capacity(1024);
+    for c in text(value).chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            ascii.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    ascii
+}
+
+/// Answers with a value in ASCII.
+pub(super) fn ascii_response(value: &impl Serialize) -> Response {
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], ascii(value)).into_response()
+}
+
 /// Answers with a value.
 pub(super) fn response(value: &impl Serialize) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text(value)).into_response()

@@ -7,6 +7,7 @@ mod access;
 pub(crate) mod actions;
 pub(crate) mod members;
 pub(crate) mod model;
+pub(crate) mod protections;
 pub(crate) mod query;
 mod status;
 pub(crate) mod tags;
@@ -16,6 +17,7 @@ use uuid::Uuid;
 
 use self::{
     model::{ImageView, NewImage, Tag, check_storable, requirement},
+    protections::Operation,
     query::ListQuery,
 };
 use crate::{
@@ -23,7 +25,7 @@ use crate::{
     context::Context,
     db::{
         self, Session,
-        images::{Image, ImageId, Status},
+        images::{Image, ImageId, Status, Term},
     },
     error::{Error, Result},
     limits::Resource,
@@ -42,6 +44,9 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
     app.limits.enforce(&app.db, context, Resource::CountTotal, 1).await?;
+    for (name, _) in &new.properties {
+        app.protections.check(&app.policy, context, Operation::Create, name)?;
+    }
     check_owner(owner.as_deref().unwrap_or_default())?;
     check_quota("tags", new.tags.len(), app.config.default.image_tag_quota())?;
     check_quota("properties", new.properties.len(), app.config.default.image_property_quota())?;
@@ -81,7 +86,9 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         })
         .await?;
     let tags = tags_text.into_iter().map(str::to_owned).collect();
-    Ok(ImageView { image, properties, tags, locations: Vec::new() })
+    let mut view = ImageView { image, properties, tags, locations: Vec::new() };
+    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
+    Ok(view)
 }
 
 /// An owner may come from a token, and then has passed no schema.
@@ -136,7 +143,9 @@ pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<I
     let image = access::find(&mut conn, context, id).await?;
     let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
     access::authorise(app, context, &image, "get_image")?;
-    with_children(app, &mut conn, image).await
+    let mut view = with_children(app, &mut conn, image).await?;
+    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
+    Ok(view)
 }
 
 /// A page of a listing.
@@ -167,6 +176,11 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
             Some(image.ok_or_else(|| Error::Invalid(format!("No image found with ID {id}")))?)
         }
     };
+    let may = |name: &str| app.protections.may(&app.policy, context, Operation::Read, name);
+    if query.filter.terms.iter().any(|term| matches!(term, Term::Property(name, _) if !may(name))) {
+        // To them, no image has such a property.
+        return Ok(Page { images: Vec::new(), next_marker: None });
+    }
     let viewer = db::images::Viewer { project: context.project_id(), is_admin: context.is_admin };
     // One row more than asked for tells whether there is a page after this one.
     let page = db::images::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
@@ -175,7 +189,9 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     images.truncate(limit as usize);
     let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
     images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
-    Ok(Page { images: all_with_children(app, &mut conn, images).await?, next_marker })
+    let mut images = all_with_children(app, &mut conn, images).await?;
+    app.protections.hide(&app.policy, context, &mut images);
+    Ok(Page { images, next_marker })
 }
 
 /// Deletes an image: its row stays, as the tombstone of its id. Seven statements.

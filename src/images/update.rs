@@ -7,7 +7,9 @@ use serde_json::{Map, Value};
 use super::{
     access, check_owner, check_quota,
     model::{ImageView, Tag, requirement},
-    or_conflict, with_children,
+    or_conflict,
+    protections::Operation,
+    with_children,
 };
 use crate::{
     app::App,
@@ -128,7 +130,8 @@ pub(crate) const ATTRIBUTES: [&str; 10] = [
 /// # Errors
 /// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`.
 pub(crate) async fn update(app: &App, context: &Context, id: &ImageId, changes: &[Change]) -> Result<ImageView> {
-    app.db
+    let mut view = app
+        .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(&mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
@@ -144,7 +147,9 @@ pub(crate) async fn update(app: &App, context: &Context, id: &ImageId, changes: 
             write(&mut tx, &before, &after).await?;
             Ok((tx, after))
         })
-        .await
+        .await?;
+    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
+    Ok(view)
 }
 
 /// An image on its way from what it is to what it is to be.
@@ -169,7 +174,7 @@ impl Draft {
                 self.authorise(app, context, attribute)?;
                 let name = attribute.name();
                 let is_property = matches!(attribute, Attribute::Property(..));
-                let present = !is_property || self.properties.contains_key(name);
+                let present = !is_property || self.shows(app, context, name);
                 match condition {
                     Condition::Present if !present => {
                         Err(Error::PropertyConflict(format!("Property {name} does not exist.")))
@@ -177,7 +182,18 @@ impl Draft {
                     Condition::Absent if present => {
                         Err(Error::PropertyConflict(format!("Property {name} already present.")))
                     }
-                    _ => self.set(app, attribute),
+                    _ => {
+                        if is_property {
+                            if !present {
+                                app.protections.check(&app.policy, context, Operation::Create, name)?;
+                            }
+                            // To who may not read it, it is a new one, and must not put an end to the old one.
+                            if self.properties.contains_key(name) {
+                                app.protections.check(&app.policy, context, Operation::Update, name)?;
+                            }
+                        }
+                        self.set(app, attribute)
+                    }
                 }
             }
             Change::Locations(change) => self.change_locations(app, context, change),
@@ -186,12 +202,19 @@ impl Draft {
                 if ATTRIBUTES.contains(&name.as_str()) {
                     return Err(Error::NotPermitted(format!("Property {name} may not be removed.")));
                 }
-                match self.properties.remove(name) {
-                    Some(_) => Ok(()),
-                    None => Err(Error::PropertyConflict(format!("Property {name} does not exist."))),
+                if !self.shows(app, context, name) {
+                    return Err(Error::PropertyConflict(format!("Property {name} does not exist.")));
                 }
+                app.protections.check(&app.policy, context, Operation::Delete, name)?;
+                self.properties.remove(name);
+                Ok(())
             }
         }
+    }
+
+    /// Whether it has a custom property that the caller may know of.
+    fn shows(&self, app: &App, context: &Context, name: &str) -> bool {
+        self.properties.contains_key(name) && app.protections.may(&app.policy, context, Operation::Read, name)
     }
 
     /// Glance has a rule and a sentence for each.

@@ -48,10 +48,10 @@ async fn a_wrong_body_is_told_what_is_wrong() {
     // What a client sends is repeated in part only, and a form without tags is made of it in linear time.
     let tags = json!({"<a<".repeat(300_000): 5});
     let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").json(&tags)).await;
-    assert!(answer.expect(400).text.len() < 10_000);
+    assert!(answer.expect(400).text.len() < 20_000);
     let keys = format!("{{\"{0}\": 1, \"{0}\": 1}}", "<".repeat(400_000));
     let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").body(keys)).await;
-    assert!(answer.expect(400).text.len() < 10_000);
+    assert!(answer.expect(400).text.len() < 20_000);
     let zeros = json!({"tags": vec![0; 300_000]});
     member.post("/v2/images", &zeros).await.expect(400).says("0 is not of type");
     let huge = json!({"a": "x".repeat(2 << 20)});

@@ -141,7 +141,7 @@ async fn pages_of_an_allowed_site_may_call() {
     let answer = asked(&s, "GET", "/v2/images", &[("Origin", "http://b.example")]).await.expect(200);
     assert_eq!(answer.header("access-control-allow-origin"), "http://b.example");
     assert_eq!(answer.header("access-control-allow-credentials"), "true");
-    assert_eq!(answer.header("vary"), "Origin");
+    assert!(answer.headers.get_all("vary").iter().any(|value| value == "Origin"));
     assert!(answer.header("access-control-expose-headers").ends_with("X-Service-Token,X-OpenStack-Request-ID"));
     for origin in ["http://c.example", "http://a.example.evil", "null"] {
         let answer = asked(&s, "GET", "/v2/images", &[("Origin", origin)]).await.expect(200);

@@ -102,7 +102,7 @@ fn configured(builder: ServerBuilder, options: &Options) -> ServerBuilder {
 
 async fn glance(database: &Database, options: &Options) -> Glance {
     let options: Vec<_> = options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
-    Glance::start_with(database, &options).await
+    Glance::start_with(database, &options, &[]).await
 }
 
 /// Compares what a client sees.

@@ -36,6 +36,10 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/info/usage", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/image", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/images", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/member", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/members", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/task", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/tasks", [401, 200, 200, 200, 200]),
 ];
 
 fn personas(s: &TestServer) -> [Client; 5] {

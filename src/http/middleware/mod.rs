@@ -3,4 +3,5 @@
 pub(super) mod auth;
 pub(super) mod cors;
 pub(super) mod limits;
+pub(super) mod not_modified;
 pub(super) mod request_id;

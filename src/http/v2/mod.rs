@@ -13,7 +13,7 @@ use axum::{
     Router,
     extract::Request,
     http::StatusCode,
-    middleware::from_fn_with_state,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::any,
 };
@@ -35,6 +35,10 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/info/usage").get(info::usage),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
+        Resource::new("/v2/schemas/member").get(schemas::member),
+        Resource::new("/v2/schemas/members").get(schemas::members),
+        Resource::new("/v2/schemas/task").get(schemas::task),
+        Resource::new("/v2/schemas/tasks").get(schemas::tasks),
     ];
     resources
         .into_iter()
@@ -45,6 +49,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         // From the inside out.
         .layer(from_fn_with_state(Arc::clone(app), middleware::auth::require))
         .layer(from_fn_with_state(Arc::clone(app), middleware::limits::deadline))
+        .layer(from_fn(middleware::not_modified::answer))
 }
 
 async fn no_route(request: Request) -> Response {

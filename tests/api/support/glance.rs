@@ -26,17 +26,24 @@ impl Glance {
 
     /// Starts it on a database as it is.
     pub(crate) async fn start_synced(database: &Database) -> Self {
-        Self::start_with(database, &[]).await
+        Self::start_with(database, &[], &[]).await
     }
 
-    /// Starts it on a database as it is, with options (group, name and value) in its configuration file.
-    pub(crate) async fn start_with(database: &Database, options: &[(&str, &str, &str)]) -> Self {
+    /// The same, with more options (group, name, value), and with files (name, text) beside its configuration.
+    pub(crate) async fn start_with(
+        database: &Database,
+        options: &[(&str, &str, &str)],
+        files: &[(&str, &str)],
+    ) -> Self {
         let dir = TempDir::with_prefix("glimpse-glance-").unwrap();
+        fs::create_dir(dir.path().join("glance")).unwrap();
+        let more: String =
+            options.iter().map(|(group, name, value)| format!("[{group}]\n{name} = {value}\n")).collect();
+        for (name, text) in files.iter().chain([&("more.conf", more.as_str())]) {
+            fs::write(dir.path().join("glance").join(name), text).unwrap();
+        }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut glance = Self { dir, port, database: database.clone(), running: false };
-        fs::create_dir(glance.folder()).unwrap();
-        let more = options.iter().map(|(group, name, value)| format!("[{group}]\n{name} = {value}\n"));
-        fs::write(glance.folder().join("more.conf"), more.collect::<String>()).unwrap();
         glance.start_again().await;
         glance
     }

@@ -16,6 +16,7 @@ use super::{Answer, Client, Database, eventually};
 /// What a server is started with.
 pub(crate) struct ServerBuilder {
     options: Vec<(String, String, String)>,
+    files: Vec<(String, String)>,
     database: Option<Database>,
     environment: Vec<(String, String)>,
 }
@@ -30,6 +31,12 @@ impl ServerBuilder {
     /// Takes an option back out of it.
     pub(crate) fn without(mut self, group: &str, name: &str) -> Self {
         self.options.retain(|option| (option.0.as_str(), option.1.as_str()) != (group, name));
+        self
+    }
+
+    /// Puts a file beside its configuration.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
@@ -63,6 +70,9 @@ impl ServerBuilder {
         for (group, name, value) in self.options.iter().chain([&database_option]) {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
+        for (name, text) in &self.files {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
         let config = dir.path().join("glance-api.conf");
         fs::write(&config, text).unwrap();
         let mut server =
@@ -92,7 +102,7 @@ impl TestServer {
     }
 
     pub(crate) fn builder() -> ServerBuilder {
-        ServerBuilder { options: Vec::new(), database: None, environment: Vec::new() }
+        ServerBuilder { options: Vec::new(), files: Vec::new(), database: None, environment: Vec::new() }
             .option("DEFAULT", "bind_port", 0)
             .option("glimpse", "auth", "fake")
     }

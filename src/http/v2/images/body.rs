@@ -128,7 +128,8 @@ pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewIm
         protected: flag(&mut body, "protected"),
         os_hidden: flag(&mut body, "os_hidden"),
         tags: tags(&mut body, forbid_equals)?,
-        properties: body.into_iter().map(property).collect::<Result<_>>()?,
+        // A custom schema may allow null, which is as good as no value.
+        properties: body.into_iter().filter(|(_, value)| !value.is_null()).map(property).collect::<Result<_>>()?,
     })
 }
 
@@ -236,8 +237,10 @@ fn property((name, value): (String, Value)) -> Result<(String, String)> {
         return Err(Error::NotPermitted(format!("Attribute '{name}' is reserved.")));
     }
     check_storable("Property names", &name)?;
-    // The schema has checked that it is a string.
-    let value = value.as_str().unwrap_or_default().to_owned();
+    // A custom schema may allow other types; the records do not.
+    let Value::String(value) = value else {
+        return Err(Error::Invalid(format!("The value of property '{name}' is not a string.")));
+    };
     check_storable(&title(&name), &value)?;
     if value.len() > MAX_PROPERTY_BYTES {
         return Err(Error::Invalid(format!(
