@@ -20,7 +20,7 @@ use crate::{
         migrate::{FOREIGN, Schema, State},
     },
     limits::Limits,
-    policy::Policy,
+    policy::{Policy, PolicyError},
     schemas::Schemas,
 };
 
@@ -76,6 +76,9 @@ pub(crate) enum StartError {
     /// The users cannot be read.
     #[error("identity file {0}")]
     Identity(String),
+    /// The policy cannot be read.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
     /// A part of the program is broken.
     #[error("{0}")]
     Internal(#[from] crate::error::Error),
@@ -92,6 +95,10 @@ impl App {
     /// another one is never changed.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (policy, warnings) = Policy::load(&config)?;
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
         #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
@@ -129,7 +136,7 @@ impl App {
             config,
             db,
             authenticator,
-            policy: Policy::defaults(),
+            policy,
             limits,
             schemas,
             clock,

@@ -8,11 +8,15 @@ use std::{
 use clap::Subcommand;
 
 use super::CommandResult;
-use crate::config::{Reading, Sources};
+use crate::{
+    config::{Reading, Sources},
+    policy::Policy,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
-    /// Tell what is wrong with the configuration, and which options do nothing: exit code 0 when it can be used, else 1
+    /// Tell what is wrong with the configuration and the policy files, and which options do nothing: exit code 0 when they can
+    /// be used, else 1
     Check,
     /// Show every option's value, without secrets, and where it comes from
     Show,
@@ -20,26 +24,41 @@ pub(super) enum Command {
 
 pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
     let reading = Reading::of(sources);
-    match command {
+    let usable = match command {
         Command::Check => check(&reading)?,
-        Command::Show => show(&reading)?,
-    }
-    Ok(if reading.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Show => {
+            show(&reading)?;
+            reading.errors.is_empty()
+        }
+    };
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(reading: &Reading) -> io::Result<()> {
+/// Looks at the configuration and at the policy that it names.
+fn check(reading: &Reading) -> io::Result<bool> {
+    let mut files = reading.files.clone();
+    let mut errors: Vec<String> = reading.errors.iter().map(ToString::to_string).collect();
+    let mut warnings = reading.config.warnings.clone();
+    match Policy::load(&reading.config) {
+        Ok((policy, more)) => {
+            files.extend(policy.paths());
+            warnings.extend(more);
+        }
+        Err(error) => errors.push(error.to_string()),
+    }
     let mut out = io::stdout().lock();
-    for file in &reading.files {
+    for file in files {
         writeln!(out, "read: {}", file.display())?;
     }
-    for error in &reading.errors {
+    for error in &errors {
         writeln!(out, "error: {error}")?;
     }
-    for warning in &reading.config.warnings {
+    for warning in warnings {
         writeln!(out, "warning: {warning}")?;
     }
-    let verdict = if reading.errors.is_empty() { "can" } else { "cannot" };
-    writeln!(out, "The configuration {verdict} be used.")
+    let verdict = if errors.is_empty() { "can" } else { "cannot" };
+    writeln!(out, "The configuration {verdict} be used.")?;
+    Ok(errors.is_empty())
 }
 
 /// As a file would have it, but for secrets and dollar signs.

@@ -2,6 +2,7 @@
 
 use super::options::{
     Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloLimit, OsloMiddleware,
+    OsloPolicy,
     PasteDeploy,
 };
 
@@ -32,6 +33,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         ImageFormat::OPTIONS,
         OsloLimit::OPTIONS,
         OsloMiddleware::OPTIONS,
+        OsloPolicy::OPTIONS,
         Cors::OPTIONS,
         Healthcheck::OPTIONS,
         Glimpse::OPTIONS,

@@ -13,6 +13,7 @@ mod images;
 mod keystone;
 mod limits;
 mod members;
+mod policy;
 mod rigs;
 mod routes;
 mod server;
