@@ -145,6 +145,19 @@ fn the_defaults_are_glances() {
 }
 
 #[test]
+fn the_sample_has_every_rule_with_its_default() {
+    let sample = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.yaml")).unwrap();
+    let rules: Vec<_> =
+        sample.lines().filter_map(|line| line.strip_prefix("#\"")).map(|line| format!("\"{line}")).collect();
+    let (_, out, _) = Files::new("", None).run(&["policy", "list"]);
+    assert_eq!(rules, out.lines().map(|line| line.trim_end_matches("  # default")).collect::<Vec<_>>());
+    // With the # taken away it can be read, and changes nothing.
+    let files = Files::new("", Some(&(rules.join("\n") + "\n")));
+    let (code, out, _) = files.run(&["config", "check"]);
+    assert_eq!((code, out.matches("warning: ").count()), (Some(0), 1), "modify_task alone will go: {out}");
+}
+
+#[test]
 fn glances_rules_let_whom_glance_lets() {
     let rules = glances_rules();
     let mut questions = Vec::new();
