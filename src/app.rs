@@ -132,16 +132,7 @@ impl App {
         }
         tracing::info!(database = %url, "database is ready");
         let schemas = Schemas::new(&config.image_format)?;
-        Ok(Self {
-            config,
-            db,
-            authenticator,
-            policy,
-            limits,
-            schemas,
-            clock,
-            draining: AtomicBool::new(false),
-        })
+        Ok(Self { config, db, authenticator, policy, limits, schemas, clock, draining: AtomicBool::new(false) })
     }
 
     /// The time, in UTC, as exactly as every engine but MySQL stores it.

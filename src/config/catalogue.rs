@@ -2,8 +2,7 @@
 
 use super::options::{
     Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloLimit, OsloMiddleware,
-    OsloPolicy,
-    PasteDeploy,
+    OsloPolicy, PasteDeploy,
 };
 
 /// An option that Glimpse acts on.
