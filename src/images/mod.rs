@@ -202,6 +202,7 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }
+            access::check_mutable(context, &image)?;
             let now = app.now();
             let has_data = db::images::release_data(&mut tx, &image.id).await?;
             let to = if has_data { Status::PendingDelete } else { Status::Deleted };

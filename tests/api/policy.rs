@@ -460,9 +460,11 @@ async fn a_policy_file_denies_and_allows() {
     let gold = create(&uploader, gold).await.expect(201).json()["id"].clone();
     let lead = create(&uploader, json!({"name": "lead"})).await.expect(201).json()["id"].clone();
     let tag = |id: &Value| format!("/v2/images/{}/tags/x", id.as_str().unwrap());
-    // Also those whom the defaults do not let.
-    server.reader("p2").put(&tag(&gold)).await.expect(204);
+    // Also one whom the defaults do not let. Somebody else's image stays theirs, whatever the policy says, as in Glance.
+    server.reader("p1").put(&tag(&gold)).await.expect(204);
     uploader.put(&tag(&lead)).await.expect(403);
+    let others = server.reader("p2").put(&tag(&gold)).await.expect(403);
+    assert!(others.text.contains("You do not own this image"), "{}", others.text);
     server.admin().get("/v2/images").await.expect(403);
 }
 
