@@ -12,6 +12,9 @@ use tempfile::TempDir;
 
 use crate::support::{Answer, Client, ServerBuilder, TestServer, eventually, program};
 
+/// A configuration that makes no users at the first start.
+const FAKE: &str = "[glimpse]\nauth = fake\n";
+
 /// A folder with a configuration and policy files beside it.
 struct Files(TempDir);
 
@@ -327,7 +330,7 @@ fn what_we_refuse_lets_nobody_in_oslo_policy() {
     let input: String = refused.iter().map(|rule| format!("{}\n", json!(rule))).collect();
     assert_eq!(oslo(&["parse"], &input), "never\n".repeat(refused.len()));
     for rule in refused {
-        let files = Files::new("", Some(&format!("# why\nget_image: {}\n", json!(rule))));
+        let files = Files::new(FAKE, Some(&format!("# why\nget_image: {}\n", json!(rule))));
         let (code, _, error) = files.run(&["serve"]);
         let expected = format!("glimpse: policy file {}:2: rule \"get_image\": ", files.path("policy.yaml").display());
         assert!(code == Some(1) && error.contains(&expected), "{rule}: {error}");
@@ -337,7 +340,7 @@ fn what_we_refuse_lets_nobody_in_oslo_policy() {
 #[test]
 fn what_cannot_be_used_is_one_clear_error_and_no_start() {
     let wrong = |policy: &str, expected: &str| {
-        let files = Files::new("", Some(policy));
+        let files = Files::new(FAKE, Some(policy));
         let expected = expected.replace("FILE", files.path("policy.yaml").to_str().unwrap());
         for command in [&["serve"][..], &["policy", "list"]] {
             let (code, _, error) = files.run(command);
