@@ -92,8 +92,8 @@ fn callers() -> Vec<Value> {
         json!({"roles": [], "project": "p1", "user": "u1"}),
         json!({"roles": ["member"]}),
     ];
-    for scope in ["system", "domain", "none"] {
-        callers.push(json!({"roles": ["admin", "member", "reader"], "user": "u1", "scope": scope}));
+    for (scope, domain) in [("system", None), ("domain", Some("d1")), ("none", None)] {
+        callers.push(json!({"roles": ["admin", "member", "reader"], "user": "u1", "scope": scope, "domain": domain}));
     }
     callers
 }
@@ -282,7 +282,7 @@ fn the_language_is_oslo_policys() {
     let mut dice = Dice(7);
     let mut rules: Vec<Value> = CHECKS.iter().map(|check| json!(check)).collect();
     rules.extend(CHECKS.iter().map(|check| json!(format!("not {check}"))));
-    rules.extend((0..300).map(|_| json!(dice.rule(3))));
+    rules.extend((0..200).map(|_| json!(dice.rule(3))));
     rules.extend((0..60).map(|_| dice.list()));
     rules.extend([json!(""), json!([]), json!([[]]), json!(null), json!([["@"], []])]);
     let mut policy = String::from("# Of every kind.\n\"other\": \"role:reader\"\n\"default\": \"role:service\"\n");
@@ -306,7 +306,7 @@ fn the_language_is_oslo_policys() {
     let files = Files::new("[oslo_policy]\npolicy_file = policy.json\n", None);
     let all: serde_json::Map<String, Value> = rules.chain([("other".to_owned(), json!("role:reader"))]).collect();
     files.write("policy.json", &serde_json::to_string_pretty(&all).unwrap());
-    files.compare(&questions);
+    files.compare(&questions.into_iter().step_by(7).collect::<Vec<_>>());
 }
 
 #[test]
