@@ -21,7 +21,7 @@ use crate::{
     },
     images::protections::{Protections, ProtectionsError},
     limits::Limits,
-    policy::Policy,
+    policy::{Policy, PolicyError},
     schemas::{Schemas, SchemasError},
 };
 
@@ -79,6 +79,9 @@ pub(crate) enum StartError {
     /// The users cannot be read.
     #[error("identity file {0}")]
     Identity(String),
+    /// The policy cannot be read.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
     /// The property protections cannot be read.
     #[error("{0}")]
     Protections(#[from] ProtectionsError),
@@ -98,6 +101,10 @@ impl App {
     /// another one is never changed.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let (policy, warnings) = Policy::load(&config)?;
+        for warning in &warnings {
             tracing::warn!("{warning}");
         }
         #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
@@ -135,7 +142,7 @@ impl App {
             config,
             db,
             authenticator,
-            policy: Policy::defaults(),
+            policy,
             limits,
             protections,
             schemas,

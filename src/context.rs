@@ -27,6 +27,16 @@ pub(crate) struct Identity {
     pub(crate) roles: Vec<String>,
     /// What the caller's token is good for.
     pub(crate) scope: Scope,
+    /// The domain of the user.
+    pub(crate) user_domain_id: Option<String>,
+    /// The domain of the project.
+    pub(crate) project_domain_id: Option<String>,
+    /// The domain that the token is for.
+    pub(crate) domain_id: Option<String>,
+    /// Whether Keystone has a project for the cloud's admins, and the token is for another one.
+    pub(crate) outside_admin_project: bool,
+    /// The service that sends the request for its user, where a token of its own proves it.
+    pub(crate) service: Option<Arc<Identity>>,
 }
 
 /// The caller, handed to every service function.

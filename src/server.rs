@@ -27,6 +27,8 @@ use crate::{app::App, http};
 const MAX_CONNECTIONS: usize = 4096;
 /// Bytes of a connection's read buffer. What a request's head may have of them is bounded behind it, exactly.
 const MAX_BUFFER: usize = 64 * 1024;
+/// How often the policy's files are looked at for a change.
+const POLICY_LOOK: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -53,6 +55,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn()) -> io::Result<()> {
     tokio::select! {
         () = serve => {}
         () = reload_for_ever(&mut hangup, reload) => {}
+        () = watch_policy_for_ever(&app) => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("draining: requests under way are finished, new ones are refused");
@@ -122,6 +125,17 @@ async fn reload_for_ever(hangup: &mut Signal, reload: impl Fn()) {
     }
     // The signal can come no more; the server goes on.
     std::future::pending().await
+}
+
+/// Takes up the policy's files when they change, beside the requests.
+async fn watch_policy_for_ever(app: &Arc<App>) {
+    loop {
+        tokio::time::sleep(POLICY_LOOK).await;
+        let app = Arc::clone(app);
+        if let Err(error) = tokio::task::spawn_blocking(move || app.policy.refresh()).await {
+            tracing::error!(%error, "the policy's files could not be looked at");
+        }
+    }
 }
 
 /// A second signal means now.

@@ -18,5 +18,6 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
         project_id: known(project),
         roles: super::roles(&roles),
         scope: Scope::Project,
+        ..Identity::default()
     })
 }

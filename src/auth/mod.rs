@@ -13,10 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, Method};
 
 pub(crate) use self::keystone::{Client as KeystoneClient, Keystone, KeystoneError};
 use self::standalone::Standalone;
-use crate::{
-    context::{Identity, Scope},
-    error::Result,
-};
+use crate::{context::Identity, error::Result};
 
 /// How callers are found out.
 pub(crate) enum Authenticator {
@@ -81,7 +78,7 @@ impl Authenticator {
 }
 
 fn everybody() -> Identity {
-    Identity { user_id: None, project_id: None, roles: with_implied(["admin"]), scope: Scope::Project }
+    Identity { roles: with_implied(["admin"]), ..Identity::default() }
 }
 
 /// A header's text, where it is set and is text.

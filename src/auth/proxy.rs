@@ -1,5 +1,7 @@
 //! Identity headers, as keystonemiddleware sets them, from a proxy that is trusted to be the only one who reaches us.
 
+use std::sync::Arc;
+
 use axum::http::HeaderMap;
 
 use super::text;
@@ -14,11 +16,26 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
     }
     // X-Tenant-Id is the name from before Keystone had projects.
     let project = text(headers, "x-project-id").or_else(|| text(headers, "x-tenant-id"));
+    let own = |name: &str| text(headers, name).map(str::to_owned);
     Ok(Identity {
-        user_id: text(headers, "x-user-id").map(str::to_owned),
+        user_id: own("x-user-id"),
         project_id: project.map(str::to_owned),
         roles: super::roles(text(headers, "x-roles").unwrap_or_default()),
         scope: scope(headers),
+        user_domain_id: own("x-user-domain-id"),
+        project_domain_id: own("x-project-domain-id"),
+        domain_id: own("x-domain-id"),
+        outside_admin_project: text(headers, "x-is-admin-project").is_some_and(|is| !is.eq_ignore_ascii_case("true")),
+        service: text(headers, "x-service-user-id").map(|user| {
+            Arc::new(Identity {
+                user_id: Some(user.to_owned()),
+                project_id: own("x-service-project-id"),
+                roles: super::roles(text(headers, "x-service-roles").unwrap_or_default()),
+                user_domain_id: own("x-service-user-domain-id"),
+                project_domain_id: own("x-service-project-domain-id"),
+                ..Identity::default()
+            })
+        }),
     })
 }
 

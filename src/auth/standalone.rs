@@ -137,6 +137,7 @@ fn identity(name: &str, user: &User) -> Identity {
         project_id: Some(user.project.clone()),
         roles: super::with_implied(user.roles.iter().map(String::as_str)),
         scope: Scope::Project,
+        ..Identity::default()
     }
 }
 

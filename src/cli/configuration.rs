@@ -11,11 +11,13 @@ use super::CommandResult;
 use crate::{
     app,
     config::{Reading, Sources},
+    policy::Policy,
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
-    /// Tell what is wrong with the configuration, and which options do nothing: exit code 0 when it can be used, else 1
+    /// Tell what is wrong with the configuration and the policy files, and which options do nothing: exit code 0 when they can
+    /// be used, else 1
     Check,
     /// Show every option's value, without secrets, and where it comes from
     Show,
@@ -23,28 +25,37 @@ pub(super) enum Command {
 
 pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
     let reading = Reading::of(sources);
-    let can_be_used = match command {
+    let usable = match command {
         Command::Check => check(&reading)?,
         Command::Show => {
             show(&reading)?;
             reading.errors.is_empty()
         }
     };
-    Ok(if can_be_used { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// Looks at the configuration and at the policy that it names.
 fn check(reading: &Reading) -> io::Result<bool> {
+    let mut files = reading.files.clone();
+    let mut errors: Vec<String> = reading.errors.iter().map(ToString::to_string).collect();
+    let mut warnings = reading.config.warnings.clone();
+    match Policy::load(&reading.config) {
+        Ok((policy, more)) => {
+            files.extend(policy.paths());
+            warnings.extend(more);
+        }
+        Err(error) => errors.push(error.to_string()),
+    }
+    errors.extend(app::read_files(&reading.config).err().map(|error| error.to_string()));
     let mut out = io::stdout().lock();
-    for file in &reading.files {
+    for file in files {
         writeln!(out, "read: {}", file.display())?;
     }
-    let of_files = app::read_files(&reading.config).err();
-    let errors: Vec<String> =
-        reading.errors.iter().map(ToString::to_string).chain(of_files.iter().map(ToString::to_string)).collect();
     for error in &errors {
         writeln!(out, "error: {error}")?;
     }
-    for warning in &reading.config.warnings {
+    for warning in warnings {
         writeln!(out, "warning: {warning}")?;
     }
     let verdict = if errors.is_empty() { "can" } else { "cannot" };

@@ -4,6 +4,7 @@ mod configuration;
 mod database;
 mod glance;
 mod identity;
+mod policy;
 mod serve;
 mod status;
 
@@ -66,6 +67,9 @@ enum Command {
     /// Look at the configuration without starting
     #[command(subcommand)]
     Config(configuration::Command),
+    /// Show the rules of who may do what, and try them
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Show and change the users of a server that stands alone
     #[command(subcommand)]
     Identity(identity::Command),
@@ -95,6 +99,7 @@ fn run(arguments: CommandLine) -> CommandResult {
         Command::Config(command) => configuration::run(&sources, command),
         Command::Serve => serve::run(sources),
         Command::Db(command) => database::run(&Config::load(&sources)?, command),
+        Command::Policy(command) => policy::run(&Config::load(&sources)?, command),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),
     }
 }

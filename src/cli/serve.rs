@@ -29,18 +29,19 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let app = Arc::new(App::start(config).await?);
-        server::run(Arc::clone(&app), || reload(&sources, &app.config)).await?;
+        server::run(Arc::clone(&app), || reload(&sources, &app)).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Reads the configuration again: the log's level changes at once, the users' file is watched in any case, and what needs
-/// a restart is told.
-fn reload(sources: &Sources, running: &Config) {
+/// Reads the configuration and the policy again: the log's level changes at once, the files of policy and users are watched in
+/// any case, and what needs a restart is told.
+fn reload(sources: &Sources, app: &App) {
+    app.policy.reload();
     match Config::load(sources) {
         Ok(config) => {
             log::reload(&config);
-            let groups = config.groups_that_differ(running);
+            let groups = config.groups_that_differ(&app.config);
             if groups.is_empty() {
                 tracing::info!("configuration was read again");
             } else {

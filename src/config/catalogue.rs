@@ -2,7 +2,7 @@
 
 use super::options::{
     Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloLimit, OsloMiddleware,
-    PasteDeploy,
+    OsloPolicy, PasteDeploy,
 };
 
 /// An option that Glimpse acts on.
@@ -32,6 +32,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         ImageFormat::OPTIONS,
         OsloLimit::OPTIONS,
         OsloMiddleware::OPTIONS,
+        OsloPolicy::OPTIONS,
         Cors::OPTIONS,
         Healthcheck::OPTIONS,
         Glimpse::OPTIONS,

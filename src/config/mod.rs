@@ -19,7 +19,7 @@ pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
         Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat, OsloLimit,
-        OsloMiddleware, RuleFormat,
+        OsloMiddleware, OsloPolicy, RuleFormat,
     },
     written::Setting,
 };
@@ -59,6 +59,10 @@ pub(crate) struct Config {
     pub(crate) oslo_limit: OsloLimit,
     /// `[oslo_middleware]`
     pub(crate) oslo_middleware: OsloMiddleware,
+    /// `[oslo_policy]`
+    pub(crate) oslo_policy: OsloPolicy,
+    /// Where files that an option names without a folder are looked for, in order.
+    pub(crate) folders: Vec<PathBuf>,
     /// `[cors]`
     pub(crate) cors: Cors,
     /// `[healthcheck]`
@@ -121,14 +125,27 @@ impl Sources {
     /// With Glance's own files and folders, those of them that exist, where the command line names none.
     pub(crate) fn or_glances(mut self) -> Self {
         if self.files.is_empty() && self.dirs.is_empty() {
-            let dir = std::env::var(DIR_VARIABLE).ok().map(|dir| dir.trim().to_owned()).filter(|dir| !dir.is_empty());
-            let dir = PathBuf::from(dir.as_deref().unwrap_or(DIR));
+            let dir = glances_dir();
             let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
             self.files.extend(existing(FILES));
             self.dirs.extend(existing(DIRS));
         }
         self
     }
+
+    /// Where oslo.config looks for a file that belongs to the configuration: beside it, then in the usual places.
+    fn folders(&self) -> Vec<PathBuf> {
+        let beside = self.files.iter().rev().filter_map(|file| file.parent()).map(Path::to_owned);
+        let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+        let usual = home.into_iter().flat_map(|home| [home.join(".glance"), home]);
+        self.dirs.iter().cloned().chain(beside).chain(usual).chain([glances_dir(), PathBuf::from("/etc")]).collect()
+    }
+}
+
+/// The folder of Glance's files.
+fn glances_dir() -> PathBuf {
+    let dir = std::env::var(DIR_VARIABLE).ok().map(|dir| dir.trim().to_owned()).filter(|dir| !dir.is_empty());
+    PathBuf::from(dir.as_deref().unwrap_or(DIR))
 }
 
 /// What the sources come to, with everything that is wrong in them.
@@ -172,6 +189,8 @@ impl Reading {
             image_format: ImageFormat::read(&mut written),
             oslo_limit: OsloLimit::read(&mut written),
             oslo_middleware: OsloMiddleware::read(&mut written),
+            oslo_policy: OsloPolicy::read(&mut written),
+            folders: sources.folders(),
             cors: Cors::read(&mut written),
             healthcheck: Healthcheck::read(&mut written),
             glimpse: Glimpse::read(&mut written),
@@ -271,6 +290,7 @@ impl Config {
                     || differs(&self.oslo_limit, &running.oslo_limit),
             ),
             ("[oslo_middleware]", differs(&self.oslo_middleware, &running.oslo_middleware)),
+            ("[oslo_policy]", differs(&self.oslo_policy, &running.oslo_policy)),
             ("[cors]", differs(&self.cors, &running.cors)),
             ("[healthcheck]", differs(&self.healthcheck, &running.healthcheck)),
             ("[glimpse] and [paste_deploy]", differs(&self.glimpse, &running.glimpse) || self.auth != running.auth),
@@ -489,6 +509,8 @@ mod tests {
             .collect();
         let config = load(&written).unwrap();
         assert_eq!(config.warnings, [""; 0]);
+        // Where it was written is not in it.
+        let config = Config { folders: Vec::new(), ..config };
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         let in_sample = |name: &str| sample.lines().any(|line| line.starts_with(&format!("#{name} =")));
         let known = super::catalogue::known().map(|option| option.name);

@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{ByteSize, OptionValue, choice, within},
+    value::{ByteSize, OptionValue, Repeated, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -304,6 +304,22 @@ group! {
         container_formats: Vec<String> = words("ami ari aki bare ovf ova docker compressed"); was "DEFAULT" "container_formats",
         /// Disk formats that an image may have.
         disk_formats: Vec<String> = words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"); was "DEFAULT" "disk_formats",
+    }
+}
+
+group! {
+    /// `[oslo_policy]`
+    pub(crate) struct OsloPolicy in "oslo_policy" {
+        /// The file with rules in place of Glance's.
+        policy_file: String = "policy.yaml".to_owned(),
+        /// Folders with more such files.
+        policy_dirs: Repeated = Repeated(vec!["policy.d".to_owned()]),
+        /// The rule that stands in for one that a rule refers to and nobody defined.
+        policy_default_rule: String = "default".to_owned(),
+        /// Whether only the new defaults count, and not those from before Glance had roles for projects.
+        enforce_new_defaults: bool = true,
+        /// Whether a token for a domain or for the whole cloud is none for projects.
+        enforce_scope: bool = true,
     }
 }
 

@@ -188,7 +188,6 @@ impl OptionValue for BoundedList {
 
 /// An option that may be written more than once; every value counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the options of stores, which are of this type, are not there yet"))]
 pub(crate) struct Repeated(pub(crate) Vec<String>);
 
 impl OptionValue for Repeated {

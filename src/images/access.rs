@@ -11,6 +11,11 @@ use crate::{
     policy::Target,
 };
 
+/// The rules of changes that only an image's owner made before Glance had roles for projects: while those defaults count, which
+/// let everybody, that is what keeps others out.
+const OWNERS_CHANGES: [&str; 6] =
+    ["delete_image", "delete_image_location", "upload_image", "modify_image", "deactivate", "reactivate"];
+
 /// What Glance says of an object that somebody may not know of.
 pub(super) const NOT_FOUND: &str = "The resource could not be found.";
 
@@ -65,7 +70,8 @@ pub(super) fn is_owner(context: &Context, image: &Image) -> bool {
 pub(super) fn authorise(app: &App, context: &Context, image: &Image, rule: &str) -> Result<()> {
     let target = target(context, image);
     if app.policy.allows(&context.identity, rule, &target) {
-        return Ok(());
+        let only_new = app.config.oslo_policy.enforce_new_defaults;
+        return if only_new || !OWNERS_CHANGES.contains(&rule) { Ok(()) } else { check_mutable(context, image) };
     }
     if rule == "get_image" || !app.policy.allows(&context.identity, "get_image", &target) {
         return Err(Error::NotFound(NOT_FOUND.to_owned()));
@@ -99,5 +105,6 @@ pub(super) fn target<'t>(context: &'t Context, image: &'t Image) -> Target<'t> {
         owner: image.owner.as_deref(),
         member: context.project_id().filter(|_| as_member),
         visibility: Some(image.visibility.as_str()),
+        attributes: Some(image),
     }
 }

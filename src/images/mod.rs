@@ -5,6 +5,7 @@
 
 mod access;
 pub(crate) mod actions;
+mod attributes;
 pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod protections;
@@ -113,7 +114,7 @@ fn same_but_for_case() -> String {
 }
 
 fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Option<&str>) -> Result<()> {
-    let target = Target { owner, member: None, visibility: Some(new.visibility.as_str()) };
+    let target = Target { owner, visibility: Some(new.visibility.as_str()), ..Target::default() };
     if !app.policy.allows(&context.identity, "add_image", &target) {
         if owner != context.project_id() {
             let owner = owner.unwrap_or("None");
@@ -121,7 +122,17 @@ fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Optio
         }
         return Err(Error::policy_denied("add_image"));
     }
-    access::authorise_visibility(app, context, new.visibility, &target)
+    access::authorise_visibility(app, context, new.visibility, &target)?;
+    // Where the defaults from before Glance had roles for projects count, which let everybody.
+    let only_new = app.config.oslo_policy.enforce_new_defaults;
+    if !only_new
+        && !context.is_admin
+        && new.owner.as_ref().is_some_and(|owner| owner.as_deref() != context.project_id())
+    {
+        let owner = owner.unwrap_or("None");
+        return Err(Error::Forbidden(format!("You are not permitted to create images owned by '{owner}'.")));
+    }
+    Ok(())
 }
 
 fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
@@ -207,6 +218,7 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }
+            access::check_mutable(context, &image)?;
             let now = app.now();
             let has_data = db::images::release_data(&mut tx, &image.id).await?;
             let to = if has_data { Status::PendingDelete } else { Status::Deleted };

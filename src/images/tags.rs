@@ -58,6 +58,7 @@ async fn lock(app: &App, context: &Context, tx: &mut Tx, id: &ImageId) -> Result
     let not_found = || Error::NotFound(format!("Image {id} not found."));
     let image = access::find(tx, context, id).await?.ok_or_else(not_found)?;
     access::authorise(app, context, &image, "modify_image")?;
+    access::check_mutable(context, &image)?;
     // Somebody may have deleted the image since.
     if db::images::touch(tx, id.as_str(), app.now()).await? { Ok(()) } else { Err(not_found()) }
 }

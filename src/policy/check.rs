@@ -1,96 +1,110 @@
 //! Judging a rule's tree on a caller and a target.
 
-use std::collections::HashMap;
-
-use super::parse::Check;
+use super::{
+    credentials::{self, Credential},
+    left::Left,
+    parse::Check,
+    rules::Rules,
+    target::Target,
+};
 use crate::context::Identity;
 
 /// How many rules may refer to each other in a row: more is a circle.
-const MAX_REFERENCES: usize = 32;
+pub(super) const MAX_REFERENCES: usize = 64;
 
-/// What a rule is judged on: the attributes of an image, or of one that is to be.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Target<'t> {
-    /// The project that it belongs to; `project_id` and `owner` in a rule.
-    pub(crate) owner: Option<&'t str>,
-    /// The project that sees it as its member.
-    pub(crate) member: Option<&'t str>,
-    /// Its visibility.
-    pub(crate) visibility: Option<&'t str>,
+/// The rules lead back to themselves, so there is no verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Circle;
+
+/// Who follows a judgement: nobody at a request, an operator at `glimpse policy check`.
+pub(super) trait Follow {
+    /// A check is looked at; the place is handed back with the verdict.
+    fn enter(&mut self, judge: &Judge<'_>, check: &Check) -> usize;
+    /// It was judged.
+    fn leave(&mut self, place: usize, holds: bool);
 }
 
-impl Target<'_> {
-    fn attribute(&self, name: &str) -> Option<&str> {
-        match name {
-            "project_id" | "owner" => self.owner,
-            "member_id" => self.member,
-            "visibility" => self.visibility,
-            _ => None,
-        }
+impl Follow for () {
+    fn enter(&mut self, _judge: &Judge<'_>, _check: &Check) -> usize {
+        0
     }
 
-    /// The text with the target's attributes in it; `None` where one is missing.
-    fn fill(&self, template: &str) -> Option<String> {
-        let mut text = String::new();
-        let mut rest = template;
-        while let Some(at) = rest.find("%(") {
-            let end = at + rest[at..].find(")s")?;
-            text.push_str(&rest[..at]);
-            text.push_str(self.attribute(&rest[at + 2..end])?);
-            rest = &rest[end + 2..];
-        }
-        text.push_str(rest);
-        Some(text)
-    }
+    fn leave(&mut self, _place: usize, _holds: bool) {}
 }
 
 /// One question to the policy.
 pub(super) struct Judge<'j> {
-    pub(super) rules: &'j HashMap<&'static str, Check>,
+    pub(super) rules: &'j Rules,
     pub(super) identity: &'j Identity,
     pub(super) target: &'j Target<'j>,
 }
 
 impl Judge<'_> {
-    pub(super) fn rule(&self, name: &str, references: usize) -> bool {
-        references < MAX_REFERENCES && self.rules.get(name).is_some_and(|check| self.holds(check, references))
-    }
-
-    fn holds(&self, check: &Check, references: usize) -> bool {
-        match check {
+    /// Judges a check. Allocates nothing, but where a role's name has an attribute in it.
+    ///
+    /// # Errors
+    /// [`Circle`]: who asks takes it for no, at whatever depth and behind whatever `not` it was met.
+    pub(super) fn holds(&self, check: &Check, references: usize, follow: &mut impl Follow) -> Result<bool, Circle> {
+        let place = follow.enter(self, check);
+        let holds = match check {
             Check::Always => true,
             Check::Never => false,
-            Check::Not(check) => !self.holds(check, references),
-            Check::All(checks) => checks.iter().all(|check| self.holds(check, references)),
-            Check::Any(checks) => checks.iter().any(|check| self.holds(check, references)),
-            Check::Rule(name) => self.rule(name, references + 1),
-            Check::Role(name) => self.identity.roles.iter().any(|role| role == name),
-            Check::Generic { kind, matches } => {
-                let wanted = self.target.fill(matches);
-                wanted.is_some_and(|wanted| self.left_side(kind) == Some(wanted.as_str()))
+            Check::Not(check) => !self.holds(check, references, follow)?,
+            Check::All(checks) => {
+                let mut all = true;
+                for check in checks {
+                    all = self.holds(check, references, follow)?;
+                    if !all {
+                        break;
+                    }
+                }
+                all
             }
-        }
-    }
-
-    /// A constant in quotes, or one of the caller's credentials.
-    fn left_side<'s>(&'s self, kind: &'s str) -> Option<&'s str> {
-        if let Some(constant) = kind.strip_prefix('\'').and_then(|rest| rest.strip_suffix('\'')) {
-            return Some(constant);
-        }
-        match kind {
-            "project_id" | "tenant" => self.identity.project_id.as_deref(),
-            "user_id" | "user" => self.identity.user_id.as_deref(),
-            _ => None,
-        }
+            Check::Any(checks) => {
+                let mut any = false;
+                for check in checks {
+                    any = self.holds(check, references, follow)?;
+                    if any {
+                        break;
+                    }
+                }
+                any
+            }
+            Check::Rule(_) if references >= MAX_REFERENCES => return Err(Circle),
+            Check::Rule(name) => match self.rules.referred(name) {
+                Some(check) => self.holds(check, references + 1, follow)?,
+                None => false,
+            },
+            Check::Role(name) => {
+                let has = |name: &str| self.identity.roles.iter().any(|role| role == name);
+                match name.constant() {
+                    Some(name) => has(name),
+                    None => name.fill(self.target).is_some_and(|name| has(&name.to_lowercase())),
+                }
+            }
+            Check::Compare(left, right) => match left {
+                Left::Constant(_, constant) => right.fits(self.target, constant, true),
+                // Nobody's project is not the project of what belongs to nobody.
+                Left::Credential(name) => match credentials::find(self.identity, name) {
+                    Credential::Unknown => false,
+                    Credential::Nothing => right.fits(self.target, "None", false),
+                    Credential::Text(text) => right.fits(self.target, text, false),
+                    Credential::Texts(texts) => texts.iter().any(|text| right.fits(self.target, text, false)),
+                },
+            },
+        };
+        follow.leave(place, holds);
+        Ok(holds)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Target;
+    use std::collections::BTreeMap;
+
     use crate::{
         context::{Identity, Scope},
-        policy::Policy,
+        policy::{Policy, Target, Value},
     };
 
     fn who(project: Option<&str>, roles: &[&str]) -> Identity {
@@ -99,7 +113,7 @@ mod tests {
     }
 
     fn image<'t>(owner: Option<&'t str>, visibility: &'t str) -> Target<'t> {
-        Target { owner, member: None, visibility: Some(visibility) }
+        Target { owner, visibility: Some(visibility), ..Target::default() }
     }
 
     #[test]
@@ -120,6 +134,8 @@ mod tests {
         for scope in [Scope::Domain, Scope::System] {
             let admin = Identity { scope, ..who(None, &["admin"]) };
             assert!(!Policy::defaults().allows(&admin, "modify_image", &image(Some("p"), "private")), "{scope:?}");
+            // This rule is about none.
+            assert!(Policy::defaults().is_admin(&admin), "{scope:?}");
         }
     }
 
@@ -127,6 +143,10 @@ mod tests {
     fn who_has_no_project_owns_nothing() {
         // oslo.policy compares the texts `None` and `None` here, and finds them equal.
         assert!(!Policy::defaults().allows(&who(None, &["member"]), "modify_image", &image(None, "shared")));
+        let nobodys: BTreeMap<String, Value<'static>> = [("project_id".to_owned(), Value::Nothing)].into();
+        let target = Target { attributes: Some(&nobodys), ..Target::default() };
+        assert!(!Policy::defaults().allows(&who(None, &["member"]), "modify_image", &target));
+        assert!(!Policy::defaults().allows(&who(Some("None"), &["member"]), "modify_image", &target));
     }
 
     #[test]

@@ -214,6 +214,8 @@ async fn a_database_that_does_not_answer_is_asked_again_at_start() {
 fn the_sample_is_a_configuration() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/glance-api.conf");
     let output = program().arg("--config-file").arg(&sample).args(["config", "check"]).output().unwrap();
-    let expected = format!("read: {}\nThe configuration can be used.\n", sample.display());
+    // The sample of a policy is beside it.
+    let policy = sample.with_file_name("policy.yaml");
+    let expected = format!("read: {}\nread: {}\nThe configuration can be used.\n", sample.display(), policy.display());
     assert_eq!((output.status.code(), text(&output).0), (Some(0), expected));
 }

@@ -14,6 +14,7 @@ mod images;
 mod keystone;
 mod limits;
 mod members;
+mod policy;
 mod protections;
 mod rigs;
 mod routes;

@@ -80,8 +80,12 @@ impl Keystone {
         let user_token = header(asked.headers, "x-auth-token").or_else(|| header(asked.headers, "x-storage-token"));
         let user_token = user_token.ok_or(Error::Unauthenticated)?;
         // A service may finish with an expired token what its user began, if it proves to be one.
+        let service = match header(asked.headers, "x-service-token") {
+            Some(token) => self.token(token, false).await?,
+            None => None,
+        };
         let is_service = match header(asked.headers, "x-service-token") {
-            Some(token) => self.is_service(self.token(token, false).await?.as_deref())?,
+            Some(_) => self.is_service(service.as_deref())?,
             None => false,
         };
         let token = self.token(user_token, is_service).await?.ok_or(Error::Unauthenticated)?;
@@ -89,7 +93,9 @@ impl Keystone {
             tracing::info!("the token's access rules do not allow this request");
             return Err(Error::Unauthenticated);
         }
-        Ok(token.identity.clone())
+        // Another token than a service's counts as one where its role is not required.
+        let service = service.filter(|_| is_service || !self.options.service_token_roles_required);
+        Ok(Identity { service: service.map(|service| Arc::new(service.identity.clone())), ..token.identity.clone() })
     }
 
     /// Whether a token proves a service.

@@ -33,12 +33,13 @@ pub(super) struct Body {
 #[derive(Debug, Deserialize)]
 struct TokenBody {
     expires_at: DateTime<Utc>,
-    user: Named,
-    project: Option<Named>,
+    user: Owned,
+    project: Option<Owned>,
     domain: Option<Named>,
     system: Option<serde_json::Value>,
     #[serde(default)]
     roles: Vec<Role>,
+    is_admin_project: Option<bool>,
     application_credential: Option<ApplicationCredential>,
     #[serde(default)]
     catalog: Vec<Service>,
@@ -47,6 +48,13 @@ struct TokenBody {
 #[derive(Debug, Deserialize)]
 struct Named {
     id: String,
+}
+
+/// What belongs to a domain.
+#[derive(Debug, Deserialize)]
+struct Owned {
+    id: String,
+    domain: Option<Named>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,12 +106,18 @@ impl From<Body> for Token {
             (None, None, Some(_)) => Scope::System,
             (None, None, None) => Scope::None,
         };
+        let (project_id, project_domain) = token.project.map(|project| (project.id, project.domain)).unzip();
         Self {
             identity: Identity {
                 user_id: Some(token.user.id),
-                project_id: token.project.map(|project| project.id),
+                project_id,
                 roles: token.roles.into_iter().map(|role| role.name.to_lowercase()).collect(),
                 scope,
+                user_domain_id: token.user.domain.map(|domain| domain.id),
+                project_domain_id: project_domain.flatten().map(|domain| domain.id),
+                domain_id: token.domain.map(|domain| domain.id),
+                outside_admin_project: token.is_admin_project == Some(false),
+                service: None,
             },
             expires: token.expires_at,
             access_rules: token.application_credential.and_then(|credential| credential.access_rules),

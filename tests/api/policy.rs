@@ -1,0 +1,575 @@
+//! The policy: oslo.policy itself judges whether our verdicts are right, and the server takes up its files.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Answer, Client, ServerBuilder, TestServer, eventually, program};
+
+/// A configuration that makes no users at the first start.
+const FAKE: &str = "[glimpse]\nauth = fake\n";
+
+/// A folder with a configuration and policy files beside it.
+struct Files(TempDir);
+
+impl Files {
+    fn new(config: &str, policy: Option<&str>) -> Self {
+        let files = Self(tempfile::tempdir().unwrap());
+        files.write("glance-api.conf", config);
+        if let Some(policy) = policy {
+            files.write("policy.yaml", policy);
+        }
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = program();
+        command.arg("--config-file").arg(self.path("glance-api.conf")).args(arguments);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let Output { status, stdout, stderr } = self.command(arguments).output().unwrap();
+        (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+    }
+
+    /// Asks both sides the same, and compares what they say.
+    fn compare(&self, questions: &[Value]) {
+        let text: String = questions.iter().map(|question| format!("{question}\n")).collect();
+        self.write("questions", &text);
+        let (_, ours, errors) = self.run(&["policy", "check", "--questions", self.path("questions").to_str().unwrap()]);
+        let theirs = oslo(
+            &["judge", self.path("glance-api.conf").to_str().unwrap(), self.path("questions").to_str().unwrap()],
+            "",
+        );
+        let (ours, theirs): (Vec<_>, Vec<_>) = (ours.lines().collect(), theirs.lines().collect());
+        assert_eq!(ours.len(), questions.len(), "{errors}");
+        assert_eq!(theirs.len(), questions.len());
+        let both = ours.iter().zip(&theirs).zip(questions);
+        let different: Vec<_> = both.filter(|((ours, theirs), _)| ours != theirs).take(10).collect();
+        assert!(different.is_empty(), "ours, theirs, the question: {different:#?}");
+        for verdict in ["allowed", "denied"] {
+            let share = ours.iter().filter(|line| **line == verdict).count();
+            assert!(share * 20 > ours.len(), "only {share} of {} are {verdict}: this tests too little", ours.len());
+        }
+    }
+}
+
+/// Asks the real oslo.policy.
+fn oslo(arguments: &[&str], input: &str) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy");
+    let mut process =
+        Command::new(script).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    process.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success(), "tests/policy {arguments:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Everybody who might ask.
+fn callers() -> Vec<Value> {
+    let mut callers = vec![
+        json!({"roles": ["admin", "member", "reader"], "project": "p1", "user": "u1"}),
+        json!({"roles": ["member", "reader"], "project": "p1", "user": "u1", "user_domain": "d1", "project_domain": "d1"}),
+        json!({"roles": ["member", "reader"], "project": "p2", "user": "u2", "user_domain": "d1", "project_domain": "d2"}),
+        json!({"roles": ["reader"], "project": "p1", "user": "u3"}),
+        json!({"roles": ["service"], "project": "services", "user": "nova", "service_roles": ["service", "admin"]}),
+        json!({"roles": [], "project": "p1", "user": "u1"}),
+        json!({"roles": ["member"]}),
+    ];
+    for (scope, domain) in [("system", None), ("domain", Some("d1")), ("none", None)] {
+        callers.push(json!({"roles": ["admin", "member", "reader"], "user": "u1", "scope": scope, "domain": domain}));
+    }
+    callers
+}
+
+/// Whatever it might be done to. Attributes without a value are in `without_values`.
+fn targets() -> Vec<Value> {
+    let image = |owner: &str, visibility: &str| json!({"owner": owner, "project_id": owner, "visibility": visibility});
+    let mut targets =
+        vec![json!({}), json!({"project_id": "p1", "owner": "p1"}), json!({"role": "Reader", "protected": true})];
+    for visibility in ["private", "shared", "community", "public"] {
+        targets.push(image("p1", visibility));
+    }
+    for member in ["p1", "p2"] {
+        let mut image = image("p3", "private");
+        image["member_id"] = json!(member);
+        image["member"] = json!(member);
+        image["min_disk"] = json!(20);
+        targets.push(image);
+    }
+    targets
+}
+
+fn without_values() -> Value {
+    json!({"owner": null, "project_id": null, "member_id": null, "member": null, "visibility": "shared", "size": null})
+}
+
+fn ask(rule: &str, caller: &Value, target: &Value) -> Value {
+    let mut question = caller.clone();
+    question["rule"] = json!(rule);
+    question["target"] = target.clone();
+    question
+}
+
+fn glances_rules() -> Vec<Value> {
+    oslo(&["rules"], "").lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_defaults_are_glances() {
+    let rules = glances_rules();
+    assert!(rules.len() > 60, "only {} rules", rules.len());
+    let lines = |files: &Files| files.run(&["policy", "list"]).1.lines().map(str::to_owned).collect::<Vec<_>>();
+    let expected = rules.iter().map(|rule| format!("{}: {}  # default", rule["name"], rule["text"]));
+    assert_eq!(lines(&Files::new("", None)), expected.collect::<Vec<_>>());
+    let old = lines(&Files::new("[oslo_policy]\nenforce_new_defaults = false\n", None));
+    assert_eq!(old.len(), rules.len());
+    for (rule, line) in rules.iter().zip(old) {
+        let before = rule["before"].as_str().filter(|before| *before != rule["text"]);
+        assert_eq!(before.is_some(), line.contains("enforce_new_defaults = false"), "{line}");
+        assert!(before.is_none_or(|before| line.contains(&format!(" or {before})"))), "{line}");
+    }
+}
+
+#[test]
+fn the_sample_has_every_rule_with_its_default() {
+    let sample = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy.yaml")).unwrap();
+    let rules: Vec<_> =
+        sample.lines().filter_map(|line| line.strip_prefix("#\"")).map(|line| format!("\"{line}")).collect();
+    let (_, out, _) = Files::new("", None).run(&["policy", "list"]);
+    assert_eq!(rules, out.lines().map(|line| line.trim_end_matches("  # default")).collect::<Vec<_>>());
+    // With the # taken away it can be read, and changes nothing.
+    let files = Files::new("", Some(&(rules.join("\n") + "\n")));
+    let (code, out, _) = files.run(&["config", "check"]);
+    assert_eq!((code, out.matches("warning: ").count()), (Some(0), 1), "modify_task alone will go: {out}");
+}
+
+#[test]
+fn glances_rules_let_whom_glance_lets() {
+    let rules = glances_rules();
+    let mut questions = Vec::new();
+    for rule in &rules {
+        let rule = rule["name"].as_str().unwrap();
+        for caller in callers() {
+            questions.extend(targets().iter().map(|target| ask(rule, &caller, target)));
+        }
+    }
+    let changed = "get_image: '!'\nadd_member: rule:mine\nmine: project_id:%(owner)s\nmanage_image_cache: role:reader\n\
+                   default: role:member\nmodify_metadef_tag: rule:nowhere\n";
+    for (config, policy) in [
+        ("", None),
+        ("[oslo_policy]\nenforce_new_defaults = false\n", None),
+        ("[oslo_policy]\nenforce_new_defaults = false\n", Some(changed)),
+        ("", Some(changed)),
+        ("[oslo_policy]\npolicy_default_rule = mine\n", Some(changed)),
+        ("[oslo_policy]\npolicy_default_rule = missing\n", Some(changed)),
+    ] {
+        Files::new(config, policy).compare(&questions);
+    }
+}
+
+/// Checks of every kind, the odd ones included.
+const CHECKS: &[&str] = &[
+    "@",
+    "!",
+    "role:admin",
+    "role:MEMBER",
+    "role:%(role)s",
+    "role:%(nothing)s",
+    "role:%(visibility)s",
+    "rule:other",
+    "rule:undefined",
+    "project_id:%(project_id)s",
+    "project_id:%(owner)s",
+    "project_id:%(member_id)s",
+    "project_id:p1",
+    "project_id:None",
+    "project_id:",
+    "user_id:u1",
+    "user_id:%(nothing)s",
+    "user_domain_id:d1",
+    "project_domain_id:d1",
+    "user_domain_id:None",
+    "domain_id:None",
+    "roles:member",
+    "roles:%(role)s",
+    "service_roles:service",
+    "service_roles:member",
+    "system_scope:all",
+    "system_scope:None",
+    "system:all",
+    "is_admin_project:True",
+    "is_admin:True",
+    "tenant:p1",
+    "user.id:u1",
+    "token.project.id:p1",
+    "target.owner:p1",
+    "user_id:p%(owner)s%(owner)s",
+    "project_id:p%%1",
+    "'shared':%(visibility)s",
+    "\"public\":%(visibility)s",
+    "'p1/private':%(owner)s/%(visibility)s",
+    "'100%':100%%",
+    "True:%(protected)s",
+    "true:%(protected)s",
+    "False:False",
+    "None:%(owner)s",
+    "None:%(size)s",
+    "None:None",
+    "None:%(nothing)s",
+    "20:%(min_disk)s",
+    "+20:%(min_disk)s",
+    "20.0:%(min_disk)s",
+    "1.50:1.5",
+    "-1:-1",
+    "'':",
+    "'it\\'s':it's",
+];
+
+/// The same numbers every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+
+    fn rule(&mut self, depth: usize) -> String {
+        let check = |dice: &mut Self| CHECKS[dice.roll(CHECKS.len())].to_owned();
+        if depth == 0 {
+            return check(self);
+        }
+        let (and, or, not) = [("and", "or", "not"), ("AND", "Or", "NOT")][self.roll(2)];
+        match self.roll(7) {
+            0 => check(self),
+            1 => format!("{not} {}", self.rule(depth - 1)),
+            2 => format!("({})", self.rule(depth - 1)),
+            3 => format!("( {} )", self.rule(depth - 1)),
+            4 => format!("{} {and}  {}", self.rule(depth - 1), self.rule(depth - 1)),
+            5 => format!("{}\t{or} {}", self.rule(depth - 1), self.rule(depth - 1)),
+            _ => format!("{} {or} {} {and} {}", self.rule(depth - 1), self.rule(depth - 1), self.rule(depth - 1)),
+        }
+    }
+
+    fn list(&mut self) -> Value {
+        let inner =
+            |dice: &mut Self| (0..dice.roll(4)).map(|_| json!(CHECKS[dice.roll(CHECKS.len())])).collect::<Value>();
+        (0..self.roll(4))
+            .map(|_| if self.roll(3) == 0 { json!(CHECKS[self.roll(CHECKS.len())]) } else { inner(self) })
+            .collect()
+    }
+}
+
+#[test]
+fn the_language_is_oslo_policys() {
+    let mut dice = Dice(7);
+    let mut rules: Vec<Value> = CHECKS.iter().map(|check| json!(check)).collect();
+    rules.extend(CHECKS.iter().map(|check| json!(format!("not {check}"))));
+    rules.extend((0..200).map(|_| json!(dice.rule(3))));
+    rules.extend((0..60).map(|_| dice.list()));
+    rules.extend([json!(""), json!([]), json!([[]]), json!(null), json!([["@"], []])]);
+    let mut policy = String::from("# Of every kind.\n\"other\": \"role:reader\"\n\"default\": \"role:service\"\n");
+    let mut questions = Vec::new();
+    for (number, rule) in rules.iter().enumerate() {
+        policy += &format!("r{number}: {rule}\n");
+        for caller in callers() {
+            questions.extend(targets().iter().map(|target| ask(&format!("r{number}"), &caller, target)));
+        }
+        // With who has everything: that nobody's project is not the project of what is nobody's is ours alone.
+        let caller =
+            json!({"roles": ["reader"], "project": "p1", "user": "u1", "user_domain": "d1", "project_domain": "d1"});
+        let asks_for_nothing = ["domain_id:%", "system_scope:%"].iter().any(|check| rule.to_string().contains(check));
+        if !asks_for_nothing {
+            questions.push(ask(&format!("r{number}"), &caller, &without_values()));
+        }
+    }
+    Files::new("", Some(&policy)).compare(&questions);
+    // The same in JSON.
+    let rules = rules.iter().enumerate().map(|(number, rule)| (format!("r{number}"), rule.clone()));
+    let files = Files::new("[oslo_policy]\npolicy_file = policy.json\n", None);
+    let all: serde_json::Map<String, Value> = rules.chain([("other".to_owned(), json!("role:reader"))]).collect();
+    files.write("policy.json", &serde_json::to_string_pretty(&all).unwrap());
+    files.compare(&questions.into_iter().step_by(7).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_we_refuse_lets_nobody_in_oslo_policy() {
+    let refused = [
+        "a b",
+        "role:admin or",
+        "and",
+        "not",
+        "()",
+        "(role:a",
+        "role:a)",
+        " ",
+        "nonsense",
+        "'a':'b'",
+        "\"a:b\"",
+        "role:a role:b",
+        "role:a and or role:b",
+        "(role:a) (role:b)",
+    ];
+    let input: String = refused.iter().map(|rule| format!("{}\n", json!(rule))).collect();
+    assert_eq!(oslo(&["parse"], &input), "never\n".repeat(refused.len()));
+    for rule in refused {
+        let files = Files::new(FAKE, Some(&format!("# why\nget_image: {}\n", json!(rule))));
+        let (code, _, error) = files.run(&["serve"]);
+        let expected = format!("glimpse: policy file {}:2: rule \"get_image\": ", files.path("policy.yaml").display());
+        assert!(code == Some(1) && error.contains(&expected), "{rule}: {error}");
+    }
+}
+
+#[test]
+fn what_cannot_be_used_is_one_clear_error_and_no_start() {
+    let wrong = |policy: &str, expected: &str| {
+        let files = Files::new(FAKE, Some(policy));
+        let expected = expected.replace("FILE", files.path("policy.yaml").to_str().unwrap());
+        for command in [&["serve"][..], &["policy", "list"]] {
+            let (code, _, error) = files.run(command);
+            assert_eq!((code, error.as_str()), (Some(1), format!("glimpse: policy file {expected}\n").as_str()));
+        }
+        let (code, out, _) = files.run(&["config", "check"]);
+        assert_eq!(code, Some(1));
+        assert!(
+            out.contains(&format!("error: policy file {expected}\n")) && out.ends_with("cannot be used.\n"),
+            "{out}"
+        );
+    };
+    let http = "http://10.0.0.1/%(owner)s";
+    let expected = "Glimpse does not ask other servers what its policy is";
+    wrong(
+        &format!("x: '@'\n\"get_image\": \"role:a or {http}\"\n"),
+        &format!("FILE:2: rule \"get_image\": {http}: {expected}"),
+    );
+    wrong("get_image: [['https://x/']]\n", &format!("FILE:1: rule \"get_image\": https://x/: {expected}"));
+    wrong("- get_image\n", "FILE:1: names and rules are wanted: \"name\": \"rule\"");
+    wrong("get_image: !\n", "FILE:1: a rule that begins with ! is written in quotes");
+    wrong(
+        "get_image: project_id:%(owner)\n",
+        "FILE:1: rule \"get_image\": \"%(owner\" has a % that is neither of %(name)s nor %%",
+    );
+}
+
+#[test]
+fn the_operator_is_told_what_does_nothing() {
+    let policy =
+        "get_imag: '@'\nmine: role:a\nget_image: rule:mine or rule:yours\nmodify_task: '!'\nx: rule:x\nmine: role:b\n";
+    let (code, out, _) = Files::new("", Some(policy)).run(&["config", "check"]);
+    assert_eq!(code, Some(0), "{out}");
+    for warning in [
+        "policy.yaml:1: policy rule \"get_imag\" does nothing: it is none of Glance's, and no other refers to it; was \"get_image\" meant?",
+        "policy.yaml:3: policy rule \"get_image\" refers to \"yours\", which is not defined: \"default\" stands in for it, and lets everybody",
+        "policy.yaml:4: policy rule \"modify_task\" will go",
+        "policy.yaml:5: policy rule \"x\" leads back to itself",
+        "policy.yaml:6: policy rule \"mine\" is here twice; this one counts",
+    ] {
+        assert!(out.contains(warning), "{warning} is not in {out}");
+    }
+    assert_eq!(out.matches("warning: ").count(), 5, "{out}");
+    let config = "[oslo_policy]\npolicy_file = mine.yaml\nenforce_scope = false\n";
+    let (_, out, _) = Files::new(config, None).run(&["config", "check"]);
+    assert!(out.contains("there is no mine.yaml; Glance's defaults are in force"), "{out}");
+    assert!(out.contains("enforce_scope = false does nothing"), "{out}");
+}
+
+#[test]
+fn files_are_found_where_oslo_config_finds_them_and_later_ones_win() {
+    let files = Files::new("", Some("a: role:beside\nb: role:beside\nc: role:beside\nd: role:beside\n"));
+    files.write("policy.d/20.yaml", "c: role:twenty\nd: role:twenty\n");
+    files.write("policy.d/10.yaml", "b: role:ten\nc: role:ten\n");
+    files.write("policy.d/.hidden", "a: role:hidden\n");
+    files.write("policy.d/folder/x.yaml", "a: role:folder\n");
+    files.write("second/30.json", "{\"d\": \"role:thirty\"}");
+    files.write("conf/policy.yaml", "a: role:dir\n");
+    let rules = |arguments: &[&str]| {
+        let (_, out, _) = files.run(arguments);
+        let mine = out.lines().filter(|line| !line.ends_with("# default"));
+        mine.filter_map(|line| line.split("\"role:").nth(1)?.split('"').next()).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(&["policy", "list"]), ["beside", "ten", "twenty", "twenty"]);
+    files.write(
+        "glance-api.conf",
+        "[oslo_policy]\npolicy_dirs = policy.d\npolicy_dirs = second\npolicy_dirs = missing\n",
+    );
+    assert_eq!(rules(&["policy", "list"]), ["beside", "ten", "twenty", "thirty"]);
+    let conf = files.path("conf");
+    assert_eq!(rules(&["policy", "list", "--config-dir", conf.to_str().unwrap()]), ["dir", "ten", "twenty", "thirty"]);
+}
+
+#[test]
+fn an_operator_can_try_a_rule() {
+    let files = Files::new("", Some("mine: project_id:%(owner)s and not role:%(role)s\n"));
+    let ask = |arguments: &[&str]| files.run(&[&["policy", "check"], arguments].concat());
+    let (code, out, _) = ask(&["--rule", "get_image", "--roles", "Reader,x", "--project", "p", "--target", "owner=p"]);
+    assert_eq!(code, Some(0), "{out}");
+    let expected = "allowed\n  yes any of:\n    no  rule:context_is_admin\n      no  role:admin\n    yes all of:\n      yes role:reader\n      \
+                    yes any of:\n        yes project_id:%(project_id)s, where project_id is \"p\" and the right side is \"p\"\n";
+    assert_eq!(out, expected);
+    let (code, out, _) = ask(&["--rule", "mine", "--roles", "a", "--target", "owner=p", "--target", "role=a"]);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("no  project_id:%(owner)s, where project_id is None and the right side is \"p\""), "{out}");
+    let (code, out, _) = ask(&["--rule", "add_image", "--roles", "admin", "--scope", "system"]);
+    assert_eq!((code, out.as_str()), (Some(1), "denied\n  no  the rule is for tokens that are for a project\n"));
+    let (code, _, error) = ask(&["--rule", "get_imagee"]);
+    assert_eq!(code, Some(1));
+    assert!(error.contains("there is no policy rule \"get_imagee\"; was \"get_image\" meant?"), "{error}");
+    files.write("questions", "{\"rule\": \"mine\"}\n\n{\"rle\": 1}\n");
+    let (code, out, error) = ask(&["--questions", files.path("questions").to_str().unwrap()]);
+    assert_eq!((code, out.as_str()), (Some(1), "denied\n"));
+    assert!(error.contains("questions:3: unknown field `rle`"), "{error}");
+}
+
+/// A server whose policy files are in a folder of the test's.
+fn server(files: &Files) -> ServerBuilder {
+    TestServer::builder().option("oslo_policy", "policy_file", files.path("policy.yaml").display()).option(
+        "oslo_policy",
+        "policy_dirs",
+        files.path("policy.d").display(),
+    )
+}
+
+async fn create(client: &Client, body: Value) -> Answer {
+    client.post("/v2/images", &body).await
+}
+
+#[tokio::test]
+async fn a_policy_file_denies_and_allows() {
+    let policy = "add_image: role:uploader\npublicize_image: \"'x':%(name)s or role:member\"\nget_images: rule:nobody\nnobody: '!'\n\
+                  modify_image: \"'gold':%(name)s and True:%(protected)s and None:%(size)s and 7:%(min_disk)s\"\n";
+    let files = Files::new("", Some(policy));
+    let server = server(&files).start().await;
+    let denied = create(&server.member("p1"), json!({})).await.expect(403);
+    assert!(denied.text.contains("You are not authorized to complete add_image action."), "{}", denied.text);
+    let uploader = server.client(Some("u:p1:uploader,member,reader"));
+    let gold = json!({"name": "gold", "visibility": "public", "protected": true, "min_disk": 7});
+    let gold = create(&uploader, gold).await.expect(201).json()["id"].clone();
+    let lead = create(&uploader, json!({"name": "lead"})).await.expect(201).json()["id"].clone();
+    let tag = |id: &Value| format!("/v2/images/{}/tags/x", id.as_str().unwrap());
+    // Also one whom the defaults do not let. Somebody else's image stays theirs, whatever the policy says, as in Glance.
+    server.reader("p1").put(&tag(&gold)).await.expect(204);
+    uploader.put(&tag(&lead)).await.expect(403);
+    let others = server.reader("p2").put(&tag(&gold)).await.expect(403);
+    assert!(others.text.contains("You do not own this image"), "{}", others.text);
+    server.admin().get("/v2/images").await.expect(403);
+}
+
+#[tokio::test]
+async fn files_are_taken_up_while_it_runs() {
+    let files = Files::new("", None);
+    let server = server(&files).start().await;
+    let member = server.member("p1");
+    let answers = async |status: u16| {
+        eventually("the policy is in force", || async {
+            (create(&member, json!({})).await.status.as_u16() == status).then_some(())
+        })
+        .await;
+    };
+    answers(201).await;
+    files.write("policy.yaml", "add_image: '!'\n");
+    answers(403).await;
+    // The folder's files win, in the order of their names.
+    files.write("policy.d/1.yaml", "add_image: '@'\n");
+    answers(201).await;
+    files.write("policy.d/2.yaml", "add_image: '!'\n");
+    answers(403).await;
+    fs::remove_file(files.path("policy.d/2.yaml")).unwrap();
+    answers(201).await;
+    // What is broken leaves the rules as they are, and is told once.
+    files.write("policy.yaml", "add_image: '!'\nget_image: '@\n");
+    let told = |server: &TestServer| server.log().matches("the policy cannot be read; the old rules stay").count();
+    eventually("the file is looked at", || std::future::ready((told(&server) > 0).then_some(()))).await;
+    create(&member, json!({})).await.expect(201);
+    files.write("policy.d/1.yaml", "add_image: 'nonsense'\n");
+    eventually("the other file is looked at", || std::future::ready((told(&server) > 1).then_some(()))).await;
+    create(&member, json!({})).await.expect(201);
+    assert_eq!(told(&server), 2);
+    files.write("policy.yaml", "add_image: role:member\n");
+    files.write("policy.d/1.yaml", "");
+    eventually("it is read again", || {
+        std::future::ready(server.log().ends_with("policy was read again files=2\n").then_some(()))
+    })
+    .await;
+    // An editor may take the file away for a moment.
+    fs::remove_file(files.path("policy.yaml")).unwrap();
+    files.write("policy.d/1.yaml", "add_image: '!'\n");
+    eventually("it is missed", || {
+        std::future::ready(server.log().contains("the policy file is gone; the old rules stay").then_some(()))
+    })
+    .await;
+    create(&member, json!({})).await.expect(201);
+    files.write("policy.yaml", "");
+    answers(403).await;
+}
+
+#[tokio::test]
+async fn sighup_reads_the_policy_again() {
+    let files = Files::new("", Some("add_image: '!'\n"));
+    let server = server(&files).start().await;
+    server.hang_up();
+    eventually("it is read again", || {
+        std::future::ready(server.log().contains("the policy was read again").then_some(()))
+    })
+    .await;
+    create(&server.admin(), json!({})).await.expect(403);
+}
+
+#[tokio::test]
+async fn old_defaults_let_owners_change_their_images_and_nobody_elses() {
+    let server = TestServer::builder().option("oslo_policy", "enforce_new_defaults", false).start().await;
+    let nobody = server.client(Some("u:p1:whatever"));
+    let id = create(&nobody, json!({"visibility": "community"})).await.expect(201).json()["id"].clone();
+    let path = format!("/v2/images/{}", id.as_str().unwrap());
+    let other = server.client(Some("u:p2:whatever"));
+    other.get(&path).await.expect(200);
+    for denied in [other.delete(&path).await, other.put(&format!("{path}/tags/x")).await] {
+        assert!(denied.expect(403).text.contains("You do not own this image"));
+    }
+    let denied = create(&other, json!({"owner": "p1"})).await.expect(403);
+    assert!(denied.text.contains("You are not permitted to create images owned by &#x27;p1&#x27;."), "{}", denied.text);
+    create(&other, json!({"visibility": "public"})).await.expect(403);
+    nobody.put(&format!("{path}/tags/x")).await.expect(204);
+    create(&server.admin(), json!({"owner": "p1"})).await.expect(201);
+    nobody.delete(&path).await.expect(204);
+}
+
+#[tokio::test]
+async fn credentials_beyond_project_and_user_count() {
+    let policy =
+        "add_image: user_domain_id:d1 and project_domain_id:d2 and service_roles:service and is_admin_project:True\n";
+    let files = Files::new("", Some(policy));
+    let server = server(&files).option("glimpse", "auth", "proxy").start().await;
+    let all = [
+        ("x-identity-status", "Confirmed"),
+        ("x-project-id", "p1"),
+        ("x-user-domain-id", "d1"),
+        ("x-project-domain-id", "d2"),
+        ("x-service-user-id", "nova"),
+        ("x-service-roles", "Service"),
+    ];
+    create(&server.anonymous().with_headers(&all), json!({})).await.expect(201);
+    for without in 2..all.len() {
+        let mut headers = all.to_vec();
+        headers.remove(without);
+        create(&server.anonymous().with_headers(&headers), json!({})).await.expect(403);
+    }
+    let outside = server.anonymous().with_headers(&all).with_headers(&[("x-is-admin-project", "False")]);
+    create(&outside, json!({})).await.expect(403);
+}
