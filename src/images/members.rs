@@ -28,6 +28,7 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &Mem
         .transaction(|mut tx| async move {
             let image = access::find_locked(&mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("create", id))?;
+            check_side(app, context, &image, Side::Owner, || not_allowed("create", id))?;
             authorise(app, context, &image, "add_member")?;
             check_quota(app, &mut tx, id).await?;
             if db::members::get(&mut tx, id.as_str(), member.as_str()).await?.is_some() {
@@ -97,6 +98,7 @@ pub(crate) async fn set_status(
         .transaction(|mut tx| async move {
             let image = access::find_locked(&mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("update", id))?;
+            check_side(app, context, &image, Side::Member, || not_allowed("update", id))?;
             let found = find_member(app, context, &mut tx, &image, member).await?;
             authorise(app, context, &image, "modify_member")?;
             let status = status.ok_or_else(|| {
@@ -122,6 +124,7 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, member: &
         .transaction(|mut tx| async move {
             let image = access::find_locked(&mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("delete", id))?;
+            check_side(app, context, &image, Side::Owner, || not_allowed("delete", id))?;
             find_member(app, context, &mut tx, &image, member).await?;
             authorise(app, context, &image, "delete_member")?;
             if !db::members::delete(&mut tx, id.as_str(), member).await? {
@@ -130,6 +133,24 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, member: &
             Ok((tx, ()))
         })
         .await
+}
+
+/// Whose business a change of the members is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// The image's owner shares it, or ends that.
+    Owner,
+    /// Its member says what it makes of it.
+    Member,
+}
+
+/// The rules from before the new defaults let anybody change members, so with them Glance looks at the owner as well.
+fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: impl FnOnce() -> Error) -> Result<()> {
+    let is_owners = access::is_owner(context, image);
+    if app.config.oslo_policy.enforce_new_defaults || context.is_admin || is_owners == (side == Side::Owner) {
+        return Ok(());
+    }
+    Err(refusal())
 }
 
 /// The image, if the caller may know of it and it is a shared one.

@@ -640,3 +640,21 @@ async fn what_one_shares_the_other_shows() {
         writer.client("p1", roles).delete(&image).await.expect(204);
     }
 }
+
+/// The rules from before the new defaults let anybody; that somebody owns the image counts all the same.
+#[tokio::test]
+async fn with_the_old_defaults_members_are_still_the_owners_business() {
+    let s = TestServer::builder().option("oslo_policy", "enforce_new_defaults", false).start().await;
+    let (owner, member, other) = (s.member("p1"), s.member("p2"), s.member("p3"));
+    let image = owner.create_image(&json!({})).await;
+    let members = format!("{image}/members");
+    owner.post(&members, &json!({"member": "p2"})).await.expect(200);
+    member.post(&members, &json!({"member": "p3"})).await.expect(403).says("Not allowed to create members");
+    other.post(&members, &json!({"member": "p3"})).await.expect(404);
+    let p2 = format!("{members}/p2");
+    let accept = |client: &Client| client.request("PUT", &p2).json(&json!({"status": "accepted"}));
+    owner.send(accept(&owner)).await.expect(403).says("Not allowed to update members");
+    member.send(accept(&member)).await.expect(200);
+    member.delete(&p2).await.expect(403).says("Not allowed to delete members");
+    owner.delete(&p2).await.expect(204);
+}
