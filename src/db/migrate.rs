@@ -1,15 +1,22 @@
 //! Brings a database to the schema that this program needs, and tells what it has.
 //!
 //! The migrations under `migrations/<engine>/` are embedded; which of them ran is kept in `glimpse_migrations`. The first
-//! two are Glance's own schema, with its `alembic_version`, so that either program can run on the result.
+//! two are Glance's own schema, with its `alembic_version`, so that either program can run on the result. The others add indexes
+//! of our own, named `glimpse_*`, each in a migration of its own, and build them while others write, where the engine can.
 //!
 //! A database that Glance made is taken over: the migrations that it amounts to are recorded as done, the others run. Nothing
 //! in it is changed or lost, and Glance can go on with it.
 
-use std::sync::LazyLock;
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
 use sea_query::Query;
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::{
+    AssertSqlSafe, Executor as _, MySqlConnection, PgConnection,
+    migrate::{Migrate, MigrateError, Migrator},
+};
 
 use super::{Db, Error, PoolLimits, Result, Session};
 use crate::config::{DatabaseUrl, Target};
@@ -17,21 +24,30 @@ use crate::config::{DatabaseUrl, Target};
 /// Beside Glance's tables, under a name that is plainly ours.
 const TABLE: &str = "glimpse_migrations";
 
+/// The last migration that makes Glance's own schema. Each of the others adds the index that it is named after.
+const LAST_OF_GLANCE: i64 = 2;
+
 /// How often a locked SQLite file is tried again.
 const LOCKED_ATTEMPTS: u32 = 100;
 /// How long to wait for another program's migrations.
 const LOCK_SECONDS: u32 = 300;
+/// The pause before the lock is asked for again.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// What to tell when it was not given.
+const BUSY: &str = "another program is at its migrations; try again later";
 
 static SQLITE: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/sqlite")));
-static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/postgres")));
-static MYSQL: LazyLock<Migrator> = LazyLock::new(|| {
-    let mut migrator = named(sqlx::migrate!("migrations/mysql"));
-    migrator.set_locking(false);
-    migrator
-});
+static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| unlocked(named(sqlx::migrate!("migrations/postgres"))));
+static MYSQL: LazyLock<Migrator> = LazyLock::new(|| unlocked(named(sqlx::migrate!("migrations/mysql"))));
 
 fn named(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(TABLE);
+    migrator
+}
+
+/// One that takes no lock: we take one that its engine can give.
+fn unlocked(mut migrator: Migrator) -> Migrator {
+    migrator.set_locking(false);
     migrator
 }
 
@@ -122,6 +138,61 @@ where
         migrator.run_direct(recorded, connection, true).await?;
     }
     migrator.run_direct(None, connection, false).await
+}
+
+/// Waits for another program's migrations. In many statements: who waits in one keeps a snapshot, and an index that is built
+/// while others write waits until nobody has one from before.
+async fn lock_postgres(connection: &mut PgConnection) -> Result<(), MigrateError> {
+    let give_up = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
+    loop {
+        let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('glimpse_db_sync'))");
+        if lock.fetch_one(&mut *connection).await? {
+            return Ok(());
+        }
+        if Instant::now() > give_up {
+            return Err(MigrateError::Source(BUSY.into()));
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+}
+
+/// What remains of an index whose building was interrupted is in the way of the next attempt.
+async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let unfinished: Vec<String> = sqlx::query_scalar(
+        "SELECT quote_ident(relname) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+         WHERE NOT indisvalid AND relname LIKE 'glimpse\\_%' AND relnamespace = current_schema()::regnamespace",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for index in unfinished {
+        connection.execute(AssertSqlSafe(format!("DROP INDEX {index}"))).await?;
+    }
+    Ok(())
+}
+
+/// A migration of MySQL's is no transaction. Where one of those that add an index was interrupted, the index is there or is
+/// not, and the record says that it was begun: both go, and it runs again.
+async fn undo_unfinished_indexes(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+    let begun = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
+    let begun: i64 = sqlx::query_scalar(begun).bind(TABLE).fetch_one(&mut *connection).await?;
+    if begun == 0 {
+        return Ok(());
+    }
+    let unfinished =
+        format!("SELECT version, REPLACE(description, ' ', '_') FROM {TABLE} WHERE NOT success AND version > ?");
+    let unfinished: Vec<(i64, String)> =
+        sqlx::query_as(AssertSqlSafe(unfinished)).bind(LAST_OF_GLANCE).fetch_all(&mut *connection).await?;
+    for (version, index) in unfinished {
+        let table = "SELECT CAST(MIN(table_name) AS CHAR) FROM information_schema.statistics \
+                     WHERE table_schema = DATABASE() AND index_name = ?";
+        let table: Option<String> = sqlx::query_scalar(table).bind(&index).fetch_one(&mut *connection).await?;
+        if let Some(table) = table {
+            connection.execute(AssertSqlSafe(format!("ALTER TABLE `{table}` DROP INDEX `{index}`"))).await?;
+        }
+        let forget = AssertSqlSafe(format!("DELETE FROM {TABLE} WHERE version = ?"));
+        sqlx::query(forget).bind(version).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 impl Db {
@@ -230,7 +301,14 @@ impl Db {
             }
             Self::Postgres(pool) => {
                 let mut connection = pool.acquire().await?;
-                record_and_run(migrator, recorded, &mut *connection).await
+                lock_postgres(&mut connection).await?;
+                let ran = match drop_unfinished_indexes(&mut connection).await {
+                    Ok(()) => record_and_run(migrator, recorded, &mut *connection).await,
+                    Err(error) => Err(error.into()),
+                };
+                // The lock goes with its connection.
+                connection.close().await?;
+                ran
             }
             Self::MySql(pool) => {
                 // MariaDB does not wait for a lock without a limit, which is how sqlx asks for it.
@@ -238,9 +316,12 @@ impl Db {
                 let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
                 let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
                 if locked != Some(1) {
-                    return Err(MigrateError::Source("another program is at its migrations; try again later".into()));
+                    return Err(MigrateError::Source(BUSY.into()));
                 }
-                let ran = record_and_run(migrator, recorded, &mut *connection).await;
+                let ran = match undo_unfinished_indexes(&mut connection).await {
+                    Ok(()) => record_and_run(migrator, recorded, &mut *connection).await,
+                    Err(error) => Err(error.into()),
+                };
                 // The lock goes with its connection.
                 connection.close().await?;
                 ran

@@ -5,6 +5,7 @@
 //! and runs it again when the engine gave it up for another transaction.
 
 pub(crate) mod images;
+pub(crate) mod listing;
 pub(crate) mod locations;
 pub(crate) mod members;
 pub(crate) mod migrate;
@@ -25,8 +26,8 @@ use sea_query::{
 };
 use sea_query_sqlx::{SqlxBinder, SqlxValues};
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, FromRow, MySql, MySqlConnection, MySqlPool, PgPool, Postgres, Sqlite,
-    SqlitePool, Transaction,
+    AssertSqlSafe, Connection, Executor, FromRow, MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres,
+    Sqlite, SqlitePool, Transaction,
     mysql::{MySqlPoolOptions, MySqlRow},
     pool::{PoolConnection, PoolConnectionMetadata},
     postgres::{PgPoolOptions, PgRow},
@@ -167,6 +168,10 @@ pub(crate) trait Session: Send {
     fn bytewise(&self, text: Expr) -> Expr;
     /// The sum over all rows as a whole number of 64 bits, 0 where there is none. Each engine has a type of its own for it.
     fn sum(&self, number: Expr) -> Expr;
+    /// `column` is `value`, if `gate` holds, which looks at no row. Where it does not hold, nothing is read.
+    fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition;
+    /// Whether `(a, b) < (x, y)` is looked up in an index on `(a, b)`. Where it is not, the same in ANDs and ORs is.
+    fn seeks_rows(&self) -> bool;
 }
 
 /// A database, by engine. Cheap to clone.
@@ -265,6 +270,7 @@ impl Db {
                     .acquire_timeout(limits.wait)
                     .test_before_acquire(false)
                     .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
+                    .after_connect(|connection, _| Box::pin(prepare_postgres(connection)))
                     .connect_lazy_with((**options).clone()),
             ),
             Target::MySql(options) => Self::MySql(
@@ -369,6 +375,13 @@ async fn is_alive<C: Connection>(connection: &mut C, idle: PoolConnectionMetadat
     Ok(idle.idle_for < PING_AFTER || connection.ping().await.is_ok())
 }
 
+/// A plan for each statement's own values. One for any values would read and sort all images of a project that has many, because
+/// the average project has few.
+async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    connection.execute("SET plan_cache_mode = force_custom_plan").await?;
+    Ok(())
+}
+
 /// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
 /// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
 async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
@@ -457,6 +470,19 @@ macro_rules! impl_session {
                     Self::MySql(_) => "SIGNED",
                 };
                 Expr::from(Func::sum(number)).if_null(0).cast_as(integer)
+            }
+
+            fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition {
+                match self {
+                    _ if gate.is_empty() => Cond::all().add(column.eq(value)),
+                    // It would read all rows, to ask the same question at each. But it looks up nothing for NULL.
+                    Self::Sqlite(_) => Cond::all().add(column.eq(Expr::case(gate.clone(), value))),
+                    Self::Postgres(_) | Self::MySql(_) => Cond::all().add(column.eq(value)).add(gate.clone()),
+                }
+            }
+
+            fn seeks_rows(&self) -> bool {
+                !matches!(self, Self::MySql(_))
             }
         }
     )*};

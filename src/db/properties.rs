@@ -1,7 +1,7 @@
 //! The `image_properties` table: custom properties.
 
 use chrono::NaiveDateTime;
-use sea_query::{Cond, Expr, ExprTrait, Query};
+use sea_query::{Asterisk, Cond, Expr, ExprTrait, Query};
 
 use super::{
     Result, Session,
@@ -68,7 +68,8 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<P
         .columns([P::ImageId, P::Name, P::Value])
         .from(P::Table)
         .and_where(Expr::col(P::ImageId).is_in(image_ids.iter().copied()))
-        .and_where(Expr::col(P::Deleted).eq(false))
+        // Not `deleted = FALSE`: SQLite would take the index on that for as good as the one on the images' ids.
+        .and_where(Expr::col(P::Deleted).not())
         .take();
     let mut rows: Vec<Property> = s.all(query).await?;
     // By bytes, and not in the statement: each engine's collation has an order of its own.
@@ -76,17 +77,17 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<P
     Ok(rows)
 }
 
-/// Condition of a listing: the image has this property.
-pub(super) fn exists(s: &impl Session, name: &str, value: &str) -> Expr {
+/// Condition of a listing: the image has this property. A count, because an engine that took it for a join could start from
+/// every image that has it.
+pub(super) fn has(s: &impl Session, name: &str, value: &str) -> Expr {
     use ImageProperties as P;
-    Expr::exists(
-        Query::select()
-            .expr(Expr::val(1))
-            .from(P::Table)
-            .and_where(Expr::col((P::Table, P::ImageId)).equals((Images::Table, Images::Id)))
-            .cond_where(s.exactly((P::Table, P::Name), name))
-            .cond_where(s.exactly((P::Table, P::Value), value))
-            .and_where(Expr::col((P::Table, P::Deleted)).eq(false))
-            .take(),
-    )
+    let count = Query::select()
+        .expr(Expr::col(Asterisk).count())
+        .from(P::Table)
+        .and_where(Expr::col((P::Table, P::ImageId)).equals((Images::Table, Images::Id)))
+        .cond_where(s.exactly((P::Table, P::Name), name))
+        .cond_where(s.exactly((P::Table, P::Value), value))
+        .and_where(Expr::col((P::Table, P::Deleted)).not())
+        .take();
+    Expr::SubQuery(None, Box::new(count.into())).gt(0_i64)
 }

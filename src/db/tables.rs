@@ -79,3 +79,20 @@ pub(crate) enum ImageLocations {
     Status,
     Deleted,
 }
+
+/// Our own indexes of `images`, which `db sync` adds to Glance's.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum Indexes {
+    /// Visibility, and the order of a listing.
+    #[iden = "glimpse_images_listed"]
+    Listed,
+    /// Owner, visibility, and the order of a listing.
+    #[iden = "glimpse_images_owned"]
+    Owned,
+    /// Name, visibility, and the order of a listing.
+    #[iden = "glimpse_images_named"]
+    Named,
+    /// Owner, name, visibility, and the order of a listing.
+    #[iden = "glimpse_images_owned_named"]
+    OwnedNamed,
+}

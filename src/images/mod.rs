@@ -26,7 +26,8 @@ use crate::{
     context::Context,
     db::{
         self, Session,
-        images::{Image, ImageId, Status, Term},
+        images::{Image, ImageId, Status},
+        listing::{Term, Viewer},
     },
     error::{Error, Result},
     limits::Resource,
@@ -179,11 +180,12 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         return Err(Error::policy_denied("get_images"));
     }
     let limit = query.limit.unwrap_or(app.config.default.limit_param_default).min(app.config.default.api_limit_max);
+    let viewer = Viewer { project: context.project_id(), is_admin: context.is_admin };
     let mut conn = app.db.acquire().await?;
     let marker = match &query.marker {
         None => None,
         Some(id) => {
-            let image = access::find(&mut conn, context, id).await?;
+            let image = db::listing::marker(&mut conn, &viewer, id).await?;
             Some(image.ok_or_else(|| Error::Invalid(format!("No image found with ID {id}")))?)
         }
     };
@@ -192,10 +194,9 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         // To them, no image has such a property.
         return Ok(Page { images: Vec::new(), next_marker: None });
     }
-    let viewer = db::images::Viewer { project: context.project_id(), is_admin: context.is_admin };
     // One row more than asked for tells whether there is a page after this one.
-    let page = db::images::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
-    let mut images = db::images::list(&mut conn, &viewer, &query.filter, &page).await?;
+    let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
+    let mut images = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
     let more = images.len() > limit as usize;
     images.truncate(limit as usize);
     let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());

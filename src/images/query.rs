@@ -1,10 +1,14 @@
 //! The query string of a listing, from texts to types.
 
-use chrono::{DateTime, Datelike as _, NaiveDateTime};
+use chrono::{Datelike as _, NaiveDate, NaiveDateTime, TimeDelta};
 
 use super::model::check_storable;
 use crate::{
-    db::images::{Compare, Direction, Filter, ImageId, SortKey, Term, Visibility},
+    db::{
+        images::ImageId,
+        listing::{Compare, Direction, Filter, SortKey, Term, Wanted},
+        members::MemberStatus,
+    },
     error::{Error, Result},
 };
 
@@ -52,17 +56,22 @@ impl ListQuery {
         if pairs.len() > MAX_PARAMETERS {
             return Err(Error::Invalid(format!("A listing has {MAX_PARAMETERS} query parameters at the most.")));
         }
-        for (name, value) in pairs {
+        for (at, (name, value)) in pairs.iter().enumerate() {
             check_storable("Param values", name)?;
             check_storable("Param values", value)?;
+            let comes_again = || pairs[at + 1..].iter().any(|(later, _)| later == name);
             match name.as_str() {
                 "limit" => query.limit = Some(limit(value)?),
                 "marker" => query.marker = Some(value.clone().into()),
                 "sort" => sort.combined = Some(value),
                 "sort_key" => sort.keys.push(sort_key(value.trim())?),
                 "sort_dir" => sort.directions.push(direction(value.trim())?),
-                "member_status" => member_status(value)?,
+                "member_status" => query.filter.membership = membership(value)?,
                 "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
+                // All of these hold.
+                "visibility" | "checksum" | "os_hash_value" => query.filter.add(name, value)?,
+                // Of the others, the last one counts.
+                _ if comes_again() => {}
                 _ => query.filter.add(name, value)?,
             }
         }
@@ -86,19 +95,17 @@ impl Filter {
                 return Ok(());
             }
             "visibility" => {
-                self.all_visibilities = value == "all";
-                if self.all_visibilities {
-                    return Ok(());
-                }
-                let unknown = |_| Error::Invalid(format!("Invalid visibility value: {value}"));
-                Term::Visibility(value.parse::<Visibility>().map_err(unknown)?)
+                self.visibility = self.visibility.and(visibility(value)?);
+                return Ok(());
+            }
+            "owner" => {
+                self.owner = Some(text());
+                return Ok(());
             }
             "changes-since" => {
                 return Err(Error::Invalid("The \"changes-since\" filter is no longer available on v2.".to_owned()));
             }
             "protected" => Term::Protected(boolean(name, value)?),
-            "size_min" => Term::Size(Compare::AtLeast, range(value)?),
-            "size_max" => Term::Size(Compare::AtMost, range(value)?),
             "created_at" | "updated_at" => {
                 let (compare, time) = comparison(name, value)?;
                 if name == "created_at" { Term::CreatedAt(compare, time) } else { Term::UpdatedAt(compare, time) }
@@ -108,19 +115,78 @@ impl Filter {
             "status" => Term::Status(one_of(value)?),
             "container_format" => Term::ContainerFormat(one_of(value)?),
             "disk_format" => Term::DiskFormat(one_of(value)?),
-            "owner" => Term::Owner(text()),
             "checksum" => Term::Checksum(text()),
             "os_hash_algo" => Term::OsHashAlgo(text()),
             "os_hash_value" => Term::OsHashValue(text()),
-            "size" => Term::Size(Compare::Equal, range(value)?),
-            "virtual_size" => Term::VirtualSize(range(value)?),
-            "min_ram" => Term::MinRam(range(value)?),
-            "min_disk" => Term::MinDisk(range(value)?),
-            _ => Term::Property(name.to_owned(), text()),
+            _ => number(name, value)?.unwrap_or_else(|| Term::Property(name.to_owned(), text())),
         };
         self.terms.push(term);
         Ok(())
     }
+}
+
+impl Wanted {
+    /// What both ask for.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Default | Self::All, other) => other,
+            (one, Self::All) => one,
+            (one, other) => {
+                if one == other {
+                    one
+                } else {
+                    Self::None
+                }
+            }
+        }
+    }
+}
+
+fn visibility(value: &str) -> Result<Wanted> {
+    match value {
+        "all" => Ok(Wanted::All),
+        // Not refused by Glance either: there is no such image.
+        "" => Ok(Wanted::None),
+        _ => match value.parse() {
+            Ok(visibility) => Ok(Wanted::Only(visibility)),
+            Err(_) => Err(Error::Invalid(format!("Invalid visibility value: {value}"))),
+        },
+    }
+}
+
+/// A column of numbers, or one end of its range.
+fn number(name: &str, value: &str) -> Result<Option<Term>> {
+    let (column, compare) = if let Some(column) = name.strip_suffix("_min") {
+        (column, Compare::AtLeast)
+    } else if let Some(column) = name.strip_suffix("_max") {
+        (column, Compare::AtMost)
+    } else {
+        (name, Compare::Equal)
+    };
+    let term = match column {
+        "size" => Term::Size,
+        "virtual_size" => Term::VirtualSize,
+        "min_ram" => Term::MinRam,
+        "min_disk" => Term::MinDisk,
+        _ => return Ok(None),
+    };
+    let error = || Error::Invalid("Unable to filter on a range with a non-numeric value.".to_owned());
+    let number = integer(value).ok_or_else(error)?;
+    // Nothing is as large as what a column cannot hold.
+    let bounded = number.clamp(i64::MIN.into(), i64::MAX.into());
+    Ok(Some(term(compare, i64::try_from(bounded).map_err(|_| error())?)))
+}
+
+/// A whole number, as Python reads it; one that is too large is the largest.
+fn integer(text: &str) -> Option<i128> {
+    let text = text.trim();
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits.split('_').all(is_digits) {
+        return None;
+    }
+    let extreme = if text.starts_with('-') { i128::MIN } else { i128::MAX };
+    Some(text.replace('_', "").parse().unwrap_or(extreme))
 }
 
 /// What the request says of the order.
@@ -173,10 +239,10 @@ impl SortParameters<'_> {
 }
 
 fn limit(value: &str) -> Result<u32> {
-    match value.trim().parse::<i128>() {
-        Ok(limit) if limit < 0 => Err(Error::Invalid("limit param must be positive".to_owned())),
-        Ok(limit) => Ok(u32::try_from(limit).unwrap_or(u32::MAX)),
-        Err(_) => Err(Error::Invalid("limit param must be an integer".to_owned())),
+    match integer(value) {
+        Some(limit) if limit < 0 => Err(Error::Invalid("limit param must be positive".to_owned())),
+        Some(limit) => Ok(u32::try_from(limit).unwrap_or(u32::MAX)),
+        None => Err(Error::Invalid("limit param must be an integer".to_owned())),
     }
 }
 
@@ -196,11 +262,10 @@ fn direction(text: &str) -> Result<Direction> {
     }
 }
 
-fn member_status(text: &str) -> Result<()> {
+fn membership(text: &str) -> Result<Option<MemberStatus>> {
     match text {
-        // Nobody sees an image as its member yet, so every status lists the same.
-        "pending" | "accepted" | "rejected" | "all" => Ok(()),
-        _ => Err(Error::Invalid(format!("Invalid status: {text}"))),
+        "all" => Ok(None),
+        _ => text.parse().map(Some).map_err(|_| Error::Invalid(format!("Invalid status: {text}"))),
     }
 }
 
@@ -214,17 +279,18 @@ fn boolean(name: &str, text: &str) -> Result<bool> {
     }
 }
 
-fn range(text: &str) -> Result<i64> {
-    let error = |_| Error::Invalid("Unable to filter on a range with a non-numeric value.".to_owned());
-    text.trim().parse().map_err(error)
-}
-
 /// `in:a,"b,c"`, `eq:a`, or the text itself.
 fn one_of(value: &str) -> Result<Vec<String>> {
     match value.split_once(':') {
         None => Ok(vec![value.to_owned()]),
         Some(("eq", text)) => Ok(vec![text.to_owned()]),
-        Some(("in", list)) => quoted_list(list),
+        Some(("in", list)) => {
+            let mut texts = quoted_list(list)?;
+            // Each is looked up for itself.
+            texts.sort();
+            texts.dedup();
+            Ok(texts)
+        }
         // A time is no operator with its text behind it.
         Some(_) if timestamp(value).is_some() => Ok(vec![value.to_owned()]),
         Some((operator, _)) => Err(Error::Invalid(format!("Unable to filter by unknown operator '{operator}'."))),
@@ -261,11 +327,12 @@ fn quoted_list(list: &str) -> Result<Vec<String>> {
     Ok(items)
 }
 
+/// Where the quote is closed: at one without a backslash before it.
 fn closing_quote(text: &str) -> Option<usize> {
-    let mut escaped = false;
+    let mut before = '"';
     text.char_indices().find_map(|(at, c)| {
-        let closes = c == '"' && !escaped;
-        escaped = c == '\\' && !escaped;
+        let closes = c == '"' && before != '\\';
+        before = c;
         closes.then_some(at)
     })
 }
@@ -297,23 +364,87 @@ fn timestamp(text: &str) -> Option<NaiveDateTime> {
     parse_timestamp(text).filter(|time| (1000..=9999).contains(&time.year()))
 }
 
+/// What Glance takes for ISO 8601: with hyphens and colons or without, and whatever is missing from its end.
 fn parse_timestamp(text: &str) -> Option<NaiveDateTime> {
-    if let Ok(time) = DateTime::parse_from_rfc3339(text) {
-        return Some(time.naive_utc());
+    let mut rest = text;
+    let year = digits(&mut rest, 4, 4)?;
+    let mut month = 1;
+    let mut day = 1;
+    if !rest.is_empty() {
+        let hyphen = skip(&mut rest, '-');
+        month = digits(&mut rest, if hyphen { 1 } else { 2 }, 2)?;
+        if rest.is_empty() && !hyphen {
+            return None;
+        }
     }
-    let formats = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M"];
-    formats.iter().find_map(|format| NaiveDateTime::parse_from_str(text, format).ok()).or_else(|| {
-        let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?;
-        date.and_hms_opt(0, 0, 0)
-    })
+    if !rest.is_empty() {
+        let hyphen = skip(&mut rest, '-');
+        day = digits(&mut rest, if hyphen { 1 } else { 2 }, 2)?;
+    }
+    let date = NaiveDate::from_ymd_opt(year.try_into().ok()?, month, day)?;
+    if rest.is_empty() {
+        return date.and_hms_opt(0, 0, 0);
+    }
+    if !skip(&mut rest, ' ') && !skip(&mut rest, 'T') {
+        return None;
+    }
+    let hour = digits(&mut rest, 2, 2)?;
+    let minute = after_colon(&mut rest, 2).unwrap_or(0);
+    let second = after_colon(&mut rest, 1);
+    let mut microsecond = 0;
+    if second.is_some() && (skip(&mut rest, '.') || skip(&mut rest, ',')) {
+        let length = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (fraction, behind) = rest.split_at(length);
+        microsecond = format!("{fraction:0<6}").get(..6)?.parse().ok().filter(|_| length > 0)?;
+        rest = behind;
+    }
+    let local = date.and_hms_micro_opt(hour, minute, second.unwrap_or(0), microsecond)?;
+    local.checked_sub_signed(offset(rest)?)
+}
+
+/// A time zone's distance from UTC; the text ends with it.
+fn offset(mut rest: &str) -> Option<TimeDelta> {
+    if rest.is_empty() || rest == "Z" {
+        return Some(TimeDelta::zero());
+    }
+    let west = skip(&mut rest, '-');
+    if !west && !skip(&mut rest, '+') {
+        return None;
+    }
+    let hours = digits(&mut rest, 2, 2)?;
+    skip(&mut rest, ':');
+    let minutes = if rest.is_empty() { 0 } else { digits(&mut rest, 2, 2)? };
+    let minutes = i64::from(hours * 60 + minutes);
+    (rest.is_empty() && minutes < 24 * 60).then(|| TimeDelta::minutes(if west { -minutes } else { minutes }))
+}
+
+fn skip(rest: &mut &str, c: char) -> bool {
+    rest.strip_prefix(c).inspect(|behind| *rest = behind).is_some()
+}
+
+/// A number of so many digits, of which it takes as many as there are.
+fn digits(rest: &mut &str, least: usize, most: usize) -> Option<u32> {
+    let length = rest.bytes().take(most).take_while(u8::is_ascii_digit).count();
+    let (number, behind) = rest.split_at(length);
+    *rest = behind;
+    number.parse().ok().filter(|_| length >= least)
+}
+
+/// Two digits, or as few as this, which a colon may precede. Where they are not, nothing is taken.
+fn after_colon(rest: &mut &str, least: usize) -> Option<u32> {
+    let mut ahead = *rest;
+    skip(&mut ahead, ':');
+    let number = digits(&mut ahead, least, 2)?;
+    *rest = ahead;
+    Some(number)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ListQuery, quoted_list};
-    use crate::db::images::{Direction, SortKey};
+    use super::{ListQuery, quoted_list, timestamp};
+    use crate::db::listing::{Direction, SortKey};
 
     fn parse(query: &[(&str, &str)]) -> Result<ListQuery, String> {
         let pairs: Vec<_> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -344,6 +475,34 @@ mod tests {
         assert!(quoted_list("a,\"b").is_err());
         assert!(quoted_list("\"a\"b").is_err());
         assert!(quoted_list("a\"b\"").is_err());
+    }
+
+    #[test]
+    fn times_are_what_iso8601_takes() {
+        let cases = [
+            ("2020", Some("2020-01-01 00:00:00")),
+            ("2020-2", Some("2020-02-01 00:00:00")),
+            ("202002", None),
+            ("20200203", Some("2020-02-03 00:00:00")),
+            ("2020-02-03T04", Some("2020-02-03 04:00:00")),
+            ("2020-02-03 04:05", Some("2020-02-03 04:05:00")),
+            ("20200203T040506Z", Some("2020-02-03 04:05:06")),
+            ("2020-02-03T04:05:06.5", Some("2020-02-03 04:05:06.500")),
+            ("2020-02-03T04:05:06,1234567+01:30", Some("2020-02-03 02:35:06.123456")),
+            ("2020-02-03T04:05:06-0130", Some("2020-02-03 05:35:06")),
+            ("2020-02-03T04:05:06+01", Some("2020-02-03 03:05:06")),
+            ("2020-02-03T04:05:06+24:00", None),
+            ("2020-02-03T04:05:06.", None),
+            ("2020-02-03T04:05:60", None),
+            ("2020-02-30", None),
+            ("2020-02-03T", None),
+            ("2020-02-03x", None),
+            ("20é0", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(timestamp(text).map(|time| time.to_string()).as_deref(), expected, "{text}");
+        }
     }
 
     proptest! {

@@ -13,6 +13,7 @@ mod etag;
 mod images;
 mod keystone;
 mod limits;
+mod listing;
 mod members;
 mod policy;
 mod protections;

@@ -20,7 +20,8 @@ fn sync(database: &Database) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What a table is made of, as the engine itself describes it: columns and indexes, in words, sorted.
+/// What Glance's tables are made of, as the engine itself describes it: columns and indexes, in words, sorted. Without our own
+/// indexes.
 async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
     let queries: &[&str] = match database.engine {
         Engine::Sqlite => &[
@@ -55,13 +56,45 @@ async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
     let mut tables = BTreeMap::<String, Vec<String>>::new();
     for query in queries {
         for (table, part) in database.pairs(query).await {
-            if !table.contains("glimpse_") {
+            if !table.contains("glimpse_") && !part.contains("glimpse_") {
                 tables.entry(table).or_default().push(part);
             }
         }
     }
     tables.values_mut().for_each(|parts| parts.sort());
     tables
+}
+
+/// What we add to Glance's tables: indexes, with their tables and nothing else.
+async fn our_indexes(database: &Database) -> Vec<(String, String)> {
+    let query = match database.engine {
+        Engine::Sqlite => "SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' AND name LIKE 'glimpse%'",
+        Engine::Postgres => "SELECT tablename::text, indexname::text FROM pg_indexes WHERE indexname LIKE 'glimpse%'",
+        Engine::MySql => {
+            "SELECT DISTINCT CAST(table_name AS CHAR), CAST(index_name AS CHAR) FROM information_schema.statistics \
+             WHERE table_schema = DATABASE() AND index_name LIKE 'glimpse%'"
+        }
+    };
+    let mut indexes = database.pairs(query).await;
+    indexes.retain(|(table, _)| !table.contains("glimpse_"));
+    indexes.sort();
+    indexes
+}
+
+/// What `db sync` adds to them.
+const OUR_INDEXES: [(&str, &str); 6] = [
+    ("image_members", "glimpse_image_members_shared"),
+    ("image_tags", "glimpse_image_tags_tagged"),
+    ("images", "glimpse_images_listed"),
+    ("images", "glimpse_images_named"),
+    ("images", "glimpse_images_owned"),
+    ("images", "glimpse_images_owned_named"),
+];
+
+#[track_caller]
+fn are_ours(indexes: &[(String, String)]) {
+    let indexes: Vec<_> = indexes.iter().map(|(table, index)| (table.as_str(), index.as_str())).collect();
+    assert_eq!(indexes, OUR_INDEXES);
 }
 
 async fn empty_database() -> (tempfile::TempDir, Database) {
@@ -75,11 +108,43 @@ async fn the_schema_is_glances_own() {
     let ((_ours, ours), (_theirs, theirs)) = (empty_database().await, empty_database().await);
     sync(&ours);
     Glance::sync(&theirs).await;
+    are_ours(&our_indexes(&ours).await);
     let (ours, theirs) = (described(&ours).await, described(&theirs).await);
     assert_eq!(ours.keys().collect::<Vec<_>>(), theirs.keys().collect::<Vec<_>>());
     assert!(ours.len() >= 16 && ours.values().map(Vec::len).sum::<usize>() > 150, "this reads too little: {ours:#?}");
     for (table, parts) in &ours {
         assert_eq!(parts, &theirs[table], "{table}");
+    }
+}
+
+mod on_a_server {
+    use super::*;
+
+    /// An engine may be killed while it builds an index, and these build it outside of a transaction.
+    #[tokio::test]
+    async fn an_index_that_was_not_finished_is_built_again() {
+        let (_dir, database) = empty_database().await;
+        sync(&database);
+        match database.engine {
+            Engine::Postgres => {
+                database
+                    .execute(
+                        "UPDATE pg_index SET indisvalid = FALSE WHERE indexrelid = 'glimpse_images_named'::regclass",
+                    )
+                    .await;
+                database.execute("DELETE FROM glimpse_migrations WHERE version >= 5").await;
+                for (_, index) in OUR_INDEXES.iter().filter(|(_, index)| !index.contains("images_")) {
+                    database.execute(&format!("DROP INDEX {index}")).await;
+                }
+                database.execute("DROP INDEX glimpse_images_owned_named").await;
+            }
+            _ => {
+                database.execute("UPDATE glimpse_migrations SET success = FALSE WHERE version = 8").await;
+            }
+        }
+        sync(&database);
+        are_ours(&our_indexes(&database).await);
+        assert_eq!(db(&database, "check").status.code(), Some(0));
     }
 }
 
@@ -114,6 +179,7 @@ async fn is_taken_over(heads: &[&str]) {
     assert!(version.contains("2024_1_"), "{heads:?}: {version}");
     Glance::sync(&database).await;
     assert_eq!(described(&database).await, expected, "{heads:?}");
+    are_ours(&our_indexes(&database).await);
 }
 
 #[tokio::test]

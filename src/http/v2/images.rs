@@ -8,8 +8,8 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use url::form_urlencoded;
 
 use self::body::ImageBody;
 use crate::{
@@ -81,15 +81,19 @@ pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(p
     }))
 }
 
+/// What Python leaves as it is in a query string, but for the space.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
+
 /// A page of the same listing, relative to the service: clients resolve it.
 fn page_link(pairs: &[(String, String)], marker: Option<&str>) -> String {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.extend_pairs(pairs.iter().filter(|(name, _)| name != "marker"));
-    if let Some(marker) = marker {
-        query.append_pair("marker", marker);
+    let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "marker");
+    let mut link = "/v2/images".to_owned();
+    for (n, (name, value)) in pairs.chain(marker.map(|marker| ("marker", marker))).enumerate() {
+        link.push(if n == 0 { '?' } else { '&' });
+        let encode = |text| utf8_percent_encode(text, QUERY).to_string().replace(' ', "+");
+        link.push_str(&format!("{}={}", encode(name), encode(value)));
     }
-    let query = query.finish();
-    if query.is_empty() { "/v2/images".to_owned() } else { format!("/v2/images?{query}") }
+    link
 }
 
 pub(super) async fn delete(

@@ -51,6 +51,12 @@ impl Client {
         self
     }
 
+    /// The same somebody, at another server, or at one that was started again.
+    pub(crate) fn at(mut self, base: &str) -> Self {
+        base.clone_into(&mut self.base);
+        self
+    }
+
     /// A request with this client's identity, to be added to.
     pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();

@@ -1,0 +1,1 @@
+CREATE INDEX glimpse_images_owned ON images (owner, visibility, deleted, os_hidden, created_at, id);

@@ -1,0 +1,1 @@
+CREATE INDEX glimpse_image_tags_tagged ON image_tags (value, deleted, image_id);

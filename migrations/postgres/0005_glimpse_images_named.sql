@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY glimpse_images_named ON images (name, visibility, deleted, os_hidden, created_at, id);

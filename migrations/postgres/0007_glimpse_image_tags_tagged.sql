@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY glimpse_image_tags_tagged ON image_tags (value, deleted, image_id);

@@ -1,0 +1,2 @@
+-- no-transaction
+CREATE INDEX CONCURRENTLY glimpse_image_members_shared ON image_members (member, deleted, status, image_id);
