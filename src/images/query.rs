@@ -70,6 +70,8 @@ impl ListQuery {
                 "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
                 // All of these hold.
                 "visibility" | "checksum" | "os_hash_value" => query.filter.add(name, value)?,
+                // Glance sets it itself.
+                "deleted" => {}
                 // Of the others, the last one counts.
                 _ if comes_again() => {}
                 _ => query.filter.add(name, value)?,

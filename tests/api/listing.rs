@@ -600,7 +600,7 @@ async fn a_member_lists_what_it_has_accepted() {
 async fn an_admin_goes_on_after_a_deleted_image() {
     let s = server().await;
     let query = format!("visibility=public&marker={}", id('q'));
-    assert_eq!(listed(&s.admin(), &query).await, "ungc");
+    assert_eq!(listed(&s.admin(), &query).await, "ngc");
     s.member("p1").get(&format!("/v2/images?{query}")).await.expect(400).says("No image found with ID");
     // What is shared with somebody is theirs to go on after, whatever they think of it.
     assert_eq!(listed(&s.member("p1"), &format!("visibility=public&marker={}", id('j'))).await, "gc");
@@ -764,7 +764,7 @@ mod on_sqlite {
         for (client, path) in paths(&s).await {
             let answer = client.get(&path).await.expect(200);
             let plans = plans(&s, &answer).await;
-            assert!(plans.len() >= 3, "{path}: {plans:#?}");
+            assert!(!plans.is_empty(), "{path}: nothing of it is in the log");
             for (statement, plan) in plans {
                 let mut in_order = false;
                 for step in &plan {
