@@ -181,6 +181,15 @@ impl Reading {
                 Err(error) => written.errors.push(error),
             }
         }
+        let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
+        let paste = PasteDeploy::read(&mut written);
+        let pipeline = paste::pipeline(&paste, &folders);
+        let filter = pipeline.as_ref().ok().and_then(Option::as_ref).and_then(|pipeline| pipeline.authtoken.clone());
+        let has_filter = filter.is_some();
+        if let Some((path, entries)) = filter {
+            written.add_filter(&path, entries);
+        }
+        written.follow_auth_section();
         let mut config = Config {
             default: DefaultGroup::read(&mut written),
             database: Database::read(&mut written),
@@ -205,9 +214,13 @@ impl Reading {
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
-        let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
-        let paste = PasteDeploy::read(&mut written);
-        match paste::pipeline(&paste, &folders) {
+        // Our default is what Glance's own paste file says; another one that is silent means keystonemiddleware's.
+        let delay = written.settings.iter_mut().find(|setting| setting.name == "delay_auth_decision");
+        if let Some(setting) = delay.filter(|setting| has_filter && setting.place == Place::Default) {
+            config.keystone_authtoken.delay_auth_decision = false;
+            setting.value = "false".to_owned();
+        }
+        match pipeline {
             Ok(pipeline) => written.errors.extend(config.take_up(pipeline.unwrap_or_default()).err()),
             Err(error) => written.errors.push(error),
         }
@@ -478,6 +491,72 @@ mod tests {
             (setting("debug").value.as_str(), setting("debug").place.to_string().as_str()),
             ("false", "default")
         );
+    }
+
+    /// Reads a configuration beside a paste file.
+    fn load_beside(paste: &str, text: &str) -> Reading {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("glance-api-paste.ini"), paste).unwrap();
+        let file = dir.path().join("glance-api.conf");
+        fs::write(&file, format!("[paste_deploy]\nflavor = keystone\n{text}")).unwrap();
+        Reading::of(&Sources { files: vec![file], ..Sources::default() })
+    }
+
+    /// Each of these was asked of keystonemiddleware.
+    #[test]
+    fn what_the_pipelines_filter_has_counts_before_what_is_in_the_group() {
+        let paste = "[DEFAULT]\nregion_name = all\ninsecure = yes\n\
+            [pipeline:glance-api-keystone]\npipeline = mine context rootapp\n\
+            [filter:mine]\nuse = authtoken\nwww_authenticate_uri = http://mine\nset insecure = no\ncafile = %(here)s/100%%\n\
+            [filter:authtoken]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\n\
+            region_name = used\ninterface = public\nwww_authenticate_uri = http://used\npassword = a$b$$c\nnosuch = 1\n";
+        let text = "[keystone_authtoken]\nregion_name = own\nusername = glance\nwww_authenticate_uri = http://own\n";
+        let reading = load_beside(paste, text);
+        assert!(reading.errors.is_empty(), "{:?}", reading.errors);
+        let found = &reading.config.keystone_authtoken;
+        assert_eq!(found.region_name.as_deref(), Some("all"));
+        assert_eq!(found.interface, "public");
+        assert_eq!(found.www_authenticate_uri.as_deref(), Some("http://mine"));
+        assert!(!found.insecure);
+        assert_eq!(found.username.as_deref(), Some("glance"));
+        assert_eq!(found.password.as_ref().map(super::Secret::expose), Some("a$b$$c"));
+        assert!(found.cafile.as_ref().is_some_and(|path| path.ends_with("100%") && path.is_absolute()));
+        let warnings = &reading.config.warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("glance-api-paste.ini:17: there is no option [keystone_authtoken] nosuch"));
+        let place = reading.settings.iter().find(|setting| setting.name == "interface").unwrap().place.to_string();
+        assert!(place.ends_with("glance-api-paste.ini:14"), "{place}");
+    }
+
+    #[test]
+    fn a_pipelines_filter_that_does_not_delay_the_decision_refuses() {
+        let paste = |filter: &str| {
+            format!(
+                "[pipeline:glance-api-keystone]\npipeline = authtoken context rootapp\n[filter:authtoken]\n\
+                 paste.filter_factory = keystonemiddleware.auth_token:filter_factory\n{filter}"
+            )
+        };
+        let delays = |paste: &str, text: &str| load_beside(paste, text).config.keystone_authtoken.delay_auth_decision;
+        assert!(!delays(&paste(""), ""));
+        assert!(delays(&paste("delay_auth_decision = true\n"), ""));
+        assert!(delays(&paste(""), "[keystone_authtoken]\ndelay_auth_decision = true\n"));
+        assert!(!delays(&paste("delay_auth_decision = no\n"), "[keystone_authtoken]\ndelay_auth_decision = true\n"));
+        assert!(load("[paste_deploy]\nflavor = keystone\n").unwrap().keystone_authtoken.delay_auth_decision);
+    }
+
+    #[test]
+    fn another_group_may_say_how_we_log_in() {
+        let text = "[keystone_authtoken]\nauth_section = Own\nauth_url = http://a\nregion_name = r\n\
+            [own]\nauth_url = http://b\nuser_name = $project_name\nproject_name = p\npassword = s3cret\nregion_name = x\n";
+        let config = load(text).unwrap();
+        let found = &config.keystone_authtoken;
+        assert_eq!(found.auth_url.as_deref(), Some("http://b"));
+        assert_eq!((found.username.as_deref(), found.region_name.as_deref()), (Some("p"), Some("r")));
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].contains(":3: [keystone_authtoken] auth_url does nothing: auth_section names [own]")
+        );
+        assert!(config.warnings[1].contains(":10: there is no option [own] region_name"), "{:?}", config.warnings);
     }
 
     #[test]

@@ -111,6 +111,25 @@ group! {
     }
 }
 
+impl KeystoneAuthtoken {
+    /// The group's name.
+    pub(super) const GROUP: &str = "keystone_authtoken";
+    /// The options about how we log in, which `auth_section` moves to another group.
+    pub(super) const LOGIN: [&str; 11] = [
+        "auth_type",
+        "auth_url",
+        "username",
+        "user_id",
+        "password",
+        "user_domain_id",
+        "user_domain_name",
+        "project_id",
+        "project_name",
+        "project_domain_id",
+        "project_domain_name",
+    ];
+}
+
 impl DefaultGroup {
     /// Tags of an image at the most, where there is a bound.
     pub(crate) fn image_tag_quota(&self) -> Option<u32> {
@@ -166,6 +185,8 @@ group! {
 group! {
     /// `[keystone_authtoken]`: how tokens are validated.
     pub(crate) struct KeystoneAuthtoken in "keystone_authtoken" {
+        /// The group that says how we log in, instead of this one.
+        auth_section: Option<String> = None,
         /// How we log in to Keystone: password, or v3password.
         auth_type: Option<String> = None; was "keystone_authtoken" "auth_plugin",
         /// Where we log in.
@@ -207,10 +228,11 @@ group! {
         /// Roles that make a token a service's.
         service_token_roles: Vec<String> = vec!["service".to_owned()],
         /// Whether a token without such a role is no service token.
-        service_token_roles_required: bool = false,
+        service_token_roles_required: bool = true,
         /// Our type in the catalog, which access rules of application credentials name.
         service_type: Option<String> = None,
-        /// Whether a service token that is none is overlooked, as Glance's paste file says, or refuses its request.
+        /// Whether a service token that is none is overlooked, or refuses its request. A paste file whose filter does not say
+        /// means the latter; Glance's own says the former.
         delay_auth_decision: bool = true,
     }
 }

@@ -90,6 +90,58 @@ impl Keystone {
         Client::new(&self.url(), token)
     }
 
+    /// Puts another address of Keystone's own into its catalog.
+    pub(crate) async fn another_endpoint(&self, region: &str, interface: &str, url: &str) {
+        let admin = self.client(Some(&self.token("admin", "admin").await));
+        admin.post("/regions", &json!({"region": {"id": region}})).await;
+        let services = admin.get("/services?type=identity").await.expect(200).json();
+        let service = services["services"][0]["id"].clone();
+        let endpoint = json!({"service_id": service, "interface": interface, "region_id": region, "url": url});
+        admin.post("/endpoints", &json!({ "endpoint": endpoint })).await.expect(201);
+    }
+
+    /// The id of a token's user.
+    pub(crate) async fn user_of(&self, token: &str) -> String {
+        self.described(token).await["user"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// What it says of a token to who has it.
+    pub(crate) async fn described(&self, token: &str) -> Value {
+        let client = self.client(Some(token));
+        let answer = client.send(client.request("GET", "/auth/tokens").header("X-Subject-Token", token)).await;
+        answer.expect(200).json()["token"].clone()
+    }
+
+    /// A token for what an application credential of a user says, which may be held to access rules.
+    pub(crate) async fn application_credential(&self, token: &str, rules: Option<&Value>) -> String {
+        let user = self.user_of(token).await;
+        let mut credential = json!({"name": "c", "secret": "s3cret"});
+        if let Some(rules) = rules {
+            credential["access_rules"] = rules.clone();
+        }
+        let path = format!("/users/{user}/application_credentials");
+        let body = json!({ "application_credential": credential });
+        let made = self.client(Some(token)).post(&path, &body).await.expect(201);
+        let id = made.json()["application_credential"]["id"].clone();
+        let method =
+            json!({"methods": ["application_credential"], "application_credential": {"id": id, "secret": "s3cret"}});
+        self.issue(&json!({ "identity": method })).await
+    }
+
+    /// A token of a user who acts for another one, by a trust with this role.
+    pub(crate) async fn trust_token(&self, trustor: &str, trustee: &str, role: &str) -> String {
+        let (trustor_id, trustee_id) =
+            (self.user_of(trustor).await, self.user_of(&self.token(trustee, "p2").await).await);
+        let project = self.described(trustor).await["project"]["id"].clone();
+        let trust = json!({
+            "trustor_user_id": trustor_id, "trustee_user_id": trustee_id, "project_id": project, "impersonation": false,
+            "roles": [{"name": role}],
+        });
+        let made = self.client(Some(trustor)).post("/OS-TRUST/trusts", &json!({ "trust": trust })).await.expect(201);
+        let id = made.json()["trust"]["id"].clone();
+        self.issue(&json!({"identity": password(trustee), "scope": {"OS-TRUST:trust": {"id": id}}})).await
+    }
+
     /// A token of a user on a project.
     pub(crate) async fn token(&self, user: &str, project: &str) -> String {
         self.issue(&json!({
