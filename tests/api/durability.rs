@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use sqlx::Executor as _;
 
-use crate::support::{DatabaseServer, TestServer, eventually};
+use crate::support::{Database, DatabaseServer, Engine, TestServer, eventually, program};
 
 #[tokio::test]
 async fn a_removal_that_was_answered_survives_the_server_being_killed() {
@@ -64,6 +64,9 @@ mod on_a_server {
             for inside in ["sqlx", "127.0.0.1", "onnection", "refused", "postgres", "mysql"] {
                 assert!(!answer.text.contains(inside), "{inside} is in {}", answer.text);
             }
+            // What an operator reads names the cause.
+            let log = s.log_of(&answer).await.concat();
+            assert!(log.contains("refused"), "{log}");
         }
         s.anonymous().get("/healthcheck").await.expect(200);
         server.start_again();
@@ -221,6 +224,95 @@ mod on_a_server {
         assert_eq!(member.tags(&image).await, [""; 0]);
     }
 
+    /// The certificates that are asked for, and those that are shown, by the URL's parameters.
+    #[tokio::test]
+    async fn a_servers_certificate_is_checked_and_ours_is_shown() {
+        let server = DatabaseServer::start_with_tls().await;
+        let database = server.database().await;
+        let name = database.url.rsplit('/').next().unwrap();
+        let file = |name: &str| server.tls(name).display().to_string();
+        let (ca, wrong_ca) = (file("ca.pem"), file("client.pem"));
+        let (cert, key) = (file("client.pem"), file("client-key.pem"));
+        let postgres = Engine::under_test() == Engine::Postgres;
+        let with = |host: &str, ca: &str, strict: bool, own: bool| {
+            let mut query = if postgres {
+                format!("sslmode={}&sslrootcert={ca}", if strict { "verify-full" } else { "verify-ca" })
+            } else {
+                format!("ssl_ca={ca}&{}=true", if strict { "ssl_verify_identity" } else { "ssl_verify_cert" })
+            };
+            if own {
+                let names = if postgres { ("sslcert", "sslkey") } else { ("ssl_cert", "ssl_key") };
+                query = format!("{query}&{}={cert}&{}={key}", names.0, names.1);
+            }
+            let scheme = if postgres { "postgresql+psycopg2" } else { "mysql+pymysql" };
+            format!("{scheme}://tls@{host}:{}/{name}?{query}", server.port())
+        };
+        let missing = file("missing.pem");
+        let check = |url: String| {
+            let dir = tempfile::tempdir().unwrap();
+            let config = dir.path().join("glance-api.conf");
+            std::fs::write(&config, format!("[database]\nconnection = {url}\npool_timeout = 2\n")).unwrap();
+            let output = program().arg("--config-file").arg(&config).args(["db", "check"]).output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        for (url, told) in [
+            (with("127.0.0.1", &wrong_ca, false, true), "certificate"),
+            (with("127.0.0.1", &ca, true, true), "certificate not valid for name"),
+            (with("127.0.0.1", &missing, false, true), "No such file"),
+            (with("127.0.0.1", &ca, false, false), if postgres { "client certificate" } else { "Access denied" }),
+        ] {
+            let (code, error) = check(url.clone());
+            assert_eq!(code, Some(1), "{url}: {error}");
+            assert!(error.contains(told), "{url}: {error}");
+        }
+        for url in [with("127.0.0.1", &ca, false, true), with("localhost", &ca, true, true)] {
+            assert_eq!(check(url.clone()), (Some(3), String::new()), "{url}");
+        }
+        let engine = database.engine;
+        let s =
+            TestServer::builder().database(Database { engine, url: with("localhost", &ca, true, true) }).start().await;
+        let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+        assert_eq!(s.member("p1").tags(&image).await, ["a"]);
+    }
+
+    /// The connections that a server's database has, but for the one that asks.
+    async fn connections(database: &Database) -> Vec<i64> {
+        let sql = if database.engine == Engine::Postgres {
+            "SELECT pid::text, '' FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        } else {
+            "SELECT CAST(id AS CHAR), '' FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        };
+        database.pairs(sql).await.into_iter().map(|(id, _)| id.parse().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_too_old_is_replaced() {
+        for (recycle, replaced) in [(1, true), (0, true), (3600, false), (-1, false)] {
+            let s = TestServer::builder()
+                .option("database", "connection_recycle_time", recycle)
+                .option("database", "max_pool_size", 1)
+                .option("database", "max_overflow", 0)
+                .start()
+                .await;
+            let member = s.member("p1");
+            member.get("/v2/images").await.expect(200);
+            let first = connections(&s.database).await;
+            assert_eq!(first.len(), 1, "{recycle}: {first:?}");
+            if replaced {
+                eventually("the connection is replaced", || async {
+                    member.get("/v2/images").await.expect(200);
+                    (connections(&s.database).await != first).then_some(())
+                })
+                .await;
+            } else {
+                for _ in 0..5 {
+                    member.get("/v2/images").await.expect(200);
+                }
+                assert_eq!(connections(&s.database).await, first, "{recycle}");
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_busy_pool_is_unavailable_not_an_error() {
         let s = TestServer::builder()
@@ -242,6 +334,8 @@ mod on_a_server {
             (answer.status != 200).then_some(answer)
         })
         .await;
+        let log = s.log_of(&answer).await.concat();
+        assert!(log.contains("pool timed out"), "{log}");
         answer.expect(503).header("retry-after");
         other.execute("ROLLBACK").await.unwrap();
         waiting.await.unwrap().expect(204);

@@ -123,14 +123,43 @@ pub(crate) struct DatabaseServer {
 impl DatabaseServer {
     /// Starts one, on the engine under test, which is not SQLite.
     pub(crate) fn start() -> Self {
+        Self::start_after(&[])
+    }
+
+    /// The same, with TLS: its certificate is localhost's, and the user `tls` needs one of their own.
+    pub(crate) async fn start_with_tls() -> Self {
+        let server = Self::start_after(&["tls"]);
+        let database = server.database().await;
+        if server.engine == Engine::Postgres {
+            database.execute("CREATE ROLE tls LOGIN SUPERUSER").await;
+        } else {
+            database.execute("CREATE USER tls@'%' REQUIRE X509").await;
+            database.execute("GRANT ALL ON *.* TO tls@'%'").await;
+        }
+        server
+    }
+
+    fn start_after(commands: &[&str]) -> Self {
         let dir = TempDir::with_prefix("glimpse-database-").unwrap();
         // The servers' own users must get in.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut server = Self { engine: Engine::under_test(), dir, port, running: false };
         server.script("create");
+        for command in commands {
+            server.script(command);
+        }
         server.start_again();
         server
+    }
+
+    /// A file that `tests/database tls` made.
+    pub(crate) fn tls(&self, name: &str) -> PathBuf {
+        self.folder().join("tls").join(name)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn start_again(&mut self) {
