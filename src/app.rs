@@ -107,9 +107,6 @@ impl App {
         #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
         let clock = Utc::now;
         let authenticator = authenticator(&config, clock)?;
-        if let Some(warning) = authenticator.warning() {
-            tracing::warn!("{warning}");
-        }
         let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
         let (protections, schemas) = read_files(&config)?;
         let url = config.database_url();

@@ -113,7 +113,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
 async fn sync(db: &Db) -> db::Result<()> {
     let synced = db.sync().await?;
     db.close().await;
-    let told = if synced { "Database is synced successfully." } else { "Database is up to date. No migrations needed." };
+    let told =
+        if synced { "Database is synced successfully." } else { "Database is up to date. No migrations needed." };
     println!("{told}");
     Ok(())
 }

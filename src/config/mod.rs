@@ -12,6 +12,7 @@ mod written;
 
 use std::{
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -27,6 +28,7 @@ use self::{
     options::PasteDeploy,
     paste::Pipeline,
     secret::Secret,
+    value::HostAddress,
     written::{Place, Written},
 };
 
@@ -75,13 +77,20 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
+/// A place that options are written in.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A folder whose `*.conf` files are read in the order of their names.
+    Dir(PathBuf),
+}
+
 /// Where options are written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    /// Files, in order: a later one wins.
-    pub(crate) files: Vec<PathBuf>,
-    /// Folders whose `*.conf` files are read after those, in the order of their names.
-    pub(crate) dirs: Vec<PathBuf>,
+    /// In order: what comes later wins.
+    pub(crate) places: Vec<Source>,
     /// Wins over `[glimpse] data_dir`.
     pub(crate) data_dir: Option<PathBuf>,
     /// Options of the command line, which win over files and environment: group, name, value.
@@ -122,23 +131,34 @@ pub(crate) enum ConfigError {
 }
 
 impl Sources {
-    /// With Glance's own files and folders, those of them that exist, where the command line names none.
+    /// With Glance's own files before them where the command line names no file, and its own folders where it names no folder;
+    /// those of them that exist.
     pub(crate) fn or_glances(mut self) -> Self {
-        if self.files.is_empty() && self.dirs.is_empty() {
-            let dir = glances_dir();
-            let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
-            self.files.extend(existing(FILES));
-            self.dirs.extend(existing(DIRS));
+        let dir = glances_dir();
+        let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
+        let mut places = Vec::new();
+        if !self.places.iter().any(|place| matches!(place, Source::File(_))) {
+            places.extend(existing(FILES).map(Source::File));
         }
-        self
+        if !self.places.iter().any(|place| matches!(place, Source::Dir(_))) {
+            places.extend(existing(DIRS).map(Source::Dir));
+        }
+        places.append(&mut self.places);
+        Self { places, ..self }
     }
 
     /// Where oslo.config looks for a file that belongs to the configuration: beside it, then in the usual places.
     fn folders(&self) -> Vec<PathBuf> {
-        let beside = self.files.iter().rev().filter_map(|file| file.parent()).map(Path::to_owned);
+        let (mut beside, mut dirs) = (Vec::new(), Vec::new());
+        for place in &self.places {
+            match place {
+                Source::File(file) => beside.extend(file.parent().map(Path::to_owned)),
+                Source::Dir(dir) => dirs.push(dir.clone()),
+            }
+        }
         let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
         let usual = home.into_iter().flat_map(|home| [home.join(".glance"), home]);
-        self.dirs.iter().cloned().chain(beside).chain(usual).chain([glances_dir(), PathBuf::from("/etc")]).collect()
+        dirs.into_iter().chain(beside.into_iter().rev()).chain(usual).chain([glances_dir(), PathBuf::from("/etc")]).collect()
     }
 }
 
@@ -164,11 +184,14 @@ impl Reading {
     /// Reads the sources.
     pub(crate) fn of(sources: &Sources) -> Self {
         let mut written = Written::new(|name| std::env::var(name).ok(), sources.overrides.clone());
-        let mut files: Vec<_> = sources.files.iter().cloned().map(Ok).collect();
-        for dir in &sources.dirs {
-            match conf_files(dir) {
-                Ok(found) => files.extend(found.into_iter().map(Ok)),
-                Err(error) => files.push(Err(error)),
+        let mut files = Vec::new();
+        for place in &sources.places {
+            match place {
+                Source::File(path) => files.push(Ok(path.clone())),
+                Source::Dir(dir) => match conf_files(dir) {
+                    Ok(found) => files.extend(found.into_iter().map(Ok)),
+                    Err(error) => files.push(Err(error)),
+                },
             }
         }
         let mut read: Vec<PathBuf> = Vec::new();
@@ -224,6 +247,7 @@ impl Reading {
             Ok(pipeline) => written.errors.extend(config.take_up(pipeline.unwrap_or_default()).err()),
             Err(error) => written.errors.push(error),
         }
+        config.warnings.extend(config.open_warning().map(str::to_owned));
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
             for setting in written.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
@@ -277,7 +301,24 @@ impl Config {
     /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
     pub(crate) fn bind_host(&self) -> &str {
         let default = if self.auth == Auth::Keystone { "0.0.0.0" } else { "127.0.0.1" };
-        self.default.bind_host.as_deref().unwrap_or(default)
+        self.default.bind_host.as_ref().map_or(default, HostAddress::as_str)
+    }
+
+    /// What an operator must know before somebody else finds out, or `None` where nothing is open.
+    fn open_warning(&self) -> Option<&'static str> {
+        let host = self.bind_host();
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        match self.auth {
+            Auth::Standalone | Auth::Keystone => None,
+            Auth::Proxy if is_loopback => None,
+            Auth::Proxy => Some(
+                "callers are found out by a proxy ([glimpse] auth = proxy, or a pipeline with context and without authtoken): \
+                 whoever reaches this port is whoever their X-Identity-Status, X-User-Id, X-Project-Id and X-Roles headers \
+                 say, and bind_host lets more than this machine reach it; only the trusted proxy may",
+            ),
+            Auth::Fake => Some("[glimpse] auth = fake: every token is believed; this is for tests only"),
+            Auth::None => Some("[glimpse] auth = none: everybody who reaches this port is an admin"),
+        }
     }
 
     /// The groups in which this is not what a running server has, but for what it takes up while it runs.
@@ -380,13 +421,14 @@ fn entries(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
 mod tests {
     use std::fs;
 
-    use super::{Config, Reading, Sources};
+    use super::{Config, Reading, Source, Sources};
 
     fn load(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("glance-api.conf");
         fs::write(&file, text).unwrap();
-        Config::load(&Sources { files: vec![file], ..Sources::default() }).map_err(|error| error.to_string())
+        Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() })
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -482,7 +524,7 @@ mod tests {
         let file = dir.path().join("a.conf");
         fs::write(&file, "[database]\nconnection = mysql://u:s3cret@h/d\n[DEFAULT]\nbind_port = no\nbacklog = no\n")
             .unwrap();
-        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
         assert_eq!(reading.errors.len(), 2);
         let setting = |name: &str| reading.settings.iter().find(|setting| setting.name == name).unwrap();
         assert!(setting("connection").place.to_string().ends_with("a.conf:2"));
@@ -499,7 +541,7 @@ mod tests {
         fs::write(dir.path().join("glance-api-paste.ini"), paste).unwrap();
         let file = dir.path().join("glance-api.conf");
         fs::write(&file, format!("[paste_deploy]\nflavor = keystone\n{text}")).unwrap();
-        Reading::of(&Sources { files: vec![file], ..Sources::default() })
+        Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() })
     }
 
     /// Each of these was asked of keystonemiddleware.
@@ -567,7 +609,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.conf");
         fs::write(&file, text).unwrap();
-        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
         assert!(reading.errors.is_empty(), "{:?}", reading.errors);
         let shown = format!("{:?} {:?}", reading.settings, reading.config);
         assert!(!format!("{:?}", reading.settings).contains("hunter"), "{shown}");

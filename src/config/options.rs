@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{ByteSize, OptionValue, Repeated, choice, within},
+    value::{ByteSize, HostAddress, OptionValue, Repeated, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -63,7 +63,7 @@ group! {
     /// `[DEFAULT]`
     pub(crate) struct DefaultGroup in "DEFAULT" {
         /// The address to listen on. Without it: every address where Keystone asks who comes in, else loopback.
-        bind_host: Option<String> = None,
+        bind_host: Option<HostAddress> = None,
         /// The port to listen on; 0 lets the system choose one.
         bind_port: u16 = 9292,
         /// The URL that clients reach this service at, for the links of the versions document.

@@ -111,10 +111,9 @@ impl State {
                  revision): upgrade it with that Glance's own `glance-manage db sync` first, or give an empty database",
                 Step::ByHand,
             ),
-            Self::Ahead => (
-                "a newer Glimpse has used it; run that one, or restore the database from before",
-                Step::ByHand,
-            ),
+            Self::Ahead => {
+                ("a newer Glimpse has used it; run that one, or restore the database from before", Step::ByHand)
+            }
         };
         Some((text.to_owned(), step))
     }

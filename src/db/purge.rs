@@ -69,7 +69,9 @@ impl Db {
             }
             None => what.table,
         };
-        old.and_where(Expr::col((dated, "deleted_at")).lt(before)).order_by((dated, "deleted_at"), Order::Asc).limit(rows);
+        old.and_where(Expr::col((dated, "deleted_at")).lt(before))
+            .order_by((dated, "deleted_at"), Order::Asc)
+            .limit(rows);
         // MySQL reads no table that it deletes from, unless the result is another table.
         let keys = Query::select().column(what.key).from_subquery(old, "old").take();
         let delete = Query::delete().from_table(what.table).and_where(Expr::col(what.key).in_subquery(keys)).take();

@@ -1,6 +1,7 @@
 //! Tokens of a real Keystone, through its good days and its bad ones.
 
 use std::{
+    io::BufRead as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -401,9 +402,8 @@ struct Tls {
 }
 
 impl Tls {
-    async fn start(to: u16) -> Self {
+    fn start(to: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let line = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost \
             -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out cert.pem";
         let made = Command::new("sh").args(["-c", line]).current_dir(dir.path()).output().unwrap();
@@ -416,16 +416,18 @@ impl Tls {
             def serve(client):\n\
             \x20   try: client = context.wrap_socket(client, server_side=True)\n\
             \x20   except OSError: return\n\
-            \x20   server = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\n\
+            \x20   server = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
             \x20   threading.Thread(target=pump, args=(client, server), daemon=True).start()\n\
             \x20   pump(server, client)\n\
-            listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+            listener = socket.create_server(('127.0.0.1', 0))\n\
+            print(listener.getsockname()[1], flush=True)\n\
             while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()";
         let mut python = Command::new("python3");
-        python.args(["-c", script, &port.to_string(), &to.to_string()]).current_dir(dir.path()).stderr(Stdio::null());
-        let tls = Self { dir, port, process: python.spawn().unwrap() };
-        eventually("TLS listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
-        tls
+        python.args(["-c", script, &to.to_string()]).current_dir(dir.path()).stderr(Stdio::null());
+        let mut process = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { dir, port: line.trim().parse().unwrap(), process }
     }
 
     fn url(&self) -> String {
@@ -448,7 +450,7 @@ impl Drop for Tls {
 async fn keystones_certificate_is_checked_unless_the_operator_says_otherwise() {
     let keystone = Keystone::start().await;
     let port = keystone.url().trim_end_matches("/v3").rsplit(':').next().unwrap().parse().unwrap();
-    let tls = Tls::start(port).await;
+    let tls = Tls::start(port);
     let token = keystone.token("member1", "p1").await;
     let over_tls = || {
         with(&keystone)

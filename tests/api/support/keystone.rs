@@ -4,7 +4,6 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -12,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Client;
+use super::{Client, database::free_port};
 
 /// A running Keystone, which ends with the test.
 pub(crate) struct Keystone {
@@ -29,8 +28,7 @@ impl Keystone {
     /// With options (group, name and value) in its configuration file.
     pub(crate) async fn start_with(options: &[(&str, &str, &str)]) -> Self {
         let dir = TempDir::with_prefix("glimpse-keystone-").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut keystone = Self { dir, port, running: false };
+        let mut keystone = Self { dir, port: free_port(), running: false };
         keystone.script("create", &[]).await;
         let config = keystone.folder().join("keystone.conf");
         let mut text = fs::read_to_string(&config).unwrap();
@@ -38,6 +36,15 @@ impl Keystone {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
         fs::write(config, text).unwrap();
+        // Somebody else may take the port before it does.
+        for _ in 0..2 {
+            let (folder, port) = (keystone.folder(), keystone.port.to_string());
+            if try_script("keystone", &["start".as_ref(), folder.as_os_str(), port.as_ref()]).await {
+                keystone.running = true;
+                return keystone;
+            }
+            keystone.port = free_port();
+        }
         keystone.start_again().await;
         keystone
     }
@@ -215,10 +222,14 @@ fn password(user: &str) -> Value {
 
 /// Runs one of the scripts in `tests/` to its end.
 pub(super) async fn script(name: &str, arguments: &[&OsStr]) {
+    assert!(try_script(name, arguments).await, "tests/{name} {arguments:?}");
+}
+
+/// The same, and tells whether it succeeded.
+pub(super) async fn try_script(name: &str, arguments: &[&OsStr]) -> bool {
     let mut command = self::command(name, arguments);
     // What else the test does goes on meanwhile.
-    let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
-    assert!(status.success(), "tests/{name} {arguments:?}");
+    tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap().success()
 }
 
 /// Runs one that succeeds, and returns what it prints.
