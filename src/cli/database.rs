@@ -46,10 +46,10 @@ pub(super) struct Purge<const DAYS: i64> {
     #[arg(long = "max_rows", alias = "max-rows", default_value_t = 100, allow_negative_numbers = true)]
     max_rows: i64,
     /// The same as --age_in_days
-    #[arg(value_name = "DAYS", hide = true, conflicts_with = "age_in_days")]
+    #[arg(value_name = "DAYS", hide = true, conflicts_with = "age_in_days", allow_negative_numbers = true)]
     days: Option<i64>,
     /// The same as --max_rows
-    #[arg(value_name = "ROWS", hide = true, conflicts_with = "max_rows")]
+    #[arg(value_name = "ROWS", hide = true, conflicts_with = "max_rows", allow_negative_numbers = true)]
     rows: Option<i64>,
 }
 
