@@ -138,6 +138,14 @@ impl Outputs {
     }
 }
 
+fn connect(path: &Path) -> io::Result<UnixDatagram> {
+    let socket = UnixDatagram::unbound()?;
+    socket.connect(path).map_err(|error| at(path, &error))?;
+    // A log that nobody takes from must not hold up the server.
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
 fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write the log to {}: {error}", path.display()))
 }
