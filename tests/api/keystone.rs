@@ -319,7 +319,7 @@ async fn what_keystone_says_has_a_bound() {
     let s = server.start().await;
     let client = s.client(Some(&keystone.token("member1", "p1").await));
     for (said, told) in
-        [(" ".repeat(5 * 1024 * 1024), "is longer than 4194304 bytes"), ("{}".to_owned(), "is no token")]
+        [(" ".repeat(5 * 1024 * 1024), "is longer than 4194304 bytes"), ("{}".to_owned(), "cannot be read")]
     {
         proxy.say_once(200, said);
         let answer = client.get("/v2/images").await.expect(503);

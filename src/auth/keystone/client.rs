@@ -185,7 +185,7 @@ impl Client {
                 })
                 .await?;
             match response.status() {
-                StatusCode::OK => return Ok(Some(response.json().await?)),
+                StatusCode::OK => return Ok(Some(body(response).await?)),
                 StatusCode::NOT_FOUND => return Ok(None),
                 StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
                 status => return Err(self.failed(status)),
@@ -222,7 +222,7 @@ impl Client {
                 })
                 .await?;
             match response.status() {
-                StatusCode::OK => return Ok(Some(body(response).await?.into())),
+                StatusCode::OK => return Ok(Some(body::<Body>(response).await?.into())),
                 StatusCode::NOT_FOUND => return Ok(None),
                 // Ours was revoked, or Keystone has new keys.
                 StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
@@ -268,7 +268,7 @@ impl Client {
         let value = response.headers().get("X-Subject-Token").cloned();
         let mut value = value.ok_or_else(|| KeystoneError::Http("Keystone answered without a token".to_owned()))?;
         value.set_sensitive(true);
-        let body = body(response).await?;
+        let body: Body = body(response).await?;
         let region = self.options.region_name.as_deref();
         let in_catalog = self.interfaces.iter().find_map(|interface| body.identity_endpoint(interface, region));
         let in_catalog = in_catalog.and_then(|url| v3(url).ok());
@@ -334,8 +334,8 @@ impl Client {
     }
 }
 
-/// What an answer says of a token.
-async fn body(mut response: reqwest::Response) -> Result<Body, KeystoneError> {
+/// What an answer says.
+async fn body<T: DeserializeOwned>(mut response: reqwest::Response) -> Result<T, KeystoneError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if bytes.len() + chunk.len() > MAX_ANSWER {
@@ -344,7 +344,7 @@ async fn body(mut response: reqwest::Response) -> Result<Body, KeystoneError> {
         bytes.extend_from_slice(&chunk);
     }
     serde_json::from_slice(&bytes)
-        .map_err(|error| KeystoneError::Http(format!("Keystone's answer is no token: {error}")))
+        .map_err(|error| KeystoneError::Http(format!("Keystone's answer cannot be read: {error}")))
 }
 
 /// A URL of Keystone, with the version that we speak at its end.
