@@ -25,7 +25,13 @@ const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct ServerPool<DB: Database> {
     pool: Pool<DB>,
     /// Why the server could not be reached, when it was last asked.
-    reason: Arc<Mutex<Option<(Instant, Option<Reason>)>>>,
+    last: Arc<Mutex<Option<Asked>>>,
+}
+
+/// What the server said, when it was asked why: `None` is that it can be reached.
+struct Asked {
+    when: Instant,
+    reason: Option<Reason>,
 }
 
 /// An error that several are told: the driver's cannot be cloned.
@@ -37,7 +43,7 @@ struct Reason {
 
 impl<DB: Database> Clone for ServerPool<DB> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), reason: Arc::clone(&self.reason) }
+        Self { pool: self.pool.clone(), last: Arc::clone(&self.last) }
     }
 }
 
@@ -61,7 +67,7 @@ impl<DB: Database> ServerPool<DB> {
             .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(move |connection, past| Box::pin(is_good(connection, past, limits.max_age)));
-        Self { pool: options.connect_lazy_with(connect), reason: Arc::default() }
+        Self { pool: options.connect_lazy_with(connect), last: Arc::default() }
     }
 
     /// Takes a connection.
@@ -91,13 +97,14 @@ impl<DB: Database> ServerPool<DB> {
         if !matches!(error, sqlx::Error::PoolTimedOut) {
             return error;
         }
-        let mut last = self.reason.lock().await;
-        let known = last.as_ref().filter(|(when, _)| when.elapsed() < REASON_TIMEOUT).map(|(_, reason)| reason.clone());
+        let mut last = self.last.lock().await;
+        let known =
+            last.as_ref().filter(|asked| asked.when.elapsed() < REASON_TIMEOUT).map(|asked| asked.reason.clone());
         let reason = match known {
             Some(reason) => reason,
             None => {
                 let reason = self.ask().await;
-                *last = Some((Instant::now(), reason.clone()));
+                *last = Some(Asked { when: Instant::now(), reason: reason.clone() });
                 reason
             }
         };
