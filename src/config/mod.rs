@@ -482,8 +482,8 @@ mod tests {
             ("bind_port = 7\npublic_endpoint = $bind_port", "7"),
             ("public_endpoint = ${image_format.container_formats}\n[image_format]\ncontainer_formats = bare", "bare"),
             ("public_endpoint = $log_file|", "|"),
-            ("public_endpoint = $bind_host\nbind_host = $$x", "$x"),
-            ("public_endpoint = $bind_host\nbind_host = $log_dir/y\nlog_dir = x", "x/y"),
+            ("public_endpoint = $log_file\nlog_file = $$x", "$x"),
+            ("public_endpoint = $log_file\nlog_file = $log_dir/y\nlog_dir = x", "x/y"),
             // One that Glance knows.
             ("public_endpoint = $node_staging_uri/x\nnode_staging_uri = file:///a", "file:///a/x"),
         ];
