@@ -147,18 +147,28 @@ impl Sources {
         Self { places, ..self }
     }
 
+    /// The folders among them.
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().filter_map(|place| match place {
+            Source::Dir(dir) => Some(dir.as_path()),
+            Source::File(_) => None,
+        })
+    }
+
     /// Where oslo.config looks for a file that belongs to the configuration: beside it, then in the usual places.
     fn folders(&self) -> Vec<PathBuf> {
-        let (mut beside, mut dirs) = (Vec::new(), Vec::new());
-        for place in &self.places {
-            match place {
-                Source::File(file) => beside.extend(file.parent().map(Path::to_owned)),
-                Source::Dir(dir) => dirs.push(dir.clone()),
-            }
-        }
+        let files = self.places.iter().rev().filter_map(|place| match place {
+            Source::File(file) => file.parent(),
+            Source::Dir(_) => None,
+        });
         let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
         let usual = home.into_iter().flat_map(|home| [home.join(".glance"), home]);
-        dirs.into_iter().chain(beside.into_iter().rev()).chain(usual).chain([glances_dir(), PathBuf::from("/etc")]).collect()
+        self.dirs()
+            .chain(files)
+            .map(Path::to_owned)
+            .chain(usual)
+            .chain([glances_dir(), PathBuf::from("/etc")])
+            .collect()
     }
 }
 
@@ -391,7 +401,7 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// Looks for a file where Glance does: in the folders of files, then beside the files, the last one first.
 fn beside(name: &str, sources: &Sources, read: &[PathBuf]) -> Option<PathBuf> {
     let folders = read.iter().rev().filter_map(|file| file.parent());
-    sources.dirs.iter().map(PathBuf::as_path).chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
+    sources.dirs().chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
 }
 
 /// Takes credentials out of values that are shown: a login in a URL, and a password that a value refers to.

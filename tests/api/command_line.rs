@@ -39,9 +39,9 @@ async fn db_commands_tell_and_make_the_schema() {
         assert!(run(&["db", "sync"]).status.success());
     }
     assert_eq!(run(&["db", "check"]).status.code(), Some(0));
-    assert_eq!(text(&run(&["db", "version"])).0, "2024_1_contract01\nglimpse migration 2\n");
+    assert!(text(&run(&["db", "version"])).0.starts_with("2024_1_contract01\nglimpse migration "));
     // An older program made it.
-    database.execute("DELETE FROM glimpse_migrations WHERE version = 2").await;
+    database.execute("DELETE FROM glimpse_migrations WHERE version > 1").await;
     database.execute("UPDATE alembic_version SET version_num = '2023_1_contract01'").await;
     assert_eq!(run(&["db", "check"]).status.code(), Some(3));
     let served = run(&["serve"]);
