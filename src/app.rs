@@ -15,10 +15,7 @@ use crate::{
         standalone::Standalone,
     },
     config::{Auth, Config, Database, DatabaseUrl, Target},
-    db::{
-        self, Db,
-        migrate::{FOREIGN, Schema, State},
-    },
+    db::{self, Db, migrate::Schema},
     images::protections::{Protections, ProtectionsError},
     limits::Limits,
     policy::{Policy, PolicyError},
@@ -71,7 +68,7 @@ pub(crate) enum StartError {
         /// Which one, without its password.
         url: String,
         /// What to do.
-        message: &'static str,
+        message: String,
     },
     /// An option has a value that no other part can use.
     #[error("{0}")]
@@ -110,9 +107,6 @@ impl App {
         #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
         let clock = Utc::now;
         let authenticator = authenticator(&config, clock)?;
-        if let Some(warning) = authenticator.warning() {
-            tracing::warn!("{warning}");
-        }
         let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
         let (protections, schemas) = read_files(&config)?;
         let url = config.database_url();
@@ -124,17 +118,8 @@ impl App {
         if config.database_is_embedded() {
             db.sync().await.map_err(error)?;
         }
-        let advice = match first_schema(&db, &url, &config.database).await.map_err(error)?.state {
-            State::Current => None,
-            State::Empty => Some("it is empty; run `glimpse db sync` with the same configuration"),
-            State::Behind => Some("its schema is behind this program; run `glimpse db sync`"),
-            State::Ahead => Some("a newer Glimpse has used it; run that one"),
-            State::Glance { .. } => {
-                Some("it is Glance's; run `glimpse db sync` to take it over, which Glance does not mind")
-            }
-            State::Foreign => Some(FOREIGN),
-        };
-        if let Some(message) = advice {
+        let state = first_schema(&db, &url, &config.database).await.map_err(error)?.state;
+        if let Some((message, _)) = state.advice() {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");

@@ -9,9 +9,10 @@ use std::{
     os::unix::net::UnixDatagram,
     panic,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Arc, OnceLock},
 };
 
+use arc_swap::ArcSwapOption;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter, Registry,
@@ -29,16 +30,20 @@ const JOURNAL: &str = "/run/systemd/journal/socket";
 
 /// Changes the filter of the running log.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+/// Where the running log goes.
+static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
 
-/// Starts the log. Events before this are lost.
+/// Starts the log. Events before this are lost. The system's log and its journal may come later: without them it starts all the
+/// same.
 ///
 /// # Errors
-/// Where there is nobody to write to.
+/// A file that cannot be written.
 pub(crate) fn start(config: &Config) -> io::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(config));
-    let outputs = Outputs::open(&config.default)?;
+    let (outputs, missing) = Outputs::open(&config.default)?;
+    let outputs = OUTPUTS.get_or_init(|| outputs);
     let is_terminal = outputs.0.is_empty() && io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(outputs).with_ansi(is_terminal);
+    let lines = fmt::layer().with_writer(Writer(outputs)).with_ansi(is_terminal);
     let lines = match config.glimpse.log_format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -51,11 +56,19 @@ pub(crate) fn start(config: &Config) -> io::Result<()> {
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place = panic.location().map(tracing::field::display), "panic: {message}");
     }));
+    for error in missing {
+        tracing::warn!("{error}; SIGHUP tries again");
+    }
     Ok(())
 }
 
-/// Takes up a changed level.
+/// Takes up a changed level, and opens every output again: the file may have been moved away, another one is made then.
 pub(crate) fn reload(config: &Config) {
+    for output in OUTPUTS.get().into_iter().flat_map(|outputs| &outputs.0) {
+        if let Err(error) = output.open() {
+            tracing::error!("{error}");
+        }
+    }
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(filter(config))
     {
@@ -83,26 +96,45 @@ fn file(options: &DefaultGroup) -> Option<PathBuf> {
 /// Where lines go; none is standard error.
 struct Outputs(Vec<Output>);
 
-enum Output {
+/// One place where lines go.
+struct Output {
+    kind: Kind,
+    path: PathBuf,
+    /// What lines are written to, unless it could not be opened.
+    sink: ArcSwapOption<Sink>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    File,
+    Syslog,
+    Journal,
+}
+
+enum Sink {
     File(File),
-    Syslog(UnixDatagram),
-    Journal(UnixDatagram),
+    Socket(UnixDatagram),
 }
 
 impl Outputs {
-    fn open(options: &DefaultGroup) -> io::Result<Self> {
-        let mut outputs = Vec::new();
+    /// Opens them all, and tells which could not be, where that is no error.
+    fn open(options: &DefaultGroup) -> io::Result<(Self, Vec<io::Error>)> {
+        let (mut outputs, mut missing) = (Vec::new(), Vec::new());
         if let Some(path) = file(options) {
-            let file = OpenOptions::new().create(true).append(true).open(&path).map_err(|error| at(&path, &error))?;
-            outputs.push(Output::File(file));
+            let output = Output::new(Kind::File, path);
+            output.open()?;
+            outputs.push(output);
         }
-        if options.use_journal {
-            outputs.push(Output::Journal(connect(Path::new(JOURNAL))?));
+        for (wanted, kind, path) in
+            [(options.use_journal, Kind::Journal, JOURNAL), (options.use_syslog, Kind::Syslog, SYSLOG)]
+        {
+            if wanted {
+                let output = Output::new(kind, path.into());
+                missing.extend(output.open().err());
+                outputs.push(output);
+            }
         }
-        if options.use_syslog {
-            outputs.push(Output::Syslog(connect(Path::new(SYSLOG))?));
-        }
-        Ok(Self(outputs))
+        Ok((Self(outputs), missing))
     }
 }
 
@@ -118,15 +150,18 @@ fn at(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write the log to {}: {error}", path.display()))
 }
 
-impl<'a> MakeWriter<'a> for Outputs {
-    type Writer = Line<'a>;
+/// Gives the log a line to write, for each event.
+struct Writer(&'static Outputs);
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line { outputs: &self.0, level: Level::INFO }
+impl<'a> MakeWriter<'a> for Writer {
+    type Writer = Line<'static>;
+
+    fn make_writer(&'a self) -> Line<'static> {
+        Line { outputs: &self.0.0, level: Level::INFO }
     }
 
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
-        Line { outputs: &self.0, level: *metadata.level() }
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'static> {
+        Line { outputs: &self.0.0, level: *metadata.level() }
     }
 }
 
@@ -138,11 +173,13 @@ struct Line<'a> {
 
 impl Write for Line<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        if self.outputs.is_empty() {
-            io::stderr().write_all(event)?;
-        }
+        // One that is broken must not silence the others; a line that none of them takes is for whoever started us.
+        let mut written = false;
         for output in self.outputs {
-            output.write(event, self.level)?;
+            written |= output.write(event, self.level).is_ok();
+        }
+        if !written {
+            io::stderr().write_all(event)?;
         }
         Ok(event.len())
     }
@@ -153,6 +190,23 @@ impl Write for Line<'_> {
 }
 
 impl Output {
+    fn new(kind: Kind, path: PathBuf) -> Self {
+        Self { kind, path, sink: ArcSwapOption::empty() }
+    }
+
+    /// Opens it, again if it was open; what was open stays where that fails.
+    fn open(&self) -> io::Result<()> {
+        let sink = match self.kind {
+            Kind::File => {
+                let file = OpenOptions::new().create(true).append(true).open(&self.path);
+                Sink::File(file.map_err(|error| at(&self.path, &error))?)
+            }
+            Kind::Syslog | Kind::Journal => Sink::Socket(connect(&self.path)?),
+        };
+        self.sink.store(Some(Arc::new(sink)));
+        Ok(())
+    }
+
     fn write(&self, event: &[u8], level: Level) -> io::Result<()> {
         let text = event.strip_suffix(b"\n").unwrap_or(event);
         let severity = match level {
@@ -161,19 +215,21 @@ impl Output {
             Level::INFO => 6,
             _ => 7,
         };
-        match self {
-            Self::File(file) => (&*file).write_all(event),
-            Self::Syslog(socket) => {
-                // The facility is LOG_USER.
-                let priority = 8 + severity;
-                let head = format!("<{priority}>{NAME}[{}]: ", std::process::id());
-                socket.send(&[head.as_bytes(), text].concat()).map(|_| ())
-            }
-            Self::Journal(socket) => {
+        let sink = self.sink.load();
+        match (sink.as_deref(), self.kind) {
+            (None, _) => Err(io::ErrorKind::NotConnected.into()),
+            (Some(Sink::File(file)), _) => (&*file).write_all(event),
+            (Some(Sink::Socket(socket)), Kind::Journal) => {
                 // A value with its length before it may have line ends in it.
                 let head = format!("PRIORITY={severity}\nSYSLOG_IDENTIFIER={NAME}\nMESSAGE\n");
                 let length = (text.len() as u64).to_le_bytes();
                 socket.send(&[head.as_bytes(), &length, text, b"\n"].concat()).map(|_| ())
+            }
+            (Some(Sink::Socket(socket)), _) => {
+                // The facility is LOG_USER.
+                let priority = 8 + severity;
+                let head = format!("<{priority}>{NAME}[{}]: ", std::process::id());
+                socket.send(&[head.as_bytes(), text].concat()).map(|_| ())
             }
         }
     }
@@ -185,14 +241,17 @@ mod tests {
 
     use tracing::Level;
 
-    use super::{Line, Output, connect, file};
+    use super::{Kind, Line, Output, file};
     use crate::config::DefaultGroup;
 
-    fn sent(output: fn(UnixDatagram) -> Output) -> Vec<u8> {
+    fn sent(kind: Kind) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
-        let outputs = [output(connect(&path).unwrap())];
+        // Beside one that there is not.
+        let outputs = [Output::new(Kind::Syslog, dir.path().join("none")), Output::new(kind, path)];
+        assert!(outputs[0].open().is_err());
+        outputs[1].open().unwrap();
         Line { outputs: &outputs, level: Level::WARN }.write_all(b"two\nlines\n").unwrap();
         let mut datagram = [0; 1024];
         let length = daemon.recv(&mut datagram).unwrap();
@@ -201,14 +260,14 @@ mod tests {
 
     #[test]
     fn the_systems_log_gets_a_line_with_its_priority() {
-        let line = String::from_utf8(sent(Output::Syslog)).unwrap();
+        let line = String::from_utf8(sent(Kind::Syslog)).unwrap();
         assert_eq!(line, format!("<12>glimpse[{}]: two\nlines", std::process::id()));
     }
 
     #[test]
     fn the_journal_gets_fields() {
         let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=glimpse\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n";
-        assert_eq!(sent(Output::Journal), expected);
+        assert_eq!(sent(Kind::Journal), expected);
     }
 
     #[test]

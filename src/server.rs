@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When it cannot listen.
-pub(crate) async fn run(app: Arc<App>, reload: impl Fn()) -> io::Result<()> {
+pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
     let listener = listen(&app).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -54,7 +54,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn()) -> io::Result<()> {
     };
     tokio::select! {
         () = serve => {}
-        () = reload_for_ever(&mut hangup, reload) => {}
+        () = reload_for_ever(&mut hangup, Arc::new(reload)) => {}
         () = watch_policy_for_ever(&app) => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
@@ -119,9 +119,11 @@ fn tell_systemd(states: &[NotifyState<'_>]) {
 }
 
 /// SIGHUP: takes up what can change in a running server.
-async fn reload_for_ever(hangup: &mut Signal, reload: impl Fn()) {
+async fn reload_for_ever(hangup: &mut Signal, reload: Arc<impl Fn() + Send + Sync + 'static>) {
     while hangup.recv().await.is_some() {
-        reload();
+        let reload = Arc::clone(&reload);
+        // It reads files, and requests must not wait for a disk. What went wrong in it is in the log.
+        let _ = tokio::task::spawn_blocking(move || reload()).await;
     }
     // The signal can come no more; the server goes on.
     std::future::pending().await

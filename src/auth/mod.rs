@@ -62,19 +62,6 @@ impl Authenticator {
             Self::Proxy | Self::Fake | Self::None => None,
         }
     }
-
-    /// What an operator must know before somebody else finds out, or `None` where nothing is open.
-    pub(crate) fn warning(&self) -> Option<&'static str> {
-        match self {
-            Self::Standalone(_) | Self::Keystone(_) => None,
-            Self::Proxy => Some(
-                "[glimpse] auth = proxy: whoever reaches this port is whoever their X-Identity-Status, X-User-Id, \
-                 X-Project-Id and X-Roles headers say; only the trusted proxy may reach it",
-            ),
-            Self::Fake => Some("[glimpse] auth = fake: every token is believed; this is for tests only"),
-            Self::None => Some("[glimpse] auth = none: everybody who reaches this port is an admin"),
-        }
-    }
 }
 
 fn everybody() -> Identity {

@@ -34,7 +34,11 @@ impl Name {
             }
             Self::Manage => {
                 let arguments = Manage::parse();
-                database::run(&load(arguments.sources, arguments.common)?, arguments.command.into())
+                let config = load(arguments.sources, arguments.common)?;
+                match arguments.command.command() {
+                    Some(command) => database::run(&config, command),
+                    None => Err(NO_METADEFS.into()),
+                }
             }
             Self::Status => {
                 let arguments = Status::parse();
@@ -44,6 +48,10 @@ impl Name {
         }
     }
 }
+
+/// What the commands about metadata definitions say.
+const NO_METADEFS: &str = "Glimpse does not serve metadata definitions yet, so it neither loads, unloads nor exports them; nothing \
+     was done. Glance's own glance-manage can do it, on this database too";
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
     Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)
@@ -147,6 +155,15 @@ enum ManageCommand {
     /// The same as `db contract`
     #[command(name = "db_contract")]
     DbContract,
+    /// The same as `db load_metadefs`
+    #[command(name = "db_load_metadefs")]
+    DbLoadMetadefs(Ignored),
+    /// The same as `db unload_metadefs`
+    #[command(name = "db_unload_metadefs")]
+    DbUnloadMetadefs(Ignored),
+    /// The same as `db export_metadefs`
+    #[command(name = "db_export_metadefs")]
+    DbExportMetadefs(Ignored),
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,12 +176,34 @@ enum DbCommand {
     Expand,
     /// Nothing is left to do after expand, which this checks
     Migrate,
-    /// Nothing is left to do after expand, which this checks
+    /// The last step: nothing is left to do after expand, but to end an upgrade that Glance began
     Contract,
     /// Show the schema's revision
     Version,
-    /// Tell whether the schema is up to date: exit code 0 when it is, 3 when it must be synced
+    /// Tell whether the schema is up to date: exit code 0 when it is, 3 when expand or sync is needed, 5 when contract is
     Check,
+    /// Remove for good what belonged to images that were deleted, and deleted tasks; the images' own rows stay
+    Purge(database::Purge<30>),
+    /// Remove the rows of images that were deleted, for good: from then on their ids can be used again, by anybody
+    #[command(name = "purge_images_table")]
+    PurgeImagesTable(database::Purge<180>),
+    /// Not done by Glimpse: tells so, and fails
+    #[command(name = "load_metadefs")]
+    LoadMetadefs(Ignored),
+    /// Not done by Glimpse: tells so, and fails
+    #[command(name = "unload_metadefs")]
+    UnloadMetadefs(Ignored),
+    /// Not done by Glimpse: tells so, and fails
+    #[command(name = "export_metadefs")]
+    ExportMetadefs(Ignored),
+}
+
+/// Arguments of a command that is not done.
+#[derive(Debug, Args)]
+struct Ignored {
+    /// Whatever Glance's command takes
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -189,19 +228,30 @@ fn newest(text: &str) -> Result<String, String> {
     }
 }
 
-impl From<ManageCommand> for database::Command {
-    fn from(command: ManageCommand) -> Self {
-        match command {
+impl ManageCommand {
+    /// What is done; `None` is nothing, which must be told.
+    fn command(self) -> Option<database::Command> {
+        Some(match self {
             ManageCommand::DbSync(_)
             | ManageCommand::DbUpgrade(_)
             | ManageCommand::DbExpand
-            | ManageCommand::Db(DbCommand::Sync(_) | DbCommand::Upgrade(_) | DbCommand::Expand) => Self::Sync,
-            ManageCommand::DbVersion | ManageCommand::Db(DbCommand::Version) => Self::Version,
+            | ManageCommand::Db(DbCommand::Sync(_) | DbCommand::Upgrade(_) | DbCommand::Expand) => {
+                database::Command::Sync
+            }
+            ManageCommand::DbVersion | ManageCommand::Db(DbCommand::Version) => database::Command::Version,
             ManageCommand::DbCheck
             | ManageCommand::DbMigrate
-            | ManageCommand::DbContract
-            | ManageCommand::Db(DbCommand::Check | DbCommand::Migrate | DbCommand::Contract) => Self::Check,
-        }
+            | ManageCommand::Db(DbCommand::Check | DbCommand::Migrate) => database::Command::Check,
+            ManageCommand::DbContract | ManageCommand::Db(DbCommand::Contract) => database::Command::Contract,
+            ManageCommand::Db(DbCommand::Purge(what)) => database::Command::Purge(what),
+            ManageCommand::Db(DbCommand::PurgeImagesTable(what)) => database::Command::PurgeImagesTable(what),
+            ManageCommand::DbLoadMetadefs(_)
+            | ManageCommand::DbUnloadMetadefs(_)
+            | ManageCommand::DbExportMetadefs(_)
+            | ManageCommand::Db(
+                DbCommand::LoadMetadefs(_) | DbCommand::UnloadMetadefs(_) | DbCommand::ExportMetadefs(_),
+            ) => return None,
+        })
     }
 }
 

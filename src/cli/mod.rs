@@ -8,11 +8,18 @@ mod policy;
 mod serve;
 mod status;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::{PathBufValueParser, TypedValueParser},
+};
 
-use crate::config::{Config, Sources};
+use crate::config::{Config, Source, Sources};
 
 /// The OpenStack Image service (Glance, Image API v2) as one program.
 ///
@@ -33,27 +40,39 @@ struct CommandLine {
 struct SourceArguments {
     /// A configuration file in Glance's format; may be repeated, a later one wins [default: Glance's own in /etc/glance,
     /// or in the folder that OS_GLANCE_CONFIG_DIR names, if they exist]
-    #[arg(long, value_name = "FILE", global = true)]
-    config_file: Vec<PathBuf>,
+    #[arg(long, value_name = "FILE", global = true, value_parser = placed())]
+    config_file: Vec<Placed>,
 
-    /// A folder whose *.conf files are read after the files, in the order of their names; may be repeated
-    #[arg(long, value_name = "DIR", global = true)]
-    config_dir: Vec<PathBuf>,
+    /// A folder whose *.conf files are read in the order of their names; may be repeated. Files and folders are read in the
+    /// order in which they are named [default: Glance's own, in the same place]
+    #[arg(long, value_name = "DIR", global = true, value_parser = placed())]
+    config_dir: Vec<Placed>,
 
     /// Where the embedded database and the users are [default: ./glimpse-data]
     #[arg(long, value_name = "DIR", global = true, env = "GLIMPSE_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
 
+/// A path, and how many came before it: of two arguments, clap does not tell which came first.
+#[derive(Debug, Clone)]
+struct Placed {
+    before: usize,
+    path: PathBuf,
+}
+
+fn placed() -> impl TypedValueParser<Value = Placed> {
+    static BEFORE: AtomicUsize = AtomicUsize::new(0);
+    PathBufValueParser::new().map(|path| Placed { before: BEFORE.fetch_add(1, Ordering::Relaxed), path })
+}
+
 impl From<SourceArguments> for Sources {
     fn from(arguments: SourceArguments) -> Self {
-        let sources = Self {
-            files: arguments.config_file,
-            dirs: arguments.config_dir,
-            data_dir: arguments.data_dir,
-            overrides: Vec::new(),
-        };
-        sources.or_glances()
+        let files = arguments.config_file.into_iter().map(|file| (file.before, Source::File(file.path)));
+        let dirs = arguments.config_dir.into_iter().map(|dir| (dir.before, Source::Dir(dir.path)));
+        let mut places: Vec<_> = files.chain(dirs).collect();
+        places.sort_by_key(|(before, _)| *before);
+        let places = places.into_iter().map(|(_, place)| place).collect();
+        Self { places, data_dir: arguments.data_dir, overrides: Vec::new() }.or_glances()
     }
 }
 

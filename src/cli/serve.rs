@@ -29,7 +29,8 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     let runtime = runtime.enable_all().build()?;
     runtime.block_on(async {
         let app = Arc::new(App::start(config).await?);
-        server::run(Arc::clone(&app), || reload(&sources, &app)).await?;
+        let running = Arc::clone(&app);
+        server::run(app, move || reload(&sources, &running)).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -41,6 +42,9 @@ fn reload(sources: &Sources, app: &App) {
     match Config::load(sources) {
         Ok(config) => {
             log::reload(&config);
+            for warning in config.warnings.iter().filter(|warning| !app.config.warnings.contains(warning)) {
+                tracing::warn!("{warning}");
+            }
             let groups = config.groups_that_differ(&app.config);
             if groups.is_empty() {
                 tracing::info!("configuration was read again");

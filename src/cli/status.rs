@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use crate::{
     config::Config,
-    db::{Db, migrate::State},
+    db::{Db, migrate::Step},
 };
 
 /// How a check ended; the command's exit code is that of the worst.
@@ -43,13 +43,10 @@ fn database(config: &Config) -> (Outcome, String) {
     };
     match runtime.block_on(Db::schema_at(&config.database_url(), (&config.database).into())) {
         Err(error) => (Outcome::Failure, error.to_string()),
-        Ok(schema) => match schema.state {
-            State::Current => (Outcome::Success, String::new()),
-            State::Empty | State::Behind | State::Glance { .. } => {
-                (Outcome::Warning, "the schema must be synced: run `glance-manage db sync`".to_owned())
-            }
-            State::Ahead => (Outcome::Failure, "a newer Glimpse has used it".to_owned()),
-            State::Foreign => (Outcome::Failure, "it is not a Glance's from Wallaby to 33".to_owned()),
+        Ok(schema) => match schema.state.advice() {
+            None => (Outcome::Success, String::new()),
+            Some((advice, Step::Expand | Step::Contract)) => (Outcome::Warning, advice),
+            Some((advice, Step::ByHand)) => (Outcome::Failure, advice),
         },
     }
 }

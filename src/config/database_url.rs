@@ -53,7 +53,7 @@ impl From<PathBuf> for DatabaseUrl {
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Target::Sqlite(path) => write!(f, "sqlite:///{}", path.display()),
+            Target::Sqlite(path) => write!(f, "sqlite:///{}", path.display().to_string().replace('%', "%25")),
             Target::Postgres(options) => {
                 let database = options.get_database().unwrap_or_default();
                 write!(f, "postgresql://***@{}:{}/{database}", options.get_host(), options.get_port())
@@ -71,7 +71,8 @@ impl FromStr for DatabaseUrl {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").ok_or("a database URL starts with scheme://")?;
-        let dialect = scheme.split_once('+').map_or(scheme, |(dialect, _driver)| dialect);
+        let scheme = scheme.to_ascii_lowercase();
+        let dialect = scheme.split_once('+').map_or(scheme.as_str(), |(dialect, _driver)| dialect);
         let parts = Parts::of(rest)?;
         let mut ignored = Vec::new();
         let target = match dialect {
@@ -127,7 +128,7 @@ impl Parts {
             password: password.map(decode).transpose()?,
             host: host.to_owned(),
             port: port.map_err(|_| "the port of a database URL is a number up to 65535".to_owned())?,
-            database: database.to_owned(),
+            database: decode(database)?,
             query: pairs.collect::<Result<_, String>>()?,
         })
     }
@@ -246,6 +247,10 @@ mod tests {
         };
         assert_eq!(path("sqlite:///glance.sqlite"), "glance.sqlite");
         assert_eq!(path("sqlite:////var/lib/glance/glance.sqlite"), "/var/lib/glance/glance.sqlite");
+        assert_eq!(path("sqlite:////a%20b/100%25+c.sqlite"), "/a b/100%+c.sqlite");
+        assert_eq!(path("SQLite:///x"), "x");
+        let shown = DatabaseUrl::from(std::path::PathBuf::from("/100%25 x")).to_string();
+        assert_eq!(path(&shown), "/100%25 x");
         assert!("sqlite://".parse::<DatabaseUrl>().is_err());
     }
 
@@ -273,6 +278,7 @@ mod tests {
             ("h/d", ("", None, "h", None, "d")),
             ("/d", ("", None, "", None, "d")),
             ("//abs/a@b", ("", None, "", None, "/abs/a@b")),
+            ("u@h/a%20b+c", ("u", None, "h", None, "a b+c")),
         ];
         for (text, (user, password, host, port, database)) in cases {
             let parts = super::Parts::of(text).unwrap();

@@ -12,6 +12,7 @@ mod written;
 
 use std::{
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -27,6 +28,7 @@ use self::{
     options::PasteDeploy,
     paste::Pipeline,
     secret::Secret,
+    value::HostAddress,
     written::{Place, Written},
 };
 
@@ -75,13 +77,20 @@ pub(crate) struct Config {
     pub(crate) warnings: Vec<String>,
 }
 
+/// A place that options are written in.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// A file.
+    File(PathBuf),
+    /// A folder whose `*.conf` files are read in the order of their names.
+    Dir(PathBuf),
+}
+
 /// Where options are written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    /// Files, in order: a later one wins.
-    pub(crate) files: Vec<PathBuf>,
-    /// Folders whose `*.conf` files are read after those, in the order of their names.
-    pub(crate) dirs: Vec<PathBuf>,
+    /// In order: what comes later wins.
+    pub(crate) places: Vec<Source>,
     /// Wins over `[glimpse] data_dir`.
     pub(crate) data_dir: Option<PathBuf>,
     /// Options of the command line, which win over files and environment: group, name, value.
@@ -122,23 +131,44 @@ pub(crate) enum ConfigError {
 }
 
 impl Sources {
-    /// With Glance's own files and folders, those of them that exist, where the command line names none.
+    /// With Glance's own files before them where the command line names no file, and its own folders where it names no folder;
+    /// those of them that exist.
     pub(crate) fn or_glances(mut self) -> Self {
-        if self.files.is_empty() && self.dirs.is_empty() {
-            let dir = glances_dir();
-            let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
-            self.files.extend(existing(FILES));
-            self.dirs.extend(existing(DIRS));
+        let dir = glances_dir();
+        let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
+        let mut places = Vec::new();
+        if !self.places.iter().any(|place| matches!(place, Source::File(_))) {
+            places.extend(existing(FILES).map(Source::File));
         }
-        self
+        if !self.places.iter().any(|place| matches!(place, Source::Dir(_))) {
+            places.extend(existing(DIRS).map(Source::Dir));
+        }
+        places.append(&mut self.places);
+        Self { places, ..self }
+    }
+
+    /// The folders among them.
+    fn dirs(&self) -> impl Iterator<Item = &Path> {
+        self.places.iter().filter_map(|place| match place {
+            Source::Dir(dir) => Some(dir.as_path()),
+            Source::File(_) => None,
+        })
     }
 
     /// Where oslo.config looks for a file that belongs to the configuration: beside it, then in the usual places.
     fn folders(&self) -> Vec<PathBuf> {
-        let beside = self.files.iter().rev().filter_map(|file| file.parent()).map(Path::to_owned);
+        let files = self.places.iter().rev().filter_map(|place| match place {
+            Source::File(file) => file.parent(),
+            Source::Dir(_) => None,
+        });
         let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
         let usual = home.into_iter().flat_map(|home| [home.join(".glance"), home]);
-        self.dirs.iter().cloned().chain(beside).chain(usual).chain([glances_dir(), PathBuf::from("/etc")]).collect()
+        self.dirs()
+            .chain(files)
+            .map(Path::to_owned)
+            .chain(usual)
+            .chain([glances_dir(), PathBuf::from("/etc")])
+            .collect()
     }
 }
 
@@ -164,11 +194,14 @@ impl Reading {
     /// Reads the sources.
     pub(crate) fn of(sources: &Sources) -> Self {
         let mut written = Written::new(|name| std::env::var(name).ok(), sources.overrides.clone());
-        let mut files: Vec<_> = sources.files.iter().cloned().map(Ok).collect();
-        for dir in &sources.dirs {
-            match conf_files(dir) {
-                Ok(found) => files.extend(found.into_iter().map(Ok)),
-                Err(error) => files.push(Err(error)),
+        let mut files = Vec::new();
+        for place in &sources.places {
+            match place {
+                Source::File(path) => files.push(Ok(path.clone())),
+                Source::Dir(dir) => match conf_files(dir) {
+                    Ok(found) => files.extend(found.into_iter().map(Ok)),
+                    Err(error) => files.push(Err(error)),
+                },
             }
         }
         let mut read: Vec<PathBuf> = Vec::new();
@@ -181,6 +214,15 @@ impl Reading {
                 Err(error) => written.errors.push(error),
             }
         }
+        let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
+        let paste = PasteDeploy::read(&mut written);
+        let pipeline = paste::pipeline(&paste, &folders);
+        let filter = pipeline.as_ref().ok().and_then(Option::as_ref).and_then(|pipeline| pipeline.authtoken.clone());
+        let has_filter = filter.is_some();
+        if let Some((path, entries)) = filter {
+            written.add_filter(&path, entries);
+        }
+        written.follow_auth_section();
         let mut config = Config {
             default: DefaultGroup::read(&mut written),
             database: Database::read(&mut written),
@@ -205,12 +247,17 @@ impl Reading {
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
-        let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
-        let paste = PasteDeploy::read(&mut written);
-        match paste::pipeline(&paste, &folders) {
+        // Our default is what Glance's own paste file says; another one that is silent means keystonemiddleware's.
+        let delay = written.settings.iter_mut().find(|setting| setting.name == "delay_auth_decision");
+        if let Some(setting) = delay.filter(|setting| has_filter && setting.place == Place::Default) {
+            config.keystone_authtoken.delay_auth_decision = false;
+            setting.value = "false".to_owned();
+        }
+        match pipeline {
             Ok(pipeline) => written.errors.extend(config.take_up(pipeline.unwrap_or_default()).err()),
             Err(error) => written.errors.push(error),
         }
+        config.warnings.extend(config.open_warning().map(str::to_owned));
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
             for setting in written.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
@@ -264,7 +311,24 @@ impl Config {
     /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
     pub(crate) fn bind_host(&self) -> &str {
         let default = if self.auth == Auth::Keystone { "0.0.0.0" } else { "127.0.0.1" };
-        self.default.bind_host.as_deref().unwrap_or(default)
+        self.default.bind_host.as_ref().map_or(default, HostAddress::as_str)
+    }
+
+    /// What an operator must know before somebody else finds out, or `None` where nothing is open.
+    fn open_warning(&self) -> Option<&'static str> {
+        let host = self.bind_host();
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+        match self.auth {
+            Auth::Standalone | Auth::Keystone => None,
+            Auth::Proxy if is_loopback => None,
+            Auth::Proxy => Some(
+                "callers are found out by a proxy ([glimpse] auth = proxy, or a pipeline with context and without authtoken): \
+                 whoever reaches this port is whoever their X-Identity-Status, X-User-Id, X-Project-Id and X-Roles headers \
+                 say, and bind_host lets more than this machine reach it; only the trusted proxy may",
+            ),
+            Auth::Fake => Some("[glimpse] auth = fake: every token is believed; this is for tests only"),
+            Auth::None => Some("[glimpse] auth = none: everybody who reaches this port is an admin"),
+        }
     }
 
     /// The groups in which this is not what a running server has, but for what it takes up while it runs.
@@ -337,7 +401,7 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
 /// Looks for a file where Glance does: in the folders of files, then beside the files, the last one first.
 fn beside(name: &str, sources: &Sources, read: &[PathBuf]) -> Option<PathBuf> {
     let folders = read.iter().rev().filter_map(|file| file.parent());
-    sources.dirs.iter().map(PathBuf::as_path).chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
+    sources.dirs().chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
 }
 
 /// Takes credentials out of values that are shown: a login in a URL, and a password that a value refers to.
@@ -367,13 +431,14 @@ fn entries(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
 mod tests {
     use std::fs;
 
-    use super::{Config, Reading, Sources};
+    use super::{Config, Reading, Source, Sources};
 
     fn load(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("glance-api.conf");
         fs::write(&file, text).unwrap();
-        Config::load(&Sources { files: vec![file], ..Sources::default() }).map_err(|error| error.to_string())
+        Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() })
+            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -427,8 +492,8 @@ mod tests {
             ("bind_port = 7\npublic_endpoint = $bind_port", "7"),
             ("public_endpoint = ${image_format.container_formats}\n[image_format]\ncontainer_formats = bare", "bare"),
             ("public_endpoint = $log_file|", "|"),
-            ("public_endpoint = $bind_host\nbind_host = $$x", "$x"),
-            ("public_endpoint = $bind_host\nbind_host = $log_dir/y\nlog_dir = x", "x/y"),
+            ("public_endpoint = $log_file\nlog_file = $$x", "$x"),
+            ("public_endpoint = $log_file\nlog_file = $log_dir/y\nlog_dir = x", "x/y"),
             // One that Glance knows.
             ("public_endpoint = $node_staging_uri/x\nnode_staging_uri = file:///a", "file:///a/x"),
         ];
@@ -469,7 +534,7 @@ mod tests {
         let file = dir.path().join("a.conf");
         fs::write(&file, "[database]\nconnection = mysql://u:s3cret@h/d\n[DEFAULT]\nbind_port = no\nbacklog = no\n")
             .unwrap();
-        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
         assert_eq!(reading.errors.len(), 2);
         let setting = |name: &str| reading.settings.iter().find(|setting| setting.name == name).unwrap();
         assert!(setting("connection").place.to_string().ends_with("a.conf:2"));
@@ -480,6 +545,72 @@ mod tests {
         );
     }
 
+    /// Reads a configuration beside a paste file.
+    fn load_beside(paste: &str, text: &str) -> Reading {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("glance-api-paste.ini"), paste).unwrap();
+        let file = dir.path().join("glance-api.conf");
+        fs::write(&file, format!("[paste_deploy]\nflavor = keystone\n{text}")).unwrap();
+        Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() })
+    }
+
+    /// Each of these was asked of keystonemiddleware.
+    #[test]
+    fn what_the_pipelines_filter_has_counts_before_what_is_in_the_group() {
+        let paste = "[DEFAULT]\nregion_name = all\ninsecure = yes\n\
+            [pipeline:glance-api-keystone]\npipeline = mine context rootapp\n\
+            [filter:mine]\nuse = authtoken\nwww_authenticate_uri = http://mine\nset insecure = no\ncafile = %(here)s/100%%\n\
+            [filter:authtoken]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\n\
+            region_name = used\ninterface = public\nwww_authenticate_uri = http://used\npassword = a$b$$c\nnosuch = 1\n";
+        let text = "[keystone_authtoken]\nregion_name = own\nusername = glance\nwww_authenticate_uri = http://own\n";
+        let reading = load_beside(paste, text);
+        assert!(reading.errors.is_empty(), "{:?}", reading.errors);
+        let found = &reading.config.keystone_authtoken;
+        assert_eq!(found.region_name.as_deref(), Some("all"));
+        assert_eq!(found.interface, "public");
+        assert_eq!(found.www_authenticate_uri.as_deref(), Some("http://mine"));
+        assert!(!found.insecure);
+        assert_eq!(found.username.as_deref(), Some("glance"));
+        assert_eq!(found.password.as_ref().map(super::Secret::expose), Some("a$b$$c"));
+        assert!(found.cafile.as_ref().is_some_and(|path| path.ends_with("100%") && path.is_absolute()));
+        let warnings = &reading.config.warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].contains("glance-api-paste.ini:17: there is no option [keystone_authtoken] nosuch"));
+        let place = reading.settings.iter().find(|setting| setting.name == "interface").unwrap().place.to_string();
+        assert!(place.ends_with("glance-api-paste.ini:14"), "{place}");
+    }
+
+    #[test]
+    fn a_pipelines_filter_that_does_not_delay_the_decision_refuses() {
+        let paste = |filter: &str| {
+            format!(
+                "[pipeline:glance-api-keystone]\npipeline = authtoken context rootapp\n[filter:authtoken]\n\
+                 paste.filter_factory = keystonemiddleware.auth_token:filter_factory\n{filter}"
+            )
+        };
+        let delays = |paste: &str, text: &str| load_beside(paste, text).config.keystone_authtoken.delay_auth_decision;
+        assert!(!delays(&paste(""), ""));
+        assert!(delays(&paste("delay_auth_decision = true\n"), ""));
+        assert!(delays(&paste(""), "[keystone_authtoken]\ndelay_auth_decision = true\n"));
+        assert!(!delays(&paste("delay_auth_decision = no\n"), "[keystone_authtoken]\ndelay_auth_decision = true\n"));
+        assert!(load("[paste_deploy]\nflavor = keystone\n").unwrap().keystone_authtoken.delay_auth_decision);
+    }
+
+    #[test]
+    fn another_group_may_say_how_we_log_in() {
+        let text = "[keystone_authtoken]\nauth_section = Own\nauth_url = http://a\nregion_name = r\n\
+            [own]\nauth_url = http://b\nuser_name = $project_name\nproject_name = p\npassword = s3cret\nregion_name = x\n";
+        let config = load(text).unwrap();
+        let found = &config.keystone_authtoken;
+        assert_eq!(found.auth_url.as_deref(), Some("http://b"));
+        assert_eq!((found.username.as_deref(), found.region_name.as_deref()), (Some("p"), Some("r")));
+        assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
+        assert!(
+            config.warnings[0].contains(":3: [keystone_authtoken] auth_url does nothing: auth_section names [own]")
+        );
+        assert!(config.warnings[1].contains(":10: there is no option [own] region_name"), "{:?}", config.warnings);
+    }
+
     #[test]
     fn what_is_shown_has_no_credentials() {
         let text = "[keystone_authtoken]\npassword = hunter2\nauth_url = http://u:hunter3@h:5000\n\
@@ -488,7 +619,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.conf");
         fs::write(&file, text).unwrap();
-        let reading = Reading::of(&Sources { files: vec![file], ..Sources::default() });
+        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
         assert!(reading.errors.is_empty(), "{:?}", reading.errors);
         let shown = format!("{:?} {:?}", reading.settings, reading.config);
         assert!(!format!("{:?}", reading.settings).contains("hunter"), "{shown}");

@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{ByteSize, OptionValue, Repeated, choice, within},
+    value::{ByteSize, HostAddress, OptionValue, Repeated, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -63,7 +63,7 @@ group! {
     /// `[DEFAULT]`
     pub(crate) struct DefaultGroup in "DEFAULT" {
         /// The address to listen on. Without it: every address where Keystone asks who comes in, else loopback.
-        bind_host: Option<String> = None,
+        bind_host: Option<HostAddress> = None,
         /// The port to listen on; 0 lets the system choose one.
         bind_port: u16 = 9292,
         /// The URL that clients reach this service at, for the links of the versions document.
@@ -109,6 +109,25 @@ group! {
         /// Whether that file names roles or rules of the policy.
         property_protection_rule_format: RuleFormat = RuleFormat::Roles,
     }
+}
+
+impl KeystoneAuthtoken {
+    /// The group's name.
+    pub(super) const GROUP: &str = "keystone_authtoken";
+    /// The options about how we log in, which `auth_section` moves to another group.
+    pub(super) const LOGIN: [&str; 11] = [
+        "auth_type",
+        "auth_url",
+        "username",
+        "user_id",
+        "password",
+        "user_domain_id",
+        "user_domain_name",
+        "project_id",
+        "project_name",
+        "project_domain_id",
+        "project_domain_name",
+    ];
 }
 
 impl DefaultGroup {
@@ -166,6 +185,8 @@ group! {
 group! {
     /// `[keystone_authtoken]`: how tokens are validated.
     pub(crate) struct KeystoneAuthtoken in "keystone_authtoken" {
+        /// The group that says how we log in, instead of this one.
+        auth_section: Option<String> = None,
         /// How we log in to Keystone: password, or v3password.
         auth_type: Option<String> = None; was "keystone_authtoken" "auth_plugin",
         /// Where we log in.
@@ -207,10 +228,11 @@ group! {
         /// Roles that make a token a service's.
         service_token_roles: Vec<String> = vec!["service".to_owned()],
         /// Whether a token without such a role is no service token.
-        service_token_roles_required: bool = false,
+        service_token_roles_required: bool = true,
         /// Our type in the catalog, which access rules of application credentials name.
         service_type: Option<String> = None,
-        /// Whether a service token that is none is overlooked, as Glance's paste file says, or refuses its request.
+        /// Whether a service token that is none is overlooked, or refuses its request. A paste file whose filter does not say
+        /// means the latter; Glance's own says the former.
         delay_auth_decision: bool = true,
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     ConfigError, ini,
     options::{Auth, PasteDeploy},
+    secret::Secret,
 };
 
 /// A filter of a pipeline that we know.
@@ -48,6 +49,8 @@ pub(super) struct Pipeline {
     pub(super) proxy_headers: bool,
     /// The file that the paste file's healthcheck is disabled by.
     pub(super) healthcheck_disable: Option<PathBuf>,
+    /// The paste file, and what its authtoken filter says of `[keystone_authtoken]`; `None` without such a file or filter.
+    pub(super) authtoken: Option<(PathBuf, Vec<ini::Entry>)>,
     /// What the operator should know about it.
     pub(super) warnings: Vec<String>,
 }
@@ -60,6 +63,7 @@ impl Default for Pipeline {
             cors: true,
             proxy_headers: true,
             healthcheck_disable: None,
+            authtoken: None,
             warnings: Vec::new(),
         }
     }
@@ -85,15 +89,19 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
         name: "flavor",
         message,
     };
-    let mut healthcheck_disable = None;
+    let (mut healthcheck_disable, mut authtoken) = (None, None);
     let filters = match paste_file(options, config_dirs) {
         Some(path) => {
-            let file = PasteFile(super::entries(&path)?);
+            let mut file = PasteFile(super::entries(&path)?);
+            file.fill_in(&path);
             let disable = |section| file.value(section, "disable_by_file_path");
             healthcheck_disable =
                 disable("app:healthcheck").or_else(|| disable("filter:healthcheck")).map(PathBuf::from);
             let names = file.filters(flavor).ok_or_else(|| error(format!("there is no pipeline for {flavor:?}")))?;
-            names.into_iter().map(|name| (file.kind(&name), name)).collect::<Vec<_>>()
+            let filters: Vec<_> = names.into_iter().map(|name| (file.kind(&name), name)).collect();
+            let found = filters.iter().find(|(kind, _)| *kind == Some(Filter::AuthToken));
+            authtoken = found.map(|(_, name)| (path, file.local(name)));
+            filters
         }
         None => {
             let known = FLAVORS.iter().find(|(name, _)| *name == flavor);
@@ -102,7 +110,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
             known.1.split(' ').map(|name| (kind(name), name.to_owned())).collect()
         }
     };
-    Ok(Some(Pipeline { healthcheck_disable, ..judge(&filters) }))
+    Ok(Some(Pipeline { healthcheck_disable, authtoken, ..judge(&filters) }))
 }
 
 /// The file of the option, or Glance's own beside the configuration.
@@ -147,6 +155,7 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
         cors: has(Filter::Cors),
         proxy_headers: has(Filter::ProxyHeaders),
         healthcheck_disable: None,
+        authtoken: None,
         warnings: warnings.collect(),
     }
 }
@@ -185,6 +194,39 @@ impl PasteFile {
             }
         }
         (!filters.is_empty()).then_some(filters)
+    }
+
+    /// Puts in what paste's values may refer to: the file itself, and its folder.
+    fn fill_in(&mut self, path: &Path) {
+        let file = path.display().to_string();
+        let here = path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
+        for entry in &mut self.0 {
+            let value = entry.value.expose().replace("%(here)s", &here).replace("%(__file__)s", &file);
+            entry.value = Secret::new(value.replace("%%", "%"));
+        }
+    }
+
+    /// What a filter is given, the one that counts last: what is under the one that it uses, what is under its own name, and what
+    /// the file gives to all, which paste lets nobody override but with `set`.
+    fn local(&self, name: &str) -> Vec<ini::Entry> {
+        let mut sections = vec![format!("filter:{name}")];
+        while let Some(section) = sections.last()
+            && let Some(used) = self.value(section, "use").filter(|used| !used.contains([':', '#']))
+            && sections.len() < MAX_REFERENCES
+        {
+            sections.push(format!("filter:{used}"));
+        }
+        sections.insert(0, "DEFAULT".to_owned());
+        let is_pastes = |name: &str| name.starts_with("paste.") || ["use", "configkey", "log_name"].contains(&name);
+        let of = |section: &String| {
+            let entries = self.0.iter().filter(|entry| entry.group.eq_ignore_ascii_case(section));
+            entries.filter(|entry| !is_pastes(&entry.name)).cloned().collect::<Vec<_>>()
+        };
+        let (set, given): (Vec<_>, Vec<_>) =
+            sections.iter().rev().flat_map(of).partition(|entry| entry.name.starts_with("set "));
+        let set =
+            set.into_iter().map(|entry| ini::Entry { name: entry.name["set ".len()..].trim().to_owned(), ..entry });
+        given.into_iter().chain(set).collect()
     }
 
     /// What a filter is, by what makes it; by its name where the file does not say.

@@ -38,6 +38,42 @@ impl OptionValue for String {
     }
 }
 
+/// An address, or the name of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HostAddress(String);
+
+impl HostAddress {
+    /// As it was written.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl OptionValue for HostAddress {
+    fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let is_label = |label: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            (1..=63).contains(&label.len())
+                && label.chars().all(allowed)
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        };
+        let name = text.strip_suffix('.').unwrap_or(text);
+        // What has digits alone at its end is an address, or none.
+        let is_numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+        let is_name = name.len() <= 253 && !is_numeric && name.split('.').all(is_label);
+        if text.parse::<std::net::IpAddr>().is_ok() || is_name {
+            return Ok(Self(text.to_owned()));
+        }
+        Err("an address or the name of a host is wanted".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.0.clone()
+    }
+}
+
 impl OptionValue for Secret {
     const SECRET: bool = true;
 
@@ -276,13 +312,23 @@ pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
-    use super::{BoundedList, ByteSize, OptionValue, Repeated, within};
+    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Repeated, within};
 
     fn list<const N: usize>(items: [&str; N]) -> Vec<String> {
         items.map(str::to_owned).to_vec()
     }
 
     /// Each value in these tests was read by oslo.config.
+    #[test]
+    fn hosts() {
+        for good in ["127.0.0.1", "::", "::1", "localhost", "api-1.example.org", "a.example.", "0.0.0.0"] {
+            assert!(HostAddress::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "300.1.1.1", "[::1]", "127.0.0.1:80", "-a", "a..b", "::zz", "http://a", "*"] {
+            assert!(HostAddress::parse(bad).is_err(), "{bad}");
+        }
+    }
+
     #[test]
     fn booleans() {
         for (text, value) in [("true", true), ("TRUE", true), ("1", true), ("on", true), ("Yes", true)]

@@ -6,6 +6,7 @@ use super::{
     ConfigError,
     catalogue::{self, Known},
     ini::Entry,
+    options::KeystoneAuthtoken,
     secret::Secret,
     substitution::substitute,
     value::OptionValue,
@@ -61,6 +62,10 @@ pub(crate) struct Written {
     environment: fn(&str) -> Option<String>,
     /// What the command line says: group, name, value.
     overrides: Vec<(&'static str, &'static str, String)>,
+    /// What the paste file's filter says of `[keystone_authtoken]`.
+    filter: Vec<(Rc<Path>, Entry)>,
+    /// The group that has the options of `[keystone_authtoken]` about logging in.
+    auth_section: Option<String>,
     /// The values that count.
     pub(super) settings: Vec<Setting>,
     /// The values that are wrong.
@@ -72,7 +77,15 @@ impl Written {
         environment: fn(&str) -> Option<String>,
         overrides: Vec<(&'static str, &'static str, String)>,
     ) -> Self {
-        Self { entries: Vec::new(), environment, overrides, settings: Vec::new(), errors: Vec::new() }
+        Self {
+            entries: Vec::new(),
+            environment,
+            overrides,
+            filter: Vec::new(),
+            auth_section: None,
+            settings: Vec::new(),
+            errors: Vec::new(),
+        }
     }
 
     /// Adds a file, which wins over those before it.
@@ -80,6 +93,31 @@ impl Written {
         let number = self.entries.last().map_or(0, |(number, ..)| number + 1);
         let path: Rc<Path> = path.into();
         self.entries.extend(entries.into_iter().map(|entry| (number, Rc::clone(&path), entry)));
+    }
+
+    /// Adds what the paste file's authtoken filter has, which wins over everything else. Its values refer to nothing.
+    pub(super) fn add_filter(&mut self, path: &Path, entries: Vec<Entry>) {
+        let path: Rc<Path> = path.into();
+        let literal = |mut entry: Entry| {
+            entry.value = Secret::new(entry.value.expose().replace('$', "$$"));
+            (Rc::clone(&path), entry)
+        };
+        self.filter = entries.into_iter().map(literal).collect();
+    }
+
+    /// Has the options about logging in to Keystone read from the group that `auth_section` names.
+    pub(super) fn follow_auth_section(&mut self) {
+        let named = self.texts(KeystoneAuthtoken::GROUP, "auth_section", &[]).pop();
+        let named = named.map(|(group, _)| group.expose().trim().to_owned()).filter(|group| !group.is_empty());
+        self.auth_section = named.map(|group| if group == "DEFAULT" { group } else { group.to_lowercase() });
+    }
+
+    /// The group that an option is read from.
+    fn group_of<'a>(&'a self, group: &'a str, name: &str) -> &'a str {
+        match &self.auth_section {
+            Some(section) if group == KeystoneAuthtoken::GROUP && is_login(name) => section,
+            _ => group,
+        }
     }
 
     /// Takes an option's value, or its default where nothing was written or what was written is wrong.
@@ -91,7 +129,7 @@ impl Written {
         };
         let references = Cell::new(0);
         let texts = found.iter().map(|(text, _)| {
-            let filled = self.fill(option.group, text.expose(), &references);
+            let filled = self.fill(self.group_of(option.group, option.name), text.expose(), &references);
             // A secret with a dollar sign in it looks like a reference, whose name would be told.
             filled.map_err(
                 |message| if T::SECRET { "a $ that is no reference is written $$".to_owned() } else { message },
@@ -119,6 +157,14 @@ impl Written {
     /// What was written for an option, the one that counts last: the environment's `OS_<GROUP>__<NAME>` if that is set, else
     /// the last one of the last file; a file that has the option's name is not asked for its former ones.
     fn texts(&self, group: &str, name: &str, former: &[(&str, &str)]) -> Vec<(Secret, Place)> {
+        let place = |path: &Rc<Path>, entry: &Entry| Place::File(Rc::clone(path), entry.line);
+        let is_in_filter = |entry: &Entry| entry.name == name || former.iter().any(|(_, old)| entry.name == *old);
+        if group == KeystoneAuthtoken::GROUP
+            && let Some((path, entry)) = self.filter.iter().rev().find(|(_, entry)| is_in_filter(entry))
+        {
+            return vec![(entry.value.clone(), place(path, entry))];
+        }
+        let (written_as, group) = (group, self.group_of(group, name));
         if let Some((.., text)) = self.overrides.iter().rev().find(|(g, n, _)| (*g, *n) == (group, name)) {
             return vec![(Secret::new(text.as_str()), Place::CommandLine("the command line"))];
         }
@@ -127,14 +173,17 @@ impl Written {
             return vec![(Secret::new(text), Place::Environment(variable))];
         }
         let rank = |entry: &Entry| {
-            let is_it =
-                |(other_group, other_name): (&str, &str)| other_group == entry.group && other_name == entry.name;
-            if is_it((group, name)) { Some(0) } else { former.iter().position(|old| is_it(*old)).map(|at| at + 1) }
+            let is_called = |(of, called): (&str, &str)| {
+                // The former names in a group move with it.
+                let of = if of == written_as { group } else { of };
+                (of, called) == (entry.group.as_str(), entry.name.as_str())
+            };
+            let is_former = |old: &(&str, &str)| is_called(*old);
+            if is_called((written_as, name)) { Some(0) } else { former.iter().position(is_former).map(|at| at + 1) }
         };
         let ranked = self.entries.iter().filter_map(|entry| Some((entry.0, rank(&entry.2)?, entry)));
         let mut found: Vec<_> = ranked.collect();
         found.sort_by_key(|(file, rank, _)| (*file, std::cmp::Reverse(*rank)));
-        let place = |path: &Rc<Path>, entry: &Entry| Place::File(Rc::clone(path), entry.line);
         found.into_iter().map(|(_, _, (_, path, entry))| (entry.value.clone(), place(path, entry))).collect()
     }
 
@@ -159,6 +208,8 @@ impl Written {
             None => vec![(group, reference), ("DEFAULT", reference)],
         };
         for (group, name) in places {
+            let in_section = self.auth_section.as_deref() == Some(group) && is_login(name);
+            let group = if in_section { KeystoneAuthtoken::GROUP } else { group };
             let known = catalogue::known().find(|option| option.group == group && option.name == name);
             if known.is_none() && !catalogue::is_glances(group, name) {
                 continue;
@@ -177,14 +228,25 @@ impl Written {
     pub(super) fn warnings(&self, variables: impl Iterator<Item = String>) -> Vec<String> {
         let mut told: Vec<(&str, &str)> = Vec::new();
         let mut warnings = Vec::new();
-        for (_, path, entry) in &self.entries {
-            let (group, name) = (entry.group.as_str(), entry.name.as_str());
-            let acted_on = catalogue::known().any(|option| option.is_called(group, name));
-            if acted_on || told.contains(&(group, name)) {
+        let of_files = self.entries.iter().map(|(_, path, entry)| (path, entry.group.as_str(), entry));
+        let of_filter = self.filter.iter().map(|(path, entry)| (path, KeystoneAuthtoken::GROUP, entry));
+        for (path, group, entry) in of_files.chain(of_filter) {
+            let name = entry.name.as_str();
+            let in_section = self.auth_section.as_deref() == Some(group);
+            let asked = if in_section && is_login(name) { KeystoneAuthtoken::GROUP } else { group };
+            let acted_on = catalogue::known().any(|option| option.is_called(asked, name));
+            let moved_away =
+                !in_section && entry.group == KeystoneAuthtoken::GROUP && self.group_of(group, name) != group;
+            if (acted_on && !moved_away) || told.contains(&(group, name)) {
                 continue;
             }
             told.push((group, name));
-            let what = idle(group, name);
+            let what = match (&self.auth_section, moved_away) {
+                (Some(section), true) => {
+                    format!("[{group}] {name} does nothing: auth_section names [{section}] for it")
+                }
+                _ => idle(group, name),
+            };
             warnings.push(format!("{}:{}: {what}", path.display(), entry.line));
         }
         for variable in variables {
@@ -196,6 +258,13 @@ impl Written {
         }
         warnings
     }
+}
+
+/// Whether an option of `[keystone_authtoken]` is one about logging in, by its name of today or a former one.
+fn is_login(name: &str) -> bool {
+    let mut options =
+        KeystoneAuthtoken::OPTIONS.iter().filter(|option| KeystoneAuthtoken::LOGIN.contains(&option.name));
+    options.any(|option| option.is_called(KeystoneAuthtoken::GROUP, name))
 }
 
 /// What to tell about an option that does nothing.

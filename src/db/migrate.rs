@@ -60,6 +60,11 @@ pub(crate) enum State {
     Current,
     /// Some migrations have not run yet.
     Behind,
+    /// A migration has begun and not ended, on an engine that cannot undo a part of one.
+    Begun {
+        /// Which one.
+        migration: i64,
+    },
     /// Glance made it, and it amounts to the migrations up to this one.
     Glance {
         /// The last of our migrations that need not run.
@@ -69,6 +74,49 @@ pub(crate) enum State {
     Foreign,
     /// Migrations ran that this program does not know: a newer program made it.
     Ahead,
+}
+
+/// What must be done before this program can use a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Something is missing, which `db sync` adds.
+    Expand,
+    /// Nothing is missing; `db sync` records that a newer release uses it, which Glance calls to contract.
+    Contract,
+    /// What `db sync` does not do.
+    ByHand,
+}
+
+impl State {
+    /// What to tell an operator about a database that cannot be used as it is, and what is to be done; `None` where it can be.
+    pub(crate) fn advice(self) -> Option<(String, Step)> {
+        let (text, step) = match self {
+            Self::Current => return None,
+            Self::Empty => ("it is empty; run `glimpse db sync` with the same configuration", Step::Expand),
+            Self::Behind => ("its schema is behind this program; run `glimpse db sync`", Step::Expand),
+            Self::Glance { amounts_to } => (
+                "it is Glance's; run `glimpse db sync` to take it over, which Glance does not mind",
+                if amounts_to < last_migration() { Step::Expand } else { Step::Contract },
+            ),
+            Self::Begun { migration } => {
+                let what = format!(
+                    "migration {migration} has begun and not ended: unless another `db sync` is at it now, it was interrupted, \
+                     which this engine cannot undo. Restore the database from before; if it was empty then, drop it and create \
+                     it again. Then run `glimpse db sync`"
+                );
+                return Some((what, Step::ByHand));
+            }
+            Self::Foreign => (
+                "it holds tables of an image service, but not of a Glance from Wallaby to 33 (`glimpse db version` shows its \
+                 revision): upgrade it with that Glance's own `glance-manage db sync` first, or give an empty database",
+                Step::ByHand,
+            ),
+            Self::Ahead => {
+                ("a newer Glimpse has used it; run that one, or restore the database from before", Step::ByHand)
+            }
+        };
+        Some((text.to_owned(), step))
+    }
 }
 
 /// A database's schema, as `glimpse db version` shows it.
@@ -100,11 +148,6 @@ enum AlembicVersion {
     VersionNum,
 }
 
-/// What to tell about a database that is not taken over.
-pub(crate) const FOREIGN: &str = "it holds tables of an image service, but not of a Glance from Wallaby to 33 \
-     (`glimpse db version` shows its revision): upgrade it with that Glance's own `glance-manage db sync` first, or give an \
-     empty database";
-
 /// Releases whose schema is our first migration: from the one that gave tasks their image to the one before the cache tables.
 const BEFORE_CACHE_TABLES: [&str; 5] = ["wallaby", "xena", "yoga", "zed", "2023_1"];
 /// The release whose schema is our first two.
@@ -127,6 +170,15 @@ fn amounts_to(alembic: &[String]) -> Option<i64> {
     };
     let migrations: Option<Vec<i64>> = alembic.iter().map(of).collect();
     migrations?.into_iter().max().filter(|migration| *migration > 0)
+}
+
+/// The newest migration, which has the same number on every engine.
+fn last_migration() -> i64 {
+    SQLITE.iter().map(|migration| migration.version).max().unwrap_or_default()
+}
+
+fn cannot_sync(state: State) -> Error {
+    Error::Schema(state.advice().map(|(advice, _)| advice).unwrap_or_default())
 }
 
 /// Records the migrations that need not run, and runs the others.
@@ -230,9 +282,11 @@ impl Db {
         let migrator = self.migrator();
         let state = if applied.iter().any(|(version, _)| !migrator.version_exists(*version)) {
             State::Ahead
+        } else if let Some((migration, _)) = applied.iter().find(|(_, success)| !success) {
+            State::Begun { migration: *migration }
         } else if applied.is_empty() && (has("images") || has("alembic_version")) {
             amounts_to(&alembic).map_or(State::Foreign, |amounts_to| State::Glance { amounts_to })
-        } else if applied.iter().filter(|(_, success)| *success).count() == migrator.iter().count() {
+        } else if applied.len() == migrator.iter().count() {
             State::Current
         } else if applied.is_empty() {
             State::Empty
@@ -247,25 +301,24 @@ impl Db {
         Ok(Schema { state, alembic, migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default() })
     }
 
-    /// Runs the migrations that have not run yet. Two programs that do so at once end with the same result.
+    /// Runs the migrations that have not run yet, and tells whether there were any. Two programs that do so at once end with the
+    /// same result.
     ///
     /// # Errors
     /// `Schema` on a database that we do not understand; nothing was changed then.
-    pub(crate) async fn sync(&self) -> Result<()> {
+    pub(crate) async fn sync(&self) -> Result<bool> {
         let mut before = self.schema().await?.state;
+        if before == State::Current {
+            return Ok(false);
+        }
         let mut patience = LOCKED_ATTEMPTS;
         loop {
             let recorded = match before {
-                State::Current => return Ok(()),
-                State::Empty | State::Behind => None,
+                State::Current => return Ok(true),
+                // Another program may be at it: whoever has the lock next finds out.
+                State::Empty | State::Behind | State::Begun { .. } => None,
                 State::Glance { amounts_to } => Some(amounts_to),
-                State::Foreign => return Err(Error::Schema(FOREIGN.to_owned())),
-                State::Ahead => {
-                    return Err(Error::Schema(
-                        "a newer Glimpse has used this database; run that one, or restore the database from before"
-                            .to_owned(),
-                    ));
-                }
+                State::Foreign | State::Ahead => return Err(cannot_sync(before)),
             };
             let ran = self.run_migrations(recorded).await;
             let now = self.schema().await?.state;
@@ -280,14 +333,9 @@ impl Db {
                     }
                     error => return Err(error),
                 },
-                Err(MigrateError::Dirty(version)) => {
-                    return Err(Error::Schema(format!(
-                        "migration {version} was interrupted, and this engine cannot undo it: restore the database from \
-                         before, or, if it was empty, drop it and create it again"
-                    )));
-                }
+                Err(MigrateError::Dirty(migration)) => return Err(cannot_sync(State::Begun { migration })),
                 Err(other) => return Err(Error::Schema(other.to_string())),
-                Ok(()) => return Ok(()),
+                Ok(()) => return Ok(true),
             }
         }
     }
@@ -344,14 +392,14 @@ impl Db {
             }
             Self::Postgres(pool) => {
                 sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()")
-                    .fetch_all(pool)
+                    .fetch_all(&mut *pool.acquire().await?)
                     .await?
             }
             Self::MySql(pool) => {
                 sqlx::query_scalar(
                     "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = DATABASE()",
                 )
-                .fetch_all(pool)
+                .fetch_all(&mut *pool.acquire().await?)
                 .await?
             }
         })
@@ -360,7 +408,24 @@ impl Db {
 
 #[cfg(test)]
 mod tests {
-    use super::amounts_to;
+    use super::{MYSQL, POSTGRES, SQLITE, State, Step, amounts_to, last_migration};
+
+    /// Glance's revisions come in three steps, and `db check` tells which is next; of the three, we have two.
+    #[test]
+    fn what_is_left_to_do() {
+        let step = |state: State| state.advice().map(|(_, step)| step);
+        assert_eq!(step(State::Current), None);
+        for state in [State::Empty, State::Behind, State::Glance { amounts_to: last_migration() - 1 }] {
+            assert_eq!(step(state), Some(Step::Expand));
+        }
+        assert_eq!(step(State::Glance { amounts_to: last_migration() }), Some(Step::Contract));
+        for state in [State::Begun { migration: 1 }, State::Foreign, State::Ahead] {
+            assert_eq!(step(state), Some(Step::ByHand));
+        }
+        let numbers = |migrator: &sqlx::migrate::Migrator| migrator.iter().map(|m| m.version).collect::<Vec<_>>();
+        assert_eq!(numbers(&SQLITE), numbers(&POSTGRES));
+        assert_eq!(numbers(&SQLITE), numbers(&MYSQL));
+    }
 
     #[test]
     fn what_a_glance_amounts_to() {

@@ -9,7 +9,9 @@ pub(crate) mod listing;
 pub(crate) mod locations;
 pub(crate) mod members;
 pub(crate) mod migrate;
+mod pool;
 pub(crate) mod properties;
+pub(crate) mod purge;
 pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;
@@ -26,24 +28,21 @@ use sea_query::{
 };
 use sea_query_sqlx::{SqlxBinder, SqlxValues};
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, FromRow, MySql, MySqlConnection, MySqlPool, PgConnection, PgPool, Postgres,
-    Sqlite, SqlitePool, Transaction,
+    AssertSqlSafe, Executor, FromRow, MySql, MySqlConnection, PgConnection, Postgres, Sqlite, SqlitePool, Transaction,
     mysql::{MySqlPoolOptions, MySqlRow},
-    pool::{PoolConnection, PoolConnectionMetadata},
+    pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
     query_as_with, query_with,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
+use self::pool::ServerPool;
 use crate::config::{Database, DatabaseUrl, Target};
 
 /// How often a transaction that the engine gave up for another one is run, in all.
 const TRANSACTION_ATTEMPTS: u32 = 10;
 /// The longest first pause before such a transaction is run again; it doubles from one attempt to the next.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
-/// A pooled connection that was idle for longer is asked whether it still lives before it is given out. Under load
-/// that never happens, so it costs no round trip there.
-const PING_AFTER: Duration = Duration::from_secs(5);
 /// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
 const SQLITE_READERS: u32 = 4;
 
@@ -59,6 +58,9 @@ pub(crate) enum Error {
     /// A unique key holds that value already.
     #[error("row already exists")]
     Duplicate,
+    /// Other rows belong to the one that should go.
+    #[error("other rows belong to it: {0}")]
+    Referred(#[source] sqlx::Error),
     /// The engine gave the transaction up for another one; running it again may succeed.
     #[error("transaction conflict: {0}")]
     Conflict(#[source] sqlx::Error),
@@ -99,6 +101,9 @@ impl From<sqlx::Error> for Error {
         if reply.is_unique_violation() {
             return Self::Duplicate;
         }
+        if reply.is_foreign_key_violation() {
+            return Self::Referred(error);
+        }
         let code = reply.code().unwrap_or_default();
         if let Some(reply) = reply.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
             return match reply.number() {
@@ -135,7 +140,9 @@ impl From<Error> for crate::error::Error {
             Error::Unavailable(_) | Error::Conflict(_) => {
                 Self::Unavailable { service: "the database", source: error.into() }
             }
-            Error::Duplicate | Error::Fault(_) | Error::Statement(_) | Error::Schema(_) => Self::Internal(error.into()),
+            Error::Duplicate | Error::Referred(_) | Error::Fault(_) | Error::Statement(_) | Error::Schema(_) => {
+                Self::Internal(error.into())
+            }
         }
     }
 }
@@ -186,9 +193,9 @@ pub(crate) enum Db {
         write: SqlitePool,
     },
     /// A PostgreSQL server.
-    Postgres(PgPool),
+    Postgres(ServerPool<Postgres>),
     /// A MySQL or MariaDB server.
-    MySql(MySqlPool),
+    MySql(ServerPool<MySql>),
 }
 
 /// A connection out of a transaction.
@@ -263,26 +270,14 @@ impl Db {
                     read: pool(SQLITE_READERS).connect_lazy_with(options),
                 }
             }
-            Target::Postgres(options) => Self::Postgres(
-                PgPoolOptions::new()
-                    .max_connections(limits.max_connections)
-                    .max_lifetime(limits.max_age)
-                    .acquire_timeout(limits.wait)
-                    .test_before_acquire(false)
-                    .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
-                    .after_connect(|connection, _| Box::pin(prepare_postgres(connection)))
-                    .connect_lazy_with((**options).clone()),
-            ),
-            Target::MySql(options) => Self::MySql(
-                MySqlPoolOptions::new()
-                    .max_connections(limits.max_connections)
-                    .max_lifetime(limits.max_age)
-                    .acquire_timeout(limits.wait)
-                    .test_before_acquire(false)
-                    .before_acquire(|connection, idle| Box::pin(is_alive(connection, idle)))
-                    .after_connect(|connection, _| Box::pin(prepare_mysql(connection)))
-                    .connect_lazy_with((**options).clone()),
-            ),
+            Target::Postgres(options) => {
+                let pool = PgPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
+                Self::Postgres(ServerPool::new(pool, (**options).clone(), limits))
+            }
+            Target::MySql(options) => {
+                let pool = MySqlPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_mysql(connection)));
+                Self::MySql(ServerPool::new(pool, (**options).clone(), limits))
+            }
         })
     }
 
@@ -362,6 +357,14 @@ async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions,
     }
 }
 
+/// Whether it failed because other rows belong to the one that should go.
+pub(crate) fn is_referred(error: &crate::error::Error) -> bool {
+    match error {
+        crate::error::Error::Internal(source) => matches!(source.downcast_ref::<Error>(), Some(Error::Referred(_))),
+        _ => false,
+    }
+}
+
 fn is_conflict(error: &crate::error::Error) -> bool {
     match error {
         crate::error::Error::Unavailable { source, .. } => {
@@ -369,10 +372,6 @@ fn is_conflict(error: &crate::error::Error) -> bool {
         }
         _ => false,
     }
-}
-
-async fn is_alive<C: Connection>(connection: &mut C, idle: PoolConnectionMetadata) -> Result<bool, sqlx::Error> {
-    Ok(idle.idle_for < PING_AFTER || connection.ping().await.is_ok())
 }
 
 /// A plan for each statement's own values. One for any values would read and sort all images of a project that has many, because

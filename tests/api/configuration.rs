@@ -92,6 +92,115 @@ fn glances_own_files_are_read_where_none_is_named() {
     assert!(show(&["--config-file", named.to_str().unwrap()]).contains("bind_port = 2\n"));
 }
 
+/// The same files and folders, in every order, given to oslo.config and to us.
+#[test]
+fn files_and_folders_are_read_in_the_order_that_oslo_reads_them_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let files = ["default.conf", "default.conf.d/x.conf", "a.conf", "b.conf", "c.d/1.conf", "c.d/2.conf", "d.d/x.conf"];
+    for (n, name) in files.into_iter().enumerate() {
+        fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+        // What only one of them has shows which are read at all.
+        fs::write(path(name), format!("[DEFAULT]\nbind_port = {n}\nlimit_param_default = {}\n", n + 1)).unwrap();
+    }
+    fs::write(path("default.conf"), "[DEFAULT]\nbind_port = 0\nbacklog = 7\n").unwrap();
+    fs::write(path("default.conf.d/x.conf"), "[DEFAULT]\nbind_port = 1\nworkers = 7\n").unwrap();
+    let names = [("default.conf", "glance-api.conf"), ("default.conf.d", "glance.conf.d")];
+    fs::create_dir(path("etc")).unwrap();
+    for (target, name) in names {
+        std::os::unix::fs::symlink(path(target), Path::new(&path("etc")).join(name)).unwrap();
+    }
+    let (file, folder) =
+        (|name: &str| ["--config-file".to_owned(), path(name)], |name: &str| ["--config-dir".to_owned(), path(name)]);
+    let cases: Vec<Vec<[String; 2]>> = vec![
+        vec![],
+        vec![file("a.conf")],
+        vec![folder("c.d")],
+        vec![file("a.conf"), folder("c.d")],
+        vec![folder("c.d"), file("a.conf")],
+        vec![folder("d.d"), file("a.conf"), folder("c.d"), file("b.conf")],
+        vec![file("b.conf"), file("a.conf")],
+        vec![folder("d.d"), folder("c.d")],
+    ];
+    let python = "import sys\nfrom oslo_config import cfg\nconf = cfg.ConfigOpts()\n\
+        names = ['bind_port', 'backlog', 'workers', 'limit_param_default']\n\
+        conf.register_opts([cfg.IntOpt(name) for name in names])\n\
+        conf(sys.argv[3:], project='x', default_config_files=[sys.argv[1]], default_config_dirs=[sys.argv[2]])\n\
+        print([conf[name] for name in names])";
+    for case in cases {
+        let arguments: Vec<String> = case.into_iter().flatten().collect();
+        let interpreter = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-services/bin/python");
+        let theirs = std::process::Command::new(interpreter)
+            .args(["-c", python, &path("default.conf"), &path("default.conf.d")])
+            .args(&arguments)
+            .output()
+            .unwrap();
+        let theirs = text(&theirs).0.trim().to_owned();
+        let ours =
+            program().env("OS_GLANCE_CONFIG_DIR", path("etc")).args(&arguments).args(["config", "show"]).output();
+        let shown = text(&ours.unwrap()).0;
+        let value = |name: &str, default: &str| {
+            let line = shown.lines().find_map(|line| line.strip_prefix(&format!("{name} = "))).unwrap_or_default();
+            if line == default || line.is_empty() { "None".to_owned() } else { line.to_owned() }
+        };
+        let defaults = [("bind_port", "9292"), ("backlog", "4096"), ("workers", ""), ("limit_param_default", "25")];
+        let ours = format!("[{}]", defaults.map(|(name, default)| value(name, default)).join(", "));
+        assert_eq!(ours, theirs, "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_config_check_tells_of_addresses() {
+    let check = |options: &[(&str, &str)]| {
+        let mut command = program();
+        command.args(["config", "check"]).envs(options.iter().copied());
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output).0)
+    };
+    for bad in ["300.1.1.1", "a b", "127.0.0.1:9292", "[::1]"] {
+        let (code, out) = check(&[("OS_DEFAULT__BIND_HOST", bad)]);
+        assert_eq!(code, Some(1), "{bad}");
+        assert!(out.contains("[DEFAULT] bind_host: an address or the name of a host is wanted"), "{out}");
+    }
+    let open = |host: &str| {
+        let options = [("OS_PASTE_DEPLOY__FLAVOR", "trusted-auth"), ("OS_DEFAULT__BIND_HOST", host)];
+        let (code, out) = check(&options);
+        assert_eq!(code, Some(0), "{out}");
+        out.contains("whoever reaches this port")
+    };
+    assert!(open("0.0.0.0") && open("::") && open("192.0.2.1") && open("api.example.org"));
+    assert!(!open("127.0.0.2") && !open("::1") && !open("localhost"));
+}
+
+/// logrotate moves the file away and sends SIGHUP; what was written wrong meanwhile is told, too.
+#[tokio::test]
+async fn a_hangup_opens_the_logs_file_again_and_tells_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, config) = (dir.path().join("a.log"), dir.path().join("a.conf"));
+    // Nobody takes lines at the system's log here, or somebody does: the file gets them in any case.
+    let options =
+        format!("[DEFAULT]\nbind_port = 0\nlog_file = {}\nuse_syslog = true\nuse_journal = true\n", log.display());
+    fs::write(&config, &options).unwrap();
+    let mut command = program();
+    command.arg("--config-file").arg(&config).arg("--data-dir").arg(dir.path().join("data"));
+    let mut process = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+    let logged = |part: &'static str| {
+        let log = log.clone();
+        async move { fs::read_to_string(&log).unwrap_or_default().contains(part).then_some(()) }
+    };
+    eventually("it listens", || logged("listens on")).await;
+    let moved = dir.path().join("a.log.1");
+    fs::rename(&log, &moved).unwrap();
+    fs::write(&config, options + "scrub_time = 1\n").unwrap();
+    let hup = std::process::Command::new("kill").args(["-HUP", &process.id().to_string()]).status().unwrap();
+    assert!(hup.success());
+    eventually("the new file has lines", || logged("Glimpse does not act on [DEFAULT] scrub_time")).await;
+    eventually("it was read again", || logged("configuration was read again")).await;
+    assert!(!fs::read_to_string(&moved).unwrap().contains("scrub_time"));
+    process.kill().unwrap();
+    process.wait().unwrap();
+}
+
 #[tokio::test]
 async fn a_header_line_has_a_bound() {
     let s = TestServer::builder().option("DEFAULT", "max_header_line", 100).start().await;
@@ -199,14 +308,18 @@ async fn the_log_goes_to_its_file() {
 async fn a_database_that_does_not_answer_is_asked_again_at_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.conf");
-    // Nobody listens on this port: it was free a moment ago.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Nobody listens on this port, and nobody else gets it.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let options = "max_retries = 3\nretry_interval = 0\npool_timeout = 0.1\n";
     fs::write(&file, format!("[database]\nconnection = postgresql://u:s3cret@127.0.0.1:{port}/g\n{options}")).unwrap();
     let output = program().arg("--config-file").arg(&file).arg("--data-dir").arg(dir.path()).output().unwrap();
     let (_, err) = text(&output);
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(err.matches("it is asked again").count(), 2, "{err}");
+    assert!(err.contains("refused") && !err.contains("pool timed out"), "{err}");
+    drop(socket);
     assert!(!err.contains("s3cret"), "{err}");
 }
 

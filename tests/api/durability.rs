@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use sqlx::Executor as _;
 
-use crate::support::{DatabaseServer, TestServer, eventually};
+use crate::support::{Database, DatabaseServer, Engine, TestServer, eventually, program};
 
 #[tokio::test]
 async fn a_removal_that_was_answered_survives_the_server_being_killed() {
@@ -44,6 +44,14 @@ async fn a_corrupt_row_is_an_internal_error_that_tells_nothing_of_the_inside() {
 
 /// About database servers: the profiles postgres and mysql run these.
 mod on_a_server {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{
+            TcpListener, TcpStream,
+            tcp::{OwnedReadHalf, OwnedWriteHalf},
+        },
+    };
+
     use super::*;
 
     /// The server is not started again.
@@ -64,6 +72,9 @@ mod on_a_server {
             for inside in ["sqlx", "127.0.0.1", "onnection", "refused", "postgres", "mysql"] {
                 assert!(!answer.text.contains(inside), "{inside} is in {}", answer.text);
             }
+            // What an operator reads names the cause.
+            let log = s.log_of(&answer).await.concat();
+            assert!(log.contains("refused"), "{log}");
         }
         s.anonymous().get("/healthcheck").await.expect(200);
         server.start_again();
@@ -189,8 +200,9 @@ mod on_a_server {
         other.execute("UPDATE images SET min_ram = 1").await.unwrap();
         member.delete(&format!("{image}/tags/a")).await.expect(503).header("retry-after");
         let (waiting, path) = (member.clone(), format!("{image}/tags/a"));
+        let before = waiting_for_locks(&s.database).await;
         let waiting = tokio::spawn(async move { waiting.try_send(waiting.request("DELETE", &path)).await });
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("it waits", || async { (waiting_for_locks(&s.database).await > before).then_some(()) }).await;
         s.terminate();
         let start = Instant::now();
         assert!(s.ended().await.success());
@@ -213,12 +225,213 @@ mod on_a_server {
         let (ours, path) = (member.clone(), format!("{image}/tags/a"));
         let ours = tokio::spawn(async move { ours.delete(&path).await });
         // Until ours holds the image's row, and waits for the tag's.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        eventually("ours waits", || async { (waiting_for_locks(&s.database).await > 0).then_some(()) }).await;
         // Whichever is given up.
         let _ = other.execute("UPDATE images SET min_ram = 1").await;
         let _ = other.execute("ROLLBACK").await;
         ours.await.unwrap().expect(204);
         assert_eq!(member.tags(&image).await, [""; 0]);
+    }
+
+    /// The certificates that are asked for, and those that are shown, by the URL's parameters.
+    #[tokio::test]
+    async fn a_servers_certificate_is_checked_and_ours_is_shown() {
+        let server = DatabaseServer::start_with_tls().await;
+        let database = server.database().await;
+        let name = database.url.rsplit('/').next().unwrap();
+        let file = |name: &str| server.tls(name).display().to_string();
+        let (ca, wrong_ca) = (file("ca.pem"), file("client.pem"));
+        let (cert, key) = (file("client.pem"), file("client-key.pem"));
+        let postgres = Engine::under_test() == Engine::Postgres;
+        let with = |host: &str, ca: &str, strict: bool, own: bool| {
+            let mut query = if postgres {
+                format!("sslmode={}&sslrootcert={ca}", if strict { "verify-full" } else { "verify-ca" })
+            } else {
+                format!("ssl_ca={ca}&{}=true", if strict { "ssl_verify_identity" } else { "ssl_verify_cert" })
+            };
+            if own {
+                let names = if postgres { ("sslcert", "sslkey") } else { ("ssl_cert", "ssl_key") };
+                query = format!("{query}&{}={cert}&{}={key}", names.0, names.1);
+            }
+            let scheme = if postgres { "postgresql+psycopg2" } else { "mysql+pymysql" };
+            format!("{scheme}://tls@{host}:{}/{name}?{query}", server.port())
+        };
+        let missing = file("missing.pem");
+        let check = |url: String| {
+            let dir = tempfile::tempdir().unwrap();
+            let config = dir.path().join("glance-api.conf");
+            std::fs::write(&config, format!("[database]\nconnection = {url}\npool_timeout = 2\n")).unwrap();
+            let output = program().arg("--config-file").arg(&config).args(["db", "check"]).output().unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        for (url, told) in [
+            (with("127.0.0.1", &wrong_ca, false, true), "certificate"),
+            (with("127.0.0.1", &ca, true, true), "certificate not valid for name"),
+            (with("127.0.0.1", &missing, false, true), "No such file"),
+            (with("127.0.0.1", &ca, false, false), if postgres { "client certificate" } else { "Access denied" }),
+        ] {
+            let (code, error) = check(url.clone());
+            assert_eq!(code, Some(1), "{url}: {error}");
+            assert!(error.contains(told), "{url}: {error}");
+        }
+        for url in [with("127.0.0.1", &ca, false, true), with("localhost", &ca, true, true)] {
+            assert_eq!(check(url.clone()), (Some(3), String::new()), "{url}");
+        }
+        let engine = database.engine;
+        let s =
+            TestServer::builder().database(Database { engine, url: with("localhost", &ca, true, true) }).start().await;
+        let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+        assert_eq!(s.member("p1").tags(&image).await, ["a"]);
+    }
+
+    /// Transactions that wait for a row.
+    async fn waiting_for_locks(database: &Database) -> i64 {
+        let sql = if database.engine == Engine::Postgres {
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        } else {
+            "SELECT COUNT(*) FROM information_schema.innodb_trx t JOIN information_schema.processlist p \
+             ON p.id = t.trx_mysql_thread_id WHERE p.db = DATABASE() AND t.trx_state = 'LOCK WAIT'"
+        };
+        database.count(sql).await
+    }
+
+    /// A proxy in front of a MariaDB that fails transactions at their COMMIT, as Galera does where another node was first.
+    struct Certification {
+        port: u16,
+        /// How many more fail.
+        fails: Arc<AtomicU32>,
+    }
+
+    impl Certification {
+        async fn start(to: u16) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (port, fails) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU32::new(0)));
+            let shared = Arc::clone(&fails);
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    tokio::spawn(Self::pass(client, server, Arc::clone(&shared)));
+                }
+            });
+            Self { port, fails }
+        }
+
+        /// One request, one answer: what the server says after a COMMIT that is undone is about it.
+        async fn pass(client: TcpStream, server: TcpStream, fails: Arc<AtomicU32>) {
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            let undone = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&undone);
+            let there = async move {
+                while let Some((number, mut packet)) = Self::packet(&mut from_client).await {
+                    let one_less = |left: u32| left.checked_sub(1);
+                    if packet == b"\x03COMMIT"
+                        && fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
+                    {
+                        packet = b"\x03ROLLBACK".to_vec();
+                        undone.store(true, Ordering::SeqCst);
+                    }
+                    if Self::send(&mut to_server, number, &packet).await.is_none() {
+                        break;
+                    }
+                }
+            };
+            let back = async move {
+                while let Some((number, mut packet)) = Self::packet(&mut from_server).await {
+                    if told.swap(false, Ordering::SeqCst) {
+                        packet =
+                            b"\xff\xbd\x04#40001Deadlock found when trying to get lock; try restarting transaction"
+                                .to_vec();
+                    }
+                    if Self::send(&mut to_client, number, &packet).await.is_none() {
+                        break;
+                    }
+                }
+            };
+            tokio::select! {
+                () = there => {}
+                () = back => {}
+            }
+        }
+
+        async fn packet(from: &mut OwnedReadHalf) -> Option<(u8, Vec<u8>)> {
+            let mut head = [0; 4];
+            from.read_exact(&mut head).await.ok()?;
+            let mut packet = vec![0; u32::from_le_bytes([head[0], head[1], head[2], 0]) as usize];
+            from.read_exact(&mut packet).await.ok()?;
+            Some((head[3], packet))
+        }
+
+        async fn send(to: &mut OwnedWriteHalf, number: u8, packet: &[u8]) -> Option<()> {
+            let mut whole = u32::try_from(packet.len()).unwrap().to_le_bytes();
+            whole[3] = number;
+            to.write_all(&[&whole, packet].concat()).await.ok()
+        }
+    }
+
+    /// On MariaDB alone: PostgreSQL has no such cluster.
+    #[tokio::test]
+    async fn a_transaction_that_fails_at_its_commit_is_run_again() {
+        if Engine::under_test() != Engine::MySql {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let (server, name) = database.url.rsplit_once('/').unwrap();
+        let (server, port) = server.rsplit_once(':').unwrap();
+        let certification = Certification::start(port.parse().unwrap()).await;
+        let url = format!("{server}:{}/{name}", certification.port);
+        let s = TestServer::builder().database(Database { engine: database.engine, url }).start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
+        certification.fails.store(3, Ordering::SeqCst);
+        member.delete(&format!("{image}/tags/a")).await.expect(204);
+        assert_eq!(certification.fails.load(Ordering::SeqCst), 0);
+        assert_eq!(member.tags(&image).await, ["b"]);
+        // Not for ever.
+        certification.fails.store(1000, Ordering::SeqCst);
+        member.delete(&format!("{image}/tags/b")).await.expect(503).header("retry-after");
+        certification.fails.store(0, Ordering::SeqCst);
+        assert_eq!(member.tags(&image).await, ["b"]);
+        member.delete(&format!("{image}/tags/b")).await.expect(204);
+    }
+
+    /// The connections that a server's database has, but for the one that asks.
+    async fn connections(database: &Database) -> Vec<i64> {
+        let sql = if database.engine == Engine::Postgres {
+            "SELECT pid::text, '' FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        } else {
+            "SELECT CAST(id AS CHAR), '' FROM information_schema.processlist WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        };
+        database.pairs(sql).await.into_iter().map(|(id, _)| id.parse().unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_too_old_is_replaced() {
+        for (recycle, replaced) in [(1, true), (0, true), (3600, false), (-1, false)] {
+            let s = TestServer::builder()
+                .option("database", "connection_recycle_time", recycle)
+                .option("database", "max_pool_size", 1)
+                .option("database", "max_overflow", 0)
+                .start()
+                .await;
+            let member = s.member("p1");
+            member.get("/v2/images").await.expect(200);
+            let first = connections(&s.database).await;
+            assert_eq!(first.len(), 1, "{recycle}: {first:?}");
+            if replaced {
+                eventually("the connection is replaced", || async {
+                    member.get("/v2/images").await.expect(200);
+                    (connections(&s.database).await != first).then_some(())
+                })
+                .await;
+            } else {
+                for _ in 0..5 {
+                    member.get("/v2/images").await.expect(200);
+                }
+                assert_eq!(connections(&s.database).await, first, "{recycle}");
+            }
+        }
     }
 
     #[tokio::test]
@@ -242,6 +455,8 @@ mod on_a_server {
             (answer.status != 200).then_some(answer)
         })
         .await;
+        let log = s.log_of(&answer).await.concat();
+        assert!(log.contains("pool timed out"), "{log}");
         answer.expect(503).header("retry-after");
         other.execute("ROLLBACK").await.unwrap();
         waiting.await.unwrap().expect(204);

@@ -1,13 +1,14 @@
 //! Tokens of a real Keystone, through its good days and its bad ones.
 
 use std::{
+    io::BufRead as _,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use serde_json::json;
 
-use crate::support::{Keystone, ServerBuilder, TestServer, eventually};
+use crate::support::{Keystone, Proxy, ServerBuilder, TestServer, eventually};
 
 /// As deployers write it.
 pub(crate) fn with(keystone: &Keystone) -> ServerBuilder {
@@ -158,19 +159,207 @@ async fn an_application_credential_is_held_to_its_access_rules() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
     let own = keystone.token("member1", "p1").await;
-    let client = keystone.client(Some(&own));
-    let me = client.send(client.request("GET", "/auth/tokens").header("X-Subject-Token", &own)).await.expect(200);
-    let user = me.json()["token"]["user"]["id"].as_str().unwrap().to_owned();
+    let free = s.client(Some(&keystone.application_credential(&own, None).await));
+    let image = free.create_image(&json!({"tags": ["a"]})).await;
+    assert_eq!(s.client(Some(&own)).tags(&image).await, ["a"]);
     let rules = json!([{"service": "image", "method": "GET", "path": "/v2/images"}]);
-    let credential = json!({"application_credential": {"name": "c", "secret": "s3cret", "access_rules": rules}});
-    let made = client.post(&format!("/users/{user}/application_credentials"), &credential).await.expect(201);
-    let id = made.json()["application_credential"]["id"].clone();
-    let method =
-        json!({"methods": ["application_credential"], "application_credential": {"id": id, "secret": "s3cret"}});
-    let restricted = s.client(Some(&keystone.issue(&json!({ "identity": method })).await));
+    // A user's names of credentials are their own: another one needs another user.
+    let other = keystone.token("member2", "p2").await;
+    let restricted = s.client(Some(&keystone.application_credential(&other, Some(&rules)).await));
     restricted.get("/v2/images").await.expect(200);
     restricted.post("/v2/images", &json!({})).await.expect(401);
     restricted.get("/v2/images/4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90").await.expect(401);
+}
+
+#[tokio::test]
+async fn who_acts_by_a_trust_has_its_project_and_its_roles() {
+    let keystone = Keystone::start().await;
+    let s = with(&keystone).start().await;
+    let trustor = keystone.token("member1", "p1").await;
+    let image = s.client(Some(&trustor)).create_image(&json!({"tags": ["a", "b"]})).await;
+    let trustee = s.client(Some(&keystone.trust_token(&trustor, "member2", "member").await));
+    assert_eq!(trustee.tags(&image).await, ["a", "b"]);
+    trustee.delete(&format!("{image}/tags/a")).await.expect(204);
+    let reads = s.client(Some(&keystone.trust_token(&trustor, "member2", "reader").await));
+    assert_eq!(reads.tags(&image).await, ["b"]);
+    reads.delete(&format!("{image}/tags/b")).await.expect(403);
+    // Without the trust, it is somebody else's.
+    s.client(Some(&keystone.token("member2", "p2").await)).get(&image).await.expect(404);
+}
+
+/// What a token beside the user's makes of a request: by `service_token_roles_required` and `delay_auth_decision`.
+#[tokio::test]
+async fn a_service_token_is_judged_as_the_options_say() {
+    let keystone = Keystone::start().await;
+    let user = keystone.token("member1", "p1").await;
+    let (service, other) = (keystone.token("glance", "service").await, keystone.token("member2", "p2").await);
+    for (required, delayed, statuses) in [
+        (true, true, [200, 200, 200]),
+        (true, false, [200, 401, 401]),
+        (false, true, [200, 200, 200]),
+        (false, false, [200, 200, 401]),
+    ] {
+        let s = with(&keystone)
+            .option("keystone_authtoken", "service_token_roles_required", required)
+            .option("keystone_authtoken", "delay_auth_decision", delayed)
+            .start()
+            .await;
+        let client = s.client(Some(&user));
+        for (beside, status) in [service.as_str(), &other, "nonsense"].into_iter().zip(statuses) {
+            let request = client.request("GET", "/v2/images").header("X-Service-Token", beside);
+            let answer = client.send(request).await;
+            assert_eq!(answer.status.as_u16(), status, "required {required}, delayed {delayed}: {beside:.8}");
+        }
+        // Whatever beside it: who is nobody stays nobody.
+        s.client(Some("nonsense")).get("/v2/images").await.expect(401);
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_refused_once_what_is_remembered_of_it_is_over() {
+    let keystone = Keystone::start().await;
+    let (short, long) = (with(&keystone).option("keystone_authtoken", "token_cache_time", 1), with(&keystone));
+    let (short, long) = (short.start().await, long.start().await);
+    let token = keystone.token("member1", "p1").await;
+    let client = short.client(Some(&token));
+    client.get("/v2/images").await.expect(200);
+    long.client(Some(&token)).get("/v2/images").await.expect(200);
+    keystone.revoke(&token).await;
+    eventually("it is refused", || async { (client.get("/v2/images").await.status == 401).then_some(()) }).await;
+    long.client(Some(&token)).get("/v2/images").await.expect(200);
+}
+
+/// The catalog may name Keystone several times.
+#[tokio::test]
+async fn tokens_are_validated_in_the_region_and_at_the_interface_that_are_named() {
+    let keystone = Keystone::start().await;
+    let (internal, public) = (Proxy::start(&keystone.url()).await, Proxy::start(&keystone.url()).await);
+    keystone.another_endpoint("RegionTwo", "internal", &internal.url).await;
+    keystone.another_endpoint("RegionTwo", "public", &public.url).await;
+    let token = keystone.token("member1", "p1").await;
+    let asked = |proxy: &Proxy| proxy.passed().len();
+    for (region, interface, asks) in [
+        ("RegionOne", "internal", (0, 0)),
+        ("RegionTwo", "internal", (1, 0)),
+        ("RegionTwo", "public", (1, 1)),
+        // Nowhere: where we log in.
+        ("RegionThree", "internal", (1, 1)),
+    ] {
+        let s = with(&keystone)
+            .option("keystone_authtoken", "region_name", region)
+            .option("keystone_authtoken", "interface", interface)
+            .start()
+            .await;
+        s.client(Some(&token)).get("/v2/images").await.expect(200);
+        assert_eq!((asked(&internal), asked(&public)), asks, "{region} {interface}");
+        assert_eq!(s.log().contains("names no address of its own"), region == "RegionThree");
+    }
+}
+
+/// Behind a proxy that the catalog names, in a region of its own.
+async fn behind_a_proxy(keystone: &Keystone) -> (Proxy, ServerBuilder) {
+    let proxy = Proxy::start(&keystone.url()).await;
+    keystone.another_endpoint("Proxied", "internal", &proxy.url).await;
+    let server = with(keystone).option("keystone_authtoken", "region_name", "Proxied");
+    (proxy, server)
+}
+
+#[tokio::test]
+async fn a_keystone_that_fails_is_asked_again_as_often_as_the_options_say() {
+    let keystone = Keystone::start().await;
+    let (proxy, server) = behind_a_proxy(&keystone).await;
+    let s = server.option("keystone_authtoken", "http_request_max_retries", 2).start().await;
+    let (first, second) = (keystone.token("member1", "p1").await, keystone.token("member1", "p1").await);
+    for _ in 0..2 {
+        proxy.say_once(502, "away");
+    }
+    s.client(Some(&first)).get("/v2/images").await.expect(200);
+    assert_eq!(proxy.passed().len(), 3);
+    for _ in 0..3 {
+        proxy.say_once(503, "away");
+    }
+    let answer = s.client(Some(&second)).get("/v2/images").await.expect(503);
+    answer.header("retry-after");
+    assert_eq!(proxy.passed().len(), 6);
+    assert!(s.log_of(&answer).await.concat().contains("Keystone answered 503"), "{}", s.log());
+    s.client(Some(&second)).get("/v2/images").await.expect(200);
+}
+
+#[tokio::test]
+async fn our_own_token_is_fetched_anew_when_keystone_refuses_it() {
+    let keystone = Keystone::start().await;
+    let (proxy, server) = behind_a_proxy(&keystone).await;
+    let s = server.start().await;
+    let (first, second) = (keystone.token("member1", "p1").await, keystone.token("reader1", "p1").await);
+    s.client(Some(&first)).get("/v2/images").await.expect(200);
+    let own = proxy.passed()[0].headers["x-auth-token"].to_str().unwrap().to_owned();
+    keystone.revoke(&own).await;
+    let logins = keystone.logins();
+    s.client(Some(&second)).get("/v2/images").await.expect(200);
+    assert_eq!(keystone.logins() - logins, 1);
+    let asked = proxy.passed();
+    let tokens: Vec<_> = asked.iter().map(|request| request.headers["x-auth-token"].to_str().unwrap()).collect();
+    assert_eq!(tokens.len(), 3);
+    assert!(tokens[1] == own && tokens[2] != own);
+    assert!(asked.iter().all(|request| request.method == "GET" && request.path.starts_with("/v3/auth/tokens")));
+    // One that refuses each of our tokens is not asked for ever.
+    for _ in 0..2 {
+        proxy.say_once(401, "no");
+    }
+    let third = keystone.token("member2", "p2").await;
+    let answer = s.client(Some(&third)).get("/v2/images").await.expect(503);
+    assert!(s.log_of(&answer).await.concat().contains("Keystone refuses the user"), "{}", s.log());
+    assert_eq!(proxy.passed().len(), 5);
+}
+
+#[tokio::test]
+async fn what_keystone_says_has_a_bound() {
+    let keystone = Keystone::start().await;
+    let (proxy, server) = behind_a_proxy(&keystone).await;
+    let s = server.start().await;
+    let client = s.client(Some(&keystone.token("member1", "p1").await));
+    for (said, told) in
+        [(" ".repeat(5 * 1024 * 1024), "is longer than 4194304 bytes"), ("{}".to_owned(), "cannot be read")]
+    {
+        proxy.say_once(200, said);
+        let answer = client.get("/v2/images").await.expect(503);
+        answer.header("retry-after");
+        assert!(!answer.text.contains("eystone"), "{}", answer.text);
+        assert!(s.log_of(&answer).await.concat().contains(told), "{told}: {}", s.log());
+    }
+    client.get("/v2/images").await.expect(200);
+}
+
+/// As some deployers write it: the paste file's filter says what is particular to the API, a group of its own how to log in.
+#[tokio::test]
+async fn a_paste_file_and_a_group_of_its_own_say_how_keystone_is_asked() {
+    let keystone = Keystone::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let paste = dir.path().join("paste.ini");
+    let text = "[pipeline:glance-api-keystone]\npipeline = authtoken context rootapp\n[filter:authtoken]\n\
+        paste.filter_factory = keystonemiddleware.auth_token:filter_factory\nwww_authenticate_uri = http://from.paste/v3\n";
+    std::fs::write(&paste, text).unwrap();
+    let mut server = with(&keystone).option("paste_deploy", "config_file", paste.display()).option(
+        "keystone_authtoken",
+        "auth_section",
+        "service_user",
+    );
+    for name in ["username", "password", "auth_url", "project_name"] {
+        server = server.without("keystone_authtoken", name).option("keystone_authtoken", name, "wrong");
+    }
+    let right =
+        [("username", "glance"), ("password", "secret"), ("auth_url", &keystone.url()), ("project_name", "service")];
+    for (name, value) in right {
+        server = server.option("service_user", name, value);
+    }
+    let s = server.start().await;
+    let client = s.client(Some(&keystone.token("member1", "p1").await));
+    client.get("/v2/images").await.expect(200);
+    let challenge = s.anonymous().get("/v2/images").await.expect(401);
+    assert_eq!(challenge.header("www-authenticate"), "Keystone uri=\"http://from.paste/v3\"");
+    // The filter says nothing of delay_auth_decision, which is false then.
+    client.send(client.request("GET", "/v2/images").header("X-Service-Token", "nonsense")).await.expect(401);
+    assert!(s.log().contains("[keystone_authtoken] username does nothing: auth_section names [service_user] for it"));
 }
 
 #[tokio::test]
@@ -213,9 +402,8 @@ struct Tls {
 }
 
 impl Tls {
-    async fn start(to: u16) -> Self {
+    fn start(to: u16) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let line = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost \
             -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE -keyout key.pem -out cert.pem";
         let made = Command::new("sh").args(["-c", line]).current_dir(dir.path()).output().unwrap();
@@ -228,16 +416,18 @@ impl Tls {
             def serve(client):\n\
             \x20   try: client = context.wrap_socket(client, server_side=True)\n\
             \x20   except OSError: return\n\
-            \x20   server = socket.create_connection(('127.0.0.1', int(sys.argv[2])))\n\
+            \x20   server = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n\
             \x20   threading.Thread(target=pump, args=(client, server), daemon=True).start()\n\
             \x20   pump(server, client)\n\
-            listener = socket.create_server(('127.0.0.1', int(sys.argv[1])))\n\
+            listener = socket.create_server(('127.0.0.1', 0))\n\
+            print(listener.getsockname()[1], flush=True)\n\
             while True: threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()";
         let mut python = Command::new("python3");
-        python.args(["-c", script, &port.to_string(), &to.to_string()]).current_dir(dir.path()).stderr(Stdio::null());
-        let tls = Self { dir, port, process: python.spawn().unwrap() };
-        eventually("TLS listens", || async { tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok() }).await;
-        tls
+        python.args(["-c", script, &to.to_string()]).current_dir(dir.path()).stderr(Stdio::null());
+        let mut process = python.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Self { dir, port: line.trim().parse().unwrap(), process }
     }
 
     fn url(&self) -> String {
@@ -260,7 +450,7 @@ impl Drop for Tls {
 async fn keystones_certificate_is_checked_unless_the_operator_says_otherwise() {
     let keystone = Keystone::start().await;
     let port = keystone.url().trim_end_matches("/v3").rsplit(':').next().unwrap().parse().unwrap();
-    let tls = Tls::start(port).await;
+    let tls = Tls::start(port);
     let token = keystone.token("member1", "p1").await;
     let over_tls = || {
         with(&keystone)

@@ -159,7 +159,9 @@ async fn is_taken_over(heads: &[&str]) {
     let values =
         "'4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90', 'kept', 'queued', '2020-01-01 00:00:00', '0', 1, 2, 'public', 'p1'";
     database.execute(&format!("INSERT INTO images ({columns}) VALUES ({values})")).await;
-    assert_eq!(db(&database, "check").status.code(), Some(3), "{heads:?}");
+    // Where nothing is missing, only the end of the upgrade is.
+    let codes: &[i32] = if heads.iter().any(|head| head.starts_with("2024_1")) { &[3, 5] } else { &[3] };
+    assert!(codes.contains(&db(&database, "check").status.code().unwrap()), "{heads:?}");
     for _ in 0..2 {
         sync(&database);
     }

@@ -23,6 +23,8 @@ const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(120);
 /// user out.
 const FAILED_FOR: TimeDelta = TimeDelta::seconds(1);
 const REFUSED_FOR: TimeDelta = TimeDelta::seconds(10);
+/// Bytes of an answer of Keystone's, at the most: a catalog of hundreds of regions has room in it.
+const MAX_ANSWER: usize = 4 * 1024 * 1024;
 /// Times that a request is sent again, at the most, whatever the options say.
 const MAX_RETRIES: u32 = 10;
 /// Tells Keystone that we hold tokens to their access rules; it shows us restricted ones only then.
@@ -130,9 +132,10 @@ impl Client {
     }
 
     fn of_group(group: &'static str, options: &KeystoneAuthtoken, timeout: Duration) -> Result<Self, String> {
-        let missing = |name: &str| format!("[{group}] {name} is missing: without it Keystone cannot be asked");
+        let section = options.auth_section.as_deref().unwrap_or(group);
+        let missing = |name: &str| format!("[{section}] {name} is missing: without it Keystone cannot be asked");
         if let Some(other) = options.auth_type.as_deref().filter(|kind| !["password", "v3password"].contains(kind)) {
-            return Err(format!("[{group}] auth_type: {other:?} is not supported; password is"));
+            return Err(format!("[{section}] auth_type: {other:?} is not supported; password is"));
         }
         let auth_url = options.auth_url.as_deref().ok_or_else(|| missing("auth_url"))?;
         if options.username.is_none() && options.user_id.is_none() {
@@ -156,7 +159,7 @@ impl Client {
         }
         Ok(Self {
             http: http.build().map_err(|error| format!("[{group}]: {error}"))?,
-            auth_url: v3(auth_url).map_err(|error| format!("[{group}] auth_url: {error}"))?,
+            auth_url: v3(auth_url).map_err(|error| format!("[{section}] auth_url: {error}"))?,
             group,
             options: options.clone(),
             system: false,
@@ -182,7 +185,7 @@ impl Client {
                 })
                 .await?;
             match response.status() {
-                StatusCode::OK => return Ok(Some(response.json().await?)),
+                StatusCode::OK => return Ok(Some(body(response).await?)),
                 StatusCode::NOT_FOUND => return Ok(None),
                 StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
                 status => return Err(self.failed(status)),
@@ -219,7 +222,7 @@ impl Client {
                 })
                 .await?;
             match response.status() {
-                StatusCode::OK => return Ok(Some(response.json::<Body>().await?.into())),
+                StatusCode::OK => return Ok(Some(body::<Body>(response).await?.into())),
                 StatusCode::NOT_FOUND => return Ok(None),
                 // Ours was revoked, or Keystone has new keys.
                 StatusCode::UNAUTHORIZED if may_renew => own = self.own_token(Some(&own), now).await?,
@@ -265,11 +268,18 @@ impl Client {
         let value = response.headers().get("X-Subject-Token").cloned();
         let mut value = value.ok_or_else(|| KeystoneError::Http("Keystone answered without a token".to_owned()))?;
         value.set_sensitive(true);
-        let body: Body = response.json().await?;
+        let body: Body = body(response).await?;
         let region = self.options.region_name.as_deref();
         let in_catalog = self.interfaces.iter().find_map(|interface| body.identity_endpoint(interface, region));
         let in_catalog = in_catalog.and_then(|url| v3(url).ok());
-        let endpoint = self.endpoint.clone().or(in_catalog).unwrap_or_else(|| self.auth_url.clone());
+        let endpoint = self.endpoint.clone().or(in_catalog).unwrap_or_else(|| {
+            let (group, interfaces, region) = (self.group, self.interfaces.join(" or "), region.unwrap_or("any"));
+            tracing::warn!(
+                "Keystone's catalog names no address of its own for [{group}] with interface {interfaces} and region_name \
+                 {region}; it is asked at auth_url"
+            );
+            self.auth_url.clone()
+        });
         let left = body.expires() - now;
         let renew = now + (left - RENEW_BEFORE).max(left / 2);
         Ok(OwnToken { value, renew, endpoint })
@@ -322,6 +332,19 @@ impl Client {
         }
         Ok(request().send().await?)
     }
+}
+
+/// What an answer says.
+async fn body<T: DeserializeOwned>(mut response: reqwest::Response) -> Result<T, KeystoneError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if bytes.len() + chunk.len() > MAX_ANSWER {
+            return Err(KeystoneError::Http(format!("Keystone's answer is longer than {MAX_ANSWER} bytes")));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| KeystoneError::Http(format!("Keystone's answer cannot be read: {error}")))
 }
 
 /// A URL of Keystone, with the version that we speak at its end.

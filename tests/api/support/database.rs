@@ -112,6 +112,11 @@ impl Database {
     }
 }
 
+/// A port that nobody has at this moment.
+pub(super) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
 /// A database server of the test's own, to be killed.
 pub(crate) struct DatabaseServer {
     engine: Engine,
@@ -123,14 +128,50 @@ pub(crate) struct DatabaseServer {
 impl DatabaseServer {
     /// Starts one, on the engine under test, which is not SQLite.
     pub(crate) fn start() -> Self {
+        Self::start_after(&[])
+    }
+
+    /// The same, with TLS: its certificate is localhost's, and the user `tls` needs one of their own.
+    pub(crate) async fn start_with_tls() -> Self {
+        let server = Self::start_after(&["tls"]);
+        let database = server.database().await;
+        if server.engine == Engine::Postgres {
+            database.execute("CREATE ROLE tls LOGIN SUPERUSER").await;
+        } else {
+            database.execute("CREATE USER tls@'%' REQUIRE X509").await;
+            database.execute("GRANT ALL ON *.* TO tls@'%'").await;
+        }
+        server
+    }
+
+    fn start_after(commands: &[&str]) -> Self {
         let dir = TempDir::with_prefix("glimpse-database-").unwrap();
         // The servers' own users must get in.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { engine: Engine::under_test(), dir, port, running: false };
+        let mut server = Self { engine: Engine::under_test(), dir, port: free_port(), running: false };
         server.script("create");
+        for command in commands {
+            server.script(command);
+        }
+        // Somebody else may take the port before it does.
+        for _ in 0..2 {
+            if server.try_script("start") {
+                server.running = true;
+                return server;
+            }
+            server.port = free_port();
+        }
         server.start_again();
         server
+    }
+
+    /// A file that `tests/database tls` made.
+    pub(crate) fn tls(&self, name: &str) -> PathBuf {
+        self.folder().join("tls").join(name)
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn start_again(&mut self) {
@@ -163,13 +204,17 @@ impl DatabaseServer {
     }
 
     fn script(&self, command: &str) {
+        assert!(self.try_script(command), "tests/database {command}");
+    }
+
+    fn try_script(&self, command: &str) -> bool {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/database");
         let mut run = Command::new(script);
         run.args([command, self.engine.name()]).arg(self.folder()).stdout(std::process::Stdio::null());
         if command == "start" {
             run.arg(self.port.to_string());
         }
-        assert!(run.status().unwrap().success(), "tests/database {command}");
+        run.status().unwrap().success()
     }
 }
 

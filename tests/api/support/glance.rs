@@ -1,12 +1,13 @@
 //! A real Glance of the test's own, on a database that the test names.
 
-use std::{ffi::OsStr, fs, net::TcpListener, path::PathBuf};
+use std::{ffi::OsStr, fs, path::PathBuf};
 
 use tempfile::TempDir;
 
 use super::{
     Client, Database,
-    keystone::{output, script, script_at_the_end},
+    database::free_port,
+    keystone::{output, script, script_at_the_end, try_script},
 };
 
 /// A running Glance, which ends with the test.
@@ -36,14 +37,20 @@ impl Glance {
         files: &[(&str, &str)],
     ) -> Self {
         let dir = TempDir::with_prefix("glimpse-glance-").unwrap();
-        fs::create_dir(dir.path().join("glance")).unwrap();
+        let mut glance = Self { dir, port: free_port(), database: database.clone(), running: false };
+        fs::create_dir(glance.folder()).unwrap();
         let more: String =
             options.iter().map(|(group, name, value)| format!("[{group}]\n{name} = {value}\n")).collect();
         for (name, text) in files.iter().chain([&("more.conf", more.as_str())]) {
-            fs::write(dir.path().join("glance").join(name), text).unwrap();
+            fs::write(glance.folder().join(name), text).unwrap();
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut glance = Self { dir, port, database: database.clone(), running: false };
+        // Somebody else may take the port before it does.
+        for _ in 0..2 {
+            if glance.try_start().await {
+                return glance;
+            }
+            glance.port = free_port();
+        }
         glance.start_again().await;
         glance
     }
@@ -68,10 +75,14 @@ impl Glance {
     }
 
     pub(crate) async fn start_again(&mut self) {
+        assert!(self.try_start().await, "tests/glance start");
+    }
+
+    async fn try_start(&mut self) -> bool {
         let (folder, port) = (self.folder(), self.port.to_string());
         let arguments = ["start".as_ref(), folder.as_os_str(), self.database.url.as_ref(), port.as_ref()];
-        script("glance", &arguments).await;
-        self.running = true;
+        self.running = try_script("glance", &arguments).await;
+        self.running
     }
 
     /// `kill -9`

@@ -4,7 +4,6 @@ use std::{
     ffi::OsStr,
     fmt::Write as _,
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -12,7 +11,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::Client;
+use super::{Client, database::free_port};
 
 /// A running Keystone, which ends with the test.
 pub(crate) struct Keystone {
@@ -29,8 +28,7 @@ impl Keystone {
     /// With options (group, name and value) in its configuration file.
     pub(crate) async fn start_with(options: &[(&str, &str, &str)]) -> Self {
         let dir = TempDir::with_prefix("glimpse-keystone-").unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut keystone = Self { dir, port, running: false };
+        let mut keystone = Self { dir, port: free_port(), running: false };
         keystone.script("create", &[]).await;
         let config = keystone.folder().join("keystone.conf");
         let mut text = fs::read_to_string(&config).unwrap();
@@ -38,6 +36,15 @@ impl Keystone {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
         fs::write(config, text).unwrap();
+        // Somebody else may take the port before it does.
+        for _ in 0..2 {
+            let (folder, port) = (keystone.folder(), keystone.port.to_string());
+            if try_script("keystone", &["start".as_ref(), folder.as_os_str(), port.as_ref()]).await {
+                keystone.running = true;
+                return keystone;
+            }
+            keystone.port = free_port();
+        }
         keystone.start_again().await;
         keystone
     }
@@ -88,6 +95,58 @@ impl Keystone {
     /// Somebody who talks to Keystone; paths are below `/v3`.
     pub(crate) fn client(&self, token: Option<&str>) -> Client {
         Client::new(&self.url(), token)
+    }
+
+    /// Puts another address of Keystone's own into its catalog.
+    pub(crate) async fn another_endpoint(&self, region: &str, interface: &str, url: &str) {
+        let admin = self.client(Some(&self.token("admin", "admin").await));
+        admin.post("/regions", &json!({"region": {"id": region}})).await;
+        let services = admin.get("/services?type=identity").await.expect(200).json();
+        let service = services["services"][0]["id"].clone();
+        let endpoint = json!({"service_id": service, "interface": interface, "region_id": region, "url": url});
+        admin.post("/endpoints", &json!({ "endpoint": endpoint })).await.expect(201);
+    }
+
+    /// The id of a token's user.
+    pub(crate) async fn user_of(&self, token: &str) -> String {
+        self.described(token).await["user"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// What it says of a token to who has it.
+    pub(crate) async fn described(&self, token: &str) -> Value {
+        let client = self.client(Some(token));
+        let answer = client.send(client.request("GET", "/auth/tokens").header("X-Subject-Token", token)).await;
+        answer.expect(200).json()["token"].clone()
+    }
+
+    /// A token for what an application credential of a user says, which may be held to access rules.
+    pub(crate) async fn application_credential(&self, token: &str, rules: Option<&Value>) -> String {
+        let user = self.user_of(token).await;
+        let mut credential = json!({"name": "c", "secret": "s3cret"});
+        if let Some(rules) = rules {
+            credential["access_rules"] = rules.clone();
+        }
+        let path = format!("/users/{user}/application_credentials");
+        let body = json!({ "application_credential": credential });
+        let made = self.client(Some(token)).post(&path, &body).await.expect(201);
+        let id = made.json()["application_credential"]["id"].clone();
+        let method =
+            json!({"methods": ["application_credential"], "application_credential": {"id": id, "secret": "s3cret"}});
+        self.issue(&json!({ "identity": method })).await
+    }
+
+    /// A token of a user who acts for another one, by a trust with this role.
+    pub(crate) async fn trust_token(&self, trustor: &str, trustee: &str, role: &str) -> String {
+        let (trustor_id, trustee_id) =
+            (self.user_of(trustor).await, self.user_of(&self.token(trustee, "p2").await).await);
+        let project = self.described(trustor).await["project"]["id"].clone();
+        let trust = json!({
+            "trustor_user_id": trustor_id, "trustee_user_id": trustee_id, "project_id": project, "impersonation": false,
+            "roles": [{"name": role}],
+        });
+        let made = self.client(Some(trustor)).post("/OS-TRUST/trusts", &json!({ "trust": trust })).await.expect(201);
+        let id = made.json()["trust"]["id"].clone();
+        self.issue(&json!({"identity": password(trustee), "scope": {"OS-TRUST:trust": {"id": id}}})).await
     }
 
     /// A token of a user on a project.
@@ -163,10 +222,14 @@ fn password(user: &str) -> Value {
 
 /// Runs one of the scripts in `tests/` to its end.
 pub(super) async fn script(name: &str, arguments: &[&OsStr]) {
+    assert!(try_script(name, arguments).await, "tests/{name} {arguments:?}");
+}
+
+/// The same, and tells whether it succeeded.
+pub(super) async fn try_script(name: &str, arguments: &[&OsStr]) -> bool {
     let mut command = self::command(name, arguments);
     // What else the test does goes on meanwhile.
-    let status = tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap();
-    assert!(status.success(), "tests/{name} {arguments:?}");
+    tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap().success()
 }
 
 /// Runs one that succeeds, and returns what it prints.

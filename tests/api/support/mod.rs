@@ -4,6 +4,7 @@ mod client;
 mod database;
 mod glance;
 mod keystone;
+mod proxy;
 mod server;
 mod twins;
 
@@ -14,6 +15,7 @@ pub(crate) use self::{
     database::{Database, DatabaseServer, Engine},
     glance::Glance,
     keystone::Keystone,
+    proxy::Proxy,
     server::{Running, ServerBuilder, TestServer, mode, program},
     twins::{Persona, Question, Twins},
 };
