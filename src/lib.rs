@@ -7,7 +7,7 @@
 //! * `http` turns requests into calls and results into responses;
 //! * `app` joins the parts, once, at start;
 //! * `images` and `schemas` are what the service does;
-//! * `auth` and `policy` say who asks and what they may do; `db` keeps the records;
+//! * `auth` and `policy` say who asks and what they may do; `db` keeps the records; `inspect` recognises disk formats;
 //! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
@@ -19,6 +19,8 @@ mod db;
 mod error;
 mod http;
 mod images;
+#[expect(dead_code, unused_imports, reason = "uploads are what will be inspected")]
+mod inspect;
 mod log;
 mod policy;
 mod schemas;
