@@ -253,7 +253,7 @@ impl Inspector {
             self.vhdx.found(self.size),
             self.vmdk.found(self.size, ended),
             vdi::recognise(head),
-            qed::recognise(head),
+            qed::recognise(head, self.size),
             iso::recognise(&self.volume),
             gpt::recognise(head, self.size),
             luks::recognise(head, self.size),

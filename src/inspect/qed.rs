@@ -6,10 +6,11 @@ const MAGIC: &[u8] = b"QED\0";
 /// Bytes without which it is no such file: the first sector.
 const HEADER: usize = 512;
 
-pub(super) fn recognise(head: &[u8]) -> Option<Found> {
+pub(super) fn recognise(head: &[u8], size: u64) -> Option<Found> {
     let matches = head.len() >= HEADER && head.starts_with(MAGIC);
-    matches
-        .then(|| Found::new(Format::Qed, VirtualSize::Unknown, true).check(Check::Banned, Some("QED is not allowed")))
+    matches.then(|| {
+        Found::new(Format::Qed, VirtualSize::Bytes(size), true).check(Check::Banned, Some("QED is not allowed"))
+    })
 }
 
 #[cfg(test)]

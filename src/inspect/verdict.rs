@@ -54,7 +54,7 @@ impl Refusal {
 /// The image's `virtual_size` if its content may stay; none where it does not say.
 ///
 /// Content is judged in containers that are `bare`. It must be in the format that the image claims, but for three claims:
-/// `raw` may be anything (and is as large as the file), `iso` may have a partition table to boot from, and a format that we
+/// `raw` may be any one thing (and is as large as the file), `iso` may have a partition table to boot from, and a format that we
 /// know nothing of (`ami`, `aki`, `ari`, `ploop`) may be whatever we do not recognise. What is dangerous in the format that was
 /// found is refused whatever was claimed.
 ///
@@ -90,9 +90,10 @@ pub(crate) fn early_refusal(
 
 /// Sets the size as soon as it is known: it is kept if the refusal is not enforced.
 fn judge(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Option<u64>) -> Result<(), Refusal> {
+    let is_raw = claimed == Format::Raw.as_str();
     let found = match inspection.found.as_slice() {
         [found] => found,
-        [disc, table] if (disc.format, table.format) == (Format::Iso, Format::Gpt) => disc,
+        [disc, table] if (disc.format, table.format) == (Format::Iso, Format::Gpt) && !is_raw => disc,
         several => return Err(Refusal::SeveralFormats(several.iter().map(|found| found.format).collect())),
     };
     if claimed == found.format.as_str() {
@@ -103,7 +104,7 @@ fn judge(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Op
             VirtualSize::Unknown => None,
             VirtualSize::Unreadable => return Err(Refusal::Unreadable),
         };
-    } else if claimed == Format::Raw.as_str() {
+    } else if is_raw {
         *size = Some(inspection.size);
     } else if found.format != Format::Raw || Format::ALL.iter().any(|known| known.as_str() == claimed) {
         return Err(Refusal::Mismatch { claimed: claimed.to_owned(), found: found.format });
@@ -177,7 +178,9 @@ mod tests {
     fn a_disc_with_a_partition_table_is_a_disc_and_nothing_else_is_two_things() {
         let hybrid = of(vec![found(Format::Iso, 7), with(Format::Gpt, Check::Mbr)]);
         assert_eq!(verdict(&hybrid, "iso", "bare", STRICT), Ok(Some(7)));
-        assert_eq!(verdict(&hybrid, "raw", "bare", STRICT), Ok(Some(1000)));
+        let as_raw = text(verdict(&hybrid, "raw", "bare", STRICT));
+        assert_eq!(as_raw, Err("Multiple formats detected: iso,gpt".to_owned()));
+        assert!(text(verdict(&hybrid, "aki", "bare", STRICT)).is_err_and(|text| text.ends_with("data iso")));
         let both = of(vec![found(Format::Vhd, 7), found(Format::Iso, 7)]);
         let refusal = text(verdict(&both, "iso", "bare", STRICT));
         assert_eq!(refusal, Err("Multiple formats detected: vhd,iso".to_owned()));
