@@ -166,7 +166,8 @@ impl Glance {
         let mut command = Command::new(home.join("target/test-services/bin/python"));
         command.args(["-W", "ignore"]).arg(home.join("tests/inspect-reference.py"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut process = command.spawn().expect("Glance is not installed: tests/install");
+        let mut process =
+            command.spawn().unwrap_or_else(|error| panic!("Glance, which tests/install installs: {error}"));
         let questions = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap());
         Self { process, questions, answers }
@@ -254,7 +255,10 @@ fn known_difference(ours: &Seen, theirs: Option<&Seen>, content: &[u8]) -> Optio
         });
     }
     let complete = |seen: &Seen| seen.get("vhdx").map(|found| found.1);
-    if without(ours, "vhdx") == without(theirs, "vhdx") && complete(ours).is_some() && complete(ours) != complete(theirs) {
+    if without(ours, "vhdx") == without(theirs, "vhdx")
+        && complete(ours).is_some()
+        && complete(ours) != complete(theirs)
+    {
         return Some("a VHDX whose tables point backwards or at each other is read by luck");
     }
     None
