@@ -8,6 +8,7 @@
 //! * `app` joins the parts, once, at start;
 //! * `images` and `schemas` are what the service does;
 //! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records;
+//!   `inspect` recognises disk formats;
 //! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
@@ -19,6 +20,8 @@ mod db;
 mod error;
 mod http;
 mod images;
+#[expect(dead_code, unused_imports, reason = "uploads are what will be inspected")]
+mod inspect;
 mod limits;
 mod log;
 mod policy;

@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 6] = [
     &["http"],
     &["app"],
     &["images", "schemas"],
-    &["auth", "policy", "limits", "db"],
+    &["auth", "policy", "limits", "db", "inspect"],
     &["context", "config", "error"],
 ];
 

@@ -1,0 +1,23 @@
+//! The format inspection, under a fuzzer.
+//!
+//! `cargo install cargo-fuzz`, then `cargo +nightly fuzz run --fuzz-dir tests/fuzz vmdk`; a target a format. A file that made
+//! it fail goes into `tests/inspect.rs` as a test.
+
+#[path = "../../../src/inspect/mod.rs"]
+#[expect(unused_imports, reason = "a refusal is not named here")]
+mod inspect;
+
+mod exercise;
+
+use inspect::Format;
+
+/// Inspects content in a format, made of a fuzzer's data: its first byte says how the content is cut.
+pub fn run(format: &str, data: &[u8]) {
+    let (Some((size, data)), Some(format)) =
+        (data.split_first(), Format::ALL.into_iter().find(|known| known.as_str() == format))
+    else {
+        return;
+    };
+    let size = usize::from(*size);
+    exercise::exercise(&exercise::content(format, data), &[size * size, size, 1]);
+}
