@@ -42,8 +42,11 @@ impl Corpus {
         let dir = TempDir::with_prefix("glimpse-inspect-").unwrap();
         let made = |arguments: &str| {
             let mut command = Command::new("qemu-img");
-            let output =
-                command.args(arguments.split(' ')).current_dir(&dir).output().expect("qemu-img: tests/install");
+            let output = command
+                .args(arguments.split(' '))
+                .current_dir(&dir)
+                .output()
+                .unwrap_or_else(|error| panic!("qemu-img: {error}; run tests/install"));
             assert!(output.status.success(), "qemu-img {arguments}: {}", String::from_utf8_lossy(&output.stderr));
         };
         let write = |name: &str, content: &[u8]| fs::write(dir.path().join(name), content).unwrap();
