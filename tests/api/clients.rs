@@ -249,3 +249,11 @@ async fn sharing_in_glance_and_curl() {
     let hidden = shell.refuse(&glance("other", &format!("image-show {IMAGE}")));
     assert!(hidden.contains(IMAGE), "{hidden}");
 }
+
+/// The objects that programs use: `tests/objects.py`.
+#[tokio::test]
+async fn the_objects_of_the_python_clients() {
+    let shell = Shell::start().await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
+    shell.run(&format!("python3 -W ignore {script}"));
+}
