@@ -78,8 +78,8 @@ pub(crate) enum Broken {
     Lost,
     /// Whoever sends is silent for too long.
     Silent,
-    /// More came than may.
-    TooMuch,
+    /// More came than may, when so many bytes had come.
+    TooMuch(u64),
     /// More came than was said, when so many bytes had come.
     MoreThanSaid(u64),
     /// Less came than was said: so many bytes.
@@ -121,7 +121,7 @@ pub(crate) async fn feed(
         if let Some(frame) = frame {
             came += frame.len() as u64;
             if came > limits.most {
-                return Err(Broken::TooMuch);
+                return Err(Broken::TooMuch(came));
             }
             if limits.expected.is_some_and(|expected| came > expected) {
                 return Err(Broken::MoreThanSaid(came));
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(passed(broken(), limits(9, None)).await, (Err(Broken::Lost), vec![], false));
         let frames = || vec![Ok(Bytes::from_static(b"abc")), Ok(Bytes::from_static(b"def"))];
         for (limits, broken) in [
-            (limits(5, None), Broken::TooMuch),
+            (limits(5, None), Broken::TooMuch(6)),
             (limits(9, Some(5)), Broken::MoreThanSaid(6)),
             (limits(9, Some(7)), Broken::LessThanSaid(6)),
         ] {

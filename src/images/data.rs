@@ -19,6 +19,7 @@ use crate::{
         uploads,
     },
     error::{Error, Result},
+    limits::{Resource, StorageLeft},
     store::{self, Object, Store, Stored},
     stream::{self, Broken, ByteStream, Digest, Tap},
 };
@@ -39,6 +40,8 @@ pub(crate) struct NewData {
 /// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not wait for data, `LimitExceeded`, `Gone` when the
 /// image was deleted meanwhile, `StoreUnavailable`.
 pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &ImageId, new: NewData) -> Result<()> {
+    let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
+    app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
     let store = chosen_store(app, new.store.as_deref())?;
     let upload = Upload { app: Arc::clone(app), context: context.clone(), id: id.clone(), store };
     let span = tracing::Span::current();
@@ -71,16 +74,23 @@ impl Upload {
         };
         // While this lives, the upload is not taken for one that was cut off.
         let _alive = self.app.process.is_busy_with(&record.upload_id);
-        let image = self.begin(&record, new.size).await?;
+        let image = bounded(&self.app, self.begin(&record, new.size)).await?;
         let object = Object { image_id: image.id.clone(), upload_id: record.upload_id.clone() };
-        match self.transfer(&image, &object, new).await {
-            Ok((stored, facts)) => self.finish(&image, &record, &stored, &facts).await,
+        let (stored, facts) = match self.transfer(&image, &object, new).await {
+            Ok(done) => done,
             Err(error) => {
                 // The store keeps nothing of what failed.
-                super::uploads::undo(&self.app, &record, None).await.or_else(later)?;
-                Err(error)
+                self.undo(&record, None).await.or_else(later)?;
+                return Err(error);
             }
+        };
+        // Of two uploads that fit alone, both may not.
+        let fits = self.admit(u64::try_from(facts.size).ok()).await;
+        if let Err(error) = fits {
+            self.undo(&record, Some(&*self.store)).await.or_else(later)?;
+            return Err(error);
         }
+        self.finish(&image, &record, &stored, &facts).await
     }
 
     /// Takes the image for this upload. Five statements.
@@ -109,9 +119,20 @@ impl Upload {
             .await
     }
 
+    /// Checks that the project may store so many bytes, and says how many it may store at the most.
+    async fn admit(&self, size: Option<u64>) -> Result<StorageLeft> {
+        let left = self.app.limits.storage_left(&self.app.db, &self.context, &self.id).await?;
+        left.admits(size).map_err(over_quota)?;
+        Ok(left)
+    }
+
     /// Moves the data into the store, and finds out what it is.
     async fn transfer(&self, image: &Image, object: &Object, new: NewData) -> Result<(Stored, DataFacts)> {
         let options = &self.app.config;
+        // The image counts already.
+        self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
+        let left = self.admit(new.size.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
+        let cap = options.default.image_size_cap;
         let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
         let algorithm = algorithm.unwrap_or(options.default.hashing_algorithm);
         let start = |algorithm| Digest::new(algorithm).map(Tap::start).map_err(Error::Internal);
@@ -122,8 +143,11 @@ impl Upload {
         let expected = new.size.filter(|size| *size != 0);
         // A size below zero is one that no data has.
         let expected = expected.map(|size| u64::try_from(size).unwrap_or(0));
-        let limits =
-            stream::Limits { patience: options.glimpse.client_timeout, most: options.default.image_size_cap, expected };
+        let limits = stream::Limits {
+            patience: options.glimpse.client_timeout,
+            most: left.bound().map_or(cap, |left| left.min(cap)),
+            expected,
+        };
         let (feed, chunks) = stream::channel();
         let mut feeding = pin!(stream::feed(new.data, limits, taps, feed));
         let mut putting = pin!(self.store.put(object, chunks, expected.unwrap_or(0)));
@@ -137,6 +161,9 @@ impl Upload {
         };
         let (size, stored) = match (fed, stored) {
             (Err(Broken::Refused) | Ok(_), Err(error)) => return Err(cannot_store(error)),
+            (Err(Broken::TooMuch(came)), _) if came <= cap => {
+                return Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()));
+            }
             (Err(broken), _) => return Err(broke_off(broken, new.size)),
             (Ok(size), Ok(stored)) => (size, stored),
         };
@@ -165,23 +192,24 @@ impl Upload {
                 self.id
             ))
         };
-        let done = app
-            .db
-            .transaction(|mut tx| async move {
-                let now = app.now();
-                let ours = uploads::end(&mut tx, record).await?;
-                if !ours || !db::images::activate(&mut tx, &image.id, facts, now).await? {
-                    return Err(gone());
-                }
-                db::locations::insert(&mut tx, &image.id, &stored.url, &stored.metadata, now).await?;
-                Ok((tx, ()))
-            })
-            .await;
-        let Err(error) = done else { return Ok(()) };
+        let done = app.db.transaction(|mut tx| async move {
+            let now = app.now();
+            let ours = uploads::end(&mut tx, record).await?;
+            if !ours || !db::images::activate(&mut tx, &image.id, facts, now).await? {
+                return Err(gone());
+            }
+            db::locations::insert(&mut tx, &image.id, &stored.url, &stored.metadata, now).await?;
+            Ok((tx, ()))
+        });
+        let Err(error) = bounded(app, done).await else { return Ok(()) };
         // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
-        let undone = super::uploads::undo(app, record, Some(&*self.store)).await;
+        let undone = self.undo(record, Some(&*self.store)).await;
         let ended = undone.or_else(later).is_ok_and(|undone| !undone);
         if ended && self.is_active(&stored.url).await { Ok(()) } else { Err(error) }
+    }
+
+    async fn undo(&self, record: &uploads::Upload, store: Option<&Store>) -> Result<bool> {
+        bounded(&self.app, super::uploads::undo(&self.app, record, store)).await
     }
 
     /// Whether the image's data is where we put it.
@@ -190,6 +218,12 @@ impl Upload {
         let locations = db::locations::of(&mut conn, &[self.id.as_str()]).await;
         locations.is_ok_and(|locations| locations.iter().any(|location| location.url == *url))
     }
+}
+
+/// Bounds what is done beside the data: the bound on a request's time is lifted for an upload.
+async fn bounded<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let silent = || Error::Unavailable { service: "the database", source: "it took too long".into() };
+    tokio::time::timeout(app.config.glimpse.request_timeout, work).await.unwrap_or_else(|_| Err(silent()))
 }
 
 /// What cannot be undone now is, once nobody is busy with it any more.
@@ -223,13 +257,17 @@ fn too_large() -> Error {
     Error::LimitExceeded("The incoming image is too large: The provided image is too large.".to_owned())
 }
 
+fn over_quota(why: String) -> Error {
+    Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
+}
+
 /// What it means to the client that their data did not come to its end.
 fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
     let expected = expected.unwrap_or_default();
     match broken {
         Broken::Lost => Error::Invalid("The request body ended too early.".to_owned()),
         Broken::Silent => Error::SlowClient,
-        Broken::TooMuch => too_large(),
+        Broken::TooMuch(_) => too_large(),
         Broken::MoreThanSaid(came) => {
             Error::Invalid(format!("Size exceeds: expected {expected} bytes, got {came} bytes"))
         }

@@ -329,6 +329,26 @@ async fn an_image_has_a_largest_size() {
 }
 
 #[tokio::test]
+async fn a_project_stores_so_much_at_the_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("DEFAULT", "user_storage_quota", "1000B").start().await;
+    let member = s.member("p1");
+    image_with(&member, &bytes(600)).await;
+    let says = "Image exceeds the storage quota: The size of the data 600 will exceed the limit. 400 bytes remaining.";
+    for chunked in [false, true] {
+        let image = waiting_image(&member).await;
+        let data = bytes(600);
+        let whole = [data.clone()].map(Ok::<_, std::io::Error>);
+        let body = if chunked { reqwest::Body::wrap_stream(futures_util::stream::iter(whole)) } else { data.into() };
+        upload(&member, &image, body).await.expect(413).says(says);
+        eventually("it waits again", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
+    }
+    eventually("nothing is left", || async { (files(&dir.path().join("images")).len() == 1).then_some(()) }).await;
+    image_with(&member, &bytes(400)).await;
+    image_with(&s.member("p2"), &bytes(1000)).await;
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
