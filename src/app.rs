@@ -7,6 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     auth::{
@@ -16,10 +17,14 @@ use crate::{
     },
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
-    images::protections::{Protections, ProtectionsError},
+    images::{
+        protections::{Protections, ProtectionsError},
+        uploads::Process,
+    },
     limits::Limits,
     policy::{Policy, PolicyError},
     schemas::{Schemas, SchemasError},
+    store::Stores,
 };
 
 /// What every request shares.
@@ -38,6 +43,12 @@ pub(crate) struct App {
     pub(crate) protections: Protections,
     /// What requests are checked against.
     pub(crate) schemas: Schemas,
+    /// Where image data is.
+    pub(crate) stores: Stores,
+    /// Which process this is.
+    pub(crate) process: Process,
+    /// What goes on also when its request is given up.
+    pub(crate) work: TaskTracker,
     /// What time it is; a parameter, so that a test can set it.
     clock: fn() -> DateTime<Utc>,
     draining: AtomicBool,
@@ -123,6 +134,7 @@ impl App {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
+        let stores = Stores::open(&config.stores, &config.image_dir()).map_err(StartError::Config)?;
         Ok(Self {
             config,
             db,
@@ -131,6 +143,9 @@ impl App {
             limits,
             protections,
             schemas,
+            stores,
+            process: Process::new(),
+            work: TaskTracker::new(),
             clock,
             draining: AtomicBool::new(false),
         })

@@ -31,6 +31,18 @@ pub(crate) enum Error {
     /// A quota or a size limit is passed.
     #[error("{0}")]
     LimitExceeded(String),
+    /// What was being worked on went away meanwhile.
+    #[error("{0}")]
+    Gone(String),
+    /// There is no such part of the data.
+    #[error("{0}")]
+    NoSuchRange(String),
+    /// The client sends nothing for too long.
+    #[error("The client took too long to send the request body.")]
+    SlowClient,
+    /// A store cannot do it now; unlike `Unavailable`, it says why to the client.
+    #[error("{0}")]
+    StoreUnavailable(String),
     /// A service that we stand on does not answer now; the same request may succeed later.
     #[error("{service} is unavailable: {source}")]
     Unavailable {

@@ -7,8 +7,9 @@
 //! * `http` turns requests into calls and results into responses;
 //! * `app` joins the parts, once, at start;
 //! * `images` and `schemas` are what the service does;
-//! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records;
+//! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records, `store` the data;
 //!   `inspect` recognises disk formats;
+//! * `stream` is data on its way;
 //! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
@@ -27,3 +28,5 @@ mod log;
 mod policy;
 mod schemas;
 mod server;
+mod store;
+mod stream;

@@ -21,7 +21,7 @@ use tokio_io_timeout::TimeoutWriter;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
-use crate::{app::App, http};
+use crate::{app::App, http, images::uploads::Watch};
 
 /// Connections at a time; one more waits in the listener's backlog.
 const MAX_CONNECTIONS: usize = 4096;
@@ -29,6 +29,8 @@ const MAX_CONNECTIONS: usize = 4096;
 const MAX_BUFFER: usize = 64 * 1024;
 /// How often the policy's files are looked at for a change.
 const POLICY_LOOK: Duration = Duration::from_secs(1);
+/// Signs of life more often than this say nothing more.
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -56,21 +58,25 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
         () = serve => {}
         () = reload_for_ever(&mut hangup, Arc::new(reload)) => {}
         () = watch_policy_for_ever(&app) => {}
+        () = look_for_ever(&app) => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("draining: requests under way are finished, new ones are refused");
     app.drain();
     let mut deadline = Instant::now() + app.config.glimpse.drain_timeout;
     server.requests.close();
-    // Meanwhile it goes on answering, so that a load balancer's check finds out.
+    app.work.close();
+    // Meanwhile it goes on answering, so that a load balancer's check finds out; and other processes must not take it for dead.
     tokio::select! {
         () = server.accept_for_ever() => {}
+        () = look_for_ever(&app) => {}
         () = server.requests.wait() => {}
         () = tokio::time::sleep_until(deadline) => {}
         () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
     }
     let end = async {
         server.close().await;
+        app.work.wait().await;
         app.db.close().await;
     };
     tokio::select! {
@@ -137,6 +143,18 @@ async fn watch_policy_for_ever(app: &Arc<App>) {
         if let Err(error) = tokio::task::spawn_blocking(move || app.policy.refresh()).await {
             tracing::error!(%error, "the policy's files could not be looked at");
         }
+    }
+}
+
+/// Shows other processes that this one lives, and undoes what dead ones had begun.
+async fn look_for_ever(app: &App) {
+    let every = app.config.glimpse.heartbeat.max(SHORTEST_HEARTBEAT);
+    let mut watch = Watch::default();
+    loop {
+        if let Err(error) = watch.look(app, every).await {
+            tracing::warn!(%error, "uploads that were cut off cannot be looked for now");
+        }
+        tokio::time::sleep(every).await;
     }
 }
 

@@ -10,12 +10,13 @@ use std::{
 
 /// The layers, from the top; a layer may use those below it and its own. `app` joins the parts and is known to those that
 /// serve requests.
-const LAYERS: [&[&str]; 6] = [
+const LAYERS: [&[&str]; 7] = [
     &["cli", "server", "log"],
     &["http"],
     &["app"],
     &["images", "schemas"],
-    &["auth", "policy", "limits", "db", "inspect"],
+    &["auth", "policy", "limits", "db", "store", "inspect"],
+    &["stream"],
     &["context", "config", "error"],
 ];
 

@@ -72,7 +72,7 @@ fn show(reading: &Reading) -> io::Result<()> {
     let mut group = "";
     for setting in &reading.settings {
         if setting.group != group {
-            group = setting.group;
+            group = &setting.group;
             writeln!(out, "[{group}]")?;
         }
         writeln!(out, "# {}", setting.place)?;

@@ -1,8 +1,8 @@
 //! Which options there are: those that Glimpse acts on, and those that Glance knows.
 
 use super::options::{
-    Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, OsloLimit, OsloMiddleware,
-    OsloPolicy, PasteDeploy,
+    Cors, Database, DefaultGroup, FileStore, GlanceStore, Glimpse, Healthcheck, HttpStore, ImageFormat,
+    KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy,
 };
 
 /// An option that Glimpse acts on.
@@ -31,6 +31,9 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         PasteDeploy::OPTIONS,
         ImageFormat::OPTIONS,
         OsloLimit::OPTIONS,
+        GlanceStore::OPTIONS,
+        FileStore::OPTIONS,
+        HttpStore::OPTIONS,
         OsloMiddleware::OPTIONS,
         OsloPolicy::OPTIONS,
         Cors::OPTIONS,

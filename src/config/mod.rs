@@ -6,6 +6,7 @@ mod ini;
 mod options;
 mod paste;
 mod secret;
+mod stores;
 mod substitution;
 mod value;
 mod written;
@@ -19,9 +20,11 @@ use std::{
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
-        Auth, Cors, Database, DefaultGroup, Glimpse, Healthcheck, ImageFormat, KeystoneAuthtoken, LogFormat, OsloLimit,
-        OsloMiddleware, OsloPolicy, RuleFormat,
+        Auth, Cors, Database, DefaultGroup, FileStore, Glimpse, HashAlgorithm, Healthcheck, HttpStore, ImageFormat,
+        KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy, RuleFormat,
     },
+    stores::{StoreConfig, StoreKind, StoresConfig},
+    value::OptionValue,
     written::Setting,
 };
 use self::{
@@ -59,6 +62,8 @@ pub(crate) struct Config {
     pub(crate) image_format: ImageFormat,
     /// `[oslo_limit]`
     pub(crate) oslo_limit: OsloLimit,
+    /// Where image data may be.
+    pub(crate) stores: StoresConfig,
     /// `[oslo_middleware]`
     pub(crate) oslo_middleware: OsloMiddleware,
     /// `[oslo_policy]`
@@ -122,7 +127,7 @@ pub(crate) enum ConfigError {
         /// File and line, or the environment variable.
         place: String,
         /// The option's group.
-        group: &'static str,
+        group: String,
         /// The option's name.
         name: &'static str,
         /// What would be right. Never repeats the value, which may be a secret.
@@ -230,6 +235,7 @@ impl Reading {
             auth: Auth::default(),
             image_format: ImageFormat::read(&mut written),
             oslo_limit: OsloLimit::read(&mut written),
+            stores: StoresConfig::default(),
             oslo_middleware: OsloMiddleware::read(&mut written),
             oslo_policy: OsloPolicy::read(&mut written),
             folders: sources.folders(),
@@ -237,13 +243,15 @@ impl Reading {
             healthcheck: Healthcheck::read(&mut written),
             glimpse: Glimpse::read(&mut written),
             custom_schema: beside(CUSTOM_SCHEMA, sources, &read),
-            warnings: written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())),
+            warnings: Vec::new(),
         };
         if let Some(path) = &config.default.property_protection_file {
             // One that is nowhere is told where it is read.
             let found = path.to_str().and_then(|name| beside(name, sources, &read));
             config.default.property_protection_file = found.or_else(|| Some(path.clone()));
         }
+        config.stores = StoresConfig::read(&mut written, &config.default.enabled_backends);
+        config.warnings = written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
@@ -302,7 +310,7 @@ impl Config {
             (None, Ok(auth)) => auth,
             (None, Err(message)) => {
                 let place = "the paste file".to_owned();
-                return Err(ConfigError::Value { place, group: "paste_deploy", name: "flavor", message });
+                return Err(ConfigError::Value { place, group: "paste_deploy".to_owned(), name: "flavor", message });
             }
         };
         Ok(())
@@ -347,6 +355,7 @@ impl Config {
                 self.keystone_authtoken.password != running.keystone_authtoken.password
                     || differs(&self.keystone_authtoken, &running.keystone_authtoken),
             ),
+            ("stores", differs(&self.stores, &running.stores)),
             ("[image_format]", differs(&self.image_format, &running.image_format)),
             (
                 "[oslo_limit]",
@@ -370,6 +379,16 @@ impl Config {
         let host = self.bind_host();
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
         format!("http://{host}:{}", self.default.bind_port)
+    }
+
+    /// The folder of a store that is told none: beside the embedded database, else Glance's.
+    pub(crate) fn image_dir(&self) -> PathBuf {
+        if self.database_is_embedded() {
+            let dir = self.glimpse.data_dir.join("images");
+            // It goes into URLs that other programs read, wherever they were started.
+            return std::path::absolute(&dir).unwrap_or(dir);
+        }
+        PathBuf::from("/var/lib/glance/images")
     }
 
     /// The configured database, or the embedded one in the data directory.

@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{ByteSize, HostAddress, OptionValue, Repeated, choice, within},
+    value::{ByteSize, HostAddress, OptionValue, Pairs, Repeated, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -43,8 +43,16 @@ macro_rules! group {
         impl $name {
             /// Takes this group's options out of what was written.
             pub(super) fn read(written: &mut super::Written) -> Self {
+                Self::read_in(written, $group, None)
+            }
+
+            /// Takes the options of another group, which has its options from this kind; what is not written there is
+            /// looked for in the group `shared`.
+            pub(super) fn read_in(written: &mut super::Written, group: &str, shared: Option<&str>) -> Self {
                 Self {
-                    $($field: written.take(
+                    $($field: written.take_in(
+                        group,
+                        shared,
                         const { &known!($group $field: $ty = $default; $($old_group $old_name)*) },
                         $default,
                         &[$(&|value: &$ty| within(value, &($range)))?],
@@ -108,6 +116,14 @@ group! {
         property_protection_file: Option<PathBuf> = None,
         /// Whether that file names roles or rules of the policy.
         property_protection_rule_format: RuleFormat = RuleFormat::Roles,
+        /// The stores that image data may be in, by name and kind. Without it: those of `[glance_store]`, by kind alone.
+        enabled_backends: Pairs = Pairs::default(),
+        /// Bytes of an image at the most.
+        image_size_cap: u64 = 1 << 40 => 1..,
+        /// The secure hash of uploaded data.
+        hashing_algorithm: HashAlgorithm = HashAlgorithm::Sha512,
+        /// Whether a deleted image's data is left to `glance-scrubber`.
+        delayed_delete: bool = false,
     }
 }
 
@@ -346,6 +362,50 @@ group! {
 }
 
 group! {
+    /// `[glance_store]`: which stores there are.
+    pub(crate) struct GlanceStore in "glance_store" {
+        /// The name of the store that gets uploads, where `enabled_backends` names stores.
+        default_backend: Option<String> = None,
+        /// The kinds of stores there are, where it names none.
+        stores: Vec<String> = words("file http"),
+        /// The kind that gets uploads then.
+        default_store: String = "file".to_owned(),
+    }
+}
+
+group! {
+    /// A store that is folders: options of `[glance_store]`, or of a group with the store's name.
+    pub(crate) struct FileStore in "glance_store" {
+        /// The folder. Without it: `images` in the data directory beside the embedded database, else Glance's.
+        filesystem_store_datadir: Option<PathBuf> = None,
+        /// Several folders, as `folder:priority`, in its place.
+        filesystem_store_datadirs: Repeated = Repeated::default(),
+        /// A JSON file of what is told with each location.
+        filesystem_store_metadata_file: Option<PathBuf> = None,
+        /// The permissions of a file, in octal digits; 0 leaves them to the umask.
+        filesystem_store_file_perm: i64 = 0,
+        /// Bytes that are looked at together for `filesystem_thin_provisioning`.
+        filesystem_store_chunk_size: u32 = 65536 => 1..,
+        /// Whether zeros are left out, as holes in the file.
+        filesystem_thin_provisioning: bool = false,
+        /// Seconds that a call to the file system may take; 0 sets no bound.
+        filesystem_store_timeout: u32 = 0,
+    }
+}
+
+group! {
+    /// A store that is other people's web servers.
+    pub(crate) struct HttpStore in "glance_store" {
+        /// Certificates of authorities that a server's certificate may be signed by.
+        https_ca_certificates_file: Option<PathBuf> = None,
+        /// Whether any certificate is taken, where there is no such file.
+        https_insecure: bool = true,
+        /// Proxies, as `http:host:port`.
+        http_proxy_information: Pairs = Pairs::default(),
+    }
+}
+
+group! {
     /// `[oslo_middleware]`
     pub(crate) struct OsloMiddleware in "oslo_middleware" {
         /// Whether a proxy's headers say where clients reach this service.
@@ -398,6 +458,8 @@ group! {
         drain_timeout: Duration = Duration::from_secs(30),
         /// Seconds after which a request that is not answered yet is answered 503, whatever it waits for.
         request_timeout: Duration = Duration::from_secs(60),
+        /// Seconds from one sign of life to the next, by which several processes on one database know of each other.
+        heartbeat: Duration = Duration::from_secs(10),
         /// Seconds that a client is given to send a request's headers or the next part of its body, and to take the
         /// next part of an answer.
         client_timeout: Duration = Duration::from_secs(30),
@@ -429,6 +491,30 @@ choice! {
         Roles = "roles",
         /// Rules of the policy.
         Policies = "policies",
+    }
+}
+
+choice! {
+    /// A secure hash, by Python's name.
+    pub(crate) enum HashAlgorithm {
+        /// What almost every image has.
+        #[default]
+        Sha512 = "sha512",
+        Md5 = "md5",
+        Sha1 = "sha1",
+        Sha224 = "sha224",
+        Sha256 = "sha256",
+        Sha384 = "sha384",
+        Sha512_224 = "sha512_224",
+        Sha512_256 = "sha512_256",
+        Sha3_224 = "sha3_224",
+        Sha3_256 = "sha3_256",
+        Sha3_384 = "sha3_384",
+        Sha3_512 = "sha3_512",
+        Blake2b = "blake2b",
+        Blake2s = "blake2s",
+        Ripemd160 = "ripemd160",
+        Sm3 = "sm3",
     }
 }
 

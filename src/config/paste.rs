@@ -85,7 +85,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
     let flavor = options.flavor.as_deref().unwrap_or("default");
     let error = |message: String| ConfigError::Value {
         place: options.config_file.as_deref().unwrap_or("the paste file").to_owned(),
-        group: "paste_deploy",
+        group: "paste_deploy".to_owned(),
         name: "flavor",
         message,
     };

@@ -124,7 +124,7 @@ macro_rules! integer {
         }
     )*};
 }
-integer!(u16, u32, i64);
+integer!(u16, u32, i64, u64);
 
 /// Python's digits may have a `_` between them.
 fn digits(text: &str) -> Option<String> {
@@ -223,7 +223,7 @@ impl OptionValue for BoundedList {
 }
 
 /// An option that may be written more than once; every value counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Repeated(pub(crate) Vec<String>);
 
 impl OptionValue for Repeated {
@@ -237,6 +237,29 @@ impl OptionValue for Repeated {
 
     fn show(&self) -> String {
         self.0.join("\n")
+    }
+}
+
+/// Pairs with commas between them: `a:b,c:d`. A value may have colons; no key comes twice.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
+
+impl OptionValue for Pairs {
+    fn parse(text: &str) -> Result<Self, String> {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for item in Vec::<String>::parse(text)? {
+            let (key, value) = item.split_once(':').ok_or("pairs are wanted: key:value,key:value")?;
+            let (key, value) = (key.trim(), value.trim());
+            if key.is_empty() || pairs.iter().any(|(other, _)| other == key) {
+                return Err("a key is missing, or there twice".to_owned());
+            }
+            pairs.push((key.to_owned(), value.to_owned()));
+        }
+        Ok(Self(pairs))
+    }
+
+    fn show(&self) -> String {
+        self.0.iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -312,7 +335,7 @@ pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
-    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Repeated, within};
+    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Repeated, within};
 
     fn list<const N: usize>(items: [&str; N]) -> Vec<String> {
         items.map(str::to_owned).to_vec()
@@ -404,6 +427,17 @@ mod tests {
         assert_eq!(parsed("['a,b',\"c\"]"), Ok(list(["a,b", "c"])));
         for text in ["a,b", "[a", "a]", "", "['a]"] {
             assert!(parsed(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn pairs() {
+        let parsed = Pairs::parse("rbd:rbd, http : http,a:b:c").map(|pairs| pairs.0);
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(parsed, Ok(vec![pair("rbd", "rbd"), pair("http", "http"), pair("a", "b:c")]));
+        assert_eq!(Pairs::parse(""), Ok(Pairs::default()));
+        for text in ["a", "a:b,a:c", ":b", "a:b,,c:d"] {
+            assert!(Pairs::parse(text).is_err(), "{text}");
         }
     }
 

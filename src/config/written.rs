@@ -46,7 +46,7 @@ impl fmt::Display for Place {
 #[derive(Debug, Clone)]
 pub(crate) struct Setting {
     /// The option's group.
-    pub(crate) group: &'static str,
+    pub(crate) group: String,
     /// The option's name.
     pub(crate) name: &'static str,
     /// The value, as a file would have it.
@@ -66,6 +66,8 @@ pub(crate) struct Written {
     filter: Vec<(Rc<Path>, Entry)>,
     /// The group that has the options of `[keystone_authtoken]` about logging in.
     auth_section: Option<String>,
+    /// What was asked for, by group and name.
+    taken: Vec<(String, &'static str)>,
     /// The values that count.
     pub(super) settings: Vec<Setting>,
     /// The values that are wrong.
@@ -83,6 +85,7 @@ impl Written {
             overrides,
             filter: Vec::new(),
             auth_section: None,
+            taken: Vec::new(),
             settings: Vec::new(),
             errors: Vec::new(),
         }
@@ -120,16 +123,30 @@ impl Written {
         }
     }
 
-    /// Takes an option's value, or its default where nothing was written or what was written is wrong.
-    pub(super) fn take<T: OptionValue>(&mut self, option: &'static Known, default: T, checks: &[Check<'_, T>]) -> T {
-        let found = self.texts(option.group, option.name, option.former);
+    /// Takes an option's value, or its default where nothing was written or what was written is wrong. A group of the
+    /// operator's own has the options of its kind; what is not written there is looked for in the group `shared`.
+    pub(super) fn take_in<T: OptionValue>(
+        &mut self,
+        group: &str,
+        shared: Option<&str>,
+        option: &'static Known,
+        default: T,
+        checks: &[Check<'_, T>],
+    ) -> T {
+        let former = if group == option.group { option.former } else { &[] };
+        let own = self.texts(group, option.name, former);
+        let (group, found) = match shared {
+            Some(shared) if own.is_empty() => (shared, self.texts(shared, option.name, &[])),
+            _ => (group, own),
+        };
+        self.taken.extend([Some(group), shared].into_iter().flatten().map(|group| (group.to_owned(), option.name)));
         let Some((_, place)) = found.last().cloned() else {
-            self.note(option, &default, Place::Default);
+            self.note(group, option, &default, Place::Default);
             return default;
         };
         let references = Cell::new(0);
         let texts = found.iter().map(|(text, _)| {
-            let filled = self.fill(self.group_of(option.group, option.name), text.expose(), &references);
+            let filled = self.fill(self.group_of(group, option.name), text.expose(), &references);
             // A secret with a dollar sign in it looks like a reference, whose name would be told.
             filled.map_err(
                 |message| if T::SECRET { "a $ that is no reference is written $$".to_owned() } else { message },
@@ -139,19 +156,19 @@ impl Written {
         let value = value.and_then(|value| checks.iter().try_for_each(|check| check(&value)).map(|()| value));
         match value {
             Ok(value) => {
-                self.note(option, &value, place);
+                self.note(group, option, &value, place);
                 value
             }
             Err(message) => {
-                let (place, group, name) = (place.to_string(), option.group, option.name);
+                let (place, group, name) = (place.to_string(), group.to_owned(), option.name);
                 self.errors.push(ConfigError::Value { place, group, name, message });
                 default
             }
         }
     }
 
-    fn note<T: OptionValue>(&mut self, option: &Known, value: &T, place: Place) {
-        self.settings.push(Setting { group: option.group, name: option.name, value: value.show(), place });
+    fn note<T: OptionValue>(&mut self, group: &str, option: &Known, value: &T, place: Place) {
+        self.settings.push(Setting { group: group.to_owned(), name: option.name, value: value.show(), place });
     }
 
     /// What was written for an option, the one that counts last: the environment's `OS_<GROUP>__<NAME>` if that is set, else
@@ -234,7 +251,8 @@ impl Written {
             let name = entry.name.as_str();
             let in_section = self.auth_section.as_deref() == Some(group);
             let asked = if in_section && is_login(name) { KeystoneAuthtoken::GROUP } else { group };
-            let acted_on = catalogue::known().any(|option| option.is_called(asked, name));
+            let acted_on = catalogue::known().any(|option| option.is_called(asked, name))
+                || self.taken.iter().any(|taken| (taken.0.as_str(), taken.1) == (group, name));
             let moved_away =
                 !in_section && entry.group == KeystoneAuthtoken::GROUP && self.group_of(group, name) != group;
             if (acted_on && !moved_away) || told.contains(&(group, name)) {

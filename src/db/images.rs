@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, IntoTableRef, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, IntoTableRef, Query, SelectStatement, UpdateStatement};
 
 use super::{
     Result, Session, Tx,
@@ -244,6 +244,54 @@ pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) ->
         .value(Images::UpdatedAt, now)
         .and_where(Expr::col(Images::Id).eq(id))
         .and_where(Expr::col(Images::Deleted).eq(false))
+        .take();
+    Ok(s.execute(update).await? == 1)
+}
+
+fn moving(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateStatement {
+    let mut update = Query::update();
+    update
+        .table(Images::Table)
+        .value(Images::Status, to)
+        .value(Images::UpdatedAt, now)
+        .and_where(Expr::col(Images::Id).eq(id))
+        .and_where(Expr::col(Images::Status).eq(from))
+        .and_where(Expr::col(Images::Deleted).eq(false));
+    update
+}
+
+/// What is known of data once all of it has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DataFacts {
+    /// Its bytes.
+    pub(crate) size: i64,
+    /// The size of the disk in it, where that is known.
+    pub(crate) virtual_size: Option<i64>,
+    /// Its MD5, in hexadecimal digits.
+    pub(crate) checksum: String,
+    /// The name of its secure hash.
+    pub(crate) os_hash_algo: String,
+    /// Its secure hash, in hexadecimal digits.
+    pub(crate) os_hash_value: String,
+}
+
+/// Makes an image active whose data was being saved. `false` when that is not so any more.
+pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, now: NaiveDateTime) -> Result<bool> {
+    let update = moving(id, Status::Saving, Status::Active, now)
+        .value(Images::Size, facts.size)
+        .value(Images::VirtualSize, facts.virtual_size)
+        .value(Images::Checksum, facts.checksum.as_str())
+        .value(Images::OsHashAlgo, facts.os_hash_algo.as_str())
+        .value(Images::OsHashValue, facts.os_hash_value.as_str())
+        .take();
+    Ok(s.execute(update).await? == 1)
+}
+
+/// Lets an image wait for data again whose upload did not come to its end. `false` when it is gone.
+pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
+    let update = moving(id, Status::Saving, Status::Queued, now)
+        .value(Images::Size, None::<i64>)
+        .value(Images::VirtualSize, None::<i64>)
         .take();
     Ok(s.execute(update).await? == 1)
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use chrono::NaiveDateTime;
 use sea_query::{Expr, ExprTrait, Order, Query};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -33,6 +34,13 @@ pub(crate) struct LocationUrl(String);
 impl From<String> for LocationUrl {
     fn from(text: String) -> Self {
         Self(text)
+    }
+}
+
+impl LocationUrl {
+    /// Its text, for the store that it is in.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
     }
 }
 
@@ -90,4 +98,55 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<L
         status: row.status,
     };
     Ok(rows.into_iter().map(location).collect())
+}
+
+/// Adds a location of an image's data. One statement.
+pub(crate) async fn insert(
+    s: &mut impl Session,
+    image_id: &str,
+    url: &LocationUrl,
+    metadata: &Map<String, Value>,
+    now: NaiveDateTime,
+) -> Result<()> {
+    use ImageLocations as L;
+    let metadata = serde_json::to_string(metadata).map_err(|error| super::Error::Statement(error.to_string()))?;
+    let values: [Expr; 7] = [
+        image_id.into(),
+        url.expose().into(),
+        metadata.into(),
+        LocationStatus::Active.into(),
+        now.into(),
+        now.into(),
+        false.into(),
+    ];
+    let columns = [L::ImageId, L::Value, L::MetaData, L::Status, L::CreatedAt, L::UpdatedAt, L::Deleted];
+    s.execute(Query::insert().into_table(L::Table).columns(columns).values_panic(values).take()).await.map(drop)
+}
+
+/// Marks a location whose data is gone as deleted. One statement, through the primary key.
+pub(crate) async fn delete(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
+    use ImageLocations as L;
+    let update = Query::update()
+        .table(L::Table)
+        .value(L::Status, LocationStatus::Deleted)
+        .value(L::Deleted, true)
+        .value(L::DeletedAt, now)
+        .value(L::UpdatedAt, now)
+        .and_where(Expr::col(L::Id).eq(id))
+        .take();
+    s.execute(update).await.map(drop)
+}
+
+/// Takes back that a location was deleted. One statement, through the primary key.
+pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
+    use ImageLocations as L;
+    let update = Query::update()
+        .table(L::Table)
+        .value(L::Status, LocationStatus::Active)
+        .value(L::Deleted, false)
+        .value(L::DeletedAt, None::<NaiveDateTime>)
+        .value(L::UpdatedAt, now)
+        .and_where(Expr::col(L::Id).eq(id))
+        .take();
+    s.execute(update).await.map(drop)
 }

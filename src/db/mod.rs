@@ -10,11 +10,13 @@ pub(crate) mod locations;
 pub(crate) mod members;
 pub(crate) mod migrate;
 mod pool;
+pub(crate) mod processes;
 pub(crate) mod properties;
 pub(crate) mod purge;
 pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;
+pub(crate) mod uploads;
 pub(crate) mod usage;
 
 use std::{

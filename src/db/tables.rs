@@ -77,6 +77,9 @@ pub(crate) enum ImageLocations {
     Value,
     MetaData,
     Status,
+    CreatedAt,
+    UpdatedAt,
+    DeletedAt,
     Deleted,
 }
 
@@ -95,4 +98,22 @@ pub(crate) enum Indexes {
     /// Owner, name, visibility, and the order of a listing.
     #[iden = "glimpse_images_owned_named"]
     OwnedNamed,
+}
+
+/// Uploads under way: one of our own tables.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum GlimpseUploads {
+    Table,
+    ImageId,
+    UploadId,
+    ProcessId,
+    Store,
+}
+
+/// The programs that work on this database: one of our own tables.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum GlimpseProcesses {
+    Table,
+    Id,
+    Beat,
 }

@@ -134,6 +134,7 @@ impl Refusal {
 fn title(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+        StatusCode::RANGE_NOT_SATISFIABLE => "Request Range Not Satisfiable",
         other => other.canonical_reason().unwrap_or("Error"),
     }
 }
@@ -149,6 +150,13 @@ impl From<&Error> for Refusal {
             Error::Conflict(message) => Self::new(StatusCode::CONFLICT, message.clone()),
             Error::PropertyConflict(reason) => Self::new(StatusCode::CONFLICT, CONFLICT).with_detail(reason),
             Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
+            Error::Gone(message) => Self::new(StatusCode::GONE, message.clone()),
+            Error::NoSuchRange(reason) => {
+                Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "The Range requested is not available.")
+                    .with_detail(reason)
+            }
+            Error::SlowClient => Self::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
+            Error::StoreUnavailable(message) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()),
             Error::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
         }

@@ -1,6 +1,6 @@
 //! What handlers take out of a request: bounded, checked, and refused with our error bodies.
 
-use std::{fmt, time::Duration};
+use std::{convert::Infallible, fmt, time::Duration};
 
 use axum::{
     body::Body,
@@ -8,13 +8,20 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
+use futures_util::TryStreamExt;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{SharedApp, error::Refusal};
-use crate::{app::App, context::Context, db::images::ImageId, error::Error, images::model::Tag};
+use super::{SharedApp, error::Refusal, middleware::limits::Hurry};
+use crate::{
+    app::App,
+    context::Context,
+    db::images::ImageId,
+    error::Error,
+    images::{data::NewData, model::Tag, range::Asked},
+};
 
 /// Bytes of a JSON body at the most. It takes some forty times of that in memory once it is read.
 const MAX_JSON: usize = 1024 * 1024;
@@ -120,6 +127,58 @@ impl FromRequest<SharedApp> for NoBody {
             }
         }
         Ok(Self)
+    }
+}
+
+/// An image's data as the request's body. From here on, the request may take as long as its data needs.
+pub(super) struct ImageData(pub(super) NewData);
+
+impl FromRequest<SharedApp> for ImageData {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Response> {
+        let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default().to_owned());
+        let content_type = text("content-type");
+        let essence = content_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
+        if essence != Some("application/octet-stream") {
+            let reason = format!("Invalid content type {}", essence.unwrap_or("None"));
+            return Err(
+                Refusal::media_type(content_type.as_deref().unwrap_or("${CONTENT_TYPE}"), &reason).into_response()
+            );
+        }
+        let size = match (text("x-openstack-image-size"), text("content-length")) {
+            (Some(said), _) => Some(whole_number(&said).ok_or_else(|| {
+                Error::Invalid("Invalid or missing image size in request headers.".to_owned()).into_response()
+            })?),
+            (None, length) => length.as_deref().and_then(whole_number),
+        };
+        let store = text("x-image-meta-store");
+        if let Some(hurry) = request.extensions().get::<Hurry>() {
+            hurry.lift();
+        }
+        let data = request.into_body().into_data_stream();
+        let data = TryStreamExt::map_err(data, Box::<dyn std::error::Error + Send + Sync>::from);
+        Ok(Self(NewData { store, size, data: Box::pin(data) }))
+    }
+}
+
+/// A number as Python reads it.
+fn whole_number(text: &str) -> Option<i64> {
+    let text = text.trim();
+    let lone = text.starts_with('_') || text.ends_with('_') || text.contains("__");
+    if lone { None } else { text.replace('_', "").parse().ok() }
+}
+
+/// The part of an image's data that is asked for.
+pub(super) struct AskedRange(pub(super) Asked);
+
+impl FromRequestParts<SharedApp> for AskedRange {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Infallible> {
+        // What is no text is no range either.
+        let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("no text").to_owned());
+        Ok(Self(Asked { range: text(header::RANGE), content_range: text(header::CONTENT_RANGE) }))
     }
 }
 

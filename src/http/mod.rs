@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
+    extract::Request,
     middleware::{from_fn, from_fn_with_state},
     routing::any,
 };
@@ -50,7 +51,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         // A fault of ours is a 500 with its request id, not a closed connection.
         .layer(CatchPanicLayer::custom(error::panicked))
         // Any of the version prefixes is a way to write /v2.
-        .layer(MapRequestLayer::new(versions::normalise));
+        .layer(MapRequestLayer::new(move |request: Request| versions::normalise(&app, request)));
     // The router is wrapped, not layered: the prefix must be settled before it looks for a route.
     Router::new().fallback_service(stack.service(routes))
 }

@@ -12,6 +12,8 @@ use crate::app::App;
 
 /// Minor versions, in the order of Glance's list. The first `v2.17` is the current one.
 const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
+/// Those that stores with names add, before `v2.9`, and behind it.
+const WITH_STORES: ([&str; 4], [&str; 1]) = (["v2.13", "v2.12", "v2.11", "v2.10"], ["v2.8"]);
 const CURRENT: &str = "v2.17";
 /// A client may name the version here instead of in the URL.
 const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
@@ -36,8 +38,13 @@ pub(super) async fn redirect(State(app): State<SharedApp>, uri: Uri, headers: He
 
 fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Response {
     let href = format!("{}/v2/", links::base(app, headers, uri));
-    let versions = VERSIONS.map(|id| {
-        let status = if id == CURRENT { "CURRENT" } else { "SUPPORTED" };
+    let (before, behind) = &WITH_STORES;
+    let added = |ids: &'static [&'static str], at: &'static str| {
+        ids.iter().filter(move |_| app.stores.are_named && at == "v2.9")
+    };
+    let ids = VERSIONS.iter().flat_map(|id| added(before, id).chain([id]).chain(added(behind, id)));
+    let versions = ids.map(|id| {
+        let status = if *id == CURRENT { "CURRENT" } else { "SUPPORTED" };
         json!({ "id": id, "status": status, "links": [{ "rel": "self", "href": href }] })
     });
     let body = json!({ "versions": Value::from_iter(versions) });
@@ -47,16 +54,16 @@ fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Re
 
 /// Rewrites a URL with any of the versions, or with none but the version's media type as `Accept`, to `/v2/…`. Slashes that
 /// come twice around the version are one: an endpoint is often configured with one at its end.
-pub(super) fn normalise(mut request: Request) -> Request {
+pub(super) fn normalise(app: &App, mut request: Request) -> Request {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let path = request.uri().path().trim_start_matches('/');
     let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
     let rewritten = match accept.strip_prefix(MEDIA_TYPE) {
         Some(_) if first == "versions" => return request,
-        Some(version) if is_version(version) => format!("/v2/{path}"),
+        Some(version) if is_version(app, version) => format!("/v2/{path}"),
         // A version that there is not: the choices.
         Some(_) => "/".to_owned(),
-        None if is_version(first) => match rest {
+        None if is_version(app, first) => match rest {
             Some(rest) => format!("/v2/{}", rest.trim_start_matches('/')),
             None => "/v2".to_owned(),
         },
@@ -72,6 +79,8 @@ pub(super) fn normalise(mut request: Request) -> Request {
     request
 }
 
-fn is_version(text: &str) -> bool {
-    text == "v2" || VERSIONS.contains(&text)
+fn is_version(app: &App, text: &str) -> bool {
+    let (before, behind) = &WITH_STORES;
+    let is_of_stores = before.contains(&text) || behind.contains(&text);
+    text == "v2" || VERSIONS.contains(&text) || (app.stores.are_named && is_of_stores)
 }

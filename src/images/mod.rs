@@ -6,16 +6,22 @@
 mod access;
 pub(crate) mod actions;
 mod attributes;
+pub(crate) mod data;
+mod delete;
 pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod protections;
 pub(crate) mod query;
+pub(crate) mod range;
 mod status;
+pub(crate) mod stores;
 pub(crate) mod tags;
 pub(crate) mod update;
+pub(crate) mod uploads;
 
 use uuid::Uuid;
 
+pub(crate) use self::delete::delete;
 use self::{
     model::{ImageView, NewImage, Tag, check_storable, requirement},
     protections::Operation,
@@ -206,43 +212,6 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     Ok(Page { images, next_marker })
 }
 
-/// Deletes an image: its row stays, as the tombstone of its id. Seven statements.
-///
-/// # Errors
-/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile.
-pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result<()> {
-    app.db
-        .transaction(|mut tx| async move {
-            let not_found = || Error::NotFound(format!("Failed to find image {id} to delete"));
-            let image = access::find(&mut tx, context, id).await?.ok_or_else(not_found)?;
-            access::authorise(app, context, &image, "delete_image")?;
-            if image.protected {
-                return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
-            }
-            access::check_mutable(context, &image)?;
-            let now = app.now();
-            let has_data = db::images::release_data(&mut tx, &image.id).await?;
-            let to = if has_data { Status::PendingDelete } else { Status::Deleted };
-            if !status::may_become(image.status, to) {
-                return Err(Error::Invalid(format!(
-                    "Image status transition from {} to {} is not allowed",
-                    image.status.as_str(),
-                    to.as_str()
-                )));
-            }
-            if !db::images::delete(&mut tx, &image, to, now).await? {
-                // Somebody was faster: with its deletion, or with a change.
-                return Err(match db::images::get(&mut tx, id).await? {
-                    None => not_found(),
-                    Some(_) => Error::Conflict(format!("Image {id} was changed by another request; try again.")),
-                });
-            }
-            db::images::delete_children(&mut tx, &image.id, now).await?;
-            Ok((tx, ()))
-        })
-        .await
-}
-
 /// Reads what belongs to an image. Two statements, three where locations are shown.
 async fn with_children(app: &App, s: &mut impl Session, image: Image) -> Result<ImageView> {
     let mut views = all_with_children(app, s, vec![image]).await?;
@@ -254,7 +223,8 @@ async fn all_with_children(app: &App, s: &mut impl Session, images: Vec<Image>) 
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
     let properties = db::properties::of(s, &ids).await?;
     let tags = db::tags::of(s, &ids).await?;
-    let shows_locations = app.config.default.show_image_direct_url || app.config.default.show_multiple_locations;
+    let shows_locations =
+        app.config.default.show_image_direct_url || app.config.default.show_multiple_locations || app.stores.are_named;
     let locations = if shows_locations { db::locations::of(s, &ids).await? } else { Vec::new() };
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();

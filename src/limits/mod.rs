@@ -8,7 +8,6 @@
 //! Without it, `user_storage_quota` bounds the bytes that a project stores.
 
 mod keystone;
-#[cfg_attr(not(test), expect(dead_code, reason = "uploads, which ask for it, are not there yet"))]
 mod storage;
 
 use chrono::{DateTime, Utc};
@@ -124,7 +123,6 @@ impl Limits {
     ///
     /// # Errors
     /// `Unavailable`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "uploads, which ask for it, are not there yet"))]
     pub(crate) async fn storage_left(&self, db: &Db, context: &Context, image: &ImageId) -> Result<StorageLeft> {
         if self.keystone.is_some() || self.storage_quota == 0 {
             return Ok(StorageLeft::unbounded());

@@ -257,3 +257,30 @@ async fn the_objects_of_the_python_clients() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
     shell.run(&format!("python3 -W ignore {script}"));
 }
+
+/// Data up and down with the real clients, compared by hash.
+#[tokio::test]
+async fn image_data_in_openstack_glance_and_curl() {
+    let shell = Shell::start().await;
+    let dir = shell.server.data_dir();
+    shell.run(&format!("head -c 3000000 /dev/urandom > {}/disk.raw", dir.display()));
+    let inside = format!("cd {}", dir.display());
+    shell.run(&format!("{inside} && openstack image create --file disk.raw --disk-format raw --tag aaaa demo"));
+    let image = shell.shown();
+    assert_eq!((&image["status"], &image["size"]), (&Value::from("active"), &Value::from(3_000_000)));
+    shell.run(&format!("{inside} && openstack image save --file copy.raw demo && cmp disk.raw copy.raw"));
+    let id = image["id"].as_str().unwrap();
+    let glance = "glance --os-image-url \"$BASE\" --os-auth-token \"$TOKEN\"";
+    shell.run(&format!("{inside} && {glance} image-download --file second.raw {id} && cmp disk.raw second.raw"));
+    shell
+        .run(&format!("{glance} image-create --id {IMAGE} --name other --disk-format raw --container-format bare <&-"));
+    shell.run(&format!("{inside} && {glance} image-upload --file disk.raw {IMAGE}"));
+    let curl = "curl -sf -u \"$OS_USERNAME:$OS_PASSWORD\"";
+    shell.run(&format!("{inside} && {curl} $OS_ENDPOINT/images/{IMAGE}/file | cmp disk.raw -"));
+    let again = shell.refuse(&format!("{inside} && {glance} image-upload --file disk.raw {IMAGE}"));
+    assert!(!again.contains("Traceback"), "{again}");
+    shell.run("openstack image delete demo");
+    shell.run(&format!("{glance} image-delete {IMAGE}"));
+    let left = std::fs::read_dir(shell.server.data_dir().parent().unwrap().join("images")).unwrap().count();
+    assert_eq!(left, 0);
+}

@@ -149,7 +149,7 @@ async fn a_deleted_image_takes_what_belongs_to_it_along() {
     assert_eq!(names(&member, "/v2/images").await.len(), 1);
 }
 
-/// Data that a Glance stored is handed over to its scrubber, not forgotten.
+/// Data in a store that only a Glance knows is handed over to its scrubber, not forgotten.
 #[tokio::test]
 async fn a_deleted_image_with_data_leaves_it_to_the_scrubber() {
     let s = TestServer::start().await;
@@ -158,7 +158,7 @@ async fn a_deleted_image_with_data_leaves_it_to_the_scrubber() {
     let id = image.rsplit('/').next().unwrap();
     s.database.execute("UPDATE images SET status = 'active'").await;
     let columns = "image_id, value, created_at, deleted, status";
-    let location = format!("'{id}', 'file:///x', '2026-01-01 00:00:00', '0', 'active'");
+    let location = format!("'{id}', 'rbd://x', '2026-01-01 00:00:00', '0', 'active'");
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({location})")).await;
     member.delete(&image).await.expect(204);
     let waiting = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete' AND deleted_at IS NOT NULL";

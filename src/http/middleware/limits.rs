@@ -1,5 +1,13 @@
 //! Bounds on a request: what it may carry beside its body, which its reader bounds, and how long it may take.
 
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
 use axum::{
     extract::{Request, State},
     http::StatusCode,
@@ -35,12 +43,28 @@ pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, req
     next.run(request).await
 }
 
+/// The bound on a request's time, which a handler that moves an image's data lifts: each part of the data has a bound of
+/// its own.
+#[derive(Debug, Clone, Default)]
+pub(in crate::http) struct Hurry(Arc<AtomicBool>);
+
+impl Hurry {
+    /// From now on, the request may take as long as it needs.
+    pub(in crate::http) fn lift(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Answers for a handler that takes too long, whatever it waits for: a database that is silent, a row that somebody else
 /// holds, a client that sends its body byte by byte. The handler is dropped, which rolls its transaction back.
-pub(in crate::http) async fn deadline(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn deadline(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     let limit = app.config.glimpse.request_timeout;
-    match tokio::time::timeout(limit, next.run(request)).await {
+    let hurry = Hurry::default();
+    request.extensions_mut().insert(hurry.clone());
+    let mut answer = pin!(next.run(request));
+    match tokio::time::timeout(limit, &mut answer).await {
         Ok(response) => response,
+        Err(_) if hurry.0.load(Ordering::Relaxed) => answer.await,
         Err(_) => {
             tracing::error!(seconds = limit.as_secs_f64(), "the request was given up: it took too long");
             error::unavailable()

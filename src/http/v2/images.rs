@@ -5,7 +5,7 @@ mod patch;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,6 +23,8 @@ use crate::{
     images::{self, query::ListQuery},
 };
 
+const STORE_IDS: HeaderName = HeaderName::from_static("openstack-image-store-ids");
+
 pub(super) async fn create(
     State(app): State<SharedApp>,
     context: Context,
@@ -36,6 +38,12 @@ pub(super) async fn create(
     let mut response = (StatusCode::CREATED, json::response(&ImageBody::new(&app, &view))).into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
+    }
+    if app.stores.are_named {
+        let ids: Vec<&str> = app.stores.iter().map(|store| store.id.as_str()).collect();
+        if let Ok(ids) = HeaderValue::from_str(&ids.join(",")) {
+            response.headers_mut().insert(STORE_IDS, ids);
+        }
     }
     Ok(response)
 }

@@ -1,10 +1,12 @@
 //! The route table of Image API v2: a row a resource.
 
 mod actions;
+mod data;
 mod images;
 mod info;
 mod members;
 mod schemas;
+mod stores;
 mod tags;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}").get(images::show).patch(images::update).delete(images::delete),
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
+        Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
         Resource::new("/v2/images/{image_id}/members/{member_id}")
             .get(members::show)
@@ -33,6 +36,9 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
             .delete(members::remove),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
         Resource::new("/v2/info/usage").get(info::usage),
+        Resource::new("/v2/info/stores").get(stores::list),
+        Resource::new("/v2/info/stores/detail").get(stores::detail),
+        Resource::new("/v2/stores/{store_id}/{image_id}").delete(stores::remove_data),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
         Resource::new("/v2/schemas/member").get(schemas::member),

@@ -100,6 +100,11 @@ impl Database {
         transaction.commit().await.unwrap();
     }
 
+    /// What is true, in a condition.
+    pub(crate) fn truth(&self) -> &'static str {
+        if self.engine == Engine::Postgres { "TRUE" } else { "1" }
+    }
+
     /// Rows of two texts.
     pub(crate) async fn pairs(&self, sql: &str) -> Vec<(String, String)> {
         let mut connection = self.connect().await;

@@ -126,7 +126,8 @@ impl Glance {
         self.client("user", project, "reader")
     }
 
-    fn folder(&self) -> PathBuf {
+    /// Where its files are; its images are in `images` there.
+    pub(crate) fn folder(&self) -> PathBuf {
         self.dir.path().join("glance")
     }
 }

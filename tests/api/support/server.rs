@@ -66,8 +66,11 @@ impl ServerBuilder {
             None => Database::create(dir.path()).await,
         };
         let mut text = String::new();
-        let database_option = ("database".to_owned(), "connection".to_owned(), database.url.clone());
-        for (group, name, value) in self.options.iter().chain([&database_option]) {
+        // With another database than the embedded one, image data would be where Glance has it.
+        let images = dir.path().join("images").display().to_string();
+        let own = [("database", "connection", &database.url), ("glance_store", "filesystem_store_datadir", &images)];
+        let own = own.map(|(group, name, value)| (group.to_owned(), name.to_owned(), value.clone()));
+        for (group, name, value) in own.iter().chain(&self.options) {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
         for (name, text) in &self.files {

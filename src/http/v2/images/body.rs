@@ -13,6 +13,7 @@ use crate::{
     http::json,
     images::{
         model::{ImageView, NewImage, Tag, check_storable},
+        stores,
         update::{Attribute, NewLocation},
     },
 };
@@ -38,14 +39,23 @@ const HIDDEN: [&str; 2] = ["os_glance_stage_host", "os_glance_hash_op_host"];
 pub(super) struct ImageBody<'v> {
     view: &'v ImageView,
     shows_locations: bool,
-    shows_direct_url: bool,
+    direct_url: Option<&'v Location>,
+    /// The stores that it is in, where stores have names.
+    stores: String,
 }
 
 impl<'v> ImageBody<'v> {
     /// With what the configuration shows of it.
     pub(super) fn new(app: &App, view: &'v ImageView) -> Self {
         let options = &app.config.default;
-        Self { view, shows_locations: options.show_multiple_locations, shows_direct_url: options.show_image_direct_url }
+        let names = view.locations.iter().filter_map(|location| stores::name_of(app, location));
+        let stores = if app.stores.are_named { names.collect::<Vec<_>>().join(",") } else { String::new() };
+        Self {
+            view,
+            shows_locations: options.show_multiple_locations,
+            direct_url: stores::heaviest(app, &view.locations).filter(|_| options.show_image_direct_url),
+            stores,
+        }
     }
 }
 
@@ -91,13 +101,16 @@ impl Serialize for ImageBody<'_> {
         if self.shows_locations {
             map.serialize_entry("locations", &locations.iter().map(LocationBody::from).collect::<Vec<_>>())?;
         }
-        if let Some(first) = locations.first().filter(|_| self.shows_direct_url) {
-            map.serialize_entry("direct_url", &first.url)?;
+        if let Some(location) = self.direct_url {
+            map.serialize_entry("direct_url", &location.url)?;
         }
         map.serialize_entry("tags", tags)?;
         map.serialize_entry("self", &format!("/v2/images/{}", image.id))?;
         map.serialize_entry("file", &format!("/v2/images/{}/file", image.id))?;
         map.serialize_entry("schema", "/v2/schemas/image")?;
+        if !self.stores.is_empty() {
+            map.serialize_entry("stores", &self.stores)?;
+        }
         map.end()
     }
 }

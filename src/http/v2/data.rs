@@ -1,0 +1,65 @@
+//! `/v2/images/{image_id}/file`
+
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+
+use crate::{
+    context::Context,
+    error::Result,
+    http::{
+        SharedApp,
+        extract::{AskedRange, ImageData, ImagePath, NoBody, Query},
+    },
+    images::data::{self, Download},
+};
+
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
+
+pub(super) async fn upload(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    ImageData(new): ImageData,
+) -> Result<StatusCode> {
+    data::upload(&app, &context, &id, new).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn download(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    Query(pairs): Query,
+    AskedRange(asked): AskedRange,
+    _: NoBody,
+) -> Result<Response> {
+    let prefer = pairs.iter().rev().find(|(name, _)| name == "prefer").map_or("", |(_, value)| value);
+    let prefer: Vec<String> = prefer.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    let download = data::download(&app, &context, &id, &asked, &prefer).await?;
+    Ok(download.map_or_else(|| StatusCode::NO_CONTENT.into_response(), answer))
+}
+
+fn answer(download: Download) -> Response {
+    let Download { size, range, checksum, data } = download;
+    let mut response = Response::new(Body::from_stream(data));
+    let headers = response.headers_mut();
+    // Clients compare it as it is, so it has no character set.
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    let length = range.as_ref().map_or(size, |range| range.end - range.start);
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    if let Some(checksum) = checksum.and_then(|checksum| HeaderValue::from_str(&checksum).ok()) {
+        headers.insert(CONTENT_MD5, checksum);
+    }
+    if let Some(range) = range {
+        let part = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+        if let Ok(part) = HeaderValue::from_str(&part) {
+            headers.insert(header::CONTENT_RANGE, part);
+        }
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}

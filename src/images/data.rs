@@ -1,0 +1,386 @@
+//! An image's data: in and out.
+//!
+//! An upload holds its image by a row of its own (`db::uploads`). What it has begun is undone by whoever takes that row: by
+//! itself when something goes wrong, by another process when this one was killed. Data is removed only by who has the row,
+//! so that no image is active without its data.
+
+use std::{ops::Range, pin::pin, sync::Arc};
+
+use uuid::Uuid;
+
+use super::{access, range::Asked, status};
+use crate::{
+    app::App,
+    config::HashAlgorithm,
+    context::Context,
+    db::{
+        self,
+        images::{DataFacts, Image, ImageId, Status},
+        uploads,
+    },
+    error::{Error, Result},
+    limits::{Resource, StorageLeft},
+    store::{self, Object, Store, Stored},
+    stream::{self, Broken, ByteStream, Digest, Tap},
+};
+
+/// Data that somebody sends.
+pub(crate) struct NewData {
+    /// The store that they chose.
+    pub(crate) store: Option<String>,
+    /// The size that they say it has. Glance takes 0 for not saying.
+    pub(crate) size: Option<i64>,
+    /// The bytes.
+    pub(crate) data: ByteStream,
+}
+
+/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Ten statements.
+///
+/// # Errors
+/// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not wait for data, `LimitExceeded`, `Gone` when the
+/// image was deleted meanwhile, `StoreUnavailable`.
+pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &ImageId, new: NewData) -> Result<()> {
+    let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
+    app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
+    let store = chosen_store(app, new.store.as_deref())?;
+    let upload = Upload { app: Arc::clone(app), context: context.clone(), id: id.clone(), store };
+    let span = tracing::Span::current();
+    let work = app.work.spawn(tracing::Instrument::instrument(upload.run(new), span));
+    work.await.map_err(|error| Error::Internal(error.into()))?
+}
+
+/// The store that the client chose, where stores have names; else the one for uploads.
+fn chosen_store(app: &App, chosen: Option<&str>) -> Result<Arc<Store>> {
+    match chosen.filter(|_| app.stores.are_named) {
+        None => Ok(app.stores.default()),
+        Some(id) => app.stores.named(id).ok_or_else(|| Error::Invalid(format!("Store for identifier {id} not found"))),
+    }
+}
+
+struct Upload {
+    app: Arc<App>,
+    context: Context,
+    id: ImageId,
+    store: Arc<Store>,
+}
+
+impl Upload {
+    async fn run(self, new: NewData) -> Result<()> {
+        let record = uploads::Upload {
+            image_id: self.id.to_string(),
+            upload_id: Uuid::new_v4().to_string(),
+            process_id: self.app.process.id.clone(),
+            store: self.store.id.clone(),
+        };
+        // While this lives, the upload is not taken for one that was cut off.
+        let _alive = self.app.process.is_busy_with(&record.upload_id);
+        let image = bounded(&self.app, self.begin(&record, new.size)).await?;
+        let object = Object { image_id: image.id.clone(), upload_id: record.upload_id.clone() };
+        let (stored, facts) = match self.transfer(&image, &object, new).await {
+            Ok(done) => done,
+            Err(error) => {
+                // The store keeps nothing of what failed.
+                self.undo(&record, None).await.or_else(later)?;
+                return Err(error);
+            }
+        };
+        // Of two uploads that fit alone, both may not.
+        let fits = self.admit(u64::try_from(facts.size).ok()).await;
+        if let Err(error) = fits {
+            self.undo(&record, Some(&*self.store)).await.or_else(later)?;
+            return Err(error);
+        }
+        self.finish(&image, &record, &stored, &facts).await
+    }
+
+    /// Takes the image for this upload. Five statements.
+    async fn begin(&self, record: &uploads::Upload, size: Option<i64>) -> Result<Image> {
+        let (app, id) = (&*self.app, &self.id);
+        app.db
+            .transaction(|mut tx| async move {
+                let image = access::find(&mut tx, &self.context, id).await?;
+                let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+                access::authorise(app, &self.context, &image, "upload_image")?;
+                access::check_mutable(&self.context, &image)?;
+                check_waits(&image)?;
+                let cap = app.config.default.image_size_cap;
+                if size.and_then(|size| u64::try_from(size).ok()).is_some_and(|size| size > cap) {
+                    return Err(too_large());
+                }
+                if !db::locations::of(&mut tx, &[image.id.as_str()]).await?.is_empty() {
+                    return Err(Error::Conflict(format!("Image {id} has data already.")));
+                }
+                if !db::images::set_status(&mut tx, &image, Status::Saving, app.now()).await? {
+                    return Err(Error::Conflict(transition(Status::Saving)));
+                }
+                uploads::begin(&mut tx, record).await?;
+                Ok((tx, image))
+            })
+            .await
+    }
+
+    /// Checks that the project may store so many bytes, and says how many it may store at the most.
+    async fn admit(&self, size: Option<u64>) -> Result<StorageLeft> {
+        let left = self.app.limits.storage_left(&self.app.db, &self.context, &self.id).await?;
+        left.admits(size).map_err(over_quota)?;
+        Ok(left)
+    }
+
+    /// Moves the data into the store, and finds out what it is.
+    async fn transfer(&self, image: &Image, object: &Object, new: NewData) -> Result<(Stored, DataFacts)> {
+        let options = &self.app.config;
+        // The image counts already.
+        self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
+        let left = self.admit(new.size.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
+        let cap = options.default.image_size_cap;
+        let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
+        let algorithm = algorithm.unwrap_or(options.default.hashing_algorithm);
+        let start = |algorithm| Digest::new(algorithm).map(Tap::start).map_err(Error::Internal);
+        let md5 = start(HashAlgorithm::Md5)?;
+        let secure = (algorithm != HashAlgorithm::Md5).then(|| start(algorithm)).transpose()?;
+        // What else looks at the data as it passes goes here.
+        let taps = [Some(&md5), secure.as_ref()].into_iter().flatten().map(Tap::end).collect();
+        let expected = new.size.filter(|size| *size != 0);
+        // A size below zero is one that no data has.
+        let expected = expected.map(|size| u64::try_from(size).unwrap_or(0));
+        let limits = stream::Limits {
+            patience: options.glimpse.client_timeout,
+            most: left.bound().map_or(cap, |left| left.min(cap)),
+            expected,
+        };
+        let (feed, chunks) = stream::channel();
+        let mut feeding = pin!(stream::feed(new.data, limits, taps, feed));
+        let mut putting = pin!(self.store.put(object, chunks, expected.unwrap_or(0)));
+        let (fed, stored) = tokio::select! {
+            stored = &mut putting => match stored {
+                Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),
+                // The client may go on sending for hours.
+                Err(error) => return Err(cannot_store(error)),
+            },
+            fed = &mut feeding => (fed, putting.await),
+        };
+        let (size, stored) = match (fed, stored) {
+            (Err(Broken::Refused) | Ok(_), Err(error)) => return Err(cannot_store(error)),
+            (Err(Broken::TooMuch(came)), _) if came <= cap => {
+                return Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()));
+            }
+            (Err(broken), _) => return Err(broke_off(broken, new.size)),
+            (Ok(size), Ok(stored)) => (size, stored),
+        };
+        let checksum = md5.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?;
+        let os_hash_value = match secure {
+            None => checksum.clone(),
+            Some(secure) => secure.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?,
+        };
+        let facts = DataFacts {
+            size: i64::try_from(size).map_err(|_| too_large())?,
+            virtual_size: None,
+            checksum,
+            os_hash_algo: stream::name(algorithm),
+            os_hash_value,
+        };
+        Ok((stored, facts))
+    }
+
+    /// Makes the image active. Three statements.
+    async fn finish(&self, image: &Image, record: &uploads::Upload, stored: &Stored, facts: &DataFacts) -> Result<()> {
+        let app = &*self.app;
+        let gone = || {
+            Error::Gone(format!(
+                "Image {} could not be found after upload. The image may have been deleted during the upload, cleaning up \
+                 the chunks uploaded.",
+                self.id
+            ))
+        };
+        let done = app.db.transaction(|mut tx| async move {
+            let now = app.now();
+            let ours = uploads::end(&mut tx, record).await?;
+            if !ours || !db::images::activate(&mut tx, &image.id, facts, now).await? {
+                return Err(gone());
+            }
+            db::locations::insert(&mut tx, &image.id, &stored.url, &stored.metadata, now).await?;
+            Ok((tx, ()))
+        });
+        let Err(error) = bounded(app, done).await else { return Ok(()) };
+        // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
+        let undone = self.undo(record, Some(&*self.store)).await;
+        let ended = undone.or_else(later).is_ok_and(|undone| !undone);
+        if ended && self.is_active(&stored.url).await { Ok(()) } else { Err(error) }
+    }
+
+    async fn undo(&self, record: &uploads::Upload, store: Option<&Store>) -> Result<bool> {
+        bounded(&self.app, super::uploads::undo(&self.app, record, store)).await
+    }
+
+    /// Whether the image's data is where we put it.
+    async fn is_active(&self, url: &db::locations::LocationUrl) -> bool {
+        let Ok(mut conn) = self.app.db.acquire().await else { return false };
+        let locations = db::locations::of(&mut conn, &[self.id.as_str()]).await;
+        locations.is_ok_and(|locations| locations.iter().any(|location| location.url == *url))
+    }
+}
+
+/// Bounds what is done beside the data: the bound on a request's time is lifted for an upload.
+async fn bounded<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let silent = || Error::Unavailable { service: "the database", source: "it took too long".into() };
+    tokio::time::timeout(app.config.glimpse.request_timeout, work).await.unwrap_or_else(|_| Err(silent()))
+}
+
+/// What cannot be undone now is, once nobody is busy with it any more.
+fn later(error: Error) -> Result<bool> {
+    tracing::error!(%error, "an upload cannot be undone now; it is tried again later");
+    Ok(true)
+}
+
+/// Checks that the image waits for data and says what data.
+fn check_waits(image: &Image) -> Result<()> {
+    if !status::may_become(image.status, Status::Saving) {
+        return Err(Error::Conflict(transition(image.status)));
+    }
+    let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
+        .into_iter()
+        .filter(|(_, format)| format.as_deref().unwrap_or_default().is_empty())
+        .map(|(name, _)| name)
+        .collect();
+    match missing.as_slice() {
+        [] => Ok(()),
+        [name] => Err(Error::Invalid(format!("Property {name} must be set prior to saving data."))),
+        names => Err(Error::Invalid(format!("Properties {} must be set prior to saving data.", names.join(", ")))),
+    }
+}
+
+fn transition(from: Status) -> String {
+    format!("Image status transition from {} to saving is not allowed", from.as_str())
+}
+
+fn too_large() -> Error {
+    Error::LimitExceeded("The incoming image is too large: The provided image is too large.".to_owned())
+}
+
+fn over_quota(why: String) -> Error {
+    Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
+}
+
+/// What it means to the client that their data did not come to its end.
+fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
+    let expected = expected.unwrap_or_default();
+    match broken {
+        Broken::Lost => Error::Invalid("The request body ended too early.".to_owned()),
+        Broken::Silent => Error::SlowClient,
+        Broken::TooMuch(_) => too_large(),
+        Broken::MoreThanSaid(came) => {
+            Error::Invalid(format!("Size exceeds: expected {expected} bytes, got {came} bytes"))
+        }
+        Broken::LessThanSaid(came) => {
+            Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {came} bytes"))
+        }
+        Broken::Refused => Error::Internal("the store took no data and did not say why".into()),
+    }
+}
+
+/// What it means to the client that the store did not take their data.
+fn cannot_store(error: store::Error) -> Error {
+    match error {
+        store::Error::Full => Error::LimitExceeded(format!("Image storage media is full: {error}")),
+        store::Error::WriteDenied => {
+            Error::StoreUnavailable(format!("Insufficient permissions on image storage media: {error}"))
+        }
+        store::Error::TimedOut(_) => Error::StoreUnavailable(error.to_string()),
+        store::Error::ReadOnly => {
+            Error::Gone("Error in store configuration. Adding images to store is disabled.".to_owned())
+        }
+        error => Error::Unavailable { service: "the image's store", source: error.into() },
+    }
+}
+
+/// Data on its way out.
+pub(crate) struct Download {
+    /// Bytes of all of the data.
+    pub(crate) size: u64,
+    /// The part that is sent, where a part was asked for.
+    pub(crate) range: Option<Range<u64>>,
+    /// The MD5 of all of the data.
+    pub(crate) checksum: Option<String>,
+    /// The bytes.
+    pub(crate) data: ByteStream,
+}
+
+/// Hands an image's data out; `None` where it has none. Two statements.
+///
+/// # Errors
+/// `NotFound`, `Forbidden`, `NoSuchRange`, `Invalid`, `Unavailable` when the data cannot be had or is not as long as it
+/// should be.
+pub(crate) async fn download(
+    app: &App,
+    context: &Context,
+    id: &ImageId,
+    asked: &Asked,
+    prefer: &[String],
+) -> Result<Option<Download>> {
+    let mut conn = app.db.acquire().await?;
+    let image = access::find(&mut conn, context, id).await?;
+    let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+    if image.status == Status::Deactivated && !context.is_admin {
+        let message = "The requested image has been deactivated. Image data download is forbidden.";
+        return Err(Error::Forbidden(message.to_owned()));
+    }
+    access::authorise(app, context, &image, "download_image")?;
+    if !prefer.is_empty() {
+        access::authorise(app, context, &image, "download_from_store")?;
+        check_preferred(app, prefer)?;
+    }
+    let mut locations = db::locations::of(&mut conn, &[image.id.as_str()]).await?;
+    drop(conn);
+    // Without a size there is no data that a part could be of.
+    let known = image.size.and_then(|size| u64::try_from(size).ok());
+    let range = match known {
+        Some(size) => asked.of(size)?,
+        None => None,
+    };
+    let is_preferred = |location: &db::locations::Location| {
+        location.metadata.get("store").and_then(|store| store.as_str()).is_some_and(|id| prefer.iter().any(|p| p == id))
+    };
+    locations.retain(|location| location.status == db::locations::LocationStatus::Active);
+    locations.sort_by_key(|location| !is_preferred(location));
+    let mut last = None;
+    for location in &locations {
+        let opened =
+            async { app.stores.of(&location.url, &location.metadata)?.get(&location.url, range.clone()).await };
+        match opened.await {
+            Ok(blob) => match (known, blob.size) {
+                (Some(size), Some(found)) if size != found => {
+                    let error = format!("the data has {found} bytes, and should have {size}");
+                    tracing::error!(location = location.id, error, "an image's data cannot be read there");
+                    last = Some(Error::Unavailable { service: "the image's store", source: error.into() });
+                }
+                (size, found) => {
+                    let Some(size) = size.or(found) else {
+                        last = Some(Error::Internal("neither we nor the store know the data's size".into()));
+                        continue;
+                    };
+                    return Ok(Some(Download { size, range, checksum: image.checksum, data: blob.data }));
+                }
+            },
+            Err(error) => {
+                tracing::error!(location = location.id, %error, "an image's data cannot be read there");
+                last = Some(match error {
+                    store::Error::NoRange(_) => Error::Invalid(error.to_string()),
+                    store::Error::TimedOut(_) => Error::StoreUnavailable(error.to_string()),
+                    error => Error::Unavailable { service: "the image's store", source: error.into() },
+                });
+            }
+        }
+    }
+    last.map_or(Ok(None), Err)
+}
+
+fn check_preferred(app: &App, prefer: &[String]) -> Result<()> {
+    if !app.stores.are_named {
+        let message = "Store selection for download is not available when multiple backends are not enabled.";
+        return Err(Error::Invalid(message.to_owned()));
+    }
+    match prefer.iter().find(|id| app.stores.named(id).is_none()) {
+        None => Ok(()),
+        Some(id) => Err(Error::Invalid(format!("Store '{id}' is not configured."))),
+    }
+}

@@ -1,0 +1,158 @@
+//! Deleting an image, with its data.
+
+use super::{access, status};
+use crate::{
+    app::App,
+    context::Context,
+    db::{
+        self, Tx,
+        images::{Image, ImageId, Status},
+        locations::Location,
+    },
+    error::{Error, Result},
+    store,
+};
+
+/// Deletes an image and its data: its row stays, as the tombstone of its id. Eight statements; with data, four more and one
+/// for each location.
+///
+/// An image with data is `pending_delete` first, so that nobody else removes it; when a store does not let its data go, it is
+/// what it was before. Left in that state by a process that was killed, it can be deleted again.
+///
+/// # Errors
+/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
+pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+    let with_data = app
+        .db
+        .transaction(|mut tx| async move {
+            let image = access::find(&mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            access::authorise(app, context, &image, "delete_image")?;
+            if image.protected {
+                return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
+            }
+            access::check_mutable(context, &image)?;
+            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            if locations.is_empty() || app.config.default.delayed_delete {
+                mark(app, &mut tx, &image, locations.is_empty()).await?;
+                return Ok((tx, None));
+            }
+            check_transition(image.status, Status::Deleted)?;
+            let before = image.status;
+            let pending = status::may_become(before, Status::PendingDelete);
+            let to = if pending { Status::PendingDelete } else { before };
+            if pending && !db::images::set_status(&mut tx, &image, to, app.now()).await? {
+                return Err(changed(id));
+            }
+            Ok((tx, Some((Image { status: to, ..image }, before, locations))))
+        })
+        .await?;
+    if let Some((image, before, locations)) = with_data {
+        let gone = match remove_data(app, &image, &locations).await {
+            Ok(gone) => gone,
+            Err(error) => {
+                bring_back(app, &image, before).await;
+                return Err(error);
+            }
+        };
+        let image = &image;
+        app.db
+            .transaction(|mut tx| async move {
+                mark(app, &mut tx, image, gone).await?;
+                Ok((tx, ()))
+            })
+            .await?;
+    }
+    if let Err(error) = app.stores.discard_staged(id.as_str()).await {
+        tracing::warn!(%error, "data that was staged for the image cannot be removed");
+    }
+    Ok(())
+}
+
+fn not_found(id: &ImageId) -> Error {
+    Error::NotFound(format!("Failed to find image {id} to delete"))
+}
+
+fn changed(id: &ImageId) -> Error {
+    Error::Conflict(format!("Image {id} was changed by another request; try again."))
+}
+
+fn check_transition(from: Status, to: Status) -> Result<()> {
+    if status::may_become(from, to) {
+        return Ok(());
+    }
+    let (from, to) = (from.as_str(), to.as_str());
+    Err(Error::Invalid(format!("Image status transition from {from} to {to} is not allowed")))
+}
+
+/// Marks an image as deleted; where its data is still there, for `glance-scrubber`.
+async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Result<()> {
+    let to = if data_is_gone { Status::Deleted } else { Status::PendingDelete };
+    if image.status != to {
+        check_transition(image.status, to)?;
+    }
+    if !data_is_gone {
+        db::images::release_data(tx, &image.id).await?;
+    }
+    let now = app.now();
+    let id = ImageId::from(image.id.clone());
+    if !db::images::delete(tx, image, to, now).await? {
+        // Somebody was faster: with its deletion, or with a change.
+        return Err(match db::images::get(tx, &id).await? {
+            None => not_found(&id),
+            Some(_) => changed(&id),
+        });
+    }
+    db::images::delete_children(tx, &image.id, now).await?;
+    Ok(())
+}
+
+/// Removes an image's data. `false` when some of it is in stores that only Glance knows.
+async fn remove_data(app: &App, image: &Image, locations: &[Location]) -> Result<bool> {
+    let mut gone = true;
+    for location in locations {
+        let removed = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
+        match removed.await {
+            Ok(()) => {}
+            Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
+                tracing::warn!(image = image.id, location = location.id, %error, "no data is removed");
+            }
+            Err(store::Error::NoStore) => {
+                tracing::warn!(image = image.id, location = location.id, "the data is left to glance-scrubber");
+                gone = false;
+                continue;
+            }
+            Err(error) => return Err(cannot_delete(&image.id, error)),
+        }
+        app.db
+            .transaction(|mut tx| async move {
+                db::locations::delete(&mut tx, location.id, app.now()).await?;
+                Ok((tx, ()))
+            })
+            .await?;
+    }
+    Ok(gone)
+}
+
+/// What it means to the client that a store does not let data go.
+pub(super) fn cannot_delete(image: &str, error: store::Error) -> Error {
+    match error {
+        store::Error::DeleteDenied(message) => Error::Forbidden(message),
+        store::Error::TimedOut(_) => Error::StoreUnavailable(format!(
+            "Image {image} could not be deleted because the filesystem store operation timed out: {error}"
+        )),
+        error => Error::Unavailable { service: "the image's store", source: error.into() },
+    }
+}
+
+async fn bring_back(app: &App, image: &Image, to: Status) {
+    let back = app
+        .db
+        .transaction(|mut tx| async move {
+            db::images::set_status(&mut tx, image, to, app.now()).await?;
+            Ok((tx, ()))
+        })
+        .await;
+    if let Err(error) = back {
+        tracing::error!(image = image.id, %error, "the image stays pending_delete; it can be deleted again");
+    }
+}

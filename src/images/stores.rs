@@ -1,0 +1,121 @@
+//! The stores as clients see them, and an image's data in one of them.
+
+use super::access;
+use crate::{
+    app::App,
+    context::Context,
+    db::{
+        self,
+        images::{ImageId, Status},
+        locations::Location,
+    },
+    error::{Error, Result},
+    policy::Target,
+    store::{self, Store},
+};
+
+/// Checks that there are stores with names to speak of.
+///
+/// # Errors
+/// `NotFound`
+pub(crate) fn check_named(app: &App) -> Result<()> {
+    if app.stores.are_named {
+        return Ok(());
+    }
+    Err(Error::NotFound("Multi backend is not supported at this site.".to_owned()))
+}
+
+/// Checks that the caller may see how stores are configured.
+///
+/// # Errors
+/// `NotFound`, `Forbidden`
+pub(crate) fn authorise_detail(app: &App, context: &Context) -> Result<()> {
+    check_named(app)?;
+    if app.policy.allows(&context.identity, "stores_info_detail", &Target::default()) {
+        return Ok(());
+    }
+    Err(Error::policy_denied("stores_info_detail"))
+}
+
+/// The name of the store that a location is in, where stores have names.
+pub(crate) fn name_of<'a>(app: &'a App, location: &'a Location) -> Option<&'a str> {
+    let written = location.metadata.get("store").and_then(|name| name.as_str());
+    match app.stores.of(&location.url, &location.metadata) {
+        Ok(store) => Some(&store.id),
+        Err(_) => written,
+    }
+}
+
+/// The first of the locations in the stores of the highest weight.
+pub(crate) fn heaviest<'l>(app: &App, locations: &'l [Location]) -> Option<&'l Location> {
+    let weight = |location: &&Location| {
+        let store = app.stores.of(&location.url, &location.metadata);
+        store.map_or(0, |store| store.weight)
+    };
+    // Of several, the last one counts as the greatest.
+    locations.iter().rev().max_by_key(weight)
+}
+
+/// Removes an image's data from one of several stores that it is in. Six statements.
+///
+/// # Errors
+/// `NotFound`, `Conflict` when there is no such store or the image is not active, `Forbidden` also when it is the only
+/// store that the image is in.
+pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &ImageId) -> Result<()> {
+    if !app.stores.are_named {
+        return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
+    }
+    if app.stores.named(store).is_none() {
+        return Err(Error::Conflict(format!("The selected store {store} is not available on this node.")));
+    }
+    let location = app
+        .db
+        .transaction(|mut tx| async move {
+            let image = access::find(&mut tx, context, id).await?;
+            let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id}")))?;
+            access::authorise(app, context, &image, "get_image_location")?;
+            access::authorise(app, context, &image, "delete_image_location")?;
+            if image.status != Status::Active {
+                let message = "It's not allowed to remove image data from store if image status is not 'active'";
+                return Err(Error::Conflict(message.to_owned()));
+            }
+            // The row's lock: of two who remove an image's last two locations, one finds it the last.
+            let now = app.now();
+            if !db::images::touch(&mut tx, &image.id, now).await? {
+                return Err(Error::NotFound(format!("Failed to find image {id}")));
+            }
+            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            if locations.len() == 1 {
+                let message = "Cannot delete image data from the only store containing it. Consider deleting the image \
+                     instead.";
+                return Err(Error::Forbidden(message.to_owned()));
+            }
+            let location = locations.into_iter().find(|location| name_of(app, location) == Some(store));
+            let location =
+                location.ok_or_else(|| Error::NotFound(format!("Image {id} is not stored in store {store}.")))?;
+            db::locations::delete(&mut tx, location.id, now).await?;
+            Ok((tx, location))
+        })
+        .await?;
+    let removed = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
+    match removed.await {
+        Ok(()) => Ok(()),
+        Err(store::Error::NotFound | store::Error::NoDelete) => Ok(()),
+        Err(error) => {
+            // The data is still there, and so is its location.
+            let location = &location;
+            app.db
+                .transaction(|mut tx| async move {
+                    db::locations::restore(&mut tx, location.id, app.now()).await?;
+                    Ok((tx, ()))
+                })
+                .await?;
+            Err(super::delete::cannot_delete(id.as_str(), error))
+        }
+    }
+}
+
+/// The stores, in the configuration's order.
+pub(crate) fn all(app: &App) -> impl Iterator<Item = &Store> {
+    app.stores.iter().map(|store| &**store)
+}

@@ -1,0 +1,519 @@
+//! The driver `file`: an object is a file with the image's id as its name.
+//!
+//! It is written under another name beside its place, synced, and then linked to its place, which must be free: nobody reads
+//! a part of it, and it is whole after a power cut. Each call to the file system runs on a blocking thread.
+
+use std::{
+    fs::{self, File, OpenOptions, Permissions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    ops::Range,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use serde_json::{Map, Value};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{Blob, Driver, Error, Object, Result, Stored, location};
+use crate::{
+    config::FileStore,
+    db::locations::LocationUrl,
+    stream::{Chunk, Chunks},
+};
+
+/// Bytes that are read at a time.
+const READ: usize = 256 * 1024;
+/// Chunks that are read before they are asked for.
+const READ_AHEAD: usize = 2;
+/// Bytes after which those before are sent to the disk, so that the last sync is short.
+const SYNC_EVERY: u64 = 64 * 1024 * 1024;
+/// How a file begins while it is written; its image's and its upload's ids follow.
+const UNFINISHED: &str = ".glimpse-upload.";
+
+/// Folders of files.
+pub(super) struct FileDriver {
+    /// The store's name, where it has one: Glance writes it into the location's metadata.
+    name: Option<String>,
+    /// From the highest priority down.
+    dirs: Arc<[Dir]>,
+    permissions: Option<u32>,
+    metadata: Vec<Map<String, Value>>,
+    /// Bytes of zeros that make a hole, where holes are made.
+    hole: Option<usize>,
+    timeout: Option<u32>,
+    /// What is wrong with its configuration: it can be read then, not written.
+    fault: Option<String>,
+    chunk_size: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Dir {
+    /// As it was written: it begins the URL.
+    path: String,
+    priority: i64,
+}
+
+impl FileDriver {
+    /// Makes the folders where they are missing. What is wrong is kept: a store that cannot be written to can be read.
+    pub(super) fn open(name: Option<&str>, options: &FileStore, default_dir: &Path) -> Self {
+        let mut driver = Self::with_dirs(name, options, dirs(options, default_dir));
+        let unfit = driver.dirs.iter().find_map(|dir| prepare(Path::new(&dir.path), options).err());
+        driver.fault = driver.fault.or(unfit);
+        driver
+    }
+
+    /// The folder in which a Glance stages data for imports, which is made by who needs it.
+    pub(super) fn staging(options: &FileStore) -> Self {
+        Self::with_dirs(None, options, dirs(options, Path::new("/")))
+    }
+
+    fn with_dirs(name: Option<&str>, options: &FileStore, dirs: Result<Vec<Dir>, String>) -> Self {
+        let (dirs, fault) = match dirs {
+            Ok(dirs) => (dirs, None),
+            Err(fault) => (Vec::new(), Some(fault)),
+        };
+        let (metadata, bad_metadata) = match options.filesystem_store_metadata_file.as_deref().map(metadata) {
+            None => (Vec::new(), None),
+            Some(Ok(metadata)) => (metadata, None),
+            Some(Err(fault)) => (Vec::new(), Some(fault)),
+        };
+        let (permissions, bad_permissions) = match permissions(options.filesystem_store_file_perm) {
+            Ok(permissions) => (permissions, None),
+            Err(fault) => (None, Some(fault)),
+        };
+        let chunk = usize::try_from(options.filesystem_store_chunk_size).unwrap_or(READ);
+        Self {
+            name: name.map(str::to_owned),
+            dirs: dirs.into(),
+            permissions,
+            metadata,
+            hole: options.filesystem_thin_provisioning.then_some(chunk),
+            timeout: Some(options.filesystem_store_timeout).filter(|seconds| *seconds > 0),
+            fault: fault.or(bad_metadata).or(bad_permissions),
+            chunk_size: options.filesystem_store_chunk_size,
+        }
+    }
+
+    /// Why it cannot be written to, if it cannot.
+    pub(super) fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
+    }
+
+    /// How the URLs of its locations begin, by which Glance finds the store of a location that names none.
+    pub(super) fn owns(&self, url: &LocationUrl) -> bool {
+        self.dirs.iter().any(|dir| url.expose().starts_with(&format!("file://{}", dir.path)))
+    }
+
+    /// What an admin is shown of it.
+    pub(super) fn properties(&self) -> Map<String, Value> {
+        let mut properties = Map::new();
+        if let [dir] = &*self.dirs {
+            properties.insert("data_dir".to_owned(), dir.path.clone().into());
+        }
+        properties.insert("chunk_size".to_owned(), self.chunk_size.into());
+        properties.insert("thin_provisioning".to_owned(), self.hole.is_some().into());
+        properties
+    }
+
+    /// The folder for so many bytes: the one of the highest priority that has room, and of several the emptiest.
+    fn choose(dirs: &[Dir], size: u64) -> Result<&Dir> {
+        if let [dir] = dirs {
+            return Ok(dir);
+        }
+        let mut best: Option<(&Dir, u64)> = None;
+        for dir in dirs {
+            if best.is_some_and(|(best, _)| best.priority > dir.priority) {
+                break;
+            }
+            let space = rustix::fs::statvfs(dir.path.as_str()).map_err(|error| from_io(error.into()))?;
+            let free = space.f_bavail.saturating_mul(space.f_frsize);
+            if free >= size && free > best.map_or(0, |(_, free)| free) {
+                best = Some((dir, free));
+            }
+        }
+        best.map(|(dir, _)| dir).ok_or(Error::Full)
+    }
+
+    /// What Glance tells of a file of this path.
+    fn metadata_of(&self, path: &str) -> Map<String, Value> {
+        let mount = self.metadata.iter().find(|mount| {
+            let point = mount.get("mountpoint").and_then(Value::as_str);
+            point.is_some_and(|point| path.starts_with(point))
+        });
+        if mount.is_none() && !self.metadata.is_empty() {
+            tracing::error!(path, "no mount point of filesystem_store_metadata_file is the file's");
+        }
+        let mut metadata = mount.cloned().unwrap_or_default();
+        if let Some(name) = &self.name {
+            metadata.insert("store".to_owned(), name.clone().into());
+        }
+        metadata
+    }
+
+    /// Runs work on a blocking thread, for as long as the configuration lets it.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        let work = tokio::task::spawn_blocking(work);
+        let done = match self.timeout {
+            None => work.await,
+            Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds.into()), work).await {
+                Ok(done) => done,
+                Err(_) => return Err(Error::TimedOut(seconds)),
+            },
+        };
+        done.map_err(|error| Error::Unavailable(error.into()))?
+    }
+}
+
+impl Driver for FileDriver {
+    async fn put(&self, object: &Object, mut data: Chunks, size: u64) -> Result<Stored> {
+        if self.fault.is_some() {
+            return Err(Error::ReadOnly);
+        }
+        let (dirs, hole, named) = (Arc::clone(&self.dirs), self.hole, object.clone());
+        let mut file = self
+            .blocking(move || {
+                let dir = Self::choose(&dirs, size)?;
+                Unfinished::create(&dir.path, &named, hole)
+            })
+            .await?;
+        while let Some(chunk) = data.next().await? {
+            file = self.blocking(move || file.write(&chunk).map_err(from_io).map(|()| file)).await?;
+        }
+        let permissions = self.permissions;
+        let path = self.blocking(move || file.finish(permissions).map_err(from_io)).await?;
+        Ok(Stored { url: format!("file://{path}").into(), metadata: self.metadata_of(&path) })
+    }
+
+    async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
+        let path = location::path(url)?;
+        let (file, size) = self
+            .blocking(move || {
+                let file = File::open(path).map_err(from_io)?;
+                let metadata = file.metadata().map_err(from_io)?;
+                if !metadata.is_file() {
+                    return Err(Error::NotFound);
+                }
+                Ok((file, metadata.len()))
+            })
+            .await?;
+        let range = range.unwrap_or(0..size);
+        Ok(Blob { size: Some(size), data: Box::pin(Reading::start(file, range).map(|part| part.map_err(Into::into))) })
+    }
+
+    async fn delete(&self, url: &LocationUrl) -> Result<()> {
+        let path = location::path(url)?;
+        self.blocking(move || {
+            fs::remove_file(&path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::NotFound,
+                _ => Error::DeleteDenied(format!("You cannot delete file {}", path.display())),
+            })
+        })
+        .await
+    }
+
+    async fn size(&self, url: &LocationUrl) -> Result<u64> {
+        let path = location::path(url)?;
+        self.blocking(move || fs::metadata(path).map(|metadata| metadata.len()).map_err(from_io)).await
+    }
+
+    async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
+        let dirs = Arc::clone(&self.dirs);
+        self.blocking(move || {
+            let mut found = Vec::new();
+            for dir in dirs.iter() {
+                for entry in fs::read_dir(&dir.path).map_err(from_io)? {
+                    let entry = entry.map_err(from_io)?;
+                    let name = entry.file_name();
+                    let ids = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)?.split_once('.'));
+                    // One that has gone meanwhile was finished.
+                    let moved = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+                    let still = moved.and_then(|moved| moved.elapsed().ok()).is_some_and(|still| still >= quiet);
+                    if let Some((image_id, upload_id)) = ids.filter(|_| still) {
+                        found.push(Object { image_id: image_id.to_owned(), upload_id: upload_id.to_owned() });
+                    }
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn discard(&self, object: &Object, finished: bool) -> Result<()> {
+        let (dirs, object) = (Arc::clone(&self.dirs), object.clone());
+        self.blocking(move || {
+            for dir in dirs.iter() {
+                let whole = finished.then(|| join(&dir.path, &object.image_id));
+                for path in [Some(unfinished_path(&dir.path, &object)), whole].into_iter().flatten() {
+                    match fs::remove_file(path) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(error)),
+                        _ => {}
+                    }
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// A file that is being written. Dropped before its end, it is removed.
+struct Unfinished {
+    file: File,
+    remover: Remover,
+    /// Where it belongs.
+    path: String,
+    written: u64,
+    hole: Option<usize>,
+    /// What is sent to the disk meanwhile, up to which byte.
+    syncing: Option<std::thread::JoinHandle<io::Result<()>>>,
+    synced: u64,
+}
+
+/// Removes a file when it is dropped.
+struct Remover(PathBuf);
+
+impl Drop for Remover {
+    fn drop(&mut self) {
+        let path = std::mem::take(&mut self.0);
+        let remove = move || match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(%error, path = %path.display(), "an unfinished file cannot be removed");
+            }
+            _ => {}
+        };
+        // Removing a large file takes long.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+impl Unfinished {
+    fn create(dir: &str, object: &Object, hole: Option<usize>) -> Result<Self> {
+        let path = join(dir, &object.image_id);
+        // Nobody else writes this image: what is there was left by a program that was killed.
+        match fs::remove_file(&path) {
+            Ok(()) => tracing::warn!(path, "what an upload that was cut off had left is removed"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(from_io(error)),
+        }
+        let unfinished = unfinished_path(dir, object);
+        let file = OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(from_io)?;
+        Ok(Self { file, remover: Remover(unfinished.into()), path, written: 0, hole, syncing: None, synced: 0 })
+    }
+
+    fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
+        for frame in chunk.frames() {
+            match self.hole {
+                None => self.file.write_all(frame)?,
+                Some(length) => {
+                    for piece in frame.chunks(length) {
+                        if piece.iter().all(|byte| *byte == 0) {
+                            self.file.seek_relative(i64::try_from(piece.len()).map_err(io::Error::other)?)?;
+                        } else {
+                            self.file.write_all(piece)?;
+                        }
+                    }
+                }
+            }
+            self.written += frame.len() as u64;
+        }
+        if self.written - self.synced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(|sync| sync.is_finished()) {
+            if let Some(sync) = self.syncing.take() {
+                join_thread(sync)?;
+            }
+            self.synced = self.written;
+            let file = self.file.try_clone()?;
+            self.syncing = Some(std::thread::spawn(move || file.sync_data()));
+        }
+        Ok(())
+    }
+
+    /// Puts the file into its place, for good.
+    fn finish(mut self, permissions: Option<u32>) -> io::Result<String> {
+        if let Some(sync) = self.syncing.take() {
+            join_thread(sync)?;
+        }
+        // A hole at the end has no length of its own.
+        if self.hole.is_some() {
+            self.file.set_len(self.written)?;
+        }
+        if let Some(mode) = permissions
+            && let Err(error) = self.file.set_permissions(Permissions::from_mode(mode))
+        {
+            tracing::warn!(%error, path = self.path, "the file's permissions cannot be set");
+        }
+        self.file.sync_all()?;
+        // Unlike a renaming, this fails where another file is.
+        match fs::hard_link(&self.remover.0, &self.path) {
+            // Not every file system has links.
+            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+                fs::rename(&self.remover.0, &self.path)?;
+            }
+            linked => linked?,
+        }
+        let dir = Path::new(&self.path).parent().unwrap_or(Path::new("/"));
+        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
+            fs::remove_file(&self.path)?;
+            return Err(error);
+        }
+        Ok(std::mem::take(&mut self.path))
+    }
+}
+
+fn join_thread(thread: std::thread::JoinHandle<io::Result<()>>) -> io::Result<()> {
+    thread.join().map_err(|_| io::Error::other("a sync panicked"))?
+}
+
+/// A file that is read ahead of who takes its bytes.
+struct Reading {
+    parts: mpsc::Receiver<io::Result<Bytes>>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+impl Reading {
+    fn start(file: File, range: Range<u64>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
+        let (send, parts) = mpsc::channel(READ_AHEAD);
+        let reader = tokio::spawn(async move {
+            let (mut file, mut range) = (Some(file), range);
+            let mut started = false;
+            while !range.is_empty()
+                && let Some(mut open) = file.take()
+            {
+                // A place in the queue first: a piece of work on a blocking thread must end by itself.
+                let Ok(place) = send.reserve().await else { return };
+                let start = (!started).then_some(range.start);
+                started = true;
+                let length = READ.min(usize::try_from(range.end - range.start).unwrap_or(READ));
+                let read = tokio::task::spawn_blocking(move || {
+                    if let Some(start) = start {
+                        open.seek(SeekFrom::Start(start))?;
+                    }
+                    let mut bytes = vec![0; length];
+                    open.read_exact(&mut bytes)?;
+                    Ok((open, bytes))
+                });
+                match read.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
+                    Ok((open, bytes)) => {
+                        range.start += bytes.len() as u64;
+                        place.send(Ok(bytes.into()));
+                        file = Some(open);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "an image's data is cut off: its file is shorter than it was, or cannot be read");
+                        place.send(Err(error));
+                    }
+                }
+            }
+        });
+        futures_util::stream::unfold(Self { parts, reader }, |mut reading| async move {
+            reading.parts.recv().await.map(|part| (part, reading))
+        })
+    }
+}
+
+/// An object's path, as Glance joins it.
+fn join(dir: &str, name: &str) -> String {
+    if dir.ends_with('/') { format!("{dir}{name}") } else { format!("{dir}/{name}") }
+}
+
+fn unfinished_path(dir: &str, object: &Object) -> String {
+    join(dir, &format!("{UNFINISHED}{}.{}", object.image_id, object.upload_id))
+}
+
+/// The folders that the options name.
+fn dirs(options: &FileStore, default_dir: &Path) -> Result<Vec<Dir>, String> {
+    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a folder's name is not UTF-8".to_owned());
+    let several = &options.filesystem_store_datadirs.0;
+    match (&options.filesystem_store_datadir, several.is_empty()) {
+        (Some(_), false) => {
+            Err("Specify either 'filesystem_store_datadir' or 'filesystem_store_datadirs' option".to_owned())
+        }
+        (dir, true) => Ok(vec![Dir { path: text(dir.as_deref().unwrap_or(default_dir))?, priority: 0 }]),
+        (None, false) => {
+            let mut dirs: Vec<Dir> = Vec::new();
+            for entry in several {
+                let (path, priority) = entry.rsplit_once(':').unwrap_or((entry, ""));
+                let (path, priority) = (path.trim(), priority.trim());
+                let priority = if priority.is_empty() { Ok(0) } else { priority.parse() };
+                let priority = priority.map_err(|_| "a folder's priority is no number".to_owned())?;
+                let dir = Dir { path: path.to_owned(), priority };
+                if path.is_empty() {
+                    return Err("Invalid directory specified in filesystem configuration".to_owned());
+                }
+                match dirs.iter().find(|other| other.path == path) {
+                    Some(other) if *other != dir => return Err(format!("the folder {path} has two priorities")),
+                    Some(_) => tracing::warn!("the folder {path} is written twice"),
+                    None => dirs.push(dir),
+                }
+            }
+            dirs.sort_by_key(|dir| std::cmp::Reverse(dir.priority));
+            Ok(dirs)
+        }
+    }
+}
+
+/// Makes a folder where it is missing, and sees whether it can be written to.
+fn prepare(dir: &Path, options: &FileStore) -> Result<(), String> {
+    fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    let denied = |error| format!("Permission to write in {} denied: {error}", dir.display());
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).map_err(denied)?;
+    let Ok(Some(mode)) = permissions(options.filesystem_store_file_perm) else { return Ok(()) };
+    // Whoever may read the files must get through their folder.
+    let through = (if mode & 0o007 > 0 { 0o001 } else { 0 }) | (if mode & 0o070 > 0 { 0o010 } else { 0 });
+    let set = fs::metadata(dir).and_then(|metadata| {
+        let mode = metadata.permissions().mode();
+        if mode | through == mode { Ok(()) } else { fs::set_permissions(dir, Permissions::from_mode(mode | through)) }
+    });
+    if let Err(error) = set {
+        tracing::warn!(%error, dir = %dir.display(), "the folder's permissions cannot be set");
+    }
+    Ok(())
+}
+
+/// The permissions that the option's digits write, where it writes any.
+fn permissions(digits: i64) -> Result<Option<u32>, String> {
+    if digits <= 0 {
+        return Ok(None);
+    }
+    let mode = u32::from_str_radix(&digits.to_string(), 8).ok().filter(|mode| mode & 0o400 > 0 && *mode <= 0o7777);
+    mode.map(Some).ok_or("Invalid 'filesystem_store_file_perm' option.".to_owned())
+}
+
+/// Reads what is told with each location: mount points with an id each.
+fn metadata(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
+    let file = path.display();
+    let text = fs::read_to_string(path).map_err(|error| format!("the metadata file {file}: {error}"))?;
+    let value: Value = serde_json::from_str(&text).map_err(|error| format!("the metadata file {file}: {error}"))?;
+    let list = match value {
+        Value::Array(list) => list,
+        other => vec![other],
+    };
+    let mount = |value| match value {
+        Value::Object(map) if ["id", "mountpoint"].iter().all(|key| map.get(*key).is_some_and(Value::is_string)) => {
+            Ok(map)
+        }
+        _ => Err(format!("the metadata file {file}: objects with the texts id and mountpoint are wanted")),
+    };
+    list.into_iter().map(mount).collect()
+}
+
+fn from_io(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::Full,
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::WriteDenied,
+        _ => Error::Unavailable(error.into()),
+    }
+}

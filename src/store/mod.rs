@@ -1,0 +1,106 @@
+//! Where image data is kept: what a driver promises, and which stores there are.
+//!
+//! A location's URL says all that is needed to find the data again; URLs and layouts are Glance's, so that either program reads
+//! what the other wrote. The digests, the bounds and the inspection of data are not a driver's business.
+
+mod file;
+mod http;
+mod location;
+mod registry;
+
+use std::{future::Future, ops::Range, time::Duration};
+
+use serde_json::{Map, Value};
+
+pub(crate) use self::registry::{Store, Stores};
+use crate::{
+    db::locations::LocationUrl,
+    stream::{ByteStream, Chunks, Cut},
+};
+
+/// What a store can come back with. A message is for clients, where it may be shown to them: it has no URL in it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// There is no data at the location.
+    #[error("no data is there")]
+    NotFound,
+    /// No room is left.
+    #[error("There is not enough disk space on the image storage media.")]
+    Full,
+    /// The store may not be written to.
+    #[error("Permission to write image storage media denied.")]
+    WriteDenied,
+    /// The data may not be removed.
+    #[error("{0}")]
+    DeleteDenied(String),
+    /// The store is for reading only, or cannot be used as it is configured.
+    #[error("Configuration for store failed. Adding images to this store is disabled.")]
+    ReadOnly,
+    /// Data there cannot be removed by us.
+    #[error("Deleting images from this store is not supported.")]
+    NoDelete,
+    /// A part of the data cannot be asked for.
+    #[error("Getting images randomly from this store is not supported. Offset: {}, length: {}", .0.start, .0.end - .0.start)]
+    NoRange(Range<u64>),
+    /// The URL is none that the store reads.
+    #[error("{0}")]
+    BadLocation(&'static str),
+    /// No store that is configured has such locations.
+    #[error("no store is configured for the location")]
+    NoStore,
+    /// The data that was to be stored did not come to its end.
+    #[error(transparent)]
+    Cut(#[from] Cut),
+    /// The store takes too long.
+    #[error("Operation timed out after {0}s. Check storage health and connectivity.")]
+    TimedOut(u32),
+    /// The store does not answer, or not as it should.
+    #[error("{0}")]
+    Unavailable(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The result of a call to a store.
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What an object is named by while it is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    /// The image; what is at its name already is a leftover and is replaced.
+    pub(crate) image_id: String,
+    /// The upload, of which there may be several for an image, one after the other.
+    pub(crate) upload_id: String,
+}
+
+/// Where an object is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Stored {
+    /// Its location.
+    pub(crate) url: LocationUrl,
+    /// What Glance writes beside it.
+    pub(crate) metadata: Map<String, Value>,
+}
+
+/// Data to be read.
+pub(crate) struct Blob {
+    /// Bytes of the whole object, where the store says.
+    pub(crate) size: Option<u64>,
+    /// The bytes that were asked for. A stream that ends early ends with an error.
+    pub(crate) data: ByteStream,
+}
+
+/// A way to keep data. Every call may be dropped at any time.
+pub(crate) trait Driver {
+    /// Stores an object; its size is known, or 0. When this fails or is dropped, nothing is left; when it succeeds, the object
+    /// is there for good and whole, and was not there in parts before.
+    fn put(&self, object: &Object, data: Chunks, size: u64) -> impl Future<Output = Result<Stored>> + Send;
+    /// Opens an object, or a part of it.
+    fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> impl Future<Output = Result<Blob>> + Send;
+    /// Removes an object. `NotFound` where it is gone already.
+    fn delete(&self, url: &LocationUrl) -> impl Future<Output = Result<()>> + Send;
+    /// Bytes of an object.
+    fn size(&self, url: &LocationUrl) -> impl Future<Output = Result<u64>> + Send;
+    /// Lists what uploads have begun and not finished, and not moved for a while.
+    fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;
+    /// Removes what there is of an upload that was cut off. It may have been at its end: then `finished` removes the object.
+    fn discard(&self, object: &Object, finished: bool) -> impl Future<Output = Result<()>> + Send;
+}

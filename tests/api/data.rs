@@ -1,0 +1,573 @@
+//! Image data: up and down, whole and in parts, and what is left when something breaks in the middle.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use crate::support::{Answer, Client, Database, Glance, ServerBuilder, TestServer, eventually, raw, raw_status};
+
+/// A server whose one store has a name, and that store's folder.
+fn with_store(dir: &Path) -> ServerBuilder {
+    let images = dir.join("images");
+    TestServer::builder()
+        .option("DEFAULT", "enabled_backends", "fs:file")
+        .option("glance_store", "default_backend", "fs")
+        .option("fs", "filesystem_store_datadir", images.display())
+        // What is cut off is undone soon.
+        .option("glimpse", "heartbeat", "0.3")
+}
+
+/// An image that waits for data.
+pub(crate) async fn waiting_image(client: &Client) -> String {
+    client.create_image(&json!({"disk_format": "raw", "container_format": "bare"})).await
+}
+
+pub(crate) async fn upload(client: &Client, image: &str, data: impl Into<reqwest::Body>) -> Answer {
+    let request = client.request("PUT", &format!("{image}/file"));
+    client.send(request.header("Content-Type", "application/octet-stream").body(data)).await
+}
+
+/// An image with this data.
+pub(crate) async fn image_with(client: &Client, data: &[u8]) -> String {
+    let image = waiting_image(client).await;
+    upload(client, &image, data.to_vec()).await.expect(204);
+    image
+}
+
+pub(crate) async fn download(client: &Client, image: &str) -> Vec<u8> {
+    let response = client.request("GET", &format!("{image}/file")).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    response.bytes().await.unwrap().to_vec()
+}
+
+/// Bytes that no two places of have alike.
+pub(crate) fn bytes(length: usize) -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33).to_le_bytes()[0]
+    });
+    next.take(length).collect()
+}
+
+/// The names of the files in a folder.
+pub(crate) fn files(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = entries.collect();
+    names.sort();
+    names
+}
+
+fn id(image: &str) -> &str {
+    image.rsplit('/').next().unwrap()
+}
+
+async fn status(client: &Client, image: &str) -> String {
+    client.get(image).await.expect(200).json()["status"].as_str().unwrap().to_owned()
+}
+
+/// Waits until the image waits for data again and nothing is left in the store, and uploads.
+async fn nothing_is_left(client: &Client, image: &str, dir: &Path) {
+    eventually("the image is queued again, and nothing is left", || async {
+        (status(client, image).await == "queued" && files(dir).is_empty()).then_some(())
+    })
+    .await;
+    assert_eq!(client.get(image).await.expect(200).json()["size"], Value::Null);
+    upload(client, image, "whole").await.expect(204);
+    assert_eq!(download(client, image).await, b"whole");
+}
+
+/// Begins an upload of more than is sent now.
+async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        sent.len() + 10
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    stream
+}
+
+/// Waits until the server writes an image's file.
+async fn file_is_begun(dir: &Path) {
+    eventually("a file is begun", || async { (!files(dir).is_empty()).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn what_goes_up_comes_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    for length in [0, 1, 255 * 1024, 256 * 1024, 3_000_000] {
+        let data = bytes(length);
+        for chunked in [false, true] {
+            let image = waiting_image(&member).await;
+            member.get(&format!("{image}/file")).await.expect(204);
+            let body = if chunked {
+                let parts: Vec<Result<Vec<u8>, std::io::Error>> = data.chunks(10_000).map(|c| Ok(c.to_vec())).collect();
+                reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
+            } else {
+                data.clone().into()
+            };
+            upload(&member, &image, body).await.expect(204);
+            let shown = member.get(&image).await.expect(200).json();
+            assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(length)));
+            assert_eq!(shown["stores"], "fs");
+            let file = dir.path().join("images").join(id(&image));
+            for (tool, attribute) in [("md5sum", "checksum"), ("sha512sum", "os_hash_value")] {
+                let output = Command::new(tool).arg(&file).output().unwrap();
+                let digest = String::from_utf8(output.stdout).unwrap();
+                assert_eq!(digest.split(' ').next(), shown[attribute].as_str(), "{tool}");
+            }
+            assert_eq!(shown["os_hash_algo"], "sha512");
+            let response = member.request("GET", &format!("{image}/file")).send().await.unwrap();
+            assert_eq!(response.headers()["content-type"], "application/octet-stream");
+            assert_eq!(response.headers()["content-length"], length.to_string().as_str());
+            assert_eq!(response.headers()["content-md5"], shown["checksum"].as_str().unwrap());
+            assert!(response.bytes().await.unwrap() == data, "{length}");
+            // An image gets its data once.
+            upload(&member, &image, "again").await.expect(409).says("from active to saving is not allowed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_hash_is_the_one_of_the_configuration() {
+    let s = TestServer::builder().option("DEFAULT", "hashing_algorithm", "sha3_256").start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    let shown = s.member("p1").get(&image).await.expect(200).json();
+    assert_eq!(shown["os_hash_algo"], "sha3_256");
+    assert_eq!(shown["os_hash_value"], "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532");
+    assert!(shown.get("stores").is_none(), "stores without names are nobody's business");
+}
+
+/// The same requests to ours and to a Glance, on one database and one folder.
+struct Pair {
+    ours: TestServer,
+    theirs: Glance,
+    images: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Pair {
+    async fn start(options: &[(&str, &str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let theirs = Glance::start(&database).await;
+        let images = theirs.folder().join("images");
+        let builder = TestServer::builder()
+            .database(database)
+            .option("DEFAULT", "enabled_backends", "fs:file")
+            .option("glance_store", "default_backend", "fs")
+            .option("fs", "filesystem_store_datadir", images.display());
+        let builder = options.iter().fold(builder, |builder, (group, name, value)| builder.option(group, name, value));
+        Self { ours: builder.start().await, theirs, images, _dir: dir }
+    }
+}
+
+#[tokio::test]
+async fn either_program_reads_what_the_other_wrote() {
+    let pair = Pair::start(&[]).await;
+    let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
+    let data = bytes(700_000);
+    let mut written = Vec::new();
+    for (writer, reader) in [(&ours, &theirs), (&theirs, &ours)] {
+        let image = image_with(writer, &data).await;
+        assert!(download(reader, &image).await == data);
+        let (left, right) = (writer.get(&image).await.json(), reader.get(&image).await.json());
+        for attribute in ["size", "checksum", "os_hash_algo", "os_hash_value", "status", "stores"] {
+            assert_eq!(left[attribute], right[attribute], "{attribute}");
+        }
+        let sql = format!("SELECT value, meta_data FROM image_locations WHERE image_id = '{}'", id(&image));
+        let row = pair.ours.database.pairs(&sql).await.remove(0);
+        let metadata: Value = serde_json::from_str(&row.1).unwrap();
+        written.push((row.0.replace(id(&image), "ID"), metadata));
+        // Who deletes it deletes the data.
+        reader.delete(&image).await.expect(204);
+        assert!(!pair.images.join(id(&image)).exists());
+        writer.get(&format!("{image}/file")).await.expect(404);
+        let states = "SELECT status, status FROM image_locations WHERE deleted = ";
+        let states = format!("{states}{} AND image_id = '{}'", pair.ours.database.truth(), id(&image));
+        assert_eq!(pair.ours.database.pairs(&states).await[0].0, "deleted");
+    }
+    assert_eq!(written[0], written[1]);
+}
+
+/// What is asked, and of which image.
+type Asked<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
+
+#[tokio::test]
+async fn requests_are_answered_as_by_glance() {
+    let pair = Pair::start(&[]).await;
+    let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
+    let data = "application/octet-stream";
+    let part = |value: &'static str| vec![("Range", value)];
+    let old = |value: &'static str| vec![("Content-Range", value)];
+    let cases: Vec<Asked<'_>> = vec![
+        ("PUT", "waiting", vec![("Content-Type", "text/plain")], "x"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "many")], "x"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "3")], "abcdef"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "9")], "abcdef"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-Image-Meta-Store", "nope")], "x"),
+        ("PUT", "bare", vec![("Content-Type", data)], "x"),
+        ("PUT", "half", vec![("Content-Type", data)], "x"),
+        ("PUT", "full", vec![("Content-Type", data)], "x"),
+        ("PUT", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", vec![("Content-Type", data)], "x"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-Image-Meta-Store", "fs")], "x"),
+        ("GET", "bare", vec![], ""),
+        ("GET", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", vec![], ""),
+        ("GET", "full", vec![], ""),
+        ("GET", "full", part("bytes=0-0"), ""),
+        ("GET", "full", part("bytes=2-3"), ""),
+        ("GET", "full", part("bytes=5-"), ""),
+        ("GET", "full", part("bytes=-3"), ""),
+        ("GET", "full", part("bytes=-300"), ""),
+        ("GET", "full", part("bytes=2-300"), ""),
+        ("GET", "full", part("Bytes = 2 - 4"), ""),
+        ("GET", "full", part("bytes=10-"), ""),
+        ("GET", "full", part("bytes=4-2"), ""),
+        ("GET", "full", part("nonsense"), ""),
+        ("GET", "full", part("bytes=0-1,3-4"), ""),
+        ("GET", "full", old("bytes 0-3/*"), ""),
+        ("GET", "full", old("bytes 0-3/10"), ""),
+        ("GET", "full", old("bytes 0-10/*"), ""),
+        ("GET", "full", old("bytes 10-11/*"), ""),
+        ("GET", "full", old("nonsense"), ""),
+        ("GET", "full?prefer=fs", vec![], ""),
+        ("GET", "full?prefer=nope", vec![], ""),
+    ];
+    for (method, which, headers, body) in cases {
+        let mut answers = Vec::new();
+        for client in [&ours, &theirs] {
+            let (name, query) = which.split_once('?').map_or((which, String::new()), |(n, q)| (n, format!("?{q}")));
+            let image = match name {
+                "waiting" => waiting_image(client).await,
+                "bare" => client.create_image(&json!({})).await,
+                "half" => client.create_image(&json!({"disk_format": "raw"})).await,
+                "full" => image_with(client, b"0123456789").await,
+                id => format!("/v2/images/{id}"),
+            };
+            let request = client.request(method, &format!("{image}/file{query}"));
+            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let request = if method == "PUT" { request.body(body.to_owned()) } else { request };
+            let answer = client.send(request.header("Accept", "text/plain")).await;
+            let state = if name.len() == 36 { String::new() } else { status(client, &image).await };
+            let kept = ["content-type", "content-length", "content-range", "content-md5"]
+                .map(|name| answer.headers.get(name).map(|value| value.to_str().unwrap().to_owned()));
+            // An answer without a body has a type in Glance now and then.
+            let kept = if answer.status == 204 { [None, None, None, None] } else { kept };
+            answers.push((answer.status.as_u16(), answer.text.replace(id(&image), "ID"), kept, state));
+        }
+        let case = format!("{method} {which} {headers:?}");
+        assert_eq!(answers[0].0, answers[1].0, "{case}: {answers:#?}");
+        assert_eq!(answers[0].1.trim_end(), answers[1].1.trim_end(), "{case}");
+        assert_eq!(answers[0].2[2..], answers[1].2[2..], "{case}");
+        assert_eq!(answers[0].3, answers[1].3, "{case}");
+    }
+}
+
+/// A client that waits to be asked for its data is not asked when it is refused.
+#[tokio::test]
+async fn a_refusal_comes_before_the_data() {
+    let s = TestServer::start().await;
+    let full = image_with(&s.member("p1"), b"x").await;
+    let empty = waiting_image(&s.member("p1")).await;
+    for (image, kind, token, expected) in [
+        (&full, "application/octet-stream", "user:p1:member,reader", 409),
+        (&empty, "text/plain", "user:p1:member,reader", 415),
+        (&empty, "application/octet-stream", "user:p1:reader", 403),
+        (&empty, "application/octet-stream", "user:p2:member,reader", 404),
+    ] {
+        let head = format!(
+            "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {token}\r\nContent-Type: {kind}\r\n\
+             Content-Length: 1000000\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+        );
+        let answer = raw(&s.base, head.as_bytes()).await;
+        assert_eq!(raw_status(&answer), expected, "{answer}");
+    }
+    let mut stream = TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "PUT {empty}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut asked = [0; 25];
+    stream.read_exact(&mut asked).await.unwrap();
+    assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"data").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(raw_status(&answer), 204, "{answer}");
+}
+
+#[tokio::test]
+async fn an_image_has_a_largest_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("DEFAULT", "image_size_cap", 1000).start().await;
+    let member = s.member("p1");
+    let says = "The incoming image is too large: The provided image is too large.";
+    let image = waiting_image(&member).await;
+    upload(&member, &image, bytes(1001)).await.expect(413).says(says);
+    // One that does not say how much it is.
+    let parts = [600, 600].map(|length| Ok::<_, std::io::Error>(bytes(length)));
+    let body = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
+    upload(&member, &image, body).await.expect(413).says(says);
+    nothing_is_left(&member, &image, &dir.path().join("images")).await;
+    let image = waiting_image(&member).await;
+    upload(&member, &image, bytes(1000)).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_project_stores_so_much_at_the_most() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("DEFAULT", "user_storage_quota", "1000B").start().await;
+    let member = s.member("p1");
+    image_with(&member, &bytes(600)).await;
+    let says = "Image exceeds the storage quota: The size of the data 600 will exceed the limit. 400 bytes remaining.";
+    for chunked in [false, true] {
+        let image = waiting_image(&member).await;
+        let data = bytes(600);
+        let whole = [data.clone()].map(Ok::<_, std::io::Error>);
+        let body = if chunked { reqwest::Body::wrap_stream(futures_util::stream::iter(whole)) } else { data.into() };
+        upload(&member, &image, body).await.expect(413).says(says);
+        eventually("it waits again", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
+    }
+    eventually("nothing is left", || async { (files(&dir.path().join("images")).len() == 1).then_some(()) }).await;
+    image_with(&member, &bytes(400)).await;
+    image_with(&s.member("p2"), &bytes(1000)).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    for sent in [0, 100, 600_000] {
+        let image = waiting_image(&member).await;
+        let stream = begun_upload(&s.base, &image, &bytes(sent)).await;
+        file_is_begun(&images).await;
+        assert_eq!(status(&member, &image).await, "saving");
+        // Nobody reads a part of it.
+        member.get(&format!("{image}/file")).await.expect(204);
+        drop(stream);
+        nothing_is_left(&member, &image, &images).await;
+        member.delete(&image).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_is_silent_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("glimpse", "client_timeout", "0.5").start().await;
+    let image = waiting_image(&s.member("p1")).await;
+    let mut stream = begun_upload(&s.base, &image, b"abc").await;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(raw_status(&answer), 408, "{answer}");
+    nothing_is_left(&s.member("p1"), &image, &dir.path().join("images")).await;
+}
+
+/// The bound on a request's time is not one on its data's.
+#[tokio::test]
+async fn an_upload_may_take_long() {
+    let s = TestServer::builder().option("glimpse", "request_timeout", "0.5").start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let mut stream = begun_upload(&s.base, &image, b"abc").await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    stream.write_all(b"0123456789").await.unwrap();
+    eventually("the upload is done", || async { (status(&member, &image).await == "active").then_some(()) }).await;
+    assert_eq!(download(&member, &image).await, b"abc0123456789");
+}
+
+#[tokio::test]
+async fn of_two_uploads_at_once_one_wins() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    for _ in 0..5 {
+        let image = waiting_image(&member).await;
+        let (one, two) = (bytes(400_000), vec![7; 400_000]);
+        let answers = tokio::join!(upload(&member, &image, one.clone()), upload(&member, &image, two.clone()));
+        let statuses = [answers.0.status.as_u16(), answers.1.status.as_u16()];
+        let expected = if statuses[0] == 204 { one } else { two };
+        assert!(statuses == [204, 409] || statuses == [409, 204], "{statuses:?}");
+        assert!(download(&member, &image).await == expected);
+    }
+    assert_eq!(files(&dir.path().join("images")).len(), 5);
+}
+
+#[tokio::test]
+async fn an_image_that_is_deleted_while_its_data_comes_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let mut stream = begun_upload(&s.base, &image, b"abc").await;
+    file_is_begun(&images).await;
+    member.delete(&image).await.expect(204);
+    stream.write_all(b"0123456789").await.unwrap();
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(String::from_utf8(answer).unwrap(), "HTTP/1.1 410");
+    eventually("nothing is left", || async { files(&images).is_empty().then_some(()) }).await;
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM glimpse_uploads").await, 0);
+}
+
+/// `kill -9` at several points of an upload; the next start, or another process, undoes it.
+#[tokio::test]
+async fn an_upload_that_was_cut_off_with_its_server_is_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let mut s = with_store(dir.path()).start().await;
+    for sent in [0, 1, 300_000, 2_000_000] {
+        let image = waiting_image(&s.member("p1")).await;
+        let _stream = begun_upload(&s.base, &image, &bytes(sent)).await;
+        file_is_begun(&images).await;
+        s.kill();
+        assert_eq!(files(&images).len(), 1);
+        s.start_again().await;
+        let member = s.member("p1");
+        nothing_is_left(&member, &image, &images).await;
+        member.delete(&image).await.expect(204);
+    }
+}
+
+#[tokio::test]
+async fn another_server_undoes_what_a_killed_one_had_begun_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let mut killed = with_store(dir.path()).start().await;
+    let other = with_store(dir.path()).database(killed.database.clone()).start().await;
+    let member = other.member("p1");
+    let (dead, alive) = (waiting_image(&member).await, waiting_image(&member).await);
+    let _begun = begun_upload(&killed.base, &dead, b"abc").await;
+    let mut going_on = begun_upload(&other.base, &alive, b"abc").await;
+    eventually("both are begun", || async { (files(&images).len() == 2).then_some(()) }).await;
+    killed.kill();
+    eventually("it is undone", || async { (status(&member, &dead).await == "queued").then_some(()) }).await;
+    assert_eq!(files(&images).len(), 1);
+    assert_eq!(status(&member, &alive).await, "saving");
+    going_on.write_all(b"0123456789").await.unwrap();
+    eventually("the other goes on", || async { (status(&member, &alive).await == "active").then_some(()) }).await;
+    // The killed process is forgotten.
+    eventually("it is forgotten", || async {
+        (other.database.count("SELECT COUNT(*) FROM glimpse_processes").await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn files_that_nobody_knows_are_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    fs::create_dir_all(&images).unwrap();
+    fs::write(images.join(".glimpse-upload.4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90.x"), "part").unwrap();
+    fs::write(images.join("other"), "not ours").unwrap();
+    let _s = with_store(dir.path()).start().await;
+    eventually("it is removed", || async { (files(&images) == ["other"]).then_some(()) }).await;
+}
+
+/// A small file system, which is full soon.
+#[tokio::test]
+async fn a_full_store_is_told_and_keeps_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    fs::create_dir_all(&images).unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&images).status();
+    if !mounted.is_ok_and(|status| status.success()) {
+        eprintln!("not tested: this user may not mount a file system");
+        return;
+    }
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let says = "Image storage media is full: There is not enough disk space on the image storage media.";
+    upload(&member, &image, bytes(3_000_000)).await.expect(413).says(says);
+    nothing_is_left(&member, &image, &images).await;
+    drop(s);
+    assert!(Command::new("umount").arg(&images).status().unwrap().success());
+}
+
+#[tokio::test]
+async fn data_that_is_not_as_it_should_be_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let data = bytes(30_000_000);
+    let image = image_with(&member, &data).await;
+    let file = dir.path().join("images").join(id(&image));
+    // It is cut while it is read: more than waits between the file and the client.
+    let mut response = member.request("GET", &format!("{image}/file")).send().await.unwrap();
+    let first = response.chunk().await.unwrap().unwrap();
+    fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1_000_000).unwrap();
+    let mut came = first.len();
+    let end = loop {
+        match response.chunk().await {
+            Ok(Some(chunk)) => came += chunk.len(),
+            end => break end,
+        }
+    };
+    assert!(end.is_err() && came < data.len(), "{came} bytes came, and the end was good");
+    for cut in [true, false] {
+        if !cut {
+            fs::remove_file(&file).unwrap();
+        }
+        let answer = member.get(&format!("{image}/file")).await.expect(503);
+        assert!(!answer.text.contains(dir.path().to_str().unwrap()), "{}", answer.text);
+    }
+    // It can be deleted all the same.
+    member.delete(&image).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_deactivated_image_is_not_given_out() {
+    let s = TestServer::start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    s.database.execute("UPDATE images SET status = 'deactivated'").await;
+    let says = "The requested image has been deactivated. Image data download is forbidden.";
+    s.member("p1").get(&format!("{image}/file")).await.expect(403).says(says);
+    assert_eq!(download(&s.admin(), &image).await, b"abc");
+    s.member("p1").delete(&image).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_deletion_may_be_delayed() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("DEFAULT", "delayed_delete", true).start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    s.member("p1").delete(&image).await.expect(204);
+    assert_eq!(files(&dir.path().join("images")), [id(&image)]);
+    let states =
+        s.database.pairs("SELECT i.status, l.status FROM images i JOIN image_locations l ON l.image_id = i.id");
+    assert_eq!(states.await, [("pending_delete".to_owned(), "pending_delete".to_owned())]);
+}
+
+/// A server that is told to end finishes the uploads that are under way.
+#[tokio::test]
+async fn an_upload_survives_a_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = with_store(dir.path()).start().await;
+    let image = waiting_image(&s.member("p1")).await;
+    let mut stream = begun_upload(&s.base, &image, b"abc").await;
+    file_is_begun(&dir.path().join("images")).await;
+    s.terminate();
+    eventually("it drains", || async { (s.anonymous().get("/healthcheck").await.status == 503).then_some(()) }).await;
+    stream.write_all(b"0123456789").await.unwrap();
+    assert!(s.ended().await.success());
+    s.start_again().await;
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc0123456789");
+}

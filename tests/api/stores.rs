@@ -1,0 +1,247 @@
+//! Stores: which there are, how they are configured, and data in one of several.
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use crate::{
+    data::{bytes, download, files, image_with, upload, waiting_image},
+    support::{Database, Glance, ServerBuilder, TestServer, mode},
+};
+
+/// Two stores of files and one of web servers.
+fn with_stores(dir: &Path) -> ServerBuilder {
+    TestServer::builder()
+        .option("DEFAULT", "enabled_backends", "fast:file, slow:file, web:http")
+        .option("glance_store", "default_backend", "fast")
+        .option("fast", "filesystem_store_datadir", dir.join("fast").display())
+        .option("fast", "weight", 10)
+        .option("slow", "filesystem_store_datadir", format!("{}/", dir.join("slow").display()))
+        .option("slow", "store_description", "Large and slow")
+}
+
+#[tokio::test]
+async fn stores_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let listed = json!([
+        {"id": "fast", "default": "true"},
+        {"id": "slow", "description": "Large and slow"},
+        {"id": "web", "read-only": "true"},
+    ]);
+    assert_eq!(s.reader("p1").get("/v2/info/stores").await.expect(200).json(), json!({"stores": listed}));
+    s.member("p1").get("/v2/info/stores/detail").await.expect(403).says("stores_info_detail");
+    let detail = s.admin().get("/v2/info/stores/detail").await.expect(200).json();
+    let properties = json!({
+        "data_dir": dir.path().join("fast"), "chunk_size": 65536, "thin_provisioning": false,
+    });
+    let fast = json!({"id": "fast", "default": "true", "type": "file", "properties": properties, "weight": 10});
+    assert_eq!(detail["stores"][0], fast);
+    assert_eq!(
+        detail["stores"][2],
+        json!({
+            "id": "web", "read-only": "true", "type": "http", "properties": {}, "weight": 0,
+        })
+    );
+    let created = s.member("p1").post("/v2/images", &json!({})).await.expect(201);
+    assert_eq!(created.header("openstack-image-store-ids"), "fast,slow,web");
+    let versions = s.anonymous().get("/versions").await.json();
+    let ids: Vec<&str> = versions["versions"].as_array().unwrap().iter().map(|v| v["id"].as_str().unwrap()).collect();
+    assert_eq!(ids[..8], ["v2.15", "v2.13", "v2.12", "v2.11", "v2.10", "v2.9", "v2.8", "v2.17"]);
+    s.member("p1").get("/v2.13/images").await.expect(200);
+}
+
+#[tokio::test]
+async fn stores_are_listed_as_by_glance() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    let glance = Glance::start(&database).await;
+    let images = glance.folder().join("images");
+    let s = TestServer::builder()
+        .database(database)
+        .option("DEFAULT", "enabled_backends", "fs:file")
+        .option("glance_store", "default_backend", "fs")
+        .option("fs", "filesystem_store_datadir", images.display())
+        .start()
+        .await;
+    for path in ["/v2/info/stores", "/v2/info/stores/detail"] {
+        for (ours, theirs) in [(s.admin(), glance.admin()), (s.member("p1"), glance.member("p1"))] {
+            let (ours, theirs) = (ours.get(path).await, theirs.get(path).await);
+            assert_eq!((ours.status, &ours.text), (theirs.status, &theirs.text), "{path}");
+        }
+    }
+    let image = image_with(&s.member("p1"), b"abc").await;
+    for path in [image.replace("images", "stores/nope"), image.replace("images", "stores/fs")] {
+        for (ours, theirs) in [(s.admin(), glance.admin()), (s.member("p1"), glance.member("p1"))] {
+            let (ours, theirs) = (ours.delete(&path).await, theirs.delete(&path).await);
+            assert_eq!((ours.status, &ours.text), (theirs.status, &theirs.text), "{path}");
+        }
+    }
+    let ids = |client: crate::support::Client| async move {
+        let answer = client.get("/versions").await;
+        let versions = answer.json()["versions"].as_array().unwrap().clone();
+        versions.iter().map(|version| (version["id"].clone(), version["status"].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(s.anonymous()).await, ids(glance.anonymous()).await);
+}
+
+#[tokio::test]
+async fn a_client_chooses_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let member = s.member("p1");
+    let put = async |store: &str| {
+        let image = waiting_image(&member).await;
+        let request = member.request("PUT", &format!("{image}/file")).header("X-Image-Meta-Store", store);
+        (member.send(request.header("Content-Type", "application/octet-stream").body("abc")).await, image)
+    };
+    let (answer, image) = put("slow").await;
+    answer.expect(204);
+    assert_eq!(member.get(&image).await.expect(200).json()["stores"], "slow");
+    assert_eq!((files(&dir.path().join("slow")).len(), files(&dir.path().join("fast")).len()), (1, 0));
+    // The folder was written with a slash at its end.
+    let url = s.database.pairs("SELECT value, value FROM image_locations").await.remove(0).0;
+    assert_eq!(url, format!("file://{}/{}", dir.path().join("slow").display(), image.rsplit('/').next().unwrap()));
+    put("nope").await.0.expect(400).says("Store for identifier nope not found");
+    // The service's own is nobody's choice.
+    put("os_glance_staging_store").await.0.expect(400);
+    let (answer, image) = put("web").await;
+    answer.expect(410).says("Adding images to store is disabled");
+    assert_eq!(member.get(&image).await.expect(200).json()["status"], "queued");
+}
+
+#[tokio::test]
+async fn data_is_removed_from_one_of_several_stores() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    let id = image.rsplit('/').next().unwrap();
+    let copy = dir.path().join("slow").join(id);
+    fs::write(&copy, "abc").unwrap();
+    let in_store = |store: &str| format!("/v2/stores/{store}/{id}");
+    s.admin().delete(&in_store("fast")).await.expect(403).says("the only store containing it");
+    let columns = "image_id, value, meta_data, status, created_at, deleted";
+    let values =
+        format!("'{id}', 'file://{}', '{{\"store\": \"slow\"}}', 'active', '2026-01-01 00:00:00', '0'", copy.display());
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast,slow");
+    // Where the first is broken, the other serves.
+    fs::rename(dir.path().join("fast").join(id), dir.path().join("away")).unwrap();
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc");
+    fs::rename(dir.path().join("away"), dir.path().join("fast").join(id)).unwrap();
+    s.member("p1").delete(&in_store("fast")).await.expect(403);
+    s.admin().delete(&in_store("web")).await.expect(404).says("is not stored in store web");
+    s.admin().delete(&in_store("nope")).await.expect(409).says("not available on this node");
+    s.admin().delete(&in_store("fast")).await.expect(204);
+    assert_eq!(files(&dir.path().join("fast")), [""; 0]);
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "slow");
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc");
+    s.member("p1").delete(&image).await.expect(204);
+    assert!(!copy.exists());
+}
+
+#[tokio::test]
+async fn a_store_may_be_several_folders() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str| dir.path().join(name).display().to_string();
+    let s = TestServer::builder()
+        .without("glance_store", "filesystem_store_datadir")
+        .option("DEFAULT", "enabled_backends", "fs:file")
+        .option("glance_store", "default_backend", "fs")
+        .option("fs", "filesystem_store_datadirs", format!("{}:1", folder("a")))
+        .option("fs", "filesystem_store_datadirs", format!("{}:2", folder("b")))
+        .option("backend_defaults", "filesystem_store_file_perm", 640)
+        .start()
+        .await;
+    image_with(&s.member("p1"), b"abc").await;
+    assert_eq!(files(&dir.path().join("a")), [""; 0]);
+    let names = files(&dir.path().join("b"));
+    assert_eq!(names.len(), 1);
+    assert_eq!(mode(&dir.path().join("b").join(&names[0])), 0o640);
+}
+
+#[tokio::test]
+async fn zeros_may_be_holes_and_locations_may_tell_more() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let told = dir.path().join("told.json");
+    fs::write(
+        &told,
+        json!([{"id": "other", "mountpoint": "/nowhere"}, {"id": "here", "mountpoint": dir.path()}]).to_string(),
+    )
+    .unwrap();
+    let s = TestServer::builder()
+        .option("glance_store", "filesystem_store_datadir", images.display())
+        .option("glance_store", "filesystem_thin_provisioning", true)
+        .option("glance_store", "filesystem_store_metadata_file", told.display())
+        .option("DEFAULT", "show_multiple_locations", true)
+        .start()
+        .await;
+    let member = s.member("p1");
+    let mut data = bytes(4_000_000);
+    data[100_000..].fill(0);
+    let image = image_with(&member, &data).await;
+    assert!(download(&member, &image).await == data);
+    let file = fs::metadata(images.join(image.rsplit('/').next().unwrap())).unwrap();
+    assert_eq!(file.len(), 4_000_000);
+    assert!(file.blocks() * 512 < 1_000_000, "{} blocks", file.blocks());
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!(shown["locations"][0]["metadata"], json!({"id": "here", "mountpoint": dir.path()}));
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_to_is_told_and_does_not_stop_the_server() {
+    let s = TestServer::builder().option("glance_store", "filesystem_store_datadir", "/dev/null/images").start().await;
+    assert!(s.log().contains("nothing can be added to the store"));
+    let image = waiting_image(&s.member("p1")).await;
+    let says = "Error in store configuration. Adding images to store is disabled.";
+    upload(&s.member("p1"), &image, "abc").await.expect(410).says(says);
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["status"], "queued");
+}
+
+/// Data on a web server, as a location that a client added.
+#[tokio::test]
+async fn data_on_a_web_server_is_read() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = vec![0; 4096];
+            let length = stream.read(&mut head).await.unwrap();
+            let head = String::from_utf8_lossy(&head[..length]).into_owned();
+            let answer = match head.split(' ').nth(1).unwrap() {
+                "/moved" => "302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n",
+                "/data" => "200 OK\r\nContent-Length: 5\r\n\r\nhello",
+                "/cut" => "200 OK\r\nContent-Length: 5\r\n\r\nhel",
+                _ => "404 Not Found\r\nContent-Length: 0\r\n\r\n",
+            };
+            let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
+        }
+    });
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let located = async |path: &str| {
+        let image = waiting_image(&member).await;
+        let id = image.rsplit('/').next().unwrap().to_owned();
+        let columns = "image_id, value, meta_data, status, created_at, deleted";
+        let values = format!("'{id}', 'http://u:s3cret@{address}{path}', '{{}}', 'active', '2026-01-01 00:00:00', '0'");
+        s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+        s.database.execute(&format!("UPDATE images SET status = 'active', size = 5 WHERE id = '{id}'")).await;
+        image
+    };
+    for path in ["/data", "/moved"] {
+        assert_eq!(download(&member, &located(path).await).await, b"hello");
+    }
+    let image = located("/data").await;
+    let part = member.request("GET", &format!("{image}/file")).header("Range", "bytes=1-2");
+    member.send(part).await.expect(400).says("Getting images randomly from this store is not supported.");
+    member.get(&format!("{}/file", located("/gone").await)).await.expect(503);
+    let cut = member.request("GET", &format!("{}/file", located("/cut").await)).send().await.unwrap();
+    assert!(cut.bytes().await.is_err());
+    // What is on other people's servers is not ours to remove.
+    member.delete(&image).await.expect(204);
+    assert!(!s.log().contains("s3cret"));
+}
