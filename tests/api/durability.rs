@@ -370,8 +370,8 @@ mod on_a_server {
         }
     }
 
-    /// On MariaDB alone: PostgreSQL has no such cluster.
-    #[tokio::test]
+    /// On MariaDB alone: PostgreSQL has no such cluster. The proxy goes on while the test waits for a program to end.
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_transaction_that_fails_at_its_commit_is_run_again() {
         if Engine::under_test() != Engine::MySql {
             return;
