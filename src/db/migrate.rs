@@ -307,21 +307,22 @@ impl Db {
     /// # Errors
     /// `Schema` on a database that we do not understand; nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<bool> {
-        let mut before = self.schema().await?.state;
-        if before == State::Current {
+        let progress = |schema: Schema| (schema.state, schema.migration);
+        let mut before = progress(self.schema().await?);
+        if before.0 == State::Current {
             return Ok(false);
         }
         let mut patience = LOCKED_ATTEMPTS;
         loop {
-            let recorded = match before {
+            let recorded = match before.0 {
                 State::Current => return Ok(true),
                 // Another program may be at it: whoever has the lock next finds out.
                 State::Empty | State::Behind | State::Begun { .. } => None,
                 State::Glance { amounts_to } => Some(amounts_to),
-                State::Foreign | State::Ahead => return Err(cannot_sync(before)),
+                State::Foreign | State::Ahead => return Err(cannot_sync(before.0)),
             };
             let ran = self.run_migrations(recorded).await;
-            let now = self.schema().await?.state;
+            let now = progress(self.schema().await?);
             match ran {
                 // SQLite has no lock for migrations: another program may have done a part of them meanwhile.
                 Err(_) if now != before => before = now,
