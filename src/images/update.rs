@@ -233,7 +233,7 @@ impl Draft {
                 "It's not allowed to {action} locations if locations are invisible."
             )));
         }
-        // No store is there that could read one.
+        // Which addresses a client may have us ask is not decided yet, so none is taken.
         Err(Error::Invalid("Invalid location".to_owned()))
     }
 
