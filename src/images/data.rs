@@ -341,7 +341,8 @@ pub(crate) async fn download(
         location.metadata.get("store").and_then(|store| store.as_str()).is_some_and(|id| prefer.iter().any(|p| p == id))
     };
     locations.retain(|location| location.status == db::locations::LocationStatus::Active);
-    locations.sort_by_key(|location| !is_preferred(location));
+    let weight = |location: &db::locations::Location| super::stores::weight_of(app, location);
+    locations.sort_by_key(|location| (!is_preferred(location), std::cmp::Reverse(weight(location))));
     let mut last = None;
     for location in &locations {
         let opened =

@@ -1,5 +1,7 @@
 //! Deleting an image, with its data.
 
+use std::sync::Arc;
+
 use super::{access, status};
 use crate::{
     app::App,
@@ -17,11 +19,20 @@ use crate::{
 /// for each location.
 ///
 /// An image with data is `pending_delete` first, so that nobody else removes it; when a store does not let its data go, it is
-/// what it was before. Left in that state by a process that was killed, it can be deleted again.
+/// what it was before. Left in that state by a process that was killed, it can be deleted again. It goes on to its end also when
+/// the caller stops waiting for it.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
-pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &ImageId) -> Result<()> {
+    let (span, id) = (tracing::Span::current(), id.clone());
+    let (app_of_work, context) = (Arc::clone(app), context.clone());
+    let work = async move { run(&app_of_work, &context, &id).await };
+    let work = app.work.spawn(tracing::Instrument::instrument(work, span));
+    work.await.map_err(|error| Error::Internal(error.into()))?
+}
+
+async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     let with_data = app
         .db
         .transaction(|mut tx| async move {
@@ -47,10 +58,14 @@ pub(crate) async fn delete(app: &App, context: &Context, id: &ImageId) -> Result
         })
         .await?;
     if let Some((image, before, locations)) = with_data {
-        let gone = match remove_data(app, &image, &locations).await {
+        let mut removed = 0;
+        let gone = match remove_data(app, &image, &locations, &mut removed).await {
             Ok(gone) => gone,
             Err(error) => {
-                bring_back(app, &image, before).await;
+                // What has lost a part of its data must not be read again.
+                if removed == 0 {
+                    bring_back(app, &image, before).await;
+                }
                 return Err(error);
             }
         };
@@ -106,13 +121,14 @@ async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Resu
     Ok(())
 }
 
-/// Removes an image's data. `false` when some of it is in stores that only Glance knows.
-async fn remove_data(app: &App, image: &Image, locations: &[Location]) -> Result<bool> {
+/// Removes an image's data, and counts the locations whose data is gone. `false` when some of it is in stores that only Glance
+/// knows.
+async fn remove_data(app: &App, image: &Image, locations: &[Location], removed: &mut u32) -> Result<bool> {
     let mut gone = true;
     for location in locations {
-        let removed = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
-        match removed.await {
-            Ok(()) => {}
+        let removal = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
+        match removal.await {
+            Ok(()) => *removed += 1,
             Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
                 tracing::warn!(image = image.id, location = location.id, %error, "no data is removed");
             }

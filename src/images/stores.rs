@@ -48,12 +48,13 @@ pub(crate) fn name_of<'a>(app: &'a App, location: &'a Location) -> Option<&'a st
 
 /// The first of the locations in the stores of the highest weight.
 pub(crate) fn heaviest<'l>(app: &App, locations: &'l [Location]) -> Option<&'l Location> {
-    let weight = |location: &&Location| {
-        let store = app.stores.of(&location.url, &location.metadata);
-        store.map_or(0, |store| store.weight)
-    };
     // Of several, the last one counts as the greatest.
-    locations.iter().rev().max_by_key(weight)
+    locations.iter().rev().max_by_key(|location| weight_of(app, location))
+}
+
+/// The weight of the store that a location is in: the heaviest is read first.
+pub(super) fn weight_of(app: &App, location: &Location) -> i64 {
+    app.stores.of(&location.url, &location.metadata).map_or(0, |store| store.weight)
 }
 
 /// Removes an image's data from one of several stores that it is in. Six statements.

@@ -245,3 +245,25 @@ async fn data_on_a_web_server_is_read() {
     member.delete(&image).await.expect(204);
     assert!(!s.log().contains("s3cret"));
 }
+
+/// Of several stores that have the data, the heaviest is read, whichever came first.
+#[tokio::test]
+async fn data_is_read_from_the_heaviest_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let request = member.request("PUT", &format!("{image}/file")).header("X-Image-Meta-Store", "slow");
+    member.send(request.header("Content-Type", "application/octet-stream").body("abc")).await.expect(204);
+    let id = image.rsplit('/').next().unwrap();
+    let copy = dir.path().join("fast").join(id);
+    fs::write(&copy, "xyz").unwrap();
+    let columns = "image_id, value, meta_data, status, created_at, deleted";
+    let values =
+        format!("'{id}', 'file://{}', '{{\"store\": \"fast\"}}', 'active', '2026-01-01 00:00:00', '0'", copy.display());
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    assert_eq!(download(&member, &image).await, b"xyz");
+    // What the client prefers comes before that.
+    let preferred = s.admin().get(&format!("{image}/file?prefer=slow")).await.expect(200);
+    assert_eq!(preferred.text, "abc");
+}
