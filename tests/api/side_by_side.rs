@@ -172,6 +172,9 @@ async fn is_taken_over(heads: &[&str]) {
             let of = if database.engine == Engine::MySql { format!("ON {table}") } else { String::new() };
             database.execute(&format!("DROP INDEX {index} {of}")).await;
         }
+        for table in ["glimpse_processes", "glimpse_uploads"] {
+            database.execute(&format!("DROP TABLE {table}")).await;
+        }
         sync(&database);
     }
     assert_eq!(db(&database, "check").status.code(), Some(0), "{heads:?}");
