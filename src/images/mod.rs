@@ -205,8 +205,9 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     let mut images = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
     let more = images.len() > limit as usize;
     images.truncate(limit as usize);
-    let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
     images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
+    // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
+    let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
     let mut images = all_with_children(app, &mut conn, images).await?;
     app.protections.hide(&app.policy, context, &mut images);
     Ok(Page { images, next_marker })

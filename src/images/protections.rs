@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use fancy_regex::Regex;
+use fancy_regex::{Regex, RegexBuilder};
 
 use super::model::ImageView;
 use crate::{
@@ -161,6 +161,13 @@ impl Protections {
     }
 }
 
+/// Steps that a search may go back: the names are short, but clients choose them.
+const MAX_BACKTRACKS: usize = 20_000;
+
+fn pattern(text: &str) -> Result<Regex, fancy_regex::Error> {
+    RegexBuilder::new(text).backtrack_limit(MAX_BACKTRACKS).build()
+}
+
 /// What is wrong in a file, and on which line.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
@@ -187,7 +194,7 @@ fn rules(text: &str, format: RuleFormat) -> Result<Vec<Rule>, Fault> {
     for section in sections.iter().filter(|section| !section.name.starts_with(OWN)) {
         let fault = |line, what: String| Fault { line, message: format!("[{}] {what}", section.name) };
         let pattern =
-            Regex::new(&section.name).map_err(|error| fault(section.line, format!("is not a pattern: {error}")))?;
+            pattern(&section.name).map_err(|error| fault(section.line, format!("is not a pattern: {error}")))?;
         let mut permissions = [const { Permission::Nobody }; 4];
         for (name, operation) in OPERATIONS {
             let mut options = section.options.iter().chain(defaults.iter().flat_map(|section| &section.options));

@@ -1,6 +1,6 @@
 //! Changing an image: a list of changes, all of them or none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 
@@ -280,8 +280,8 @@ impl Draft {
     /// Checks what only the whole can show.
     fn finish(mut self, app: &App, context: &Context, before: &ImageView) -> Result<ImageView> {
         check_owner(self.image.owner.as_deref().unwrap_or_default())?;
-        let had = |name: &String| before.properties.iter().any(|(known, _)| known == name);
-        if !self.properties.keys().all(had) {
+        let had = by_name(before);
+        if !self.properties.keys().all(|name| had.contains_key(name.as_str())) {
             let counted = self.properties.keys().filter(|name| !name.starts_with("os_glance_")).count();
             check_quota("properties", counted, app.config.default.image_property_quota())?;
         }
@@ -307,8 +307,10 @@ fn check_format_is_open(status: Status, name: &str) -> Result<()> {
 async fn write(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()> {
     let (id, now) = (after.image.id.as_str(), after.image.updated_at.unwrap_or(after.image.created_at));
     db::images::update(tx, &before.image, &after.image).await?;
-    let set: Vec<_> = after.properties.iter().filter(|pair| !before.properties.contains(pair)).cloned().collect();
-    let gone = before.properties.iter().filter(|(name, _)| !after.properties.iter().any(|(kept, _)| kept == name));
+    let (had, has) = (by_name(before), by_name(after));
+    let is_new = |(name, value): &&(String, String)| had.get(name.as_str()) != Some(&value.as_str());
+    let set: Vec<_> = after.properties.iter().filter(is_new).cloned().collect();
+    let gone = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
     let names: Vec<&str> = set.iter().chain(gone).map(|(name, _)| name.as_str()).collect();
     db::properties::delete(tx, id, &names).await?;
     or_conflict(db::properties::insert(tx, id, &set, now).await, super::same_but_for_case)?;
@@ -319,6 +321,10 @@ async fn write(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()>
     db::tags::delete_all(tx, id, &texts(&gone)).await?;
     db::tags::insert_all(tx, id, &texts(&new), now).await?;
     Ok(())
+}
+
+fn by_name(view: &ImageView) -> HashMap<&str, &str> {
+    view.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
 fn texts(tags: &[String]) -> Vec<&str> {

@@ -1,5 +1,7 @@
 //! Judging a rule's tree on a caller and a target.
 
+use std::cell::Cell;
+
 use super::{
     credentials::{self, Credential},
     left::Left,
@@ -12,7 +14,10 @@ use crate::context::Identity;
 /// How many rules may refer to each other in a row: more is a circle.
 pub(super) const MAX_REFERENCES: usize = 64;
 
-/// The rules lead back to themselves, so there is no verdict.
+/// How many references one judgement may follow in all: more are rules that multiply, which nobody wrote to be judged.
+const MAX_FOLLOWED: u32 = 10_000;
+
+/// The rules lead back to themselves, or to too many others, so there is no verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Circle;
 
@@ -37,9 +42,14 @@ pub(super) struct Judge<'j> {
     pub(super) rules: &'j Rules,
     pub(super) identity: &'j Identity,
     pub(super) target: &'j Target<'j>,
+    followed: Cell<u32>,
 }
 
-impl Judge<'_> {
+impl<'j> Judge<'j> {
+    pub(super) fn new(rules: &'j Rules, identity: &'j Identity, target: &'j Target<'j>) -> Self {
+        Self { rules, identity, target, followed: Cell::new(0) }
+    }
+
     /// Judges a check. Allocates nothing, but where a role's name has an attribute in it.
     ///
     /// # Errors
@@ -70,11 +80,16 @@ impl Judge<'_> {
                 }
                 any
             }
-            Check::Rule(_) if references >= MAX_REFERENCES => return Err(Circle),
-            Check::Rule(name) => match self.rules.referred(name) {
-                Some(check) => self.holds(check, references + 1, follow)?,
-                None => false,
-            },
+            Check::Rule(_) if references >= MAX_REFERENCES || self.followed.get() >= MAX_FOLLOWED => {
+                return Err(Circle);
+            }
+            Check::Rule(name) => {
+                self.followed.set(self.followed.get() + 1);
+                match self.rules.referred(name) {
+                    Some(check) => self.holds(check, references + 1, follow)?,
+                    None => false,
+                }
+            }
             Check::Role(name) => {
                 let has = |name: &str| self.identity.roles.iter().any(|role| role == name);
                 match name.constant() {

@@ -156,7 +156,7 @@ impl Policy {
     pub(crate) fn allows(&self, identity: &Identity, rule: &str, target: &Target<'_>) -> bool {
         let rules = self.rules.load();
         let Some(rule) = rules.get(rule) else { return false };
-        let judge = Judge { rules: &rules, identity, target };
+        let judge = Judge::new(&rules, identity, target);
         is_in_scope(identity, rule) && judge.holds(&rule.check, 0, &mut ()).unwrap_or(false)
     }
 
@@ -169,7 +169,7 @@ impl Policy {
             return Some(Verdict { allowed: false, reason });
         }
         let mut followed = Followed::default();
-        let verdict = Judge { rules: &rules, identity, target }.holds(&rule.check, 0, &mut followed);
+        let verdict = Judge::new(&rules, identity, target).holds(&rule.check, 0, &mut followed);
         let mut reason: Vec<String> = followed.lines().collect();
         if verdict.is_err() {
             reason.truncate(SHOWN_OF_A_CIRCLE);

@@ -574,3 +574,34 @@ async fn credentials_beyond_project_and_user_count() {
     let outside = server.anonymous().with_headers(&all).with_headers(&[("x-is-admin-project", "False")]);
     create(&outside, json!({})).await.expect(403);
 }
+
+/// Rules that multiply cost no more than a bound, and let nobody.
+#[tokio::test]
+async fn rules_that_multiply_let_nobody() {
+    let doubled = (0..40).map(|n| format!("r{n}: rule:r{} or rule:r{}\n", n + 1, n + 1)).collect::<String>();
+    let policy = format!("get_images: rule:r0\n{doubled}r40: role:nobody\n");
+    let s = TestServer::builder().file("policy.yaml", &policy).start().await;
+    s.member("p1").get("/v2/images").await.expect(403);
+    s.anonymous().get("/healthcheck").await.expect(200);
+}
+
+/// A page ends at an image that its reader may see: the id of another one is told to nobody.
+#[tokio::test]
+async fn a_marker_is_no_hidden_image() {
+    let s = TestServer::builder().file("policy.yaml", "get_image: not 'secret':%(name)s\n").start().await;
+    let member = s.member("p1");
+    for name in ["open", "secret", "shown", "secret"] {
+        member.create_image(&json!({"name": name})).await;
+        // The engines' clocks tell seconds at the least.
+        s.database.execute("UPDATE images SET created_at = '2026-01-01 00:00:00' WHERE name = 'open'").await;
+        s.database.execute("UPDATE images SET created_at = '2026-01-03 00:00:00' WHERE name = 'shown'").await;
+        s.database.execute("UPDATE images SET created_at = '2026-01-04 00:00:00' WHERE name = 'secret'").await;
+    }
+    let first = member.get("/v2/images?limit=3").await.expect(200).json();
+    let names: Vec<&Value> = first["images"].as_array().unwrap().iter().map(|image| &image["name"]).collect();
+    assert_eq!(names, ["shown"]);
+    let last = member.get(first["next"].as_str().unwrap()).await.expect(200).json();
+    assert_eq!((&last["images"][0]["name"], last.get("next")), (&json!("open"), None));
+    let hidden = member.get("/v2/images?limit=1").await.expect(200).json();
+    assert_eq!((&hidden["images"], hidden.get("next")), (&json!([]), None));
+}

@@ -250,3 +250,16 @@ async fn patches_are_answered_as_glance_answers_them() {
     }
     twins.same(&Question::new(member, "PATCH", "/v2/images/nope").patch(&json!([]))).await;
 }
+
+/// All of a patch is done under the lock of the image's row.
+#[tokio::test]
+async fn a_patch_has_a_bound() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({})).await;
+    let rename = |n: usize| json!({"op": "replace", "path": "/name", "value": n.to_string()});
+    let answer = patch(&member, &image, &(0..1001).map(rename).collect()).await.expect(400);
+    answer.says("A patch has 1000 operations at the most.");
+    patch(&member, &image, &(0..1000).map(rename).collect()).await.expect(200);
+    assert_eq!(member.get(&image).await.json()["name"], "999");
+}

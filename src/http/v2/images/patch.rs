@@ -10,6 +10,9 @@ use crate::{
     images::update::{Change, Condition, LocationsChange},
 };
 
+/// Operations of a patch at the most: all of them are done under the lock of the image's row.
+const MAX_OPERATIONS: usize = 1000;
+
 const OPERATIONS: [&str; 3] = ["add", "remove", "replace"];
 
 /// Reads the operations. Each is checked before any is done.
@@ -17,6 +20,9 @@ const OPERATIONS: [&str; 3] = ["add", "remove", "replace"];
 /// # Errors
 /// `Invalid`, `Forbidden`.
 pub(super) fn changes(app: &App, dialect: PatchDialect, operations: Vec<Value>) -> Result<Vec<Change>> {
+    if operations.len() > MAX_OPERATIONS {
+        return Err(Error::Invalid(format!("A patch has {MAX_OPERATIONS} operations at the most.")));
+    }
     operations
         .into_iter()
         .map(|operation| match operation {
