@@ -198,7 +198,6 @@ async fn listings_have_the_same_pages() {
         "visibility=community".to_owned(),
         "visibility=all".to_owned(),
         "visibility=nope".to_owned(),
-        "visibility=".to_owned(),
         "os_hidden=true".to_owned(),
         "os_hidden=TRUE".to_owned(),
         "os_hidden=x".to_owned(),
@@ -260,7 +259,7 @@ async fn listings_have_the_same_pages() {
         "is_public=true".to_owned(),
     ];
     for query in queries {
-        for persona in [OTHER, READER, OWNER, ADMIN] {
+        for persona in [OTHER, ADMIN] {
             let question = Question::new(persona, "GET", format!("/v2/images?{query}"));
             // Of a parameter that comes twice, Glance's links keep the last.
             let mut names: Vec<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
