@@ -580,7 +580,7 @@ fn disks() -> Vec<(&'static str, Vec<u8>)> {
     let made = |name: &'static str, arguments: &str| {
         let arguments = ["create", "-q", "-f"].into_iter().chain(arguments.split(' '));
         let made = Command::new("qemu-img").args(arguments).current_dir(dir.path()).status();
-        assert!(made.expect("qemu-img; run tests/install").success(), "{name}");
+        assert!(made.is_ok_and(|status| status.success()), "qemu-img does not make {name}; run tests/install");
         (name, fs::read(dir.path().join(name)).unwrap())
     };
     let with_table = |partition: [u8; 16]| {
