@@ -34,6 +34,9 @@ pub(crate) enum Error {
     /// What was being worked on went away meanwhile.
     #[error("{0}")]
     Gone(String),
+    /// An image's data is not what the image says, or dangerous.
+    #[error("{0}")]
+    UnfitData(String),
     /// There is no such part of the data.
     #[error("{0}")]
     NoSuchRange(String),

@@ -21,7 +21,6 @@ mod db;
 mod error;
 mod http;
 mod images;
-#[expect(dead_code, unused_imports, reason = "uploads are what will be inspected")]
 mod inspect;
 mod limits;
 mod log;

@@ -4,7 +4,7 @@
 //! slow store slows the client down. A chunk's bytes are shared, not copied. Work that keeps a processor or a disk busy runs
 //! on blocking threads in pieces that end by themselves: however many uploads there are, none waits for another's end.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
@@ -86,6 +86,8 @@ pub(crate) enum Broken {
     LessThanSaid(u64),
     /// The store takes no more; it knows why.
     Refused,
+    /// One of those who look at it wants no more; it knows why.
+    Unwanted,
 }
 
 /// What the data is held to.
@@ -133,8 +135,7 @@ pub(crate) async fn feed(
         if gathered.len >= GATHERED || (ended && gathered.len > 0) {
             let chunk = gathered.take();
             for tap in &taps {
-                // One that has ended before the data tells why at its own end.
-                let _ = tap.send(chunk.clone()).await;
+                tap.send(chunk.clone()).await.map_err(|_| Broken::Unwanted)?;
             }
             to.0.send(chunk).await.map_err(|_| Broken::Refused)?;
         }
@@ -179,8 +180,8 @@ impl Gathered {
 
 /// Looks at data as it passes.
 pub(crate) trait Look: Send + 'static {
-    /// Sees the next bytes.
-    fn see(&mut self, bytes: &[u8]) -> Result<(), BoxError>;
+    /// Sees the next bytes; `Break` is the end of all of the data's way.
+    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError>;
 }
 
 /// Somebody who looks at all of the data, on threads beside the one that stores it.
@@ -199,12 +200,19 @@ impl<L: Look> Tap<L> {
                 let piece = spawn_blocking(move || {
                     let mut next = Some(first);
                     while let Some(chunk) = next {
-                        chunk.frames().try_for_each(|frame| looker.see(frame))?;
+                        for frame in chunk.frames() {
+                            if looker.see(frame)?.is_break() {
+                                return Ok((looker, None));
+                            }
+                        }
                         next = from.try_recv().ok();
                     }
-                    Ok::<_, BoxError>((looker, from))
+                    Ok::<_, BoxError>((looker, Some(from)))
                 });
-                (looker, from) = piece.await??;
+                let more;
+                (looker, more) = piece.await??;
+                let Some(more) = more else { break };
+                from = more;
             }
             Ok::<_, BoxError>(looker)
         });
@@ -216,7 +224,7 @@ impl<L: Look> Tap<L> {
         self.to.clone()
     }
 
-    /// Whoever looked, after all of the data.
+    /// Whoever looked, after all of the data, or after what made them end it.
     ///
     /// # Errors
     /// What they came upon.
@@ -248,8 +256,9 @@ impl Digest {
 }
 
 impl Look for Digest {
-    fn see(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
-        Ok(self.0.update(bytes)?)
+    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+        self.0.update(bytes)?;
+        Ok(ControlFlow::Continue(()))
     }
 }
 
@@ -336,6 +345,26 @@ mod tests {
         ] {
             assert_eq!(passed(frames(), limits).await, (Err(broken), vec![], false));
         }
+    }
+
+    /// Wants nothing.
+    struct Sated;
+
+    impl Look for Sated {
+        fn see(&mut self, _: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+            Ok(ControlFlow::Break(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn who_looks_can_end_it() {
+        let sated = Tap::start(Sated);
+        let (to, mut chunks) = channel();
+        let endless = futures_util::stream::repeat_with(|| Ok(Bytes::from_static(&[1; GATHERED])));
+        let feeding = feed(Box::pin(endless), limits(u64::MAX, None), vec![sated.end()], to);
+        let taking = async { while let Ok(Some(_)) = chunks.next().await {} };
+        assert_eq!(tokio::join!(feeding, taking).0, Err(Broken::Unwanted));
+        sated.finish().await.unwrap();
     }
 
     /// Read off Python's hashlib.

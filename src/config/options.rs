@@ -342,6 +342,10 @@ group! {
         container_formats: Vec<String> = words("ami ari aki bare ovf ova docker compressed"); was "DEFAULT" "container_formats",
         /// Disk formats that an image may have.
         disk_formats: Vec<String> = words("ami ari aki vhd vhdx vmdk raw qcow2 vdi iso ploop"); was "DEFAULT" "disk_formats",
+        /// Whether data in another format than the image says is refused.
+        require_image_format_match: bool = true,
+        /// Safety checks that a disk with a partition table may fail.
+        gpt_safety_checks_nonfatal: Vec<String> = Vec::new(),
     }
 }
 

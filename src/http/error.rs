@@ -151,6 +151,8 @@ impl From<&Error> for Refusal {
             Error::PropertyConflict(reason) => Self::new(StatusCode::CONFLICT, CONFLICT).with_detail(reason),
             Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
             Error::Gone(message) => Self::new(StatusCode::GONE, message.clone()),
+            // The type that all image data comes as.
+            Error::UnfitData(reason) => Self::media_type("application/octet-stream", reason),
             Error::NoSuchRange(reason) => {
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "The Range requested is not available.")
                     .with_detail(reason)

@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{SharedApp, error::Refusal, middleware::limits::Hurry};
+use super::{SharedApp, error::Refusal, linger::Lingering, middleware::limits::Hurry};
 use crate::{
     app::App,
     context::Context,
@@ -136,7 +136,7 @@ pub(super) struct ImageData(pub(super) NewData);
 impl FromRequest<SharedApp> for ImageData {
     type Rejection = Response;
 
-    async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Response> {
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
         let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default().to_owned());
         let content_type = text("content-type");
         let essence = content_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
@@ -156,7 +156,7 @@ impl FromRequest<SharedApp> for ImageData {
         if let Some(hurry) = request.extensions().get::<Hurry>() {
             hurry.lift();
         }
-        let data = request.into_body().into_data_stream();
+        let data = Lingering::new(request, app.config.glimpse.client_timeout);
         let data = TryStreamExt::map_err(data, Box::<dyn std::error::Error + Send + Sync>::from);
         Ok(Self(NewData { store, size, data: Box::pin(data) }))
     }

@@ -5,6 +5,7 @@ mod error;
 mod extract;
 mod healthcheck;
 mod json;
+mod linger;
 mod links;
 mod middleware;
 mod resource;

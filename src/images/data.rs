@@ -8,10 +8,9 @@ use std::{ops::Range, pin::pin, sync::Arc};
 
 use uuid::Uuid;
 
-use super::{access, range::Asked, status};
+use super::{access, facts::Observers, range::Asked, status};
 use crate::{
     app::App,
-    config::HashAlgorithm,
     context::Context,
     db::{
         self,
@@ -21,7 +20,7 @@ use crate::{
     error::{Error, Result},
     limits::{Resource, StorageLeft},
     store::{self, Object, Store, Stored},
-    stream::{self, Broken, ByteStream, Digest, Tap},
+    stream::{self, Broken, ByteStream},
 };
 
 /// Data that somebody sends.
@@ -76,7 +75,7 @@ impl Upload {
         let _alive = self.app.process.is_busy_with(&record.upload_id);
         let image = bounded(&self.app, self.begin(&record, new.size)).await?;
         let object = Object { image_id: image.id.clone(), upload_id: record.upload_id.clone() };
-        let (stored, facts) = match self.transfer(&image, &object, new).await {
+        let (stored, size, observers) = match self.transfer(&image, &object, new).await {
             Ok(done) => done,
             Err(error) => {
                 // The store keeps nothing of what failed.
@@ -84,13 +83,19 @@ impl Upload {
                 return Err(error);
             }
         };
-        // Of two uploads that fit alone, both may not.
-        let fits = self.admit(u64::try_from(facts.size).ok()).await;
-        if let Err(error) = fits {
-            self.undo(&record, Some(&*self.store)).await.or_else(later)?;
-            return Err(error);
+        let facts = async {
+            let facts = observers.facts(size).await?;
+            // Of two uploads that fit alone, both may not.
+            self.admit(Some(size)).await?;
+            Ok(facts)
+        };
+        match facts.await {
+            Ok(facts) => self.finish(&image, &record, &stored, &facts).await,
+            Err(error) => {
+                self.undo(&record, Some(&*self.store)).await.or_else(later)?;
+                Err(error)
+            }
         }
-        self.finish(&image, &record, &stored, &facts).await
     }
 
     /// Takes the image for this upload. Five statements.
@@ -126,20 +131,14 @@ impl Upload {
         Ok(left)
     }
 
-    /// Moves the data into the store, and finds out what it is.
-    async fn transfer(&self, image: &Image, object: &Object, new: NewData) -> Result<(Stored, DataFacts)> {
+    /// Moves the data into the store, past those who find out what it is. Returns its size, too.
+    async fn transfer(&self, image: &Image, object: &Object, new: NewData) -> Result<(Stored, u64, Observers)> {
         let options = &self.app.config;
         // The image counts already.
         self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
         let left = self.admit(new.size.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
         let cap = options.default.image_size_cap;
-        let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
-        let algorithm = algorithm.unwrap_or(options.default.hashing_algorithm);
-        let start = |algorithm| Digest::new(algorithm).map(Tap::start).map_err(Error::Internal);
-        let md5 = start(HashAlgorithm::Md5)?;
-        let secure = (algorithm != HashAlgorithm::Md5).then(|| start(algorithm)).transpose()?;
-        // What else looks at the data as it passes goes here.
-        let taps = [Some(&md5), secure.as_ref()].into_iter().flatten().map(Tap::end).collect();
+        let observers = Observers::start(&self.app, image)?;
         let expected = new.size.filter(|size| *size != 0);
         // A size below zero is one that no data has.
         let expected = expected.map(|size| u64::try_from(size).unwrap_or(0));
@@ -149,7 +148,7 @@ impl Upload {
             expected,
         };
         let (feed, chunks) = stream::channel();
-        let mut feeding = pin!(stream::feed(new.data, limits, taps, feed));
+        let mut feeding = pin!(stream::feed(new.data, limits, observers.ends(), feed));
         let mut putting = pin!(self.store.put(object, chunks, expected.unwrap_or(0)));
         let (fed, stored) = tokio::select! {
             stored = &mut putting => match stored {
@@ -159,27 +158,15 @@ impl Upload {
             },
             fed = &mut feeding => (fed, putting.await),
         };
-        let (size, stored) = match (fed, stored) {
-            (Err(Broken::Refused) | Ok(_), Err(error)) => return Err(cannot_store(error)),
+        match (fed, stored) {
+            (Err(Broken::Unwanted), _) => Err(observers.objection().await),
+            (Err(Broken::Refused) | Ok(_), Err(error)) => Err(cannot_store(error)),
             (Err(Broken::TooMuch(came)), _) if came <= cap => {
-                return Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()));
+                Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()))
             }
-            (Err(broken), _) => return Err(broke_off(broken, new.size)),
-            (Ok(size), Ok(stored)) => (size, stored),
-        };
-        let checksum = md5.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?;
-        let os_hash_value = match secure {
-            None => checksum.clone(),
-            Some(secure) => secure.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?,
-        };
-        let facts = DataFacts {
-            size: i64::try_from(size).map_err(|_| too_large())?,
-            virtual_size: None,
-            checksum,
-            os_hash_algo: stream::name(algorithm),
-            os_hash_value,
-        };
-        Ok((stored, facts))
+            (Err(broken), _) => Err(broke_off(broken, new.size)),
+            (Ok(size), Ok(stored)) => Ok((stored, size, observers)),
+        }
     }
 
     /// Makes the image active. Three statements.
@@ -274,7 +261,7 @@ fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
         Broken::LessThanSaid(came) => {
             Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {came} bytes"))
         }
-        Broken::Refused => Error::Internal("the store took no data and did not say why".into()),
+        Broken::Refused | Broken::Unwanted => Error::Internal("the data was not taken, and nobody said why".into()),
     }
 }
 

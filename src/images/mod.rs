@@ -8,6 +8,7 @@ pub(crate) mod actions;
 mod attributes;
 pub(crate) mod data;
 mod delete;
+mod facts;
 pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod protections;

@@ -214,6 +214,7 @@ impl Inspector {
         self.volume.capture(at, chunk);
         self.vhdx.feed(at, chunk);
         self.vmdk.feed(at, chunk);
+        debug_assert!(self.captured_bytes() <= MAX_CAPTURED_BYTES, "{} bytes are held", self.captured_bytes());
         self.done = self.settled() && self.vhdx.done() && self.vmdk.done();
         self.milestones() != before
     }

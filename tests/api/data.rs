@@ -1,6 +1,7 @@
 //! Image data: up and down, whole and in parts, and what is left when something breaks in the middle.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -164,7 +165,8 @@ impl Pair {
     async fn start(options: &[(&str, &str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
-        let theirs = Glance::start(&database).await;
+        Glance::sync(&database).await;
+        let theirs = Glance::start_with(&database, options, &[]).await;
         let images = theirs.folder().join("images");
         let builder = TestServer::builder()
             .database(database)
@@ -570,4 +572,164 @@ async fn an_upload_survives_a_drain() {
     assert!(s.ended().await.success());
     s.start_again().await;
     assert_eq!(download(&s.member("p1"), &image).await, b"abc0123456789");
+}
+
+/// Small disk images by name, most of them `qemu-img`'s.
+fn disks() -> Vec<(&'static str, Vec<u8>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let made = |name: &'static str, arguments: &str| {
+        let arguments = ["create", "-q", "-f"].into_iter().chain(arguments.split(' '));
+        let made = Command::new("qemu-img").args(arguments).current_dir(dir.path()).status();
+        assert!(made.is_ok_and(|status| status.success()), "qemu-img does not make {name}; run tests/install");
+        (name, fs::read(dir.path().join(name)).unwrap())
+    };
+    let with_table = |partition: [u8; 16]| {
+        let mut disk = vec![0; 100_000];
+        disk[446..462].copy_from_slice(&partition);
+        disk[510..512].copy_from_slice(b"\x55\xaa");
+        disk
+    };
+    let protective = with_table([0, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 1, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF]);
+    let disc = |mut disk: Vec<u8>| {
+        let volume = &mut disk[32 * 1024..];
+        volume[..7].copy_from_slice(b"\x01CD001\x01");
+        volume[80..84].copy_from_slice(&40_u32.to_le_bytes());
+        volume[128..130].copy_from_slice(&2048_u16.to_le_bytes());
+        disk
+    };
+    vec![
+        made("plain.qcow2", "qcow2 plain.qcow2 3M"),
+        made("backed.qcow2", "qcow2 -b plain.qcow2 -F qcow2 backed.qcow2"),
+        made("sparse.vmdk", "vmdk sparse.vmdk 1M"),
+        // What describes it is a text.
+        made("flat.vmdk", "vmdk -o subformat=monolithicFlat flat.vmdk 1M"),
+        made("some.vdi", "vdi some.vdi 2M"),
+        made("some.qed", "qed some.qed 2M"),
+        ("raw", bytes(100_000)),
+        ("nothing", vec![]),
+        ("disc", disc(vec![0; 100_000])),
+        ("hybrid", disc(protective.clone())),
+        ("gpt", protective),
+        ("strange", with_table([7, 0, 2, 0, 0xEE, 0xFF, 0xFF, 0xFF, 9, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF])),
+    ]
+}
+
+/// What becomes of every disk under every claim is what becomes of it in Glance, and nothing of what is refused is left.
+/// Returns status and virtual size of each.
+async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String, (u16, Value)> {
+    let pair = Pair::start(options).await;
+    let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
+    let mut outcomes = BTreeMap::new();
+    for (name, data) in &disks() {
+        for (claimed, container) in [
+            ("raw", "bare"),
+            ("qcow2", "bare"),
+            ("vmdk", "bare"),
+            ("vdi", "bare"),
+            ("iso", "bare"),
+            ("ami", "bare"),
+            ("qcow2", "ovf"),
+        ] {
+            let mut answers = Vec::new();
+            // In each of the forms.
+            let accept = ["text/plain", "text/html", "application/json"][outcomes.len() % 3];
+            for (client, is_ours) in [(&ours, true), (&theirs, false)] {
+                let image = &client.create_image(&json!({"disk_format": claimed, "container_format": container})).await;
+                let request = client.request("PUT", &format!("{image}/file")).header("Accept", accept);
+                let request = request.header("Content-Type", "application/octet-stream");
+                let answer = client.send(request.body(data.clone())).await;
+                let shown = client.get(image).await.expect(200).json();
+                let shown = ["status", "size", "virtual_size"].map(|attribute| shown[attribute].clone());
+                let is_there = pair.images.join(id(image)).exists();
+                assert!(!is_ours || is_there == (shown[0] == "active"), "{name} as {claimed}");
+                // Glance says several formats in any order.
+                let text = answer.text.trim_end().replace("gpt,iso", "iso,gpt");
+                answers.push((answer.status.as_u16(), text, shown));
+            }
+            assert_eq!(answers[0], answers[1], "{name} as {claimed} in {container}");
+            let (status, _, [.., size]) = answers.remove(0);
+            outcomes.insert(format!("{name} as {claimed} in {container}"), (status, size));
+        }
+    }
+    outcomes
+}
+
+#[tokio::test]
+async fn data_must_be_what_the_image_says_and_safe() {
+    let outcomes = judged_as_by_glance(&[]).await;
+    for (case, status, size) in [
+        ("plain.qcow2 as qcow2 in bare", 204, json!(3 << 20)),
+        ("plain.qcow2 as raw in bare", 204, json!(disks()[0].1.len())),
+        ("plain.qcow2 as vmdk in bare", 415, Value::Null),
+        ("plain.qcow2 as qcow2 in ovf", 204, Value::Null),
+        ("backed.qcow2 as qcow2 in bare", 415, Value::Null),
+        ("backed.qcow2 as raw in bare", 415, Value::Null),
+        ("backed.qcow2 as qcow2 in ovf", 204, Value::Null),
+        ("sparse.vmdk as vmdk in bare", 204, json!(1 << 20)),
+        ("flat.vmdk as vmdk in bare", 415, Value::Null),
+        ("raw as raw in bare", 204, json!(100_000)),
+        ("raw as qcow2 in bare", 415, Value::Null),
+        ("raw as ami in bare", 204, Value::Null),
+        ("nothing as raw in bare", 204, Value::Null),
+        ("hybrid as iso in bare", 204, json!(40 * 2048)),
+        ("hybrid as raw in bare", 415, Value::Null),
+        ("gpt as raw in bare", 204, json!(100_000)),
+        ("strange as raw in bare", 415, Value::Null),
+        ("some.qed as raw in bare", 415, Value::Null),
+    ] {
+        assert_eq!(outcomes[case], (status, size), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn what_data_must_be_can_be_relaxed() {
+    let outcomes = judged_as_by_glance(&[
+        ("image_format", "require_image_format_match", "false"),
+        ("image_format", "gpt_safety_checks_nonfatal", "mbr"),
+    ])
+    .await;
+    for (case, status, size) in [
+        ("plain.qcow2 as qcow2 in bare", 204, json!(3 << 20)),
+        ("plain.qcow2 as vmdk in bare", 204, Value::Null),
+        ("backed.qcow2 as qcow2 in bare", 415, Value::Null),
+        ("hybrid as raw in bare", 204, Value::Null),
+        ("strange as raw in bare", 204, json!(100_000)),
+    ] {
+        assert_eq!(outcomes[case], (status, size), "{case}");
+    }
+}
+
+/// What is not wanted is not waited for, stored or paid for to its end.
+#[tokio::test]
+async fn data_is_refused_as_soon_as_that_is_certain() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let backed = disks().remove(1).1;
+    let endless = futures_util::stream::iter([backed].into_iter().chain(std::iter::repeat(vec![0; 100_000])));
+    let endless = reqwest::Body::wrap_stream(futures_util::StreamExt::map(endless, Ok::<_, std::io::Error>));
+    upload(&member, &image, endless).await.expect(415).says("Image failed safety checks");
+    nothing_is_left(&member, &image, &dir.path().join("images")).await;
+}
+
+/// Most clients listen only once they have sent everything.
+#[tokio::test]
+async fn a_refusal_reaches_who_sends_everything_first() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    let mut stream = TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\nConnection: close\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: 100000000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..100 {
+        stream.write_all(&vec![1; 1_000_000]).await.unwrap();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(raw_status(&answer), 415, "{answer}");
+    assert!(answer.contains("Image disk_format qcow2 does not match stream data raw"), "{answer}");
 }
