@@ -593,9 +593,9 @@ async fn a_marker_is_no_hidden_image() {
     for name in ["open", "secret", "shown", "secret"] {
         member.create_image(&json!({"name": name})).await;
         // The engines' clocks tell seconds at the least.
-        s.database.execute("UPDATE images SET created_at = '2026-01-01 00:00:00' WHERE name = 'open'").await;
-        s.database.execute("UPDATE images SET created_at = '2026-01-03 00:00:00' WHERE name = 'shown'").await;
-        s.database.execute("UPDATE images SET created_at = '2026-01-04 00:00:00' WHERE name = 'secret'").await;
+        s.database.execute("UPDATE images SET created_at = '2026-01-01 00:00:00.000000' WHERE name = 'open'").await;
+        s.database.execute("UPDATE images SET created_at = '2026-01-03 00:00:00.000000' WHERE name = 'shown'").await;
+        s.database.execute("UPDATE images SET created_at = '2026-01-04 00:00:00.000000' WHERE name = 'secret'").await;
     }
     let first = member.get("/v2/images?limit=3").await.expect(200).json();
     let names: Vec<&Value> = first["images"].as_array().unwrap().iter().map(|image| &image["name"]).collect();
