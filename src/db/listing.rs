@@ -381,8 +381,11 @@ impl<'l> Listing<'l> {
         let (id, listed) = (Expr::col((Images::Table, Images::Id)), Expr::col((few, ImageMembers::ImageId)));
         query.cond_where(s.gated(gate, id, listed));
         self.restrict(s, &mut query, &self.filter.terms);
-        self.cut(s, &mut query);
-        query
+        // A bound that is none: PostgreSQL would walk all images in order, looking for each in the list, if it saw the order.
+        query.limit(FEW);
+        let mut sorted = Query::select().columns(COLUMNS).from_subquery(query, Images::Table).take();
+        self.cut(s, &mut sorted);
+        sorted
     }
 
     /// What is neither deleted nor filtered out. Not in the form that an index is looked up by: others are better.

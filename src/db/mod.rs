@@ -377,9 +377,12 @@ fn is_conflict(error: &crate::error::Error) -> bool {
 }
 
 /// A plan for each statement's own values. One for any values would read and sort all images of a project that has many, because
-/// the average project has few.
+/// the average project has few. And rows of other tables are looked up one by one: a hash of the few images that are shared with a
+/// project would be held against all that are shared with anybody.
 async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     connection.execute("SET plan_cache_mode = force_custom_plan").await?;
+    connection.execute("SET enable_hashjoin = off").await?;
+    connection.execute("SET enable_mergejoin = off").await?;
     Ok(())
 }
 

@@ -32,7 +32,7 @@ fn images() -> Vec<(Persona, Value)> {
         (ADMIN, json!({"name": "d", "visibility": "public", "owner": "p1", "protected": true})),
         (ADMIN, json!({"name": "e", "visibility": "public", "min_ram": 512, "min_disk": 3})),
         (OTHER, json!({"name": "f, \"g\"", "os_hidden": true, "disk_format": "qcow2", "container_format": "bare"})),
-        (OTHER, json!({"name": "", "disk_format": "raw", "os_distro": "Debian"})),
+        (OTHER, json!({"name": "", "disk_format": "raw", "os_distro": "fedora"})),
         (OTHER, json!({"visibility": "community", "os_hidden": true, "tags": ["ü"]})),
         (OWNER, json!({"name": "né", "os_distro": "né", "protected": false})),
     ]

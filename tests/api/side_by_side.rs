@@ -137,6 +137,7 @@ mod on_a_server {
                     database.execute(&format!("DROP INDEX {index}")).await;
                 }
                 database.execute("DROP INDEX glimpse_images_owned_named").await;
+                database.execute("DROP TABLE glimpse_processes, glimpse_uploads").await;
             }
             _ => {
                 database.execute("UPDATE glimpse_migrations SET success = FALSE WHERE version = 8").await;
