@@ -193,10 +193,7 @@ impl FromRequest<SharedApp> for Json {
             let explanation = "The request media type is not supported by this server: application/json is expected.";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
-        match read_json(request.into_body(), app).await? {
-            value @ (Value::Object(_) | Value::Array(_)) => Ok(Self(value)),
-            _ => Err(invalid("Unexpected body type. Expected list/dict.")),
-        }
+        read_json(request.into_body(), app).await.map(Self)
     }
 }
 
