@@ -162,11 +162,33 @@ struct Pair {
 }
 
 impl Pair {
-    async fn start(options: &[(&str, &str, &str)]) -> Self {
+    /// On one database, as after a change of programs.
+    async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
         Glance::sync(&database).await;
-        let theirs = Glance::start_with(&database, options, &[]).await;
+        let theirs = Glance::start_with(&database, &[], &[]).await;
+        Self::beside(theirs, database, &[], dir).await
+    }
+
+    /// On databases of their own: Glance answers 500 when somebody else writes to an SQLite file in the middle of its transaction.
+    async fn start_apart(options: &[(&str, &str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (theirs, ours) = (dir.path().join("theirs"), dir.path().join("ours"));
+        fs::create_dir(&theirs).unwrap();
+        fs::create_dir(&ours).unwrap();
+        let theirs = Database::create(&theirs).await;
+        Glance::sync(&theirs).await;
+        let theirs = Glance::start_with(&theirs, options, &[]).await;
+        Self::beside(theirs, Database::create(&ours).await, options, dir).await
+    }
+
+    async fn beside(
+        theirs: Glance,
+        database: Database,
+        options: &[(&str, &str, &str)],
+        dir: tempfile::TempDir,
+    ) -> Self {
         let images = theirs.folder().join("images");
         let builder = TestServer::builder()
             .database(database)
@@ -180,7 +202,7 @@ impl Pair {
 
 #[tokio::test]
 async fn either_program_reads_what_the_other_wrote() {
-    let pair = Pair::start(&[]).await;
+    let pair = Pair::start().await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let data = bytes(700_000);
     let mut written = Vec::new();
@@ -211,7 +233,7 @@ type Asked<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
 
 #[tokio::test]
 async fn requests_are_answered_as_by_glance() {
-    let pair = Pair::start(&[]).await;
+    let pair = Pair::start_apart(&[]).await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let data = "application/octet-stream";
     let part = |value: &'static str| vec![("Range", value)];
@@ -617,7 +639,7 @@ fn disks() -> Vec<(&'static str, Vec<u8>)> {
 /// What becomes of every disk under every claim is what becomes of it in Glance, and nothing of what is refused is left.
 /// Returns status and virtual size of each.
 async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String, (u16, Value)> {
-    let pair = Pair::start(options).await;
+    let pair = Pair::start_apart(options).await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let mut outcomes = BTreeMap::new();
     for (name, data) in &disks() {
