@@ -620,6 +620,7 @@ async fn what_one_shares_the_other_shows() {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let (ours, theirs) = (Side::Ours(&s), Side::Theirs(&glance));
+    let removed = format!("DELETE FROM image_members WHERE deleted = {}", s.database.truth());
     for (writer, reader) in [(&ours, &theirs), (&theirs, &ours)] {
         let roles = "member,reader";
         let image = writer.client("p1", roles).create_image(&json!({})).await;
@@ -634,6 +635,8 @@ async fn what_one_shares_the_other_shows() {
                 assert_eq!(left.get(&members).await.expect(200).text, right.get(&members).await.expect(200).text);
                 other.client("p1", roles).delete(&format!("{members}/p2")).await.expect(204);
                 one.client("p2", roles).get(&image).await.expect(404);
+                // On MariaDB, Glance answers 500 when it removes the same member twice in one second.
+                s.database.execute(&removed).await;
             }
         }
         reader.client("p1", roles).post(&members, &json!({"member": "p2"})).await.expect(200);

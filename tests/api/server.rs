@@ -93,22 +93,11 @@ async fn slow_clients_are_given_up() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_given_up() {
     let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
-    let (mut read, mut write) = connect(&s).await.into_split();
-    let asked = 30_000;
-    let asking = tokio::spawn(async move {
-        let request = "GET /versions HTTP/1.1\r\nHost: x\r\n\r\n";
-        // Ends with an error when the server closes the connection.
-        let _ = write.write_all(request.repeat(asked).as_bytes()).await;
-        write
-    });
-    // Longer than the server's patience.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let mut answers = Vec::new();
-    let ended = tokio::time::timeout(Duration::from_secs(20), read.read_to_end(&mut answers)).await;
-    assert!(ended.is_ok(), "still open");
-    let answered = String::from_utf8_lossy(&answers).matches("HTTP/1.1 200 OK").count();
-    assert!(answered < asked, "all were answered");
-    asking.abort();
+    let mut stream = connect(&s).await;
+    let requests = "GET /versions HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+    // Ends when the server closes the connection: the buffers on the way hold some of what it does not read.
+    let asking = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_secs(60), asking).await.is_ok(), "still open");
 }
 
 /// SIGTERM: what is under way is finished, what is new is refused, and the program ends well.
