@@ -54,6 +54,18 @@ pub(crate) async fn take_over(s: &mut impl Session, upload: &Upload, by: &Upload
     Ok(s.execute(update).await? == 1)
 }
 
+/// Whether the image is an upload's still. One statement.
+pub(crate) async fn holds(s: &mut impl Session, upload: &Upload) -> Result<bool> {
+    let query = Query::select()
+        .columns([U::ImageId, U::UploadId, U::ProcessId, U::Store])
+        .from(U::Table)
+        .and_where(Expr::col(U::ImageId).eq(upload.image_id.as_str()))
+        .and_where(Expr::col(U::UploadId).eq(upload.upload_id.as_str()))
+        .take();
+    let found: Option<Upload> = s.optional(query).await?;
+    Ok(found.is_some())
+}
+
 /// Reads all of them: as many as there are uploads at a time. One statement.
 pub(crate) async fn all(s: &mut impl Session) -> Result<Vec<Upload>> {
     s.all(Query::select().columns([U::ImageId, U::UploadId, U::ProcessId, U::Store]).from(U::Table).take()).await

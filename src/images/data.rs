@@ -1,8 +1,9 @@
 //! An image's data: in and out.
 //!
 //! An upload holds its image by a row of its own (`db::uploads`). What it has begun is undone by whoever takes that row: by
-//! itself when something goes wrong, by another process when this one was killed. Data is removed only by who has the row,
-//! so that no image is active without its data.
+//! itself when something goes wrong, by another process when this one was killed. What is in an image's place in a store is
+//! changed only by who has a hold on the place (`store::Hold`), and found the row their own since they have it: so an
+//! active image's data is the one that it became active with, however long somebody stalls.
 
 use std::{ops::Range, pin::pin, sync::Arc};
 
@@ -33,7 +34,8 @@ pub(crate) struct NewData {
     pub(crate) data: ByteStream,
 }
 
-/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Ten statements.
+/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Eleven
+/// statements.
 ///
 /// # Errors
 /// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not wait for data, `LimitExceeded`, `Gone` when the
@@ -90,8 +92,9 @@ impl Upload {
             Ok(facts)
         };
         match facts.await {
-            Ok(facts) => self.finish(&image, &record, &stored, &facts).await,
+            Ok(facts) => self.finish(&object, &record, &stored, &facts).await,
             Err(error) => {
+                self.discard(&object).await;
                 self.undo(&record, Some(&*self.store)).await.or_else(later)?;
                 Err(error)
             }
@@ -169,8 +172,29 @@ impl Upload {
         }
     }
 
-    /// Makes the image active. Three statements.
-    async fn finish(&self, image: &Image, record: &uploads::Upload, stored: &Stored, facts: &DataFacts) -> Result<()> {
+    /// Puts the data into its place and makes the image active. Four statements.
+    async fn finish(
+        &self,
+        object: &Object,
+        record: &uploads::Upload,
+        stored: &Stored,
+        facts: &DataFacts,
+    ) -> Result<()> {
+        let Err(error) = self.try_to_finish(object, record, stored, facts).await else { return Ok(()) };
+        self.discard(object).await;
+        // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
+        let undone = self.undo(record, Some(&*self.store)).await;
+        let ended = undone.or_else(later).is_ok_and(|undone| !undone);
+        if ended && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
+    }
+
+    async fn try_to_finish(
+        &self,
+        object: &Object,
+        record: &uploads::Upload,
+        stored: &Stored,
+        facts: &DataFacts,
+    ) -> Result<()> {
         let app = &*self.app;
         let gone = || {
             Error::Gone(format!(
@@ -179,31 +203,51 @@ impl Upload {
                 self.id
             ))
         };
+        let hold = self.store.hold(object).await.map_err(cannot_store)?;
+        // Whoever takes the row from now on waits for the end of the hold before they remove what is in place.
+        let ours = async { Ok(uploads::holds(&mut app.db.acquire().await?, record).await?) };
+        if !bounded(app, ours).await? {
+            hold.release().await;
+            return Err(gone());
+        }
+        let hold = self.store.place(object, stored, hold).await.map_err(cannot_store)?;
         let done = app.db.transaction(|mut tx| async move {
             let now = app.now();
             let ours = uploads::end(&mut tx, record).await?;
-            if !ours || !db::images::activate(&mut tx, &image.id, facts, now).await? {
+            if !ours || !db::images::activate(&mut tx, &object.image_id, facts, now).await? {
                 return Err(gone());
             }
-            db::locations::insert(&mut tx, &image.id, &stored.url, &stored.metadata, now).await?;
+            db::locations::insert(&mut tx, &object.image_id, &stored.url, &stored.metadata, now).await?;
             Ok((tx, ()))
         });
-        let Err(error) = bounded(app, done).await else { return Ok(()) };
-        // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
-        let undone = self.undo(record, Some(&*self.store)).await;
-        let ended = undone.or_else(later).is_ok_and(|undone| !undone);
-        if ended && self.is_active(&stored.url).await { Ok(()) } else { Err(error) }
+        let done = bounded(app, done).await;
+        hold.release().await;
+        done
+    }
+
+    /// Removes what is not in its place yet, for which nobody needs to be asked.
+    async fn discard(&self, object: &Object) {
+        if let Err(error) = self.store.discard(object, None).await {
+            tracing::error!(%error, "what an upload has left cannot be removed now; it is tried again later");
+        }
     }
 
     async fn undo(&self, record: &uploads::Upload, store: Option<&Store>) -> Result<bool> {
         bounded(&self.app, super::uploads::undo(&self.app, record, store)).await
     }
 
-    /// Whether the image's data is where we put it.
-    async fn is_active(&self, url: &db::locations::LocationUrl) -> bool {
-        let Ok(mut conn) = self.app.db.acquire().await else { return false };
-        let locations = db::locations::of(&mut conn, &[self.id.as_str()]).await;
-        locations.is_ok_and(|locations| locations.iter().any(|location| location.url == *url))
+    /// Whether the image has this data, where we put it.
+    async fn is_active(&self, stored: &Stored, facts: &DataFacts) -> bool {
+        let id = self.id.as_str();
+        let read = async {
+            let mut conn = self.app.db.acquire().await?;
+            let image = db::images::get(&mut conn, &self.id).await?;
+            Ok((image, db::locations::of(&mut conn, &[id]).await?))
+        };
+        let Ok((Some(image), locations)) = bounded(&self.app, read).await else { return false };
+        image.status == Status::Active
+            && (image.size, image.os_hash_value.as_ref()) == (Some(facts.size), Some(&facts.os_hash_value))
+            && locations.iter().any(|location| location.url == stored.url)
     }
 }
 

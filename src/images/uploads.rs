@@ -15,7 +15,7 @@ use crate::{
     app::App,
     db::{self, processes, uploads::Upload},
     error::{Error, Result},
-    store::{Object, Store},
+    store::{self, Object, Store},
 };
 
 /// Looks in a row at which a dead process's number stands still.
@@ -58,7 +58,7 @@ impl Drop for Busy<'_> {
 }
 
 /// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
-/// `false` when the upload has ended, or somebody else undoes it. Four statements.
+/// `false` when the upload has ended, or somebody else undoes it. Five statements.
 pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _alive = app.process.is_busy_with(&ours.upload_id);
@@ -75,8 +75,14 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     }
     if let Some(store) = store {
         let object = Object { image_id: upload.image_id.clone(), upload_id: upload.upload_id.clone() };
-        let discarded = store.discard(&object, true).await;
-        discarded.map_err(|error| Error::Unavailable { service: "an image's store", source: error.into() })?;
+        let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
+        let hold = store.hold(&object).await.map_err(cannot)?;
+        // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
+        if !db::uploads::holds(&mut app.db.acquire().await?, &ours).await? {
+            hold.release().await;
+            return Ok(false);
+        }
+        store.discard(&object, Some(hold)).await.map_err(cannot)?;
     }
     app.db
         .transaction(|mut tx| async move {
@@ -185,7 +191,7 @@ async fn sweep(app: &App, quiet: Duration) -> Result<()> {
         let known = db::uploads::all(&mut app.db.acquire().await?).await?;
         let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
         for object in found.iter().filter(|object| !is_known(object)) {
-            match store.discard(object, false).await {
+            match store.discard(object, None).await {
                 Ok(()) => tracing::warn!(image = object.image_id, "what an upload had left is removed"),
                 Err(error) => tracing::error!(image = object.image_id, %error, "what an upload had left stays"),
             }

@@ -1,7 +1,8 @@
 //! The driver `file`: an object is a file with the image's id as its name.
 //!
-//! It is written under another name beside its place, synced, and then linked to its place, which must be free: nobody reads
-//! a part of it, and it is whole after a power cut. Each call to the file system runs on a blocking thread.
+//! It is written under a name of its own beside its place, synced, and then renamed to its place: nobody reads a part of it, and
+//! it is whole after a power cut. In that place, nothing is changed without a hold on it (`super::hold`), but for the
+//! removal of an image for good. Each call to the file system runs on a blocking thread.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -18,7 +19,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Blob, Driver, Error, Object, Result, Stored, location};
+use super::{Blob, Driver, Error, Hold, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
     db::locations::LocationUrl,
@@ -33,6 +34,8 @@ const READ_AHEAD: usize = 2;
 const SYNC_EVERY: u64 = 64 * 1024 * 1024;
 /// How a file begins while it is written; its image's and its upload's ids follow.
 const UNFINISHED: &str = ".glimpse-upload.";
+/// How the file of a hold begins; its image's id follows.
+const HOLD: &str = ".glimpse-hold.";
 
 /// Folders of files.
 pub(super) struct FileDriver {
@@ -154,17 +157,36 @@ impl FileDriver {
         metadata
     }
 
-    /// Runs work on a blocking thread, for as long as the configuration lets it.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-        let work = tokio::task::spawn_blocking(work);
-        let done = match self.timeout {
-            None => work.await,
-            Some(seconds) => match tokio::time::timeout(Duration::from_secs(seconds.into()), work).await {
-                Ok(done) => done,
-                Err(_) => return Err(Error::TimedOut(seconds)),
-            },
-        };
-        done.map_err(|error| Error::Unavailable(error.into()))?
+    /// Runs work on a blocking thread for as long as the configuration lets it, which bounds what Glance bounds: not the writing
+    /// of data. Work that is given up may still take effect.
+    async fn in_time<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+        match self.timeout {
+            None => blocking(work).await,
+            Some(seconds) => {
+                let patience = Duration::from_secs(seconds.into());
+                let done = tokio::time::timeout(patience, blocking(work)).await;
+                done.unwrap_or(Err(Error::TimedOut(seconds)))
+            }
+        }
+    }
+
+    /// Removes what a Glance has staged of an image.
+    pub(super) async fn discard_staged(&self, image_id: &str) -> Result<()> {
+        let paths: Vec<String> = self.dirs.iter().map(|dir| join(&dir.path, image_id)).collect();
+        blocking(move || paths.iter().try_for_each(remove).map_err(from_io)).await
+    }
+}
+
+/// Runs work on a blocking thread.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Unavailable(error.into()))?
+}
+
+/// Removes a file, if it is there.
+fn remove(path: impl AsRef<Path>) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -173,25 +195,45 @@ impl Driver for FileDriver {
         if self.fault.is_some() {
             return Err(Error::ReadOnly);
         }
-        let (dirs, hole, named) = (Arc::clone(&self.dirs), self.hole, object.clone());
-        let mut file = self
-            .blocking(move || {
-                let dir = Self::choose(&dirs, size)?;
-                Unfinished::create(&dir.path, &named, hole)
-            })
-            .await?;
+        let dirs = Arc::clone(&self.dirs);
+        let dir = self.in_time(move || Self::choose(&dirs, size).cloned()).await?;
+        let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
+        let hole = self.hole;
+        let mut file = blocking(move || Unfinished::create(unfinished, hole).map_err(from_io)).await?;
         while let Some(chunk) = data.next().await? {
-            file = self.blocking(move || file.write(&chunk).map_err(from_io).map(|()| file)).await?;
+            file = blocking(move || file.write(&chunk).map_err(from_io).map(|()| file)).await?;
         }
         let permissions = self.permissions;
-        let path = self.blocking(move || file.finish(permissions).map_err(from_io)).await?;
+        blocking(move || file.finish(permissions).map_err(from_io)).await?;
         Ok(Stored { url: format!("file://{path}").into(), metadata: self.metadata_of(&path) })
+    }
+
+    async fn hold(&self, object: &Object) -> Result<Hold> {
+        // One for all folders, the same whatever their priorities are.
+        let first = self.dirs.iter().map(|dir| &dir.path).min().ok_or(Error::ReadOnly)?;
+        let path = join(first, &format!("{HOLD}{}", object.image_id));
+        blocking(move || Hold::take(path.into()).map_err(from_io)).await
+    }
+
+    async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {
+        let path = location::path(&stored.url)?;
+        let object = object.clone();
+        blocking(move || {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            if path.exists() {
+                tracing::warn!(path = %path.display(), "what an upload that was cut off had left is replaced");
+            }
+            let unfinished = dir.join(unfinished_name(&object));
+            let placed = fs::rename(unfinished, &path).and_then(|()| File::open(dir)?.sync_all());
+            placed.map_err(from_io).map(|()| hold)
+        })
+        .await
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         let path = location::path(url)?;
         let (file, size) = self
-            .blocking(move || {
+            .in_time(move || {
                 let file = File::open(path).map_err(from_io)?;
                 let metadata = file.metadata().map_err(from_io)?;
                 if !metadata.is_file() {
@@ -206,7 +248,7 @@ impl Driver for FileDriver {
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
         let path = location::path(url)?;
-        self.blocking(move || {
+        self.in_time(move || {
             fs::remove_file(&path).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => Error::NotFound,
                 _ => Error::DeleteDenied(format!("You cannot delete file {}", path.display())),
@@ -217,23 +259,36 @@ impl Driver for FileDriver {
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
         let path = location::path(url)?;
-        self.blocking(move || fs::metadata(path).map(|metadata| metadata.len()).map_err(from_io)).await
+        self.in_time(move || fs::metadata(path).map(|metadata| metadata.len()).map_err(from_io)).await
     }
 
     async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
         let dirs = Arc::clone(&self.dirs);
-        self.blocking(move || {
+        blocking(move || {
             let mut found = Vec::new();
             for dir in dirs.iter() {
                 for entry in fs::read_dir(&dir.path).map_err(from_io)? {
                     let entry = entry.map_err(from_io)?;
                     let name = entry.file_name();
-                    let ids = name.to_str().and_then(|name| name.strip_prefix(UNFINISHED)?.split_once('.'));
+                    let Some(name) = name.to_str() else { continue };
+                    let ids = name.strip_prefix(UNFINISHED).and_then(|ids| ids.split_once('.'));
+                    let is_hold = name.starts_with(HOLD);
+                    if ids.is_none() && !is_hold {
+                        continue;
+                    }
                     // One that has gone meanwhile was finished.
                     let moved = entry.metadata().and_then(|metadata| metadata.modified()).ok();
                     let still = moved.and_then(|moved| moved.elapsed().ok()).is_some_and(|still| still >= quiet);
-                    if let Some((image_id, upload_id)) = ids.filter(|_| still) {
-                        found.push(Object { image_id: image_id.to_owned(), upload_id: upload_id.to_owned() });
+                    match ids.filter(|_| still) {
+                        Some((image_id, upload_id)) => {
+                            found.push(Object { image_id: image_id.to_owned(), upload_id: upload_id.to_owned() });
+                        }
+                        None if is_hold && still => {
+                            if let Err(error) = Hold::tidy(entry.path()) {
+                                tracing::warn!(%error, name, "the file of a lock cannot be removed");
+                            }
+                        }
+                        None => {}
                     }
                 }
             }
@@ -242,19 +297,13 @@ impl Driver for FileDriver {
         .await
     }
 
-    async fn discard(&self, object: &Object, finished: bool) -> Result<()> {
+    async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
         let (dirs, object) = (Arc::clone(&self.dirs), object.clone());
-        self.blocking(move || {
-            for dir in dirs.iter() {
-                let whole = finished.then(|| join(&dir.path, &object.image_id));
-                for path in [Some(unfinished_path(&dir.path, &object)), whole].into_iter().flatten() {
-                    match fs::remove_file(path) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(from_io(error)),
-                        _ => {}
-                    }
-                }
-            }
-            Ok(())
+        blocking(move || {
+            // In this order: what is gone cannot be moved into its place any more.
+            let unfinished = dirs.iter().map(|dir| unfinished_path(&dir.path, &object));
+            let placed = dirs.iter().filter(|_| hold.is_some()).map(|dir| join(&dir.path, &object.image_id));
+            unfinished.chain(placed).try_for_each(remove).map_err(from_io)
         })
         .await
     }
@@ -264,8 +313,6 @@ impl Driver for FileDriver {
 struct Unfinished {
     file: File,
     remover: Remover,
-    /// Where it belongs.
-    path: String,
     written: u64,
     hole: Option<usize>,
     /// What is sent to the disk meanwhile, up to which byte.
@@ -273,17 +320,16 @@ struct Unfinished {
     synced: u64,
 }
 
-/// Removes a file when it is dropped.
-struct Remover(PathBuf);
+/// Removes a file when it is dropped, unless that was called off.
+struct Remover(Option<PathBuf>);
 
 impl Drop for Remover {
     fn drop(&mut self) {
-        let path = std::mem::take(&mut self.0);
-        let remove = move || match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+        let Some(path) = self.0.take() else { return };
+        let remove = move || {
+            if let Err(error) = remove(&path) {
                 tracing::error!(%error, path = %path.display(), "an unfinished file cannot be removed");
             }
-            _ => {}
         };
         // Removing a large file takes long.
         match tokio::runtime::Handle::try_current() {
@@ -294,17 +340,9 @@ impl Drop for Remover {
 }
 
 impl Unfinished {
-    fn create(dir: &str, object: &Object, hole: Option<usize>) -> Result<Self> {
-        let path = join(dir, &object.image_id);
-        // Nobody else writes this image: what is there was left by a program that was killed.
-        match fs::remove_file(&path) {
-            Ok(()) => tracing::warn!(path, "what an upload that was cut off had left is removed"),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(from_io(error)),
-        }
-        let unfinished = unfinished_path(dir, object);
-        let file = OpenOptions::new().write(true).create_new(true).open(&unfinished).map_err(from_io)?;
-        Ok(Self { file, remover: Remover(unfinished.into()), path, written: 0, hole, syncing: None, synced: 0 })
+    fn create(path: String, hole: Option<usize>) -> io::Result<Self> {
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Self { file, remover: Remover(Some(path.into())), written: 0, hole, syncing: None, synced: 0 })
     }
 
     fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
@@ -334,8 +372,8 @@ impl Unfinished {
         Ok(())
     }
 
-    /// Puts the file into its place, for good.
-    fn finish(mut self, permissions: Option<u32>) -> io::Result<String> {
+    /// Makes it whole for good, so that it stays.
+    fn finish(mut self, permissions: Option<u32>) -> io::Result<()> {
         if let Some(sync) = self.syncing.take() {
             join_thread(sync)?;
         }
@@ -346,23 +384,11 @@ impl Unfinished {
         if let Some(mode) = permissions
             && let Err(error) = self.file.set_permissions(Permissions::from_mode(mode))
         {
-            tracing::warn!(%error, path = self.path, "the file's permissions cannot be set");
+            tracing::warn!(%error, path = ?self.remover.0, "the file's permissions cannot be set");
         }
         self.file.sync_all()?;
-        // Unlike a renaming, this fails where another file is.
-        match fs::hard_link(&self.remover.0, &self.path) {
-            // Not every file system has links.
-            Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
-                fs::rename(&self.remover.0, &self.path)?;
-            }
-            linked => linked?,
-        }
-        let dir = Path::new(&self.path).parent().unwrap_or(Path::new("/"));
-        if let Err(error) = File::open(dir).and_then(|dir| dir.sync_all()) {
-            fs::remove_file(&self.path)?;
-            return Err(error);
-        }
-        Ok(std::mem::take(&mut self.path))
+        self.remover.0 = None;
+        Ok(())
     }
 }
 
@@ -429,7 +455,11 @@ fn join(dir: &str, name: &str) -> String {
 }
 
 fn unfinished_path(dir: &str, object: &Object) -> String {
-    join(dir, &format!("{UNFINISHED}{}.{}", object.image_id, object.upload_id))
+    join(dir, &unfinished_name(object))
+}
+
+fn unfinished_name(object: &Object) -> String {
+    format!("{UNFINISHED}{}.{}", object.image_id, object.upload_id)
 }
 
 /// The folders that the options name.
@@ -515,5 +545,70 @@ fn from_io(error: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::Full,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::WriteDenied,
         _ => Error::Unavailable(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::stream;
+
+    fn driver(dir: &Path) -> FileDriver {
+        let mut driver = FileDriver::open(None, &FileStore::default(), dir);
+        driver.timeout = Some(1);
+        driver
+    }
+
+    fn object(upload_id: &str) -> Object {
+        Object { image_id: "image".to_owned(), upload_id: upload_id.to_owned() }
+    }
+
+    async fn put(driver: &FileDriver, object: &Object, data: &'static [u8]) -> Stored {
+        let (feed, chunks) = stream::channel();
+        let data = Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(data))]));
+        let limits = stream::Limits { patience: Duration::from_secs(5), most: 100, expected: None };
+        let (fed, stored) = tokio::join!(stream::feed(data, limits, vec![], feed), driver.put(object, chunks, 0));
+        fed.unwrap();
+        stored.unwrap()
+    }
+
+    /// An upload that was taken for dead, and goes on once a later one has its file in place.
+    #[tokio::test]
+    async fn what_comes_late_touches_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = driver(dir.path());
+        let (late, later) = (object("late"), object("later"));
+        let hold = driver.hold(&late).await.unwrap();
+        driver.discard(&late, Some(hold)).await.unwrap();
+        let stored = put(&driver, &later, b"later").await;
+        let hold = driver.hold(&later).await.unwrap();
+        driver.place(&later, &stored, hold).await.unwrap().release().await;
+        assert_eq!(put(&driver, &late, b"late").await, stored);
+        driver.discard(&late, None).await.unwrap();
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["image"]);
+        assert_eq!(fs::read(dir.path().join("image")).unwrap(), b"later");
+    }
+
+    /// What was undone cannot be put in place any more, and whoever undoes waits for who is about to put.
+    #[tokio::test]
+    async fn who_places_and_who_discards_wait_for_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = driver(dir.path());
+        let object = object("one");
+        let stored = put(&driver, &object, b"data").await;
+        let hold = driver.hold(&object).await.unwrap();
+        let other = async {
+            let hold = driver.hold(&object).await.unwrap();
+            assert!(dir.path().join("image").exists());
+            driver.discard(&object, Some(hold)).await.unwrap();
+        };
+        let placing = async { driver.place(&object, &stored, hold).await.unwrap().release().await };
+        tokio::join!(placing, other);
+        let hold = driver.hold(&object).await.unwrap();
+        assert!(matches!(driver.place(&object, &stored, hold).await, Err(Error::NotFound)));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode, header, redirect};
 use url::Url;
 
-use super::{Blob, Driver, Error, Object, Result, Stored};
+use super::{Blob, Driver, Error, Hold, Object, Result, Stored};
 use crate::{config::HttpStore, db::locations::LocationUrl, stream::Chunks};
 
 /// Redirections that are followed.
@@ -112,7 +112,7 @@ impl Driver for HttpDriver {
         Ok(Vec::new())
     }
 
-    async fn discard(&self, _: &Object, _: bool) -> Result<()> {
+    async fn discard(&self, _: &Object, _: Option<Hold>) -> Result<()> {
         Ok(())
     }
 }

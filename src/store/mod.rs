@@ -4,6 +4,7 @@
 //! what the other wrote. The digests, the bounds and the inspection of data are not a driver's business.
 
 mod file;
+mod hold;
 mod http;
 mod location;
 mod registry;
@@ -12,7 +13,10 @@ use std::{future::Future, ops::Range, time::Duration};
 
 use serde_json::{Map, Value};
 
-pub(crate) use self::registry::{Store, Stores};
+pub(crate) use self::{
+    hold::Hold,
+    registry::{Store, Stores},
+};
 use crate::{
     db::locations::LocationUrl,
     stream::{ByteStream, Chunks, Cut},
@@ -65,7 +69,7 @@ pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 /// What an object is named by while it is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
-    /// The image; what is at its name already is a leftover and is replaced.
+    /// The image.
     pub(crate) image_id: String,
     /// The upload, of which there may be several for an image, one after the other.
     pub(crate) upload_id: String,
@@ -91,8 +95,18 @@ pub(crate) struct Blob {
 /// A way to keep data. Every call may be dropped at any time.
 pub(crate) trait Driver {
     /// Stores an object; its size is known, or 0. When this fails or is dropped, nothing is left; when it succeeds, the object
-    /// is there for good and whole, and was not there in parts before.
+    /// is there for good and whole, and was not there in parts before. It need not be in its place yet: what another upload of its
+    /// image has put there stays as it is.
     fn put(&self, object: &Object, data: Chunks, size: u64) -> impl Future<Output = Result<Stored>> + Send;
+    /// Keeps everybody else from the place of an image's object, where the store can.
+    fn hold(&self, _: &Object) -> impl Future<Output = Result<Hold>> + Send {
+        async { Ok(Hold::none()) }
+    }
+    /// Moves what was stored into its place, instead of anything that is there. Who calls this has the image: others
+    /// may take it meanwhile, but do nothing in its place before the hold ends.
+    fn place(&self, _: &Object, _: &Stored, hold: Hold) -> impl Future<Output = Result<Hold>> + Send {
+        async { Ok(hold) }
+    }
     /// Opens an object, or a part of it.
     fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> impl Future<Output = Result<Blob>> + Send;
     /// Removes an object. `NotFound` where it is gone already.
@@ -101,6 +115,6 @@ pub(crate) trait Driver {
     fn size(&self, url: &LocationUrl) -> impl Future<Output = Result<u64>> + Send;
     /// Lists what uploads have begun and not finished, and not moved for a while.
     fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;
-    /// Removes what there is of an upload that was cut off. It may have been at its end: then `finished` removes the object.
-    fn discard(&self, object: &Object, finished: bool) -> impl Future<Output = Result<()>> + Send;
+    /// Removes what there is of an upload that was cut off; with a hold, which it ends, also what is in its place.
+    fn discard(&self, object: &Object, hold: Option<Hold>) -> impl Future<Output = Result<()>> + Send;
 }

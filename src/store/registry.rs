@@ -4,7 +4,7 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{Blob, Driver as _, Error, Object, Result, Stored, file::FileDriver, http::HttpDriver, location};
+use super::{Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location};
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
     db::locations::LocationUrl,
@@ -109,6 +109,16 @@ impl Store {
         call!(self, |driver| driver.put(object, data, size).await, Err(Error::ReadOnly))
     }
 
+    /// See `Driver::hold`.
+    pub(crate) async fn hold(&self, object: &Object) -> Result<Hold> {
+        call!(self, |driver| driver.hold(object).await, Err(Error::NoStore))
+    }
+
+    /// See `Driver::place`.
+    pub(crate) async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {
+        call!(self, |driver| driver.place(object, stored, hold).await, Err(Error::NoStore))
+    }
+
     /// See `Driver::get`.
     pub(crate) async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         call!(self, |driver| driver.get(url, range).await, Err(Error::NoStore))
@@ -131,8 +141,8 @@ impl Store {
     }
 
     /// See `Driver::discard`.
-    pub(crate) async fn discard(&self, object: &Object, finished: bool) -> Result<()> {
-        call!(self, |driver| driver.discard(object, finished).await, Err(Error::NoStore))
+    pub(crate) async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
+        call!(self, |driver| driver.discard(object, hold).await, Err(Error::NoStore))
     }
 }
 
@@ -178,10 +188,7 @@ impl Stores {
     pub(crate) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         match &self.staging {
             None => Ok(()),
-            Some(staging) => {
-                let staged = Object { image_id: image_id.to_owned(), upload_id: String::new() };
-                staging.discard(&staged, true).await
-            }
+            Some(staging) => staging.discard_staged(image_id).await,
         }
     }
 

@@ -444,11 +444,72 @@ async fn an_image_that_is_deleted_while_its_data_comes_leaves_nothing() {
     file_is_begun(&images).await;
     member.delete(&image).await.expect(204);
     stream.write_all(b"0123456789").await.unwrap();
-    let mut answer = vec![0; 12];
-    stream.read_exact(&mut answer).await.unwrap();
-    assert_eq!(String::from_utf8(answer).unwrap(), "HTTP/1.1 410");
+    assert_eq!(answered(&mut stream).await, "HTTP/1.1 410");
     eventually("nothing is left", || async { files(&images).is_empty().then_some(()) }).await;
     assert_eq!(s.database.count("SELECT COUNT(*) FROM glimpse_uploads").await, 0);
+}
+
+/// The answer's status, on a connection that stays open.
+async fn answered(stream: &mut TcpStream) -> String {
+    let mut start = vec![0; 12];
+    stream.read_exact(&mut start).await.unwrap();
+    String::from_utf8(start).unwrap()
+}
+
+/// One that another process took for dead goes on in the end, however late.
+#[tokio::test]
+async fn an_upload_that_lost_its_image_does_no_harm() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    let member = s.member("p1");
+    for with_a_later_one in [false, true] {
+        let image = waiting_image(&member).await;
+        let mut late = begun_upload(&s.base, &image, b"abc").await;
+        eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+        s.database.execute("UPDATE glimpse_uploads SET upload_id = 'taken'").await;
+        eventually("it is undone", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
+        if with_a_later_one {
+            // Of the same length.
+            upload(&member, &image, "0123456789abc").await.expect(204);
+        }
+        late.write_all(b"0123456789").await.unwrap();
+        assert_eq!(answered(&mut late).await, "HTTP/1.1 410");
+        let left: &[&str] = if with_a_later_one { &[id(&image)] } else { &[] };
+        assert_eq!(files(&images), left);
+        if with_a_later_one {
+            assert_eq!(download(&member, &image).await, b"0123456789abc");
+        }
+    }
+}
+
+/// What fails once all of the data is there leaves none of it either.
+#[tokio::test]
+async fn an_upload_that_cannot_become_active_leaves_nothing() {
+    use sqlx::Executor as _;
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).option("glimpse", "request_timeout", "0.5").start().await;
+    let member = s.member("p1");
+    let raw = waiting_image(&member).await;
+    let unfit = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    let mut streams = [begun_upload(&s.base, &raw, b"abc").await, begun_upload(&s.base, &unfit, b"abc").await];
+    eventually("both are begun", || async { (files(&images).len() == 2).then_some(()) }).await;
+    let mut other = s.database.connect().await;
+    other.execute("BEGIN").await.unwrap();
+    other.execute("UPDATE images SET min_ram = 1").await.unwrap();
+    for (stream, expected) in streams.iter_mut().zip(["HTTP/1.1 503", "HTTP/1.1 415"]) {
+        stream.write_all(b"0123456789").await.unwrap();
+        assert_eq!(answered(stream).await, expected);
+    }
+    // What is refused goes at once, also while the database cannot be told.
+    assert!(files(&images).iter().all(|name| !name.contains(id(&unfit))), "{:?}", files(&images));
+    other.execute("ROLLBACK").await.unwrap();
+    for image in [&raw, &unfit] {
+        eventually("it waits again", || async { (status(&member, image).await == "queued").then_some(()) }).await;
+    }
+    assert_eq!(files(&images), [""; 0]);
+    nothing_is_left(&member, &raw, &images).await;
 }
 
 /// `kill -9` at several points of an upload; the next start, or another process, undoes it.
