@@ -9,7 +9,7 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -106,9 +106,9 @@ impl FileDriver {
         self.fault.as_deref()
     }
 
-    /// How the URLs of its locations begin, by which Glance finds the store of a location that names none.
+    /// Whether a location is in one of the folders, by its URL alone.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
-        self.dirs.iter().any(|dir| url.expose().starts_with(&format!("file://{}", dir.path)))
+        path_within(&self.dirs, url).is_some()
     }
 
     /// What an admin is shown of it.
@@ -177,6 +177,38 @@ impl FileDriver {
     }
 }
 
+/// The path of a location that is in one of the folders, by its URL alone.
+fn path_within(dirs: &[Dir], url: &LocationUrl) -> Option<PathBuf> {
+    let is_within = |path: &PathBuf| {
+        // Down from the folder, and not back.
+        let below = dirs.iter().find_map(|dir| path.strip_prefix(&dir.path).ok());
+        below.is_some_and(|below| {
+            below.file_name().is_some() && below.components().all(|part| matches!(part, Component::Normal(_)))
+        })
+    };
+    let read = location::path(url).ok().filter(is_within);
+    // A folder may have a mark in its name, which Glance writes as it is, and then cannot read.
+    read.or_else(|| location::whole_path(url).ok().map(PathBuf::from).filter(is_within))
+}
+
+/// The path of a location, which must be in one of the folders: a location may be anybody's, and the other files are none of
+/// theirs. A folder may have been written in another way, through links.
+fn path_of(dirs: &[Dir], url: &LocationUrl) -> Result<PathBuf> {
+    let path = location::path(url)?;
+    if let Some(path) = path_within(dirs, url) {
+        return Ok(path);
+    }
+    let real = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
+    let is_ours = |dir: &Dir| match (&real, fs::canonicalize(&dir.path)) {
+        (Some(real), Ok(dir)) => real.starts_with(dir),
+        _ => false,
+    };
+    match path.file_name().is_some() && dirs.iter().any(is_ours) {
+        true => Ok(path),
+        false => Err(Error::BadLocation("The location is outside of the store's folders")),
+    }
+}
+
 /// Runs work on a blocking thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Error::Unavailable(error.into()))?
@@ -216,9 +248,9 @@ impl Driver for FileDriver {
     }
 
     async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {
-        let path = location::path(&stored.url)?;
-        let object = object.clone();
+        let (dirs, url, object) = (Arc::clone(&self.dirs), stored.url.clone(), object.clone());
         blocking(move || {
+            let path = path_of(&dirs, &url)?;
             let dir = path.parent().unwrap_or(Path::new("/"));
             if path.exists() {
                 tracing::warn!(path = %path.display(), "what an upload that was cut off had left is replaced");
@@ -231,10 +263,10 @@ impl Driver for FileDriver {
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
-        let path = location::path(url)?;
+        let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         let (file, size) = self
             .in_time(move || {
-                let file = File::open(path).map_err(from_io)?;
+                let file = File::open(path_of(&dirs, &url)?).map_err(from_io)?;
                 let metadata = file.metadata().map_err(from_io)?;
                 if !metadata.is_file() {
                     return Err(Error::NotFound);
@@ -247,8 +279,9 @@ impl Driver for FileDriver {
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
-        let path = location::path(url)?;
+        let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         self.in_time(move || {
+            let path = path_of(&dirs, &url)?;
             fs::remove_file(&path).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => Error::NotFound,
                 _ => Error::DeleteDenied(format!("You cannot delete file {}", path.display())),
@@ -258,8 +291,9 @@ impl Driver for FileDriver {
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
-        let path = location::path(url)?;
-        self.in_time(move || fs::metadata(path).map(|metadata| metadata.len()).map_err(from_io)).await
+        let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
+        let size = move || Ok(fs::metadata(path_of(&dirs, &url)?).map_err(from_io)?.len());
+        self.in_time(size).await
     }
 
     async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
@@ -572,6 +606,37 @@ mod tests {
         let (fed, stored) = tokio::join!(stream::feed(data, limits, vec![], feed), driver.put(object, chunks, 0));
         fed.unwrap();
         stored.unwrap()
+    }
+
+    #[test]
+    fn a_location_is_in_the_stores_folders_or_nobodys() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("my #1 images?");
+        let driver = driver(&folder);
+        std::os::unix::fs::symlink(&folder, root.path().join("link")).unwrap();
+        let (folder, root) = (folder.display(), root.path().display());
+        let path = |url: String| path_of(&driver.dirs, &url.into()).ok().map(|path| path.display().to_string());
+        for inside in [format!("{folder}/id"), format!("{root}/link/id"), format!("{folder}/a/id")] {
+            assert_eq!(path(format!("file://{inside}")), Some(inside.clone()), "{inside}");
+            assert_eq!(path(format!("filesystem://{inside}")), Some(inside.clone()), "{inside}");
+        }
+        assert_eq!(path(format!("file://{root}/link/id?x#y")), Some(format!("{root}/link/id")));
+        for outside in [
+            "file:///etc/passwd".to_owned(),
+            format!("file://{folder}"),
+            format!("file://{folder}/"),
+            format!("file://{folder}/../id"),
+            format!("file://{folder}/a/../../id"),
+            format!("file://{folder}2/id"),
+            format!("file://{root}/id"),
+            format!("file://{root}/link/../id"),
+            format!("file://{root}/link/.."),
+            format!("FILE://{folder}/id"),
+            format!("{folder}/id"),
+            "file://".to_owned(),
+        ] {
+            assert_eq!(path(outside.clone()), None, "{outside}");
+        }
     }
 
     /// An upload that was taken for dead, and goes on once a later one has its file in place.

@@ -11,17 +11,20 @@ pub(super) fn scheme(url: &LocationUrl) -> String {
     scheme.unwrap_or_default().to_lowercase()
 }
 
-/// The path in a `file://` URL. Glance writes paths as they are: nothing is escaped in them.
+/// The path in a `file://` URL, as Glance reads it: nothing is escaped in it, and what is behind a mark does not belong to it.
 pub(super) fn path(url: &LocationUrl) -> Result<PathBuf> {
-    let text = url.expose();
-    let path = ["file://", "filesystem://"].iter().find_map(|scheme| text.strip_prefix(scheme));
-    // As Python's urlparse: what is behind a mark is not the path.
-    let path = path.map(|path| path.split(['?', '#']).next().unwrap_or_default().trim());
-    match path {
-        None => {
-            Err(Error::BadLocation("Location URI must start with one of the following schemas: file://, filesystem://"))
-        }
-        Some("") => Err(Error::BadLocation("No path specified in URI")),
-        Some(path) => Ok(path.into()),
+    // As Python's urlparse.
+    match whole_path(url)?.split(['?', '#']).next().unwrap_or_default().trim() {
+        "" => Err(Error::BadLocation("No path specified in URI")),
+        path => Ok(path.into()),
     }
+}
+
+/// The path in a `file://` URL as it was written, marks and all.
+pub(super) fn whole_path(url: &LocationUrl) -> Result<&str> {
+    let text = url.expose();
+    // The scheme's case counts, for Glance too.
+    let path = ["file://", "filesystem://"].iter().find_map(|scheme| text.strip_prefix(scheme));
+    path.map(str::trim)
+        .ok_or(Error::BadLocation("Location URI must start with one of the following schemas: file://, filesystem://"))
 }
