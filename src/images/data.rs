@@ -7,6 +7,8 @@
 
 use std::{ops::Range, pin::pin, sync::Arc};
 
+use bytes::Bytes;
+use futures_util::StreamExt as _;
 use uuid::Uuid;
 
 use super::{access, facts::Observers, range::Asked, status};
@@ -326,8 +328,8 @@ fn cannot_store(error: store::Error) -> Error {
 
 /// Data on its way out.
 pub(crate) struct Download {
-    /// Bytes of all of the data.
-    pub(crate) size: u64,
+    /// Bytes of all of the data, where that is known.
+    pub(crate) size: Option<u64>,
     /// The part that is sent, where a part was asked for.
     pub(crate) range: Option<Range<u64>>,
     /// The MD5 of all of the data.
@@ -385,11 +387,12 @@ pub(crate) async fn download(
                     tracing::error!(location = location.id, error, "an image's data cannot be read there");
                     last = Some(Error::Unavailable { service: "the image's store", source: error.into() });
                 }
+                (Some(size), None) => {
+                    let data = exactly(blob.data, size, location.id);
+                    return Ok(Some(Download { size: known, range, checksum: image.checksum, data }));
+                }
                 (size, found) => {
-                    let Some(size) = size.or(found) else {
-                        last = Some(Error::Internal("neither we nor the store know the data's size".into()));
-                        continue;
-                    };
+                    let size = size.or(found);
                     return Ok(Some(Download { size, range, checksum: image.checksum, data: blob.data }));
                 }
             },
@@ -404,6 +407,31 @@ pub(crate) async fn download(
         }
     }
     last.map_or(Ok(None), Err)
+}
+
+/// Data that ends with an error where it is longer or shorter than it should be. The last part is kept back until the end is
+/// certain, for a client that has got as much as it was told takes it for whole.
+fn exactly(data: ByteStream, size: u64, location: i32) -> ByteStream {
+    let state = (data.fuse(), size, None::<Bytes>);
+    Box::pin(futures_util::stream::try_unfold(state, move |(mut data, mut left, mut kept)| async move {
+        loop {
+            let part = data.next().await.transpose()?;
+            let wrong = match &part {
+                Some(part) => part.len() as u64 > left,
+                None => left > 0,
+            };
+            if wrong {
+                let error = format!("the data is not the {size} bytes that it should be");
+                tracing::error!(location, error, "an image's data is cut off");
+                return Err(error.into());
+            }
+            let Some(part) = part else { return Ok(kept.take().map(|last| (last, (data, left, None)))) };
+            left -= part.len() as u64;
+            if let Some(before) = kept.replace(part) {
+                return Ok(Some((before, (data, left, kept))));
+            }
+        }
+    }))
 }
 
 fn check_preferred(app: &App, prefer: &[String]) -> Result<()> {

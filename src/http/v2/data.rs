@@ -49,12 +49,14 @@ fn answer(download: Download) -> Response {
     let headers = response.headers_mut();
     // Clients compare it as it is, so it has no character set.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    let length = range.as_ref().map_or(size, |range| range.end - range.start);
-    headers.insert(header::CONTENT_LENGTH, length.into());
+    // Without it, the end of the data is marked.
+    if let Some(length) = range.as_ref().map(|range| range.end - range.start).or(size) {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
     if let Some(checksum) = checksum.and_then(|checksum| HeaderValue::from_str(&checksum).ok()) {
         headers.insert(CONTENT_MD5, checksum);
     }
-    if let Some(range) = range {
+    if let (Some(range), Some(size)) = (range, size) {
         let part = format!("bytes {}-{}/{size}", range.start, range.end - 1);
         if let Ok(part) = HeaderValue::from_str(&part) {
             headers.insert(header::CONTENT_RANGE, part);
