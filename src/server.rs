@@ -1,6 +1,6 @@
 //! Listens, hands connections to the router, and drains.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, http::Request};
 use hyper::{body::Incoming, server::conn::http1};
@@ -18,10 +18,14 @@ use tokio::{
     time::Instant,
 };
 use tokio_io_timeout::TimeoutWriter;
-use tokio_util::task::TaskTracker;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tower::ServiceExt as _;
 
-use crate::{app::App, http, images::uploads::Watch};
+use crate::{
+    app::App,
+    http,
+    images::{housekeeping::Watch, uploads},
+};
 
 /// Connections at a time; one more waits in the listener's backlog.
 const MAX_CONNECTIONS: usize = 4096;
@@ -31,6 +35,8 @@ const MAX_BUFFER: usize = 64 * 1024;
 const POLICY_LOOK: Duration = Duration::from_secs(1);
 /// Signs of life more often than this say nothing more.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+/// SIGXFSZ on Linux, which has no name in tokio.
+const FILE_TOO_LARGE: i32 = 25;
 /// How long to wait when the system has no descriptor for a new connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,9 +47,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// When it cannot listen.
 pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
     let listener = listen(&app).await?;
+    // Before the first upload, and until the last has ended: whatever else we are busy with, others must not take us for dead.
+    beat(&app).await;
+    let beating = AbortOnDropHandle::new(tokio::spawn(beat_for_ever(Arc::clone(&app))));
+    let mut looking = pin!(look_for_ever(&app));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    // Caught once, it does not end the program any more: who writes too large a file is told so, and it is a full disk.
+    let _never_read = signal(SignalKind::from_raw(FILE_TOO_LARGE))?;
     tracing::info!("Glimpse {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
     tell_systemd(&[NotifyState::Ready]);
     let server = Server::new(listener, Arc::clone(&app));
@@ -58,7 +70,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
         () = serve => {}
         () = reload_for_ever(&mut hangup, Arc::new(reload)) => {}
         () = watch_policy_for_ever(&app) => {}
-        () = look_for_ever(&app) => {}
+        () = &mut looking => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("draining: requests under way are finished, new ones are refused");
@@ -66,10 +78,10 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
     let mut deadline = Instant::now() + app.config.glimpse.drain_timeout;
     server.requests.close();
     app.work.close();
-    // Meanwhile it goes on answering, so that a load balancer's check finds out; and other processes must not take it for dead.
+    // Meanwhile it goes on answering, so that a load balancer's check finds out.
     tokio::select! {
         () = server.accept_for_ever() => {}
-        () = look_for_ever(&app) => {}
+        () = &mut looking => {}
         () = server.requests.wait() => {}
         () = tokio::time::sleep_until(deadline) => {}
         () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
@@ -77,6 +89,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
     let end = async {
         server.close().await;
         app.work.wait().await;
+        drop(beating);
         app.db.close().await;
     };
     tokio::select! {
@@ -146,13 +159,31 @@ async fn watch_policy_for_ever(app: &Arc<App>) {
     }
 }
 
-/// Shows other processes that this one lives, and undoes what dead ones had begun.
+fn heartbeat(app: &App) -> Duration {
+    app.config.glimpse.heartbeat.max(SHORTEST_HEARTBEAT)
+}
+
+/// Shows other processes that this one lives.
+async fn beat(app: &App) {
+    if let Err(error) = uploads::beat(app, heartbeat(app)).await {
+        tracing::warn!(%error, "other processes cannot be shown now that this one lives");
+    }
+}
+
+async fn beat_for_ever(app: Arc<App>) {
+    loop {
+        tokio::time::sleep(heartbeat(&app)).await;
+        beat(&app).await;
+    }
+}
+
+/// Undoes and ends what was broken off, by others or here.
 async fn look_for_ever(app: &App) {
-    let every = app.config.glimpse.heartbeat.max(SHORTEST_HEARTBEAT);
+    let every = heartbeat(app);
     let mut watch = Watch::default();
     loop {
         if let Err(error) = watch.look(app, every).await {
-            tracing::warn!(%error, "uploads that were cut off cannot be looked for now");
+            tracing::warn!(%error, "what was broken off cannot be looked for now");
         }
         tokio::time::sleep(every).await;
     }

@@ -1,6 +1,6 @@
 //! `glimpse serve`
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use super::CommandResult;
 use crate::{
@@ -11,6 +11,9 @@ use crate::{
 
 /// Threads that serve requests, at the most: more only wait for each other.
 const MAX_WORKERS: u32 = 1024;
+
+/// How long, at the end, files that are being removed are waited for.
+const LAST_FILES: Duration = Duration::from_secs(1);
 
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
@@ -27,12 +30,15 @@ pub(super) fn run(sources: Sources) -> CommandResult {
         runtime.worker_threads(workers.clamp(1, MAX_WORKERS) as usize);
     }
     let runtime = runtime.enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         let app = Arc::new(App::start(config).await?);
         let running = Arc::clone(&app);
         server::run(app, move || reload(&sources, &running)).await?;
         Ok(ExitCode::SUCCESS)
-    })
+    });
+    // A file system that does not answer would keep us for ever.
+    runtime.shutdown_timeout(LAST_FILES);
+    done
 }
 
 /// Reads the configuration and the policy again: the log's level changes at once, the files of policy and users are watched in

@@ -236,6 +236,23 @@ pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, 
     Ok(s.execute(update).await? == 1)
 }
 
+/// As [`set_status`], if nobody has changed the image at all since it was read. One statement.
+pub(crate) async fn set_status_of_unchanged(
+    s: &mut impl Session,
+    image: &Image,
+    to: Status,
+    now: NaiveDateTime,
+) -> Result<bool> {
+    let update =
+        moving(&image.id, image.status, to, now).and_where(Expr::col(Images::UpdatedAt).eq(image.updated_at)).take();
+    Ok(s.execute(update).await? == 1)
+}
+
+/// Reads images whose deletion is under way, so many at the most. One statement, which reads the table.
+pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec<Image>> {
+    s.all(select().and_where(Expr::col(Images::Status).eq(Status::PendingDelete)).limit(most).take()).await
+}
+
 /// Sets when the image was changed last, and takes its row's lock until the transaction ends: those who write an
 /// image's tags wait for each other here. `false` when it was deleted meanwhile.
 pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {

@@ -7,7 +7,12 @@ use sea_query::{Expr, ExprTrait, Order, Query};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Result, Session, tables::ImageLocations, text_enum::text_enum};
+use super::{
+    Result, Session,
+    images::Status,
+    tables::{ImageLocations, Images},
+    text_enum::text_enum,
+};
 
 text_enum! {
     /// What is at a location.
@@ -73,6 +78,29 @@ struct Row {
     value: LocationUrl,
     meta_data: Option<String>,
     status: LocationStatus,
+    updated_at: Option<NaiveDateTime>,
+}
+
+impl From<Row> for Location {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id,
+            image_id: row.image_id,
+            url: row.value,
+            // What a Glance of long ago left in another form says nothing.
+            metadata: row.meta_data.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            status: row.status,
+        }
+    }
+}
+
+/// A location that is an image's no more, and whose data is still to be removed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Removal {
+    /// Which one.
+    pub(crate) location: Location,
+    /// When somebody set about it last.
+    updated_at: Option<NaiveDateTime>,
 }
 
 /// Reads the locations of these images, in their order. One statement, through the index on `image_id`.
@@ -82,22 +110,14 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<L
     }
     use ImageLocations as L;
     let query = Query::select()
-        .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status])
+        .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt])
         .from(L::Table)
         .and_where(Expr::col(L::ImageId).is_in(image_ids.iter().copied()))
         .and_where(Expr::col(L::Deleted).eq(false))
         .order_by(L::Id, Order::Asc)
         .take();
     let rows: Vec<Row> = s.all(query).await?;
-    let location = |row: Row| Location {
-        id: row.id,
-        image_id: row.image_id,
-        url: row.value,
-        // What a Glance of long ago left in another form says nothing.
-        metadata: row.meta_data.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
-        status: row.status,
-    };
-    Ok(rows.into_iter().map(location).collect())
+    Ok(rows.into_iter().map(Location::from).collect())
 }
 
 /// Adds a location of an image's data. One statement.
@@ -137,8 +157,23 @@ pub(crate) async fn delete(s: &mut impl Session, id: i32, now: NaiveDateTime) ->
     s.execute(update).await.map(drop)
 }
 
-/// Takes back that a location was deleted. One statement, through the primary key.
-pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
+/// Takes a location from its image, before its data is removed. One statement, through the primary key.
+pub(crate) async fn release(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
+    use ImageLocations as L;
+    let update = Query::update()
+        .table(L::Table)
+        .value(L::Status, LocationStatus::PendingDelete)
+        .value(L::Deleted, true)
+        .value(L::DeletedAt, now)
+        .value(L::UpdatedAt, now)
+        .and_where(Expr::col(L::Id).eq(id))
+        .take();
+    s.execute(update).await.map(drop)
+}
+
+/// Gives a location back that was taken from its image, unless its removal was [resumed](resume). One statement, through the
+/// primary key.
+pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<bool> {
     use ImageLocations as L;
     let update = Query::update()
         .table(L::Table)
@@ -147,6 +182,41 @@ pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -
         .value(L::DeletedAt, None::<NaiveDateTime>)
         .value(L::UpdatedAt, now)
         .and_where(Expr::col(L::Id).eq(id))
+        .and_where(Expr::col(L::Status).eq(LocationStatus::PendingDelete))
+        .and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt))
         .take();
-    s.execute(update).await.map(drop)
+    Ok(s.execute(update).await? == 1)
+}
+
+/// Reads removals that are under way, so many at the most, but for those of images that wait for `glance-scrubber` as a whole. One
+/// statement, through the index on `deleted`.
+pub(crate) async fn being_removed(s: &mut impl Session, most: u64) -> Result<Vec<Removal>> {
+    use ImageLocations as L;
+    let columns = [L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt].map(|column| (L::Table, column));
+    let query = Query::select()
+        .columns(columns)
+        .from(L::Table)
+        .inner_join(Images::Table, Expr::col((Images::Table, Images::Id)).equals((L::Table, L::ImageId)))
+        .and_where(Expr::col((L::Table, L::Deleted)).eq(true))
+        .and_where(Expr::col((L::Table, L::Status)).eq(LocationStatus::PendingDelete))
+        .and_where(Expr::col((Images::Table, Images::Status)).ne(Status::PendingDelete))
+        .limit(most)
+        .take();
+    let rows: Vec<Row> = s.all(query).await?;
+    Ok(rows.into_iter().map(|row| Removal { updated_at: row.updated_at, location: row.into() }).collect())
+}
+
+/// Takes over a removal that was broken off: from then on, the location does not come back. `false` when somebody else did or
+/// when it has ended. One statement, through the primary key.
+pub(crate) async fn resume(s: &mut impl Session, removal: &Removal, now: NaiveDateTime) -> Result<bool> {
+    use ImageLocations as L;
+    let update = Query::update()
+        .table(L::Table)
+        .value(L::UpdatedAt, now)
+        .and_where(Expr::col(L::Id).eq(removal.location.id))
+        .and_where(Expr::col(L::Status).eq(LocationStatus::PendingDelete))
+        .and_where(Expr::col(L::Deleted).eq(true))
+        .and_where(Expr::col(L::UpdatedAt).eq(removal.updated_at))
+        .take();
+    Ok(s.execute(update).await? == 1)
 }

@@ -15,12 +15,12 @@ use crate::{
     store,
 };
 
-/// Deletes an image and its data: its row stays, as the tombstone of its id. Eight statements; with data, four more and one
+/// Deletes an image and its data: its row stays, as the tombstone of its id. Eight statements; with data, five more and one
 /// for each location.
 ///
 /// An image with data is `pending_delete` first, so that nobody else removes it; when a store does not let its data go, it is
-/// what it was before. Left in that state by a process that was killed, it can be deleted again. It goes on to its end also when
-/// the caller stops waiting for it.
+/// what it was before. Left in that state by a process that was killed, or where nobody knows whether a store has removed the data,
+/// it can be deleted again, and is in any case. It goes on to its end also when the caller stops waiting for it.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
@@ -50,37 +50,78 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
             check_transition(image.status, Status::Deleted)?;
             let before = image.status;
             let pending = status::may_become(before, Status::PendingDelete);
-            let to = if pending { Status::PendingDelete } else { before };
-            if pending && !db::images::set_status(&mut tx, &image, to, app.now()).await? {
+            if pending && !db::images::set_status(&mut tx, &image, Status::PendingDelete, app.now()).await? {
                 return Err(changed(id));
             }
-            Ok((tx, Some((Image { status: to, ..image }, before, locations))))
+            // As exactly as the engine keeps its times.
+            let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
+            Ok((tx, Some((image, before, locations))))
         })
         .await?;
-    if let Some((image, before, locations)) = with_data {
-        let mut removed = 0;
-        let gone = match remove_data(app, &image, &locations, &mut removed).await {
-            Ok(gone) => gone,
-            Err(error) => {
-                // What has lost a part of its data must not be read again.
-                if removed == 0 {
-                    bring_back(app, &image, before).await;
-                }
-                return Err(error);
+    match with_data {
+        Some((image, before, locations)) => {
+            let mut touched = false;
+            let removed = remove(app, &image, &locations, &mut touched).await;
+            // What has, or may have, lost a part of its data must not be read again.
+            if removed.is_err() && !touched {
+                bring_back(app, &image, before).await;
             }
-        };
-        let image = &image;
-        app.db
-            .transaction(|mut tx| async move {
-                mark(app, &mut tx, image, gone).await?;
-                Ok((tx, ()))
-            })
-            .await?;
+            removed
+        }
+        None => {
+            discard_staged(app, id.as_str()).await;
+            Ok(())
+        }
     }
-    if let Err(error) = app.stores.discard_staged(id.as_str()).await {
+}
+
+/// Goes on with a deletion that was broken off, as long as nobody else does. Two statements, and those of the deletion.
+///
+/// # Errors
+/// `Conflict` when somebody else does, `StoreUnavailable`, `Unavailable`.
+pub(super) async fn resume(app: &App, image: &Image) -> Result<()> {
+    let id = &ImageId::from(image.id.clone());
+    let (image, locations) = app
+        .db
+        .transaction(|mut tx| async move {
+            // From here on, it does not become again what it was.
+            let to = Status::PendingDelete;
+            if !db::images::set_status_of_unchanged(&mut tx, image, to, app.now()).await? {
+                return Err(changed(id));
+            }
+            let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
+            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            Ok((tx, (image, locations)))
+        })
+        .await?;
+    if app.config.default.delayed_delete {
+        return end(app, &image, locations.is_empty()).await;
+    }
+    remove(app, &image, &locations, &mut false).await
+}
+
+/// Removes an image's data, and marks it as deleted. Tells whether it has touched the data.
+async fn remove(app: &App, image: &Image, locations: &[Location], touched: &mut bool) -> Result<()> {
+    let gone = remove_data(app, image, locations, touched).await?;
+    *touched = true;
+    end(app, image, gone).await
+}
+
+async fn end(app: &App, image: &Image, data_is_gone: bool) -> Result<()> {
+    app.db
+        .transaction(|mut tx| async move {
+            mark(app, &mut tx, image, data_is_gone).await?;
+            Ok((tx, ()))
+        })
+        .await?;
+    discard_staged(app, &image.id).await;
+    Ok(())
+}
+
+async fn discard_staged(app: &App, image_id: &str) {
+    if let Err(error) = app.stores.discard_staged(image_id).await {
         tracing::warn!(%error, "data that was staged for the image cannot be removed");
     }
-    Ok(())
 }
 
 fn not_found(id: &ImageId) -> Error {
@@ -121,14 +162,14 @@ async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Resu
     Ok(())
 }
 
-/// Removes an image's data, and counts the locations whose data is gone. `false` when some of it is in stores that only Glance
+/// Removes an image's data, and tells whether some of it is gone, or may be. `false` when some of it is in stores that only Glance
 /// knows.
-async fn remove_data(app: &App, image: &Image, locations: &[Location], removed: &mut u32) -> Result<bool> {
+async fn remove_data(app: &App, image: &Image, locations: &[Location], touched: &mut bool) -> Result<bool> {
     let mut gone = true;
     for location in locations {
         let removal = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
         match removal.await {
-            Ok(()) => *removed += 1,
+            Ok(()) => *touched = true,
             Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
                 tracing::warn!(image = image.id, location = location.id, %error, "no data is removed");
             }
@@ -137,7 +178,10 @@ async fn remove_data(app: &App, image: &Image, locations: &[Location], removed: 
                 gone = false;
                 continue;
             }
-            Err(error) => return Err(cannot_delete(&image.id, error)),
+            Err(error) => {
+                *touched |= may_be_gone(&error);
+                return Err(cannot_delete(&image.id, error));
+            }
         }
         app.db
             .transaction(|mut tx| async move {
@@ -147,6 +191,11 @@ async fn remove_data(app: &App, image: &Image, locations: &[Location], removed: 
             .await?;
     }
     Ok(gone)
+}
+
+/// Whether data that was not removed may go all the same, or have gone: only a refusal is certain.
+pub(super) fn may_be_gone(error: &store::Error) -> bool {
+    !matches!(error, store::Error::DeleteDenied(_) | store::Error::NoStore)
 }
 
 /// What it means to the client that a store does not let data go.
@@ -164,11 +213,11 @@ async fn bring_back(app: &App, image: &Image, to: Status) {
     let back = app
         .db
         .transaction(|mut tx| async move {
-            db::images::set_status(&mut tx, image, to, app.now()).await?;
+            db::images::set_status_of_unchanged(&mut tx, image, to, app.now()).await?;
             Ok((tx, ()))
         })
         .await;
     if let Err(error) = back {
-        tracing::error!(image = image.id, %error, "the image stays pending_delete; it can be deleted again");
+        tracing::error!(image = image.id, %error, "the image stays pending_delete; its deletion goes on later");
     }
 }

@@ -9,6 +9,7 @@ mod attributes;
 pub(crate) mod data;
 mod delete;
 mod facts;
+pub(crate) mod housekeeping;
 pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod protections;

@@ -7,7 +7,7 @@ use crate::{
     db::{
         self,
         images::{ImageId, Status},
-        locations::Location,
+        locations::{Location, Removal},
     },
     error::{Error, Result},
     policy::Target,
@@ -94,26 +94,62 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             let location = locations.into_iter().find(|location| name_of(app, location) == Some(store));
             let location =
                 location.ok_or_else(|| Error::NotFound(format!("Image {id} is not stored in store {store}.")))?;
-            db::locations::delete(&mut tx, location.id, now).await?;
+            // It is the image's no more; as long as its data is there, that is noted.
+            db::locations::release(&mut tx, location.id, now).await?;
             Ok((tx, location))
         })
         .await?;
-    let removed = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
-    match removed.await {
-        Ok(()) => Ok(()),
-        Err(store::Error::NotFound | store::Error::NoDelete) => Ok(()),
-        Err(error) => {
-            // The data is still there, and so is its location.
-            let location = &location;
-            app.db
-                .transaction(|mut tx| async move {
-                    db::locations::restore(&mut tx, location.id, app.now()).await?;
-                    Ok((tx, ()))
-                })
-                .await?;
-            Err(super::delete::cannot_delete(id.as_str(), error))
-        }
+    if app.config.default.delayed_delete {
+        return Ok(());
     }
+    let Err(error) = remove_released(app, &location).await else { return Ok(()) };
+    // Where nobody knows, it stays noted, and is tried again.
+    if !super::delete::may_be_gone(&error) {
+        // The data is still there, and so is its location.
+        let id = location.id;
+        app.db
+            .transaction(|mut tx| async move {
+                db::locations::restore(&mut tx, id, app.now()).await?;
+                Ok((tx, ()))
+            })
+            .await?;
+    }
+    Err(super::delete::cannot_delete(id.as_str(), error))
+}
+
+/// Removes the data of a location that is an image's no more.
+async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
+    match app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await {
+        Ok(()) => {}
+        Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
+            tracing::warn!(image = location.image_id, location = location.id, %error, "no data is removed");
+        }
+        Err(error) => return Err(error),
+    }
+    let marked = app.db.transaction(|mut tx| async move {
+        db::locations::delete(&mut tx, location.id, app.now()).await?;
+        Ok((tx, ()))
+    });
+    if let Err(error) = marked.await {
+        tracing::warn!(location = location.id, %error, "data that is removed cannot be noted as removed now");
+    }
+    Ok(())
+}
+
+/// Goes on with a removal that was broken off; `false` when somebody else does, or did. Two statements.
+///
+/// # Errors
+/// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
+pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
+    let ours = app.db.transaction(|mut tx| async move {
+        let ours = db::locations::resume(&mut tx, removal, app.now()).await?;
+        Ok((tx, ours))
+    });
+    if !ours.await? {
+        return Ok(false);
+    }
+    let removed = remove_released(app, &removal.location).await.map(|()| true);
+    removed.map_err(|error| super::delete::cannot_delete(&removal.location.image_id, error))
 }
 
 /// The stores, in the configuration's order.

@@ -1,10 +1,7 @@
-//! Uploads that were cut off, and how they are undone.
-//!
-//! Every process adds to a number of its own in the database, and looks at those of the others. One whose number stood still
-//! for [`STILL`] looks in a row is dead: whichever process sees that first undoes what it had begun. Nobody's clock counts.
+//! Uploads that are under way in this process, and how one that was cut off is undone.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -17,11 +14,6 @@ use crate::{
     error::{Error, Result},
     store::{self, Object, Store},
 };
-
-/// Looks in a row at which a dead process's number stands still.
-const STILL: u32 = 3;
-/// Looks after which unknown files are looked for.
-const SWEEP_EVERY: u32 = 360;
 
 /// This process, and what it is busy with.
 pub(crate) struct Process {
@@ -46,7 +38,7 @@ impl Process {
         Busy { process: self, upload: upload_id.to_owned() }
     }
 
-    fn is_doing(&self, upload_id: &str) -> bool {
+    pub(super) fn is_doing(&self, upload_id: &str) -> bool {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).contains(upload_id)
     }
 }
@@ -73,16 +65,10 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     if !taken {
         return Ok(false);
     }
-    if let Some(store) = store {
-        let object = Object { image_id: upload.image_id.clone(), upload_id: upload.upload_id.clone() };
-        let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
-        let hold = store.hold(&object).await.map_err(cannot)?;
-        // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
-        if !db::uploads::holds(&mut app.db.acquire().await?, &ours).await? {
-            hold.release().await;
-            return Ok(false);
-        }
-        store.discard(&object, Some(hold)).await.map_err(cannot)?;
+    if let Some(store) = store
+        && !discard(app, upload, &ours, store).await?
+    {
+        return Ok(false);
     }
     app.db
         .transaction(|mut tx| async move {
@@ -95,107 +81,35 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     Ok(true)
 }
 
-/// What was seen of the other processes.
-#[derive(Default)]
-pub(crate) struct Watch {
-    /// Their numbers, and at how many looks in a row.
-    seen: HashMap<String, (i64, u32)>,
-    looks: u32,
-}
-
-impl Watch {
-    /// Shows that this process lives, looks at the others, and undoes what dead ones had begun. Three statements, where
-    /// nothing is to be done.
-    ///
-    /// # Errors
-    /// `Unavailable`: this look did not count.
-    pub(crate) async fn look(&mut self, app: &App, every: Duration) -> Result<()> {
-        let (processes, uploads) = app
-            .db
-            .transaction(|mut tx| async move {
-                processes::beat(&mut tx, &app.process.id).await?;
-                let seen = (processes::all(&mut tx).await?, db::uploads::all(&mut tx).await?);
-                Ok((tx, seen))
-            })
-            .await?;
-        let mut living = HashSet::from([app.process.id.clone()]);
-        let before = std::mem::take(&mut self.seen);
-        for process in processes.into_iter().filter(|process| process.id != app.process.id) {
-            let still = match before.get(&process.id) {
-                Some((beat, still)) if *beat == process.beat => still + 1,
-                _ => 0,
-            };
-            if still < STILL {
-                living.insert(process.id.clone());
-            }
-            self.seen.insert(process.id, (process.beat, still));
+/// Removes what an upload has left, which is ours to undo; `false` when it is not any more. One statement.
+async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
+    let object = Object { image_id: upload.image_id.clone(), upload_id: upload.upload_id.clone() };
+    let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
+    let hold = match store.hold(&object).await {
+        Err(error @ (store::Error::NoStore | store::Error::ReadOnly)) => {
+            tracing::warn!(image = upload.image_id, store = store.id, %error, "what an upload has left may stay there");
+            return Ok(true);
         }
-        let is_dead = |upload: &&Upload| {
-            // One of ours that nobody is busy with was given up where the database was away.
-            let abandoned = upload.process_id == app.process.id && !app.process.is_doing(&upload.upload_id);
-            abandoned || !living.contains(&upload.process_id)
-        };
-        for upload in uploads.iter().filter(is_dead) {
-            undo_dead(app, upload).await;
-        }
-        for id in self.seen.keys().filter(|id| !living.contains(*id)) {
-            let busy = uploads.iter().any(|upload| upload.process_id == **id);
-            if !busy {
-                forget(app, id).await?;
-            }
-        }
-        // At the start, once what dead processes had begun is undone, and from time to time.
-        if self.looks % SWEEP_EVERY == STILL + 1 {
-            sweep(app, every * STILL).await?;
-        }
-        self.looks = self.looks.wrapping_add(1);
-        Ok(())
-    }
-}
-
-async fn undo_dead(app: &App, upload: &Upload) {
-    let image = &upload.image_id;
-    let Some(store) = app.stores.named(&upload.store) else {
-        tracing::warn!(image, store = upload.store, "an upload was cut off into a store that is not configured here");
-        return;
+        hold => hold.map_err(cannot)?,
     };
-    match undo(app, upload, Some(&*store)).await {
-        Ok(true) => tracing::warn!(image, "an upload that was cut off is undone"),
-        Ok(false) => {}
-        Err(error) => tracing::error!(image, %error, "an upload that was cut off cannot be undone now"),
+    // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
+    if !db::uploads::holds(&mut app.db.acquire().await?, ours).await? {
+        hold.release().await;
+        return Ok(false);
     }
+    store.discard(&object, Some(hold)).await.map_err(cannot)?;
+    Ok(true)
 }
 
-async fn forget(app: &App, process: &str) -> Result<()> {
+/// Shows others that this process lives, which it does so often. One statement, two at the first time.
+///
+/// # Errors
+/// `Unavailable`
+pub(crate) async fn beat(app: &App, every: Duration) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            processes::remove(&mut tx, process).await?;
+            processes::beat(&mut tx, &app.process.id, every).await?;
             Ok((tx, ()))
         })
         .await
-}
-
-/// Removes files of uploads that nobody knows: an upload is noted before its file is made, and until it is gone.
-async fn sweep(app: &App, quiet: Duration) -> Result<()> {
-    for store in app.stores.iter() {
-        let found = match store.unfinished(quiet).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(store = store.id, %error, "the store cannot be looked through");
-                continue;
-            }
-        };
-        if found.is_empty() {
-            continue;
-        }
-        let known = db::uploads::all(&mut app.db.acquire().await?).await?;
-        let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
-        for object in found.iter().filter(|object| !is_known(object)) {
-            match store.discard(object, None).await {
-                Ok(()) => tracing::warn!(image = object.image_id, "what an upload had left is removed"),
-                Err(error) => tracing::error!(image = object.image_id, %error, "what an upload had left stays"),
-            }
-        }
-    }
-    Ok(())
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     data::{bytes, download, files, image_with, upload, waiting_image},
-    support::{Database, Glance, ServerBuilder, TestServer, mode},
+    support::{Database, Glance, ServerBuilder, TestServer, eventually, mode},
 };
 
 /// Two stores of files and one of web servers.
@@ -140,6 +140,109 @@ async fn data_is_removed_from_one_of_several_stores() {
     assert!(!copy.exists());
 }
 
+/// What was broken off before the data was removed is gone on with, and what is refused stays as it was.
+#[tokio::test]
+async fn a_removal_from_a_store_comes_to_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = with_stores(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    let id = image.rsplit('/').next().unwrap().to_owned();
+    let copy = dir.path().join("slow").join(&id);
+    // A folder cannot be removed as a file.
+    fs::create_dir(&copy).unwrap();
+    let columns = "image_id, value, meta_data, status, created_at, deleted";
+    let values =
+        format!("'{id}', 'file://{}', '{{\"store\": \"slow\"}}', 'active', '2026-01-01 00:00:00', '0'", copy.display());
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    s.admin().delete(&format!("/v2/stores/slow/{id}")).await.expect(403);
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast,slow");
+    fs::remove_dir(&copy).unwrap();
+    fs::write(&copy, "abc").unwrap();
+    s.kill();
+    s.database
+        .execute(&format!(
+            "UPDATE image_locations SET status = 'pending_delete', deleted = {}, deleted_at = '2026-01-02 00:00:00.000000', \
+             updated_at = '2026-01-02 00:00:00.000000' WHERE value LIKE '%slow%'",
+            s.database.truth()
+        ))
+        .await;
+    s.start_again().await;
+    let gone = "SELECT COUNT(*) FROM image_locations WHERE status = 'deleted'";
+    eventually("it is removed", || async { (s.database.count(gone).await == 1).then_some(()) }).await;
+    assert!(!copy.exists());
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast");
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc");
+    // With delayed deletion it is left to others.
+    fs::write(&copy, "abc").unwrap();
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    s.kill();
+    s.configure("[DEFAULT]\ndelayed_delete = true\n");
+    s.start_again().await;
+    s.admin().delete(&format!("/v2/stores/slow/{id}")).await.expect(204);
+    assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast");
+    let left = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete'";
+    assert!(copy.exists() && s.database.count(left).await == 1);
+}
+
+/// Whatever is in the name of its folder, and nothing out of it.
+#[tokio::test]
+async fn a_store_of_files_is_its_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("my #1 images?");
+    let s = TestServer::builder()
+        .without("glance_store", "filesystem_store_datadir")
+        .option("glance_store", "filesystem_store_datadir", images.display())
+        .start()
+        .await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"abc").await;
+    assert_eq!(download(&member, &image).await, b"abc");
+    let (theirs, outside) = (image_with(&member, b"abc").await, dir.path().join("outside"));
+    fs::write(&outside, "abc").unwrap();
+    for url in [
+        format!("file://{}", outside.display()),
+        format!("file://{}/../outside", images.display()),
+        format!("FILE://{}/{}", images.display(), image.rsplit('/').next().unwrap()),
+    ] {
+        let id = theirs.rsplit('/').next().unwrap();
+        s.database.execute(&format!("UPDATE image_locations SET value = '{url}' WHERE image_id = '{id}'")).await;
+        member.get(&format!("{theirs}/file")).await.expect(503);
+    }
+    s.database
+        .execute(&format!(
+            "UPDATE image_locations SET value = 'file://{}' WHERE image_id = '{}'",
+            outside.display(),
+            theirs.rsplit('/').next().unwrap()
+        ))
+        .await;
+    for image in [&image, &theirs] {
+        member.delete(image).await.expect(204);
+    }
+    assert_eq!(fs::read(&outside).unwrap(), b"abc");
+    // The one file that is left is the one that no location names any more.
+    assert_eq!(files(&images), [theirs.rsplit('/').next().unwrap()]);
+}
+
+/// A file that does not open in time, and the server ends all the same.
+#[tokio::test]
+async fn a_file_system_that_does_not_answer_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = TestServer::builder()
+        .option("glance_store", "filesystem_store_datadir", dir.path().display())
+        .option("glance_store", "filesystem_store_timeout", 1)
+        .start()
+        .await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    let file = dir.path().join(image.rsplit('/').next().unwrap());
+    fs::remove_file(&file).unwrap();
+    // Who opens it waits for a writer.
+    assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
+    let says = "Operation timed out after 1s. Check storage health and connectivity.";
+    s.member("p1").get(&format!("{image}/file")).await.expect(503).says(says);
+    s.terminate();
+    assert!(s.ended().await.success());
+}
+
 #[tokio::test]
 async fn a_store_may_be_several_folders() {
     let dir = tempfile::tempdir().unwrap();
@@ -216,6 +319,10 @@ async fn data_on_a_web_server_is_read() {
                 "/moved" => "302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n",
                 "/data" => "200 OK\r\nContent-Length: 5\r\n\r\nhello",
                 "/cut" => "200 OK\r\nContent-Length: 5\r\n\r\nhel",
+                // Without a length.
+                "/open" => "200 OK\r\n\r\nhello",
+                "/open-long" => "200 OK\r\n\r\nhello!",
+                "/open-short" => "200 OK\r\n\r\nhell",
                 _ => "404 Not Found\r\nContent-Length: 0\r\n\r\n",
             };
             let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
@@ -232,15 +339,24 @@ async fn data_on_a_web_server_is_read() {
         s.database.execute(&format!("UPDATE images SET status = 'active', size = 5 WHERE id = '{id}'")).await;
         image
     };
-    for path in ["/data", "/moved"] {
+    for path in ["/data", "/moved", "/open"] {
         assert_eq!(download(&member, &located(path).await).await, b"hello");
     }
     let image = located("/data").await;
     let part = member.request("GET", &format!("{image}/file")).header("Range", "bytes=1-2");
     member.send(part).await.expect(400).says("Getting images randomly from this store is not supported.");
     member.get(&format!("{}/file", located("/gone").await)).await.expect(503);
-    let cut = member.request("GET", &format!("{}/file", located("/cut").await)).send().await.unwrap();
-    assert!(cut.bytes().await.is_err());
+    for path in ["/cut", "/open-long", "/open-short"] {
+        let request = member.request("GET", &format!("{}/file", located(path).await));
+        let read = async { request.send().await?.bytes().await };
+        assert!(read.await.is_err(), "{path}");
+    }
+    // Nobody knows how much it is.
+    let unsized_image = located("/open").await;
+    s.database
+        .execute(&format!("UPDATE images SET size = NULL WHERE id = '{}'", unsized_image.rsplit('/').next().unwrap()))
+        .await;
+    assert_eq!(download(&member, &unsized_image).await, b"hello");
     // What is on other people's servers is not ours to remove.
     member.delete(&image).await.expect(204);
     assert!(!s.log().contains("s3cret"));

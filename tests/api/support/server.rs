@@ -158,6 +158,13 @@ impl TestServer {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
+    /// Lets no file that it writes to become larger than this.
+    pub(crate) fn limit_files(&self, bytes: u64) {
+        let pid = self.running.as_ref().unwrap().id().to_string();
+        let limit = format!("--fsize={bytes}");
+        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+    }
+
     /// SIGHUP
     pub(crate) fn hang_up(&self) {
         let pid = self.running.as_ref().unwrap().id().to_string();

@@ -1,0 +1,261 @@
+//! What was broken off, and what is left of it.
+//!
+//! Every process adds to a number of its own in the database, and looks at those of the others. One whose number stood still
+//! for as long as it takes to add to it [`STILL`] times is dead: whichever process sees that first undoes the uploads that it
+//! had begun. Nobody's clock counts. Deletions that were broken off are gone on with, and files that nobody knows are removed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use super::{delete, stores, uploads::undo};
+use crate::{
+    app::App,
+    db::{
+        self,
+        images::Image,
+        locations::Removal,
+        processes::{self, Process},
+        uploads::Upload,
+    },
+    error::Result,
+    store::Object,
+};
+
+/// Numbers that a dead process did not add to its own in time.
+const STILL: u32 = 3;
+/// The look by which dead processes are seen to be dead.
+const STILL_AND_ONE: u32 = STILL + 1;
+/// Looks after which unknown files and broken-off deletions are looked for again.
+const SWEEP_EVERY: u32 = 360;
+/// Looks that others are given to undo an upload into a store that is not configured here.
+const FOREIGN: u32 = 30;
+/// Broken-off deletions that are gone on with at a time.
+const DELETIONS: u64 = 1000;
+
+/// What was seen of the other processes.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// Their numbers, where they have one, and at how many looks in a row.
+    seen: HashMap<String, (Option<i64>, u32)>,
+    /// Uploads into stores that are not configured here, and for how many looks.
+    foreign: HashMap<String, u32>,
+    deletions: Deletions,
+    looks: u32,
+}
+
+/// Deletions that are under way, or were broken off.
+#[derive(Default)]
+struct Deletions {
+    images: Vec<Image>,
+    removals: Vec<Removal>,
+}
+
+impl Watch {
+    /// Looks at the others, and undoes what dead ones had begun. Two statements, where nothing is to be done.
+    ///
+    /// # Errors
+    /// `Unavailable`: this look did not count.
+    pub(crate) async fn look(&mut self, app: &App, every: Duration) -> Result<()> {
+        let (processes, uploads) = {
+            let mut conn = app.db.acquire().await?;
+            let uploads = db::uploads::all(&mut conn).await?;
+            (processes::all(&mut conn).await?, uploads)
+        };
+        let living = self.living(&app.process.id, every, &processes, &uploads);
+        let before = std::mem::take(&mut self.foreign);
+        for upload in &uploads {
+            // One of ours that nobody is busy with was given up where the database was away.
+            let abandoned = upload.process_id == app.process.id && !app.process.is_doing(&upload.upload_id);
+            if !abandoned && living.contains(&upload.process_id) {
+                continue;
+            }
+            if app.stores.named(&upload.store).is_none() && living.len() > 1 {
+                let looks = before.get(&upload.upload_id).map_or(0, |looks| looks + 1);
+                if looks == 0 {
+                    let (image, store) = (&upload.image_id, &upload.store);
+                    tracing::warn!(image, store, "an upload was cut off into a store that is not configured here");
+                }
+                if looks < FOREIGN {
+                    self.foreign.insert(upload.upload_id.clone(), looks);
+                    continue;
+                }
+            }
+            undo_dead(app, upload).await;
+        }
+        for Process { id, .. } in processes.iter().filter(|process| !living.contains(&process.id)) {
+            if !uploads.iter().any(|upload| upload.process_id == *id) {
+                forget(app, id).await?;
+            }
+        }
+        // At the start, once what dead processes had begun is undone, and from time to time.
+        match self.looks % SWEEP_EVERY {
+            0 => self.deletions = Deletions::read(app).await?,
+            STILL_AND_ONE => {
+                sweep(app, every * STILL).await?;
+                let before = std::mem::take(&mut self.deletions);
+                Deletions::read(app).await?.go_on_with(app, &before).await;
+            }
+            _ => {}
+        }
+        self.looks = self.looks.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Who lives: all but those whose number stood still for too long, or who have none for as long.
+    fn living(&mut self, own: &str, every: Duration, processes: &[Process], uploads: &[Upload]) -> HashSet<String> {
+        let known = processes.iter().map(|process| (&process.id, Some(process.beat), patience(process.every(), every)));
+        let is_unknown = |id: &&String| !processes.iter().any(|process| process.id == **id);
+        // One that has just begun, or was taken for dead and is not.
+        let unknown = uploads.iter().map(|upload| &upload.process_id).filter(is_unknown).map(|id| (id, None, STILL));
+        let mut living = HashSet::from([own.to_owned()]);
+        let before = std::mem::take(&mut self.seen);
+        for (id, beat, patience) in known.chain(unknown).filter(|(id, ..)| *id != own) {
+            let still = match before.get(id) {
+                Some((seen, still)) if *seen == beat => still.saturating_add(1),
+                _ => 0,
+            };
+            if still < patience {
+                living.insert(id.clone());
+            }
+            self.seen.insert(id.clone(), (beat, still));
+        }
+        living
+    }
+}
+
+/// Looks of ours, one `every` so often, in which somebody else adds to their number [`STILL`] times.
+fn patience(theirs: Duration, every: Duration) -> u32 {
+    let looks = (theirs * STILL).as_millis().div_ceil(every.as_millis().max(1));
+    u32::try_from(looks).unwrap_or(u32::MAX).max(STILL)
+}
+
+async fn undo_dead(app: &App, upload: &Upload) {
+    let (image, store) = (&upload.image_id, app.stores.named(&upload.store));
+    if store.is_none() {
+        let store = &upload.store;
+        tracing::warn!(image, store, "what an upload has left in a store that is not configured here may stay there");
+    }
+    match undo(app, upload, store.as_deref()).await {
+        Ok(true) => tracing::warn!(image, "an upload that was cut off is undone"),
+        Ok(false) => {}
+        Err(error) => tracing::error!(image, %error, "an upload that was cut off cannot be undone now"),
+    }
+}
+
+async fn forget(app: &App, process: &str) -> Result<()> {
+    app.db
+        .transaction(|mut tx| async move {
+            processes::remove(&mut tx, process).await?;
+            Ok((tx, ()))
+        })
+        .await
+}
+
+/// Removes files of uploads that nobody knows: an upload is noted before its file is made, and until it is gone.
+async fn sweep(app: &App, quiet: Duration) -> Result<()> {
+    for store in app.stores.iter() {
+        let found = match store.unfinished(quiet).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(store = store.id, %error, "the store cannot be looked through");
+                continue;
+            }
+        };
+        if found.is_empty() {
+            continue;
+        }
+        let known = db::uploads::all(&mut app.db.acquire().await?).await?;
+        let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
+        for object in found.iter().filter(|object| !is_known(object)) {
+            match store.discard(object, None).await {
+                Ok(()) => tracing::warn!(image = object.image_id, "what an upload had left is removed"),
+                Err(error) => tracing::error!(image = object.image_id, %error, "what an upload had left stays"),
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Deletions {
+    /// Two statements.
+    async fn read(app: &App) -> Result<Self> {
+        let mut conn = app.db.acquire().await?;
+        let images = db::images::being_deleted(&mut conn, DELETIONS).await?;
+        // With delayed deletion they wait until their image is deleted, for glance-scrubber.
+        let removals = match app.config.default.delayed_delete {
+            true => Vec::new(),
+            false => db::locations::being_removed(&mut conn, DELETIONS).await?,
+        };
+        Ok(Self { images, removals })
+    }
+
+    /// Goes on with those that nobody has touched since before.
+    async fn go_on_with(self, app: &App, before: &Self) {
+        for image in self.images.iter().filter(|image| before.images.contains(image)) {
+            match delete::resume(app, image).await {
+                Ok(()) => tracing::warn!(image = image.id, "a deletion that was broken off has come to its end"),
+                Err(error) => {
+                    tracing::error!(image = image.id, %error, "a deletion was broken off, and cannot go on now")
+                }
+            }
+        }
+        for removal in self.removals.iter().filter(|removal| before.removals.contains(removal)) {
+            let image = &removal.location.image_id;
+            match stores::resume_removal(app, removal).await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!(image, "a removal from a store that was broken off has come to its end"),
+                Err(error) => {
+                    tracing::error!(image, %error, "a removal from a store was broken off, and cannot go on now")
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However often we look, others are given the time that they need.
+    #[test]
+    fn a_process_is_as_slow_as_it_says() {
+        let seconds = Duration::from_secs;
+        assert_eq!(patience(seconds(10), seconds(10)), STILL);
+        assert_eq!(patience(seconds(60), seconds(10)), 18);
+        assert_eq!(patience(seconds(1), seconds(10)), STILL);
+        assert_eq!(patience(Duration::MAX / 4, seconds(1)), u32::MAX);
+    }
+    #[test]
+    fn a_process_dies_once_its_number_stood_still_for_long_enough() {
+        let every = Duration::from_millis(100);
+        let process = |id: &str, beat| Process { id: id.to_owned(), beat };
+        let upload = |process: &str| Upload {
+            image_id: process.to_owned(),
+            upload_id: process.to_owned(),
+            process_id: process.to_owned(),
+            store: String::new(),
+        };
+        let (quick, slow) = (process("quick", 100), process("slow", 200));
+        let mut watch = Watch::default();
+        // `new` has an upload and no number yet.
+        let uploads = ["own", "quick", "slow", "new"].map(upload);
+        let mut look = |processes: &[Process]| {
+            let mut living: Vec<_> = watch.living("own", every, processes, &uploads).into_iter().collect();
+            living.sort();
+            living
+        };
+        let still = [quick.clone(), slow.clone()];
+        for _ in 0..3 {
+            assert_eq!(look(&still), ["new", "own", "quick", "slow"]);
+        }
+        for _ in 0..3 {
+            assert_eq!(look(&still), ["own", "slow"]);
+        }
+        assert_eq!(look(&still), ["own"]);
+        // One that was taken for dead and is not.
+        let beating = [process("quick", 101), slow, process("new", 100)];
+        assert_eq!(look(&beating), ["new", "own", "quick"]);
+    }
+}
