@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Database, Glance, Keystone, ServerBuilder, TestServer, eventually};
+use crate::{
+    data::{upload, waiting_image},
+    support::{Answer, Client, Database, Glance, Keystone, ServerBuilder, TestServer, eventually},
+};
 
 /// A server's options: group, name and value.
 type Options = Vec<(&'static str, &'static str, String)>;
@@ -173,6 +176,41 @@ async fn a_project_has_as_many_images_as_keystone_says() {
     // The caller's project counts, whoever owns the image.
     s.admin().create_image(&json!({"owner": p1})).await;
     s.member(&p1).post("/v2/images", &json!({})).await.expect(413).says("current usage 3 and");
+}
+
+/// How much data there is, and how many uploads at a time.
+#[tokio::test]
+async fn uploads_are_held_to_limits_as_by_glance() {
+    let cloud = Cloud::start().await;
+    for (resource, limit) in [("image_size_total", 1), ("image_count_total", 100), ("image_count_uploading", 1)] {
+        cloud.register(resource, limit).await;
+    }
+    let s = cloud.server().await;
+    let glance = cloud.glance(&s.database).await;
+    let clients = [s.member("p1"), glance.member("p1")];
+    let mebibyte = vec![0; 1 << 20];
+    upload(&clients[0], &waiting_image(&clients[0]).await, mebibyte.clone()).await.expect(204);
+    let refused = async |data: &[u8], resource: &str| {
+        let mut answers = Vec::new();
+        for client in &clients {
+            let image = waiting_image(client).await;
+            answers.push(upload(client, &image, data.to_vec()).await.expect(413));
+            // It can be tried again.
+            assert_eq!(client.get(&image).await.expect(200).json()["status"], "queued");
+        }
+        same(&answers[0], &answers[1]);
+        let says = format!("over a limit for [Resource {resource} is over limit of 1 due to current usage");
+        assert!(answers[0].text.contains(&says), "{}", answers[0].text);
+    };
+    refused(&mebibyte, "image_size_total").await;
+    // What is no mebibyte counts as nothing.
+    upload(&clients[0], &waiting_image(&clients[0]).await, "abc").await.expect(204);
+    let other = waiting_image(&clients[0]).await;
+    let other = other.rsplit('/').next().unwrap();
+    s.database.execute(&format!("UPDATE images SET status = 'saving' WHERE id = '{other}'")).await;
+    refused(b"abc", "image_count_uploading").await;
+    // It is the project's, not everybody's.
+    upload(&s.member("p2"), &waiting_image(&s.member("p2")).await, mebibyte).await.expect(204);
 }
 
 /// Without a registered limit, nothing is allowed.
