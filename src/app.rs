@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     os::unix::fs::DirBuilderExt as _,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
@@ -17,6 +20,7 @@ use crate::{
     },
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
+    egress::Filter,
     images::{
         protections::{Protections, ProtectionsError},
         uploads::Process,
@@ -120,6 +124,9 @@ impl App {
         let authenticator = authenticator(&config, clock)?;
         let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
         let (protections, schemas) = read_files(&config)?;
+        for warning in protections.warnings(&policy) {
+            tracing::warn!("{warning}");
+        }
         let url = config.database_url();
         if config.database_is_embedded() {
             create_data_dir(&config)?;
@@ -134,7 +141,8 @@ impl App {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
-        let stores = Stores::open(&config.stores, &config.image_dir()).map_err(StartError::Config)?;
+        let filter = Arc::new(Filter::new(&config.import_filtering_opts));
+        let stores = Stores::open(&config.stores, &config.image_dir(), &filter).map_err(StartError::Config)?;
         Ok(Self {
             config,
             db,

@@ -9,7 +9,7 @@
 //! * `images` and `schemas` are what the service does;
 //! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records, `store` the data;
 //!   `inspect` recognises disk formats;
-//! * `stream` is data on its way;
+//! * `stream` is data on its way, and `egress` where a user may send us for it;
 //! * `context`, `config` and `error` are what all of them speak of.
 
 mod app;
@@ -18,6 +18,7 @@ pub mod cli;
 mod config;
 mod context;
 mod db;
+mod egress;
 mod error;
 mod http;
 mod images;

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 7] = [
     &["app"],
     &["images", "schemas"],
     &["auth", "policy", "limits", "db", "store", "inspect"],
-    &["stream"],
+    &["stream", "egress"],
     &["context", "config", "error"],
 ];
 

@@ -21,17 +21,16 @@ pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
         Auth, Cors, Database, DefaultGroup, FileStore, Glimpse, HashAlgorithm, Healthcheck, HttpStore, ImageFormat,
-        KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy, RuleFormat,
+        ImportFilteringOpts, KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy, RuleFormat,
     },
     stores::{StoreConfig, StoreKind, StoresConfig},
-    value::OptionValue,
+    value::{HostAddress, OptionValue, Port},
     written::Setting,
 };
 use self::{
     options::PasteDeploy,
     paste::Pipeline,
     secret::Secret,
-    value::HostAddress,
     written::{Place, Written},
 };
 
@@ -64,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) oslo_limit: OsloLimit,
     /// Where image data may be.
     pub(crate) stores: StoresConfig,
+    /// `[import_filtering_opts]`
+    pub(crate) import_filtering_opts: ImportFilteringOpts,
     /// `[oslo_middleware]`
     pub(crate) oslo_middleware: OsloMiddleware,
     /// `[oslo_policy]`
@@ -236,6 +237,7 @@ impl Reading {
             image_format: ImageFormat::read(&mut written),
             oslo_limit: OsloLimit::read(&mut written),
             stores: StoresConfig::default(),
+            import_filtering_opts: ImportFilteringOpts::read(&mut written),
             oslo_middleware: OsloMiddleware::read(&mut written),
             oslo_policy: OsloPolicy::read(&mut written),
             folders: sources.folders(),
@@ -362,6 +364,7 @@ impl Config {
                 self.oslo_limit.password != running.oslo_limit.password
                     || differs(&self.oslo_limit, &running.oslo_limit),
             ),
+            ("[import_filtering_opts]", differs(&self.import_filtering_opts, &running.import_filtering_opts)),
             ("[oslo_middleware]", differs(&self.oslo_middleware, &running.oslo_middleware)),
             ("[oslo_policy]", differs(&self.oslo_policy, &running.oslo_policy)),
             ("[cors]", differs(&self.cors, &running.cors)),

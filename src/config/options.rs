@@ -6,7 +6,7 @@ use super::{
     catalogue::Known,
     database_url::DatabaseUrl,
     secret::Secret,
-    value::{ByteSize, HostAddress, OptionValue, Pairs, Repeated, choice, within},
+    value::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Port, Repeated, choice, within},
 };
 
 /// What there is to know of an option, beside its type.
@@ -110,6 +110,8 @@ group! {
         user_storage_quota: ByteSize = ByteSize(0),
         /// Members of an image at the most; a negative number sets no bound.
         image_member_quota: i64 = 128,
+        /// Locations of an image at the most, where clients add them; a negative number sets no bound.
+        image_location_quota: i64 = 10,
         /// Characters of a request id that is taken from a client.
         max_request_id_length: u32 = 64,
         /// The file that says who may do what with which custom properties.
@@ -160,6 +162,11 @@ impl DefaultGroup {
     /// Members of an image at the most, where there is a bound.
     pub(crate) fn image_member_quota(&self) -> Option<u32> {
         quota(self.image_member_quota)
+    }
+
+    /// Locations of an image at the most, where there is a bound.
+    pub(crate) fn image_location_quota(&self) -> Option<u32> {
+        quota(self.image_location_quota)
     }
 }
 
@@ -406,6 +413,24 @@ group! {
         https_insecure: bool = true,
         /// Proxies, as `http:host:port`.
         http_proxy_information: Pairs = Pairs::default(),
+    }
+}
+
+group! {
+    /// `[import_filtering_opts]`: where a URL that a user gives may lead.
+    pub(crate) struct ImportFilteringOpts in "import_filtering_opts" {
+        /// The schemes that it may have. Where none is written, `disallowed_schemes` counts.
+        allowed_schemes: BoundedList<String> = BoundedList(words("http https")),
+        /// The schemes that it must not have, where no `allowed_schemes` are written.
+        disallowed_schemes: BoundedList<String> = BoundedList(Vec::new()),
+        /// The hosts that it may lead to; these may be this machine, too. Where none is written, `disallowed_hosts` counts.
+        allowed_hosts: BoundedList<HostAddress> = BoundedList(Vec::new()),
+        /// The hosts that it must not lead to, where no `allowed_hosts` are written.
+        disallowed_hosts: BoundedList<HostAddress> = BoundedList(Vec::new()),
+        /// The ports that it may name. Where none is written, `disallowed_ports` counts.
+        allowed_ports: BoundedList<Port> = BoundedList(vec![Port(80), Port(443)]),
+        /// The ports that it must not name, where no `allowed_ports` are written.
+        disallowed_ports: BoundedList<Port> = BoundedList(Vec::new()),
     }
 }
 

@@ -193,10 +193,9 @@ impl OptionValue for Vec<String> {
 
 /// A list in brackets: `[a,b]`. A value in quotes may have commas in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the options of import, which are of this type, are not there yet"))]
-pub(crate) struct BoundedList(pub(crate) Vec<String>);
+pub(crate) struct BoundedList<T>(pub(crate) Vec<T>);
 
-impl OptionValue for BoundedList {
+impl<T: OptionValue> OptionValue for BoundedList<T> {
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim().trim_end_matches(',');
         let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
@@ -212,13 +211,28 @@ impl OptionValue for BoundedList {
                 item = format!("{item},{}", parts.next().ok_or("a quote is not closed")?);
             }
             let item = item.trim();
-            items.push(if is_quoted(item) { item[1..item.len() - 1].to_owned() } else { item.to_owned() });
+            items.push(T::parse(if is_quoted(item) { &item[1..item.len() - 1] } else { item })?);
         }
         Ok(Self(items))
     }
 
     fn show(&self) -> String {
-        format!("[{}]", self.0.join(","))
+        format!("[{}]", self.0.iter().map(T::show).collect::<Vec<_>>().join(","))
+    }
+}
+
+/// A port that a server may listen on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port(pub(crate) u16);
+
+impl OptionValue for Port {
+    fn parse(text: &str) -> Result<Self, String> {
+        let port = u16::parse(text).ok().filter(|port| *port > 0);
+        port.map(Self).ok_or_else(|| "a port from 1 to 65535 is wanted".to_owned())
+    }
+
+    fn show(&self) -> String {
+        self.0.to_string()
     }
 }
 
@@ -335,7 +349,7 @@ pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
-    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Repeated, within};
+    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Port, Repeated, within};
 
     fn list<const N: usize>(items: [&str; N]) -> Vec<String> {
         items.map(str::to_owned).to_vec()
@@ -419,7 +433,7 @@ mod tests {
 
     #[test]
     fn lists_in_brackets() {
-        let parsed = |text| BoundedList::parse(text).map(|list| list.0);
+        let parsed = |text| BoundedList::<String>::parse(text).map(|list| list.0);
         assert_eq!(parsed("[ a , b ]"), Ok(list(["a", "b"])));
         assert_eq!(parsed("[]"), Ok(list([])));
         assert_eq!(parsed("[a,[b]]"), Ok(list(["a", "[b]"])));
@@ -427,6 +441,10 @@ mod tests {
         assert_eq!(parsed("['a,b',\"c\"]"), Ok(list(["a,b", "c"])));
         for text in ["a,b", "[a", "a]", "", "['a]"] {
             assert!(parsed(text).is_err(), "{text}");
+        }
+        assert_eq!(BoundedList::parse("[80, '443']"), Ok(BoundedList(vec![Port(80), Port(443)])));
+        for text in ["[0]", "[65536]", "[a]", "[80,]"] {
+            assert!(BoundedList::<Port>::parse(text).is_err(), "{text}");
         }
     }
 

@@ -212,6 +212,11 @@ pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result
         (Images::Protected, before.protected != after.protected, after.protected.into()),
         (Images::Visibility, before.visibility != after.visibility, after.visibility.into()),
         (Images::OsHidden, before.os_hidden != after.os_hidden, after.os_hidden.into()),
+        (Images::Status, before.status != after.status, after.status.into()),
+        (Images::Size, before.size != after.size, after.size.into()),
+        (Images::Checksum, before.checksum != after.checksum, text(&after.checksum)),
+        (Images::OsHashAlgo, before.os_hash_algo != after.os_hash_algo, text(&after.os_hash_algo)),
+        (Images::OsHashValue, before.os_hash_value != after.os_hash_value, text(&after.os_hash_value)),
         (Images::UpdatedAt, true, after.updated_at.into()),
     ];
     let changed = columns.into_iter().filter(|(_, differs, _)| *differs).map(|(column, _, value)| (column, value));

@@ -31,7 +31,7 @@ text_enum! {
 }
 
 /// A location's URL. It may hold a store's credentials, so it is shown to clients that may see it and never logged.
-#[derive(Clone, PartialEq, Eq, Serialize, sqlx::Type)]
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]
 pub(crate) struct LocationUrl(String);
@@ -56,10 +56,13 @@ impl fmt::Debug for LocationUrl {
     }
 }
 
+/// The number of a row that is not there yet: engines count from 1.
+pub(crate) const UNWRITTEN: i32 = 0;
+
 /// A place where an image's data is.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Location {
-    /// The row's number, by which an image's locations are in order.
+    /// The row's number, by which an image's locations are in order; [`UNWRITTEN`] where there is no row yet.
     pub(crate) id: i32,
     /// The image whose data is there.
     pub(crate) image_id: String,
@@ -105,8 +108,18 @@ pub(crate) struct Removal {
 
 /// Reads the locations of these images, in their order. One statement, through the index on `image_id`.
 pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Location>> {
+    let mut room = usize::MAX;
+    Ok(within(s, image_ids, &mut room).await?.unwrap_or_default())
+}
+
+/// As [`of`], where they have room, which they take. `None` where they have not.
+pub(crate) async fn within(
+    s: &mut impl Session,
+    image_ids: &[&str],
+    room: &mut usize,
+) -> Result<Option<Vec<Location>>> {
     if image_ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     use ImageLocations as L;
     let query = Query::select()
@@ -116,59 +129,83 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<L
         .and_where(Expr::col(L::Deleted).eq(false))
         .order_by(L::Id, Order::Asc)
         .take();
-    let rows: Vec<Row> = s.all(query).await?;
-    Ok(rows.into_iter().map(Location::from).collect())
+    let weigh = |row: &Row| super::ROW_WEIGHT + row.value.0.len() + row.meta_data.as_ref().map_or(0, String::len);
+    let rows = s.all_within(query, room, weigh).await?;
+    Ok(rows.map(|rows| rows.into_iter().map(Location::from).collect()))
 }
 
-/// Adds a location of an image's data. One statement.
+/// What a location's metadata is in the database: JSON in ASCII, which every engine stores.
+///
+/// # Errors
+/// `Statement`, where it is no JSON.
+pub(crate) fn metadata_text(metadata: &Map<String, Value>) -> Result<String> {
+    let text = serde_json::to_string(metadata).map_err(|error| super::Error::Statement(error.to_string()))?;
+    // What is not ASCII is in a text, and can be escaped there.
+    let mut ascii = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if c.is_ascii() => ascii.push(c),
+            c => ascii.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
+        }
+    }
+    Ok(ascii)
+}
+
+/// Adds locations of an image's data, in their order. One statement for every [`super::ROWS_PER_INSERT`] of them.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
-    url: &LocationUrl,
-    metadata: &Map<String, Value>,
+    locations: &[(&LocationUrl, &Map<String, Value>)],
     now: NaiveDateTime,
 ) -> Result<()> {
     use ImageLocations as L;
-    let metadata = serde_json::to_string(metadata).map_err(|error| super::Error::Statement(error.to_string()))?;
-    let values: [Expr; 7] = [
-        image_id.into(),
-        url.expose().into(),
-        metadata.into(),
-        LocationStatus::Active.into(),
-        now.into(),
-        now.into(),
-        false.into(),
-    ];
-    let columns = [L::ImageId, L::Value, L::MetaData, L::Status, L::CreatedAt, L::UpdatedAt, L::Deleted];
-    s.execute(Query::insert().into_table(L::Table).columns(columns).values_panic(values).take()).await.map(drop)
+    for locations in locations.chunks(super::ROWS_PER_INSERT) {
+        let mut insert = Query::insert();
+        let columns = [L::ImageId, L::Value, L::MetaData, L::Status, L::CreatedAt, L::UpdatedAt, L::Deleted];
+        insert.into_table(L::Table).columns(columns);
+        for (url, metadata) in locations {
+            let values: [Expr; 7] = [
+                image_id.into(),
+                url.expose().into(),
+                metadata_text(metadata)?.into(),
+                LocationStatus::Active.into(),
+                now.into(),
+                now.into(),
+                false.into(),
+            ];
+            insert.values_panic(values);
+        }
+        s.execute(insert).await?;
+    }
+    Ok(())
+}
+
+/// Takes locations from their image: those whose data is gone (`Deleted`), or is still to be removed (`PendingDelete`). One
+/// statement, through the primary key, none where there are none.
+pub(crate) async fn mark(s: &mut impl Session, ids: &[i32], status: LocationStatus, now: NaiveDateTime) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    use ImageLocations as L;
+    let update = Query::update()
+        .table(L::Table)
+        .value(L::Status, status)
+        .value(L::Deleted, true)
+        .value(L::DeletedAt, now)
+        .value(L::UpdatedAt, now)
+        .and_where(Expr::col(L::Id).is_in(ids.iter().copied()))
+        .take();
+    s.execute(update).await.map(drop)
 }
 
 /// Marks a location whose data is gone as deleted. One statement, through the primary key.
 pub(crate) async fn delete(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
-    use ImageLocations as L;
-    let update = Query::update()
-        .table(L::Table)
-        .value(L::Status, LocationStatus::Deleted)
-        .value(L::Deleted, true)
-        .value(L::DeletedAt, now)
-        .value(L::UpdatedAt, now)
-        .and_where(Expr::col(L::Id).eq(id))
-        .take();
-    s.execute(update).await.map(drop)
+    mark(s, &[id], LocationStatus::Deleted, now).await
 }
 
 /// Takes a location from its image, before its data is removed. One statement, through the primary key.
 pub(crate) async fn release(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
-    use ImageLocations as L;
-    let update = Query::update()
-        .table(L::Table)
-        .value(L::Status, LocationStatus::PendingDelete)
-        .value(L::Deleted, true)
-        .value(L::DeletedAt, now)
-        .value(L::UpdatedAt, now)
-        .and_where(Expr::col(L::Id).eq(id))
-        .take();
-    s.execute(update).await.map(drop)
+    mark(s, &[id], LocationStatus::PendingDelete, now).await
 }
 
 /// Gives a location back that was taken from its image, unless its removal was [resumed](resume). One statement, through the

@@ -24,6 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::TryStreamExt as _;
 use sea_query::{
     Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SqliteQueryBuilder,
     Value,
@@ -50,6 +51,9 @@ const SQLITE_READERS: u32 = 4;
 
 /// The pause before a locked SQLite file is asked for again.
 const SQLITE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Bytes that a row weighs beside its texts: what it is in, and its image's id.
+const ROW_WEIGHT: usize = 128;
 
 /// Rows of one INSERT: SQLite takes 32,766 values a statement.
 const ROWS_PER_INSERT: usize = 500;
@@ -166,6 +170,14 @@ pub(crate) trait Session: Send {
     fn execute(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<u64>> + Send;
     /// Reads every row.
     fn all<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<Vec<T>>> + Send;
+    /// Reads every row, while what they weigh has room, and takes it from the room. `None` where there is more than that: the
+    /// rest is still on its way, and the connection is to be given up.
+    fn all_within<T: DbRow>(
+        &mut self,
+        statement: impl SqlxBinder + Send,
+        room: &mut usize,
+        weigh: fn(&T) -> usize,
+    ) -> impl Future<Output = Result<Option<Vec<T>>>> + Send;
     /// Reads the first row, if there is one.
     fn optional<T: DbRow>(
         &mut self,
@@ -394,6 +406,18 @@ async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Err
     Ok(())
 }
 
+impl Conn {
+    /// Closes the connection, where an answer is still on its way that nobody wants.
+    pub(crate) fn give_up(self) {
+        match self {
+            // It sends nothing by itself.
+            Self::Sqlite(connection) => drop(connection),
+            Self::Postgres(connection) => drop(connection.detach()),
+            Self::MySql(connection) => drop(connection.detach()),
+        }
+    }
+}
+
 impl Tx {
     async fn commit(self) -> Result<()> {
         match self {
@@ -442,6 +466,24 @@ macro_rules! impl_session {
                 Ok(run!(self, statement, |sql, args, conn| {
                     query_as_with(AssertSqlSafe(sql), args).fetch_all(conn).await?
                 }))
+            }
+
+            async fn all_within<T: DbRow>(
+                &mut self,
+                statement: impl SqlxBinder + Send,
+                room: &mut usize,
+                weigh: fn(&T) -> usize,
+            ) -> Result<Option<Vec<T>>> {
+                let mut all = Vec::new();
+                run!(self, statement, |sql, args, conn| {
+                    let mut rows = query_as_with::<_, T, _>(AssertSqlSafe(sql), args).fetch(conn);
+                    while let Some(row) = rows.try_next().await? {
+                        let Some(left) = room.checked_sub(weigh(&row)) else { return Ok(None) };
+                        *room = left;
+                        all.push(row);
+                    }
+                });
+                Ok(Some(all))
             }
 
             async fn optional<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> Result<Option<T>> {

@@ -60,8 +60,18 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str])
 
 /// Reads the properties of these images, in the order of their names. One statement.
 pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Property>> {
+    let mut room = usize::MAX;
+    Ok(within(s, image_ids, &mut room).await?.unwrap_or_default())
+}
+
+/// As [`of`], where they have room, which they take. `None` where they have not.
+pub(crate) async fn within(
+    s: &mut impl Session,
+    image_ids: &[&str],
+    room: &mut usize,
+) -> Result<Option<Vec<Property>>> {
     if image_ids.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     }
     use ImageProperties as P;
     let query = Query::select()
@@ -71,10 +81,11 @@ pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<P
         // Not `deleted = FALSE`: SQLite would take the index on that for as good as the one on the images' ids.
         .and_where(Expr::col(P::Deleted).not())
         .take();
-    let mut rows: Vec<Property> = s.all(query).await?;
+    let weigh = |row: &Property| super::ROW_WEIGHT + row.name.len() + row.value.as_ref().map_or(0, String::len);
+    let Some(mut rows) = s.all_within(query, room, weigh).await? else { return Ok(None) };
     // By bytes, and not in the statement: each engine's collation has an order of its own.
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(rows)
+    Ok(Some(rows))
 }
 
 /// Condition of a listing: the image has this property. A count, because an engine that took it for a join could start from

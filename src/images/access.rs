@@ -1,5 +1,8 @@
 //! Who may know of an image, decided once, before what they may do to it.
 
+use std::collections::BTreeMap;
+
+use super::attributes::{self, Seen, Subject};
 use crate::{
     app::App,
     context::Context,
@@ -16,19 +19,23 @@ use crate::{
 const OWNERS_CHANGES: [&str; 6] =
     ["delete_image", "delete_image_location", "upload_image", "modify_image", "deactivate", "reactivate"];
 
+/// What Glance says of an image that belongs to somebody else.
+pub(super) const NOT_YOURS: &str = "You do not own this image";
+
 /// What Glance says of an object that somebody may not know of.
 pub(super) const NOT_FOUND: &str = "The resource could not be found.";
 
-/// Reads an image that the caller may know of. One statement, and one more where another project shares the image.
-pub(super) async fn find(s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Image>> {
+/// Reads an image that the caller may know of. One statement, one more where another project shares the image, and one where
+/// the policy names custom properties.
+pub(super) async fn find(app: &App, s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Subject>> {
     let image = db::images::get(s, id).await?;
-    if_visible(s, context, image).await
+    if_visible(app, s, context, image).await
 }
 
 /// As [`find`], and takes the image's row's lock until the transaction ends.
-pub(super) async fn find_locked(tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Image>> {
+pub(super) async fn find_locked(app: &App, tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Subject>> {
     let image = db::images::get_locked(tx, id).await?;
-    if_visible(tx, context, image).await
+    if_visible(app, tx, context, image).await
 }
 
 /// Checks that the image is the caller's to change, whatever the policy says: Glance has both.
@@ -39,12 +46,17 @@ pub(super) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
     if context.is_admin || is_owner(context, image) {
         return Ok(());
     }
-    Err(Error::Forbidden("You do not own this image".to_owned()))
+    Err(Error::Forbidden(NOT_YOURS.to_owned()))
 }
 
 /// Leaves an image out that the caller may not know of. Whoever an image is shared with may, also before they accepted
 /// it, and after they rejected it: a status says what is listed.
-async fn if_visible(s: &mut impl Session, context: &Context, image: Option<Image>) -> Result<Option<Image>> {
+async fn if_visible(
+    app: &App,
+    s: &mut impl Session,
+    context: &Context,
+    image: Option<Image>,
+) -> Result<Option<Subject>> {
     let Some(image) = image else {
         return Ok(None);
     };
@@ -55,7 +67,15 @@ async fn if_visible(s: &mut impl Session, context: &Context, image: Option<Image
         (Visibility::Shared, Some(project)) => db::members::get(s, &image.id, project).await?.is_some(),
         (Visibility::Private | Visibility::Shared, _) => false,
     };
-    Ok(visible.then_some(image))
+    if !visible {
+        return Ok(None);
+    }
+    let mut properties = BTreeMap::new();
+    if attributes::are_beyond_rows(app) {
+        let rows = db::properties::of(s, &[image.id.as_str()]).await?;
+        properties.extend(rows.into_iter().map(|row| (row.name, row.value.unwrap_or_default())));
+    }
+    Ok(Some(Subject { image, properties }))
 }
 
 /// Whether the image belongs to the caller's project. What belongs to nobody does not.
@@ -67,19 +87,25 @@ pub(super) fn is_owner(context: &Context, image: &Image) -> bool {
 ///
 /// # Errors
 /// `Forbidden`, or `NotFound` where the policy does not even let them see it.
-pub(super) fn authorise(app: &App, context: &Context, image: &Image, rule: &str) -> Result<()> {
-    let target = target(context, image);
-    if app.policy.allows(&context.identity, rule, &target) {
+pub(super) fn authorise(app: &App, context: &Context, subject: &Subject, rule: &str) -> Result<()> {
+    let image = &subject.image;
+    if allows(app, context, subject, rule) {
         let only_new = app.config.oslo_policy.enforce_new_defaults;
         return if only_new || !OWNERS_CHANGES.contains(&rule) { Ok(()) } else { check_mutable(context, image) };
     }
-    if rule == "get_image" || !app.policy.allows(&context.identity, "get_image", &target) {
+    if rule == "get_image" || !allows(app, context, subject, "get_image") {
         return Err(Error::NotFound(NOT_FOUND.to_owned()));
     }
     Err(Error::policy_denied(rule))
 }
 
-/// Checks that the policy lets the caller give this visibility to an image.
+/// Whether the policy's rule lets the caller do this to the image.
+pub(super) fn allows(app: &App, context: &Context, subject: &Subject, rule: &str) -> bool {
+    let property = |name: &str| subject.properties.get(name).map(String::as_str);
+    app.policy.allows(&context.identity, rule, &Seen::new(app, context, &subject.image, &property).target())
+}
+
+/// Checks that the policy lets the caller give this visibility to an image that is to be.
 ///
 /// # Errors
 /// `Forbidden`
@@ -89,22 +115,33 @@ pub(super) fn authorise_visibility(
     visibility: Visibility,
     target: &Target<'_>,
 ) -> Result<()> {
-    let rule = match visibility {
-        Visibility::Public => "publicize_image",
-        Visibility::Community => "communitize_image",
-        Visibility::Private | Visibility::Shared => return Ok(()),
-    };
-    if app.policy.allows(&context.identity, rule, target) { Ok(()) } else { Err(Error::policy_denied(rule)) }
+    match rule_of(visibility) {
+        Some(rule) if !app.policy.allows(&context.identity, rule, target) => Err(Error::policy_denied(rule)),
+        _ => Ok(()),
+    }
 }
 
-/// An image as the policy sees it.
-pub(super) fn target<'t>(context: &'t Context, image: &'t Image) -> Target<'t> {
-    // Who sees a shared image of another project sees it as its member.
-    let as_member = image.visibility == Visibility::Shared && !is_owner(context, image);
-    Target {
-        owner: image.owner.as_deref(),
-        member: context.project_id().filter(|_| as_member),
-        visibility: Some(image.visibility.as_str()),
-        attributes: Some(image),
+/// Checks that the policy lets the caller give another visibility to an image.
+///
+/// # Errors
+/// `Forbidden`
+pub(super) fn authorise_new_visibility(
+    app: &App,
+    context: &Context,
+    visibility: Visibility,
+    subject: &Subject,
+) -> Result<()> {
+    match rule_of(visibility) {
+        Some(rule) if !allows(app, context, subject, rule) => Err(Error::policy_denied(rule)),
+        _ => Ok(()),
+    }
+}
+
+/// The rule of a visibility that not everybody may give.
+fn rule_of(visibility: Visibility) -> Option<&'static str> {
+    match visibility {
+        Visibility::Public => Some("publicize_image"),
+        Visibility::Community => Some("communitize_image"),
+        Visibility::Private | Visibility::Shared => None,
     }
 }

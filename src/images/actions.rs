@@ -31,10 +31,9 @@ pub(crate) async fn reactivate(app: &App, context: &Context, id: &ImageId) -> Re
 async fn set_status(app: &App, context: &Context, id: &ImageId, action: &str, to: Status) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find(&mut tx, context, id).await?;
+            let image = access::find(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
             access::authorise(app, context, &image, action)?;
-            access::check_mutable(context, &image)?;
             if image.status == to {
                 return Ok((tx, ()));
             }
@@ -45,6 +44,7 @@ async fn set_status(app: &App, context: &Context, id: &ImageId, action: &str, to
                     image.status.as_str()
                 )));
             }
+            access::check_mutable(context, &image)?;
             if db::images::set_status(&mut tx, &image, to, app.now()).await? {
                 return Ok((tx, ()));
             }

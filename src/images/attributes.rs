@@ -1,33 +1,154 @@
-//! An image as the policy sees it, beyond its owner and visibility.
+//! An image as the policy sees it: its row, and its custom properties, which are read where a rule in force names one.
 
-use crate::{
-    db::images::Image,
-    policy::{Attributes, Value},
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt,
+    ops::{Deref, DerefMut},
 };
 
-/// By Glance's names, and as Python shows the values. What is not the image's own row is not here.
-impl Attributes for Image {
+use chrono::{NaiveDateTime, Timelike as _};
+
+use super::protections::Operation;
+use crate::{
+    app::App,
+    context::Context,
+    db::images::{Image, Visibility},
+    policy::{Attributes, Target, Value},
+};
+
+/// The attributes that an image's row has, by Glance's names.
+const OF_ROWS: [&str; 22] = [
+    "id",
+    "image_id",
+    "name",
+    "status",
+    "visibility",
+    "owner",
+    "project_id",
+    "member",
+    "member_id",
+    "disk_format",
+    "container_format",
+    "checksum",
+    "os_hash_algo",
+    "os_hash_value",
+    "size",
+    "virtual_size",
+    "min_disk",
+    "min_ram",
+    "protected",
+    "os_hidden",
+    "created_at",
+    "updated_at",
+];
+
+/// Whether a rule in force names what is not in an image's row.
+pub(super) fn are_beyond_rows(app: &App) -> bool {
+    app.policy.names_attribute(|name| !OF_ROWS.contains(&name))
+}
+
+/// An image that somebody wants to do something to.
+#[derive(Debug, Clone)]
+pub(super) struct Subject {
+    pub(super) image: Image,
+    /// Its custom properties, where the policy asks for any.
+    pub(super) properties: BTreeMap<String, String>,
+}
+
+impl Deref for Subject {
+    type Target = Image;
+
+    fn deref(&self) -> &Image {
+        &self.image
+    }
+}
+
+impl DerefMut for Subject {
+    fn deref_mut(&mut self) -> &mut Image {
+        &mut self.image
+    }
+}
+
+/// An image as the policy sees it for a caller.
+pub(super) struct Seen<'s> {
+    app: &'s App,
+    context: &'s Context,
+    image: &'s Image,
+    property: &'s (dyn Fn(&str) -> Option<&'s str> + Sync),
+}
+
+impl<'s> Seen<'s> {
+    /// With custom properties by their names.
+    pub(super) fn new(
+        app: &'s App,
+        context: &'s Context,
+        image: &'s Image,
+        property: &'s (dyn Fn(&str) -> Option<&'s str> + Sync),
+    ) -> Self {
+        Self { app, context, image, property }
+    }
+
+    /// For the policy to judge.
+    pub(super) fn target(&self) -> Target<'_> {
+        let Self { context, image, .. } = self;
+        // Who sees a shared image of another project sees it as its member.
+        let as_member = image.visibility == Visibility::Shared && !super::access::is_owner(context, image);
+        Target {
+            owner: image.owner.as_deref(),
+            member: context.project_id().filter(|_| as_member),
+            visibility: Some(image.visibility.as_str()),
+            attributes: Some(self),
+        }
+    }
+}
+
+impl fmt::Debug for Seen<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Seen").field(&self.image).finish()
+    }
+}
+
+/// As Glance, a property that the caller may not read is none, and one with the name of an attribute is hidden by that.
+impl Attributes for Seen<'_> {
     fn attribute(&self, name: &str) -> Option<Value<'_>> {
-        Some(match name {
-            "id" | "image_id" => Value::text(Some(&self.id)),
-            "name" => Value::text(self.name.as_deref()),
-            "status" => Value::text(Some(self.status.as_str())),
-            "visibility" => Value::text(Some(self.visibility.as_str())),
-            "owner" | "project_id" => Value::text(self.owner.as_deref()),
-            // Whoever is one is named beside the image.
-            "member" | "member_id" => Value::Nothing,
-            "disk_format" => Value::text(self.disk_format.as_deref()),
-            "container_format" => Value::text(self.container_format.as_deref()),
-            "checksum" => Value::text(self.checksum.as_deref()),
-            "os_hash_algo" => Value::text(self.os_hash_algo.as_deref()),
-            "os_hash_value" => Value::text(self.os_hash_value.as_deref()),
-            "size" => Value::number(self.size),
-            "virtual_size" => Value::number(self.virtual_size),
-            "min_disk" => Value::number(Some(self.min_disk.into())),
-            "min_ram" => Value::number(Some(self.min_ram.into())),
-            "protected" => Value::boolean(self.protected),
-            "os_hidden" => Value::boolean(self.os_hidden),
-            _ => return None,
+        of_row(self.image, name).or_else(|| {
+            let value = (self.property)(name)?;
+            let may = self.app.protections.may(&self.app.policy, self.context, Operation::Read, name);
+            may.then_some(Value::text(Some(value)))
         })
     }
+}
+
+/// By Glance's names, and as Python shows the values.
+fn of_row<'i>(image: &'i Image, name: &str) -> Option<Value<'i>> {
+    Some(match name {
+        "id" | "image_id" => Value::text(Some(&image.id)),
+        "name" => Value::text(image.name.as_deref()),
+        "status" => Value::text(Some(image.status.as_str())),
+        "visibility" => Value::text(Some(image.visibility.as_str())),
+        "owner" | "project_id" => Value::text(image.owner.as_deref()),
+        // Whoever is one is named beside the image.
+        "member" | "member_id" => Value::Nothing,
+        "disk_format" => Value::text(image.disk_format.as_deref()),
+        "container_format" => Value::text(image.container_format.as_deref()),
+        "checksum" => Value::text(image.checksum.as_deref()),
+        "os_hash_algo" => Value::text(image.os_hash_algo.as_deref()),
+        "os_hash_value" => Value::text(image.os_hash_value.as_deref()),
+        "size" => Value::number(image.size),
+        "virtual_size" => Value::number(image.virtual_size),
+        "min_disk" => Value::number(Some(image.min_disk.into())),
+        "min_ram" => Value::number(Some(image.min_ram.into())),
+        "protected" => Value::boolean(image.protected),
+        "os_hidden" => Value::boolean(image.os_hidden),
+        "created_at" => time(image.created_at),
+        "updated_at" => time(image.updated_at.unwrap_or(image.created_at)),
+        _ => return None,
+    })
+}
+
+/// As Python shows a time.
+fn time(time: NaiveDateTime) -> Value<'static> {
+    let format = if time.nanosecond() < 1000 { "%Y-%m-%d %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S%.6f" };
+    Value::Text(Cow::Owned(time.format(format).to_string()))
 }

@@ -108,7 +108,7 @@ impl Upload {
         let (app, id) = (&*self.app, &self.id);
         app.db
             .transaction(|mut tx| async move {
-                let image = access::find(&mut tx, &self.context, id).await?;
+                let image = access::find(app, &mut tx, &self.context, id).await?;
                 let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
                 access::authorise(app, &self.context, &image, "upload_image")?;
                 access::check_mutable(&self.context, &image)?;
@@ -124,7 +124,7 @@ impl Upload {
                     return Err(Error::Conflict(transition(Status::Saving)));
                 }
                 uploads::begin(&mut tx, record).await?;
-                Ok((tx, image))
+                Ok((tx, image.image))
             })
             .await
     }
@@ -219,7 +219,7 @@ impl Upload {
             if !ours || !db::images::activate(&mut tx, &object.image_id, facts, now).await? {
                 return Err(gone());
             }
-            db::locations::insert(&mut tx, &object.image_id, &stored.url, &stored.metadata, now).await?;
+            db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
             Ok((tx, ()))
         });
         let done = bounded(app, done).await;
@@ -270,16 +270,7 @@ fn check_waits(image: &Image) -> Result<()> {
     if !status::may_become(image.status, Status::Saving) {
         return Err(Error::Conflict(transition(image.status)));
     }
-    let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
-        .into_iter()
-        .filter(|(_, format)| format.as_deref().unwrap_or_default().is_empty())
-        .map(|(name, _)| name)
-        .collect();
-    match missing.as_slice() {
-        [] => Ok(()),
-        [name] => Err(Error::Invalid(format!("Property {name} must be set prior to saving data."))),
-        names => Err(Error::Invalid(format!("Properties {} must be set prior to saving data.", names.join(", ")))),
-    }
+    status::check_described(image)
 }
 
 fn transition(from: Status) -> String {
@@ -351,7 +342,7 @@ pub(crate) async fn download(
     prefer: &[String],
 ) -> Result<Option<Download>> {
     let mut conn = app.db.acquire().await?;
-    let image = access::find(&mut conn, context, id).await?;
+    let image = access::find(app, &mut conn, context, id).await?;
     let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
     if image.status == Status::Deactivated && !context.is_admin {
         let message = "The requested image has been deactivated. Image data download is forbidden.";
@@ -389,11 +380,11 @@ pub(crate) async fn download(
                 }
                 (Some(size), None) => {
                     let data = exactly(blob.data, size, location.id);
-                    return Ok(Some(Download { size: known, range, checksum: image.checksum, data }));
+                    return Ok(Some(Download { size: known, range, checksum: image.image.checksum, data }));
                 }
                 (size, found) => {
                     let size = size.or(found);
-                    return Ok(Some(Download { size, range, checksum: image.checksum, data: blob.data }));
+                    return Ok(Some(Download { size, range, checksum: image.image.checksum, data: blob.data }));
                 }
             },
             Err(error) => {

@@ -36,12 +36,13 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     let with_data = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find(&mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            let image = access::find(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
             access::authorise(app, context, &image, "delete_image")?;
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }
-            access::check_mutable(context, &image)?;
+            // Where the policy lets them, and its owner alone may, Glance says so.
+            access::check_mutable(context, &image).map_err(|_| not_found(id))?;
             let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
             if locations.is_empty() || app.config.default.delayed_delete {
                 mark(app, &mut tx, &image, locations.is_empty()).await?;

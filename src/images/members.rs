@@ -4,7 +4,7 @@
 //! with its row's lock and the caller's right checked, the member looked for, and its one row written. Whoever has the
 //! lock counts what stays.
 
-use super::{access, model::MemberId};
+use super::{access, attributes::Subject, model::MemberId};
 use crate::{
     app::App,
     context::Context,
@@ -26,7 +26,7 @@ const ONLY_SHARED: &str = "Only shared images have members.";
 pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &MemberId) -> Result<Member> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(&mut tx, context, id).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("create", id))?;
             check_side(app, context, &image, Side::Owner, || not_allowed("create", id))?;
             authorise(app, context, &image, "add_member")?;
@@ -37,7 +37,7 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &Mem
             }
             let now = app.now();
             let member = Member {
-                image_id: image.id,
+                image_id: image.image.id,
                 member: member.as_str().to_owned(),
                 status: MemberStatus::Pending,
                 created_at: now,
@@ -56,9 +56,9 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &Mem
 pub(crate) async fn list(app: &App, context: &Context, id: &ImageId) -> Result<Vec<Member>> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::Forbidden(format!("Not allowed to list members for image {id}: {ONLY_SHARED}"));
-    let image = only_shared(access::find(&mut conn, context, id).await?, id, not_shared)?;
+    let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
     authorise(app, context, &image, "get_members")?;
-    if !app.policy.allows(&context.identity, "get_member", &access::target(context, &image)) {
+    if !access::allows(app, context, &image, "get_member") {
         return Ok(Vec::new());
     }
     if context.is_admin || access::is_owner(context, &image) {
@@ -77,7 +77,7 @@ pub(crate) async fn list(app: &App, context: &Context, id: &ImageId) -> Result<V
 pub(crate) async fn show(app: &App, context: &Context, id: &ImageId, member: &str) -> Result<Member> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::NotFound(ONLY_SHARED.to_owned());
-    let image = only_shared(access::find(&mut conn, context, id).await?, id, not_shared)?;
+    let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
     let found = find_member(app, context, &mut conn, &image, member).await;
     // Whether there is such a member is the secret of those who may see it.
     found.map_err(|error| if let Error::Forbidden(message) = error { Error::NotFound(message) } else { error })
@@ -96,7 +96,7 @@ pub(crate) async fn set_status(
 ) -> Result<Member> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(&mut tx, context, id).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("update", id))?;
             check_side(app, context, &image, Side::Member, || not_allowed("update", id))?;
             let found = find_member(app, context, &mut tx, &image, member).await?;
@@ -122,7 +122,7 @@ pub(crate) async fn set_status(
 pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, member: &str) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(&mut tx, context, id).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("delete", id))?;
             check_side(app, context, &image, Side::Owner, || not_allowed("delete", id))?;
             find_member(app, context, &mut tx, &image, member).await?;
@@ -154,7 +154,7 @@ fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: 
 }
 
 /// The image, if the caller may know of it and it is a shared one.
-fn only_shared(image: Option<Image>, id: &ImageId, not_shared: impl FnOnce() -> Error) -> Result<Image> {
+fn only_shared(image: Option<Subject>, id: &ImageId, not_shared: impl FnOnce() -> Error) -> Result<Subject> {
     let image = image.ok_or_else(|| Error::NotFound(format!("Image {id} not found.")))?;
     if image.visibility == Visibility::Shared { Ok(image) } else { Err(not_shared()) }
 }
@@ -164,7 +164,7 @@ async fn find_member(
     app: &App,
     context: &Context,
     s: &mut impl Session,
-    image: &Image,
+    image: &Subject,
     member: &str,
 ) -> Result<Member> {
     authorise(app, context, image, "get_member")?;
@@ -183,7 +183,7 @@ fn is_visible(context: &Context, image: &Image, member: &str) -> bool {
 }
 
 /// Glance asks for the right to see the image first, whatever the other rule says.
-fn authorise(app: &App, context: &Context, image: &Image, rule: &str) -> Result<()> {
+fn authorise(app: &App, context: &Context, image: &Subject, rule: &str) -> Result<()> {
     access::authorise(app, context, image, "get_image")?;
     access::authorise(app, context, image, rule)
 }

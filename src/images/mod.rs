@@ -10,6 +10,7 @@ pub(crate) mod data;
 mod delete;
 mod facts;
 pub(crate) mod housekeeping;
+pub(crate) mod locations;
 pub(crate) mod members;
 pub(crate) mod model;
 pub(crate) mod protections;
@@ -21,10 +22,13 @@ pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod uploads;
 
+use std::cmp::Reverse;
+
 use uuid::Uuid;
 
 pub(crate) use self::delete::delete;
 use self::{
+    attributes::Seen,
     model::{ImageView, NewImage, Tag, check_storable, requirement},
     protections::Operation,
     query::ListQuery,
@@ -36,12 +40,17 @@ use crate::{
         self, Session,
         images::{Image, ImageId, Status},
         listing::{Term, Viewer},
+        locations::{Location, LocationStatus},
+        properties::Property,
+        tags::TagRow,
     },
     error::{Error, Result},
     limits::Resource,
     policy::Target,
 };
 
+/// Bytes of what belongs to the images of a page, beside their rows, at the most: a page with more of it has fewer images.
+const MAX_PAGE_BYTES: usize = 16 << 20;
 /// Characters of an owner at the most, as wide as its column.
 const MAX_OWNER_LENGTH: usize = 255;
 
@@ -160,10 +169,10 @@ fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
 /// `NotFound`.
 pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<ImageView> {
     let mut conn = app.db.acquire().await?;
-    let image = access::find(&mut conn, context, id).await?;
+    let image = access::find(app, &mut conn, context, id).await?;
     let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
     access::authorise(app, context, &image, "get_image")?;
-    let mut view = with_children(app, &mut conn, image).await?;
+    let mut view = with_children(app, &mut conn, context, image.image).await?;
     app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
@@ -205,30 +214,74 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     // One row more than asked for tells whether there is a page after this one.
     let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
     let mut images = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
-    let more = images.len() > limit as usize;
+    let mut more = images.len() > limit as usize;
     images.truncate(limit as usize);
-    images.retain(|image| app.policy.allows(&context.identity, "get_image", &access::target(context, image)));
+    let by_properties = attributes::are_beyond_rows(app);
+    if !by_properties {
+        images.retain(|image| is_shown(app, context, image, &[]));
+    }
+    let children = loop {
+        let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+        // One image is shown in a page of its own, however large it is.
+        let room = if ids.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
+        if let Some(children) = children(app, &mut conn, &ids, room).await? {
+            break children;
+        }
+        conn.give_up();
+        conn = app.db.acquire().await?;
+        images.truncate(images.len() / 2);
+        more = true;
+    };
+    let mut images = views(app, context, images, children);
+    if by_properties {
+        images.retain(|view| is_shown(app, context, &view.image, &view.properties));
+    }
     // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
-    let next_marker = images.last().filter(|_| more).map(|image| image.id.clone());
-    let mut images = all_with_children(app, &mut conn, images).await?;
+    let next_marker = images.last().filter(|_| more).map(|view| view.image.id.clone());
     app.protections.hide(&app.policy, context, &mut images);
     Ok(Page { images, next_marker })
 }
 
+/// Whether the policy lets the caller see an image, with its properties in the order of their names.
+fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, String)]) -> bool {
+    let property = |name: &str| {
+        let place = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
+        Some(properties[place].1.as_str())
+    };
+    app.policy.allows(&context.identity, "get_image", &Seen::new(app, context, image, &property).target())
+}
+
 /// Reads what belongs to an image. Two statements, three where locations are shown.
-async fn with_children(app: &App, s: &mut impl Session, image: Image) -> Result<ImageView> {
-    let mut views = all_with_children(app, s, vec![image]).await?;
+async fn with_children(app: &App, s: &mut impl Session, context: &Context, image: Image) -> Result<ImageView> {
+    let children = children(app, s, &[image.id.as_str()], usize::MAX).await?.unwrap_or_default();
+    let mut views = views(app, context, vec![image], children);
     views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
 }
 
-/// Reads what belongs to these images. Two statements, three where locations are shown, however many images there are.
-async fn all_with_children(app: &App, s: &mut impl Session, images: Vec<Image>) -> Result<Vec<ImageView>> {
-    let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
-    let properties = db::properties::of(s, &ids).await?;
-    let tags = db::tags::of(s, &ids).await?;
-    let shows_locations =
-        app.config.default.show_image_direct_url || app.config.default.show_multiple_locations || app.stores.are_named;
-    let locations = if shows_locations { db::locations::of(s, &ids).await? } else { Vec::new() };
+/// What belongs to images.
+#[derive(Default)]
+struct Children {
+    properties: Vec<Property>,
+    tags: Vec<TagRow>,
+    locations: Vec<Location>,
+}
+
+/// Reads what belongs to these images, where it has room. `None` where it has not: then the connection is to be given up. Two
+/// statements, three where locations are shown, however many images there are.
+async fn children(app: &App, s: &mut impl Session, ids: &[&str], mut room: usize) -> Result<Option<Children>> {
+    let Some(properties) = db::properties::within(s, ids, &mut room).await? else { return Ok(None) };
+    let Some(tags) = db::tags::within(s, ids, &mut room).await? else { return Ok(None) };
+    let options = &app.config.default;
+    if !(options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named) {
+        return Ok(Some(Children { properties, tags, locations: Vec::new() }));
+    }
+    let locations = db::locations::within(s, ids, &mut room).await?;
+    Ok(locations.map(|locations| Children { properties, tags, locations }))
+}
+
+/// Images with what belongs to them, as far as the caller may see it.
+fn views(app: &App, context: &Context, images: Vec<Image>, children: Children) -> Vec<ImageView> {
+    let Children { properties, tags, locations } = children;
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
     let places: std::collections::HashMap<String, usize> =
@@ -244,10 +297,15 @@ async fn all_with_children(app: &App, s: &mut impl Session, images: Vec<Image>) 
             views[*place].tags.push(row.value);
         }
     }
-    for location in locations {
+    for location in locations.into_iter().filter(|location| location.status == LocationStatus::Active) {
         if let Some(place) = places.get(&location.image_id) {
-            views[*place].locations.push(location);
+            // Where the data of a deactivated image is, is as good as the data.
+            let is_hidden = views[*place].image.status == Status::Deactivated && !context.is_admin;
+            views[*place].locations.extend((!is_hidden).then_some(location));
         }
     }
-    Ok(views)
+    for view in &mut views {
+        view.locations.sort_by_key(|location| Reverse(stores::weight_of(app, location)));
+    }
+    views
 }

@@ -22,7 +22,7 @@ pub(crate) struct ImageView {
     pub(crate) properties: Vec<(String, String)>,
     /// Tags, in alphabetical order.
     pub(crate) tags: Vec<String>,
-    /// Where its data is, in order; read only where the configuration shows it.
+    /// Where its data is, the heaviest store first; read only where the configuration shows it, to who may see it.
     pub(crate) locations: Vec<Location>,
 }
 

@@ -108,6 +108,17 @@ impl Protections {
         Ok(Self { rules: Some(rules.map_err(error)?) })
     }
 
+    /// What the operator should know of the rules that the file names: those that nobody defined, each once.
+    pub(crate) fn warnings(&self, policy: &Policy) -> Vec<String> {
+        let permissions = self.rules.iter().flatten().flat_map(|rule| &rule.permissions);
+        let names = permissions.filter_map(|permission| match permission {
+            Permission::Rule(name) => Some(name.as_str()),
+            Permission::Nobody | Permission::Anybody | Permission::Roles(_) => None,
+        });
+        let names: std::collections::BTreeSet<&str> = names.collect();
+        names.into_iter().filter_map(|name| policy.undefined("property_protection_file", name)).collect()
+    }
+
     /// Whether the caller may do this to a property of this name.
     pub(crate) fn may(&self, policy: &Policy, context: &Context, operation: Operation, name: &str) -> bool {
         let Some(rules) = &self.rules else {

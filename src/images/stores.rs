@@ -72,7 +72,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
     let location = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find(&mut tx, context, id).await?;
+            let image = access::find(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id}")))?;
             access::authorise(app, context, &image, "get_image_location")?;
             access::authorise(app, context, &image, "delete_image_location")?;
@@ -99,10 +99,19 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             Ok((tx, location))
         })
         .await?;
+    finish_removal(app, &location).await
+}
+
+/// Removes the data of a location that was released, unless that is left to `glance-scrubber`. The location is the image's again
+/// where its store does not let the data go. Two statements.
+///
+/// # Errors
+/// As deletion of an image.
+pub(super) async fn finish_removal(app: &App, location: &Location) -> Result<()> {
     if app.config.default.delayed_delete {
         return Ok(());
     }
-    let Err(error) = remove_released(app, &location).await else { return Ok(()) };
+    let Err(error) = remove_released(app, location).await else { return Ok(()) };
     // Where nobody knows, it stays noted, and is tried again.
     if !super::delete::may_be_gone(&error) {
         // The data is still there, and so is its location.
@@ -114,7 +123,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             })
             .await?;
     }
-    Err(super::delete::cannot_delete(id.as_str(), error))
+    Err(super::delete::cannot_delete(&location.image_id, error))
 }
 
 /// Removes the data of a location that is an image's no more.

@@ -3,7 +3,7 @@
 //! Either is one transaction of three statements: the image is read and the caller's right checked, its `updated_at` is
 //! set, which takes its row's lock, and the one row of the tag is written. The image's other tags are not read.
 
-use super::{access, model::Tag};
+use super::{access, attributes::Subject, model::Tag};
 use crate::{
     app::App,
     context::Context,
@@ -18,7 +18,8 @@ use crate::{
 pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, tag: &Tag) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            lock(app, context, &mut tx, id).await?;
+            let image = find(app, context, &mut tx, id, Action::Update).await?;
+            lock(app, context, &mut tx, &image, Action::Update).await?;
             let quota = app.config.default.image_tag_quota();
             if db::tags::insert(&mut tx, id.as_str(), tag.as_str(), quota, app.now()).await? {
                 return Ok((tx, ()));
@@ -44,7 +45,11 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, tag: &Tag) -
 pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, tag: &Tag) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            lock(app, context, &mut tx, id).await?;
+            let image = find(app, context, &mut tx, id, Action::Delete).await?;
+            if let Err(error) = lock(app, context, &mut tx, &image, Action::Delete).await {
+                let is_there = db::tags::contains(&mut tx, id.as_str(), tag.as_str()).await?;
+                return Err(if is_there { error } else { Error::NotFound(access::NOT_FOUND.to_owned()) });
+            }
             if db::tags::delete(&mut tx, id.as_str(), tag.as_str()).await? {
                 return Ok((tx, ()));
             }
@@ -53,12 +58,44 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, tag: &Tag
         .await
 }
 
-/// Checks that the caller may change the image, and takes its row's lock. Two statements.
-async fn lock(app: &App, context: &Context, tx: &mut Tx, id: &ImageId) -> Result<()> {
-    let not_found = || Error::NotFound(format!("Image {id} not found."));
-    let image = access::find(tx, context, id).await?.ok_or_else(not_found)?;
-    access::authorise(app, context, &image, "modify_image")?;
-    access::check_mutable(context, &image)?;
+/// Reads the image, if the policy lets the caller change it. One statement.
+async fn find(app: &App, context: &Context, tx: &mut Tx, id: &ImageId, action: Action) -> Result<Subject> {
+    let image = access::find(app, tx, context, id).await?.ok_or_else(|| not_found(id))?;
+    access::authorise(app, context, &image, "modify_image").map_err(|error| action.refused(id, error))?;
+    Ok(image)
+}
+
+/// Checks that the image is the caller's to change, and takes its row's lock. One statement.
+async fn lock(app: &App, context: &Context, tx: &mut Tx, image: &Subject, action: Action) -> Result<()> {
+    let id = ImageId::from(image.id.clone());
+    access::check_mutable(context, image).map_err(|error| action.refused(&id, error))?;
     // Somebody may have deleted the image since.
-    if db::images::touch(tx, id.as_str(), app.now()).await? { Ok(()) } else { Err(not_found()) }
+    if db::images::touch(tx, &image.id, app.now()).await? { Ok(()) } else { Err(not_found(&id)) }
+}
+
+fn not_found(id: &ImageId) -> Error {
+    Error::NotFound(format!("Image {id} not found."))
+}
+
+/// What is done to an image's tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Update,
+    Delete,
+}
+
+impl Action {
+    /// What Glance says to who does not own the image.
+    fn refused(self, id: &ImageId, error: Error) -> Error {
+        let action = match self {
+            Self::Update => "update",
+            Self::Delete => "delete",
+        };
+        match error {
+            Error::Forbidden(why) if why == access::NOT_YOURS => {
+                Error::Forbidden(format!("Not allowed to {action} tags for image {id}."))
+            }
+            error => error,
+        }
+    }
 }

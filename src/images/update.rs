@@ -1,11 +1,15 @@
 //! Changing an image: a list of changes, all of them or none.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-use serde_json::{Map, Value};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use super::{
-    access, check_owner, check_quota,
+    access,
+    attributes::Subject,
+    check_owner, check_quota,
+    locations::{self, Findings, LocationsChange, Room},
     model::{ImageView, Tag, requirement},
     or_conflict,
     protections::Operation,
@@ -15,9 +19,9 @@ use crate::{
     app::App,
     context::Context,
     db::{
-        self, Tx,
-        images::{Image, ImageId, Status, Visibility},
-        locations::LocationUrl,
+        self, Session, Tx,
+        images::{ImageId, Status, Visibility},
+        locations::{Location, LocationStatus, UNWRITTEN},
     },
     error::{Error, Result},
 };
@@ -33,24 +37,10 @@ pub(crate) enum Change {
     Locations(LocationsChange),
 }
 
-/// A change of the places where an image's data is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum LocationsChange {
-    /// Adds one, at a position or (`-`) at the end.
-    Add(String, NewLocation),
-    /// Takes one away, at a position or (`-`) from the end.
-    Remove(String),
-    /// Puts these in the place of all.
-    Replace(Vec<NewLocation>),
-}
-
-/// A place where a client says that an image's data is.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct NewLocation {
-    /// Where.
-    pub(crate) url: LocationUrl,
-    /// What a store says of it.
-    pub(crate) metadata: Map<String, Value>,
+impl Change {
+    fn adds_locations(&self) -> bool {
+        matches!(self, Self::Locations(LocationsChange::Add(..) | LocationsChange::Replace(_)))
+    }
 }
 
 /// When an attribute may be set.
@@ -125,50 +115,116 @@ pub(crate) const ATTRIBUTES: [&str; 10] = [
 ];
 
 /// Changes an image. It is read with its row's lock, so nothing that somebody else changes meanwhile is lost. Three
-/// statements to read it, and at the most one for its row, two for its properties and two for its tags.
+/// statements to read it, and at the most one for its row, two for its properties and two for its tags. Where locations may be
+/// changed, one more reads them; where they are, six more look at the image and the quota before web servers are asked, and
+/// check the quota again, and two write them.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`.
-pub(crate) async fn update(app: &App, context: &Context, id: &ImageId, changes: &[Change]) -> Result<ImageView> {
-    let mut view = app
+/// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`; for locations also `Invalid`, `Conflict`, and what a store
+/// says that does not let data go.
+pub(crate) async fn update(app: &Arc<App>, context: &Context, id: &ImageId, changes: &[Change]) -> Result<ImageView> {
+    let findings = &look(app, context, id, changes).await?;
+    let (before, mut after) = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(&mut tx, context, id).await?;
-            let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
-            let before = with_children(app, &mut tx, image).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            let before = with_children(app, &mut tx, context, image.image).await?;
             if changes.is_empty() {
-                return Ok((tx, before));
+                return Ok((tx, (before.clone(), before)));
             }
-            let mut draft = Draft::of(&before);
+            let mut draft = Draft::of(app, &mut tx, context, &before, changes).await?;
             for change in changes {
-                draft.apply(app, context, change)?;
+                draft.apply(app, context, change, findings)?;
             }
             let after = draft.finish(app, context, &before)?;
             write(&mut tx, &before, &after).await?;
-            Ok((tx, after))
+            Ok((tx, (before, after)))
         })
         .await?;
-    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
-    Ok(view)
+    let gone = gone(&before, &after);
+    if !gone.is_empty() {
+        discard(app, gone).await?;
+    }
+    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut after));
+    Ok(after)
+}
+
+fn not_found(id: &ImageId) -> Error {
+    Error::NotFound(format!("No image found with ID {id}"))
+}
+
+/// Asks web servers about locations that are to be added, each once the changes before it were found good.
+async fn look(app: &App, context: &Context, id: &ImageId, changes: &[Change]) -> Result<Findings> {
+    let mut findings = Findings::default();
+    if !app.config.default.show_multiple_locations || !changes.iter().any(Change::adds_locations) {
+        return Ok(findings);
+    }
+    let mut conn = app.db.acquire().await?;
+    let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| not_found(id))?;
+    let before = with_children(app, &mut conn, context, image.image).await?;
+    let mut draft = Draft::of(app, &mut conn, context, &before, changes).await?;
+    drop(conn);
+    for change in changes {
+        if let Change::Locations(change) = change {
+            draft.located().look(app, context, change, &mut findings).await?;
+        }
+        draft.apply(app, context, change, &findings)?;
+    }
+    Ok(findings)
+}
+
+/// Locations that are not there any more, without those whose data is still the image's.
+fn gone(before: &ImageView, after: &ImageView) -> Vec<Location> {
+    before.locations.iter().filter(|location| !has_url(after, location)).cloned().collect()
+}
+
+fn has_url(view: &ImageView, location: &Location) -> bool {
+    view.locations.iter().any(|other| other.url == location.url)
+}
+
+/// Removes data, also when the caller stops waiting for it.
+async fn discard(app: &Arc<App>, locations: Vec<Location>) -> Result<()> {
+    let (span, app_of_work) = (tracing::Span::current(), Arc::clone(app));
+    let work = async move { locations::discard(&app_of_work, &locations).await };
+    let work = app.work.spawn(tracing::Instrument::instrument(work, span));
+    work.await.map_err(|error| Error::Internal(error.into()))?
 }
 
 /// An image on its way from what it is to what it is to be.
 struct Draft {
-    image: Image,
-    properties: BTreeMap<String, String>,
+    subject: Subject,
     tags: BTreeSet<String>,
+    locations: Vec<Location>,
+    /// Read where locations are added.
+    room: Option<Room>,
 }
 
 impl Draft {
-    fn of(view: &ImageView) -> Self {
-        Self {
-            image: view.image.clone(),
-            properties: view.properties.iter().cloned().collect(),
+    /// Two statements where there is a quota for what is added.
+    async fn of(
+        app: &App,
+        s: &mut impl Session,
+        context: &Context,
+        view: &ImageView,
+        changes: &[Change],
+    ) -> Result<Self> {
+        let room = match changes.iter().any(Change::adds_locations) {
+            true => Some(Room::read(app, s, context, &view.image).await?),
+            false => None,
+        };
+        Ok(Self {
+            subject: Subject { image: view.image.clone(), properties: view.properties.iter().cloned().collect() },
             tags: view.tags.iter().cloned().collect(),
-        }
+            locations: view.locations.clone(),
+            room,
+        })
     }
 
-    fn apply(&mut self, app: &App, context: &Context, change: &Change) -> Result<()> {
+    fn located(&mut self) -> locations::Draft<'_> {
+        locations::Draft { subject: &mut self.subject, locations: &mut self.locations, room: self.room.as_ref() }
+    }
+
+    fn apply(&mut self, app: &App, context: &Context, change: &Change, findings: &Findings) -> Result<()> {
         match change {
             Change::Set(attribute, condition) => {
                 self.authorise(app, context, attribute)?;
@@ -188,7 +244,7 @@ impl Draft {
                                 app.protections.check(&app.policy, context, Operation::Create, name)?;
                             }
                             // To who may not read it, it is a new one, and must not put an end to the old one.
-                            if self.properties.contains_key(name) {
+                            if self.subject.properties.contains_key(name) {
                                 app.protections.check(&app.policy, context, Operation::Update, name)?;
                             }
                         }
@@ -196,9 +252,9 @@ impl Draft {
                     }
                 }
             }
-            Change::Locations(change) => self.change_locations(app, context, change),
+            Change::Locations(change) => self.located().apply(app, context, change, findings),
             Change::Remove(name) => {
-                access::authorise(app, context, &self.image, "modify_image")?;
+                access::authorise(app, context, &self.subject, "modify_image")?;
                 if ATTRIBUTES.contains(&name.as_str()) {
                     return Err(Error::NotPermitted(format!("Property {name} may not be removed.")));
                 }
@@ -206,7 +262,7 @@ impl Draft {
                     return Err(Error::PropertyConflict(format!("Property {name} does not exist.")));
                 }
                 app.protections.check(&app.policy, context, Operation::Delete, name)?;
-                self.properties.remove(name);
+                self.subject.properties.remove(name);
                 Ok(())
             }
         }
@@ -214,27 +270,7 @@ impl Draft {
 
     /// Whether it has a custom property that the caller may know of.
     fn shows(&self, app: &App, context: &Context, name: &str) -> bool {
-        self.properties.contains_key(name) && app.protections.may(&app.policy, context, Operation::Read, name)
-    }
-
-    /// Glance has a rule and a sentence for each.
-    fn change_locations(&self, app: &App, context: &Context, change: &LocationsChange) -> Result<()> {
-        let (rule, action) = match change {
-            LocationsChange::Replace(locations) if locations.is_empty() => {
-                return Err(Error::NotPermitted("Cannot set locations to empty list.".to_owned()));
-            }
-            LocationsChange::Replace(_) => ("set_image_location", "update"),
-            LocationsChange::Add(..) => ("set_image_location", "add"),
-            LocationsChange::Remove(_) => ("delete_image_location", "remove"),
-        };
-        access::authorise(app, context, &self.image, rule)?;
-        if !app.config.default.show_multiple_locations {
-            return Err(Error::Forbidden(format!(
-                "It's not allowed to {action} locations if locations are invisible."
-            )));
-        }
-        // Which addresses a client may have us ask is not decided yet, so none is taken.
-        Err(Error::Invalid("Invalid location".to_owned()))
+        self.subject.properties.contains_key(name) && app.protections.may(&app.policy, context, Operation::Read, name)
     }
 
     /// Checks each change on the image as the changes before it left it.
@@ -243,13 +279,13 @@ impl Draft {
             return Err(Error::NotPermitted("Owner can't be updated by non admin.".to_owned()));
         }
         if let Attribute::Visibility(visibility) = attribute {
-            access::authorise_visibility(app, context, *visibility, &access::target(context, &self.image))?;
+            access::authorise_new_visibility(app, context, *visibility, &self.subject)?;
         }
-        access::authorise(app, context, &self.image, "modify_image")
+        access::authorise(app, context, &self.subject, "modify_image")
     }
 
     fn set(&mut self, app: &App, attribute: &Attribute) -> Result<()> {
-        let image = &mut self.image;
+        let image = &mut self.subject.image;
         match attribute {
             Attribute::Name(name) => image.name.clone_from(name),
             Attribute::DiskFormat(format) => {
@@ -271,7 +307,7 @@ impl Draft {
                 self.tags = tags.iter().map(|tag| tag.as_str().to_owned()).collect();
             }
             Attribute::Property(name, value) => {
-                self.properties.insert(name.clone(), value.clone());
+                self.subject.properties.insert(name.clone(), value.clone());
             }
         }
         Ok(())
@@ -279,19 +315,25 @@ impl Draft {
 
     /// Checks what only the whole can show.
     fn finish(mut self, app: &App, context: &Context, before: &ImageView) -> Result<ImageView> {
-        check_owner(self.image.owner.as_deref().unwrap_or_default())?;
+        check_owner(self.subject.image.owner.as_deref().unwrap_or_default())?;
         let had = by_name(before);
-        if !self.properties.keys().all(|name| had.contains_key(name.as_str())) {
-            let counted = self.properties.keys().filter(|name| !name.starts_with("os_glance_")).count();
+        if !self.subject.properties.keys().all(|name| had.contains_key(name.as_str())) {
+            let counted = self.subject.properties.keys().filter(|name| !name.starts_with("os_glance_")).count();
             check_quota("properties", counted, app.config.default.image_property_quota())?;
         }
+        let cap = app.config.default.image_size_cap;
+        if self.subject.image.size != before.image.size
+            && self.subject.image.size.and_then(|size| size.try_into().ok()) > Some(cap)
+        {
+            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()));
+        }
         access::check_mutable(context, &before.image)?;
-        self.image.updated_at = Some(app.now());
+        self.subject.image.updated_at = Some(app.now());
         Ok(ImageView {
-            image: self.image,
-            properties: self.properties.into_iter().collect(),
+            image: self.subject.image,
+            properties: self.subject.properties.into_iter().collect(),
             tags: self.tags.into_iter().collect(),
-            locations: before.locations.clone(),
+            locations: self.locations,
         })
     }
 }
@@ -320,6 +362,18 @@ async fn write(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()>
     let (gone, new) = (missing(&before.tags, &after.tags), missing(&after.tags, &before.tags));
     db::tags::delete_all(tx, id, &texts(&gone)).await?;
     db::tags::insert_all(tx, id, &texts(&new), now).await?;
+    let stays = |id: i32| after.locations.iter().any(|location| location.id == id);
+    let gone: Vec<&Location> = before.locations.iter().filter(|location| !stays(location.id)).collect();
+    // What is described anew keeps its data; the data of the others is still to be removed.
+    let (renewed, released): (Vec<&Location>, Vec<&Location>) =
+        gone.into_iter().partition(|location| has_url(after, location));
+    for (locations, status) in [(renewed, LocationStatus::Deleted), (released, LocationStatus::PendingDelete)] {
+        let ids: Vec<i32> = locations.iter().map(|location| location.id).collect();
+        db::locations::mark(tx, &ids, status, now).await?;
+    }
+    let new = after.locations.iter().filter(|location| location.id == UNWRITTEN);
+    let new: Vec<_> = new.map(|location| (&location.url, &location.metadata)).collect();
+    db::locations::insert(tx, id, &new, now).await?;
     Ok(())
 }
 

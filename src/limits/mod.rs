@@ -17,7 +17,7 @@ pub(crate) use self::storage::StorageLeft;
 use crate::{
     config::Config,
     context::Context,
-    db::{self, Db, images::ImageId},
+    db::{self, Db, Session, images::ImageId},
     error::{Error, Result},
 };
 
@@ -124,12 +124,31 @@ impl Limits {
     /// # Errors
     /// `Unavailable`.
     pub(crate) async fn storage_left(&self, db: &Db, context: &Context, image: &ImageId) -> Result<StorageLeft> {
-        if self.keystone.is_some() || self.storage_quota == 0 {
+        if !self.bounds_storage() {
             return Ok(StorageLeft::unbounded());
         }
-        let mut conn = db.acquire().await?;
-        let used = db::usage::stored(&mut conn, context.project_id(), Some(image.as_str())).await?;
+        self.storage_left_in(&mut db.acquire().await?, context, Some(image.as_str())).await
+    }
+
+    /// As [`Self::storage_left`], by a connection that is there; beside all that the project has, where no image is named.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(crate) async fn storage_left_in(
+        &self,
+        s: &mut impl Session,
+        context: &Context,
+        image: Option<&str>,
+    ) -> Result<StorageLeft> {
+        if !self.bounds_storage() {
+            return Ok(StorageLeft::unbounded());
+        }
+        let used = db::usage::stored(s, context.project_id(), image).await?;
         Ok(StorageLeft::of(self.storage_quota, used))
+    }
+
+    fn bounds_storage(&self) -> bool {
+        self.keystone.is_none() && self.storage_quota > 0
     }
 }
 

@@ -160,6 +160,11 @@ impl Policy {
         is_in_scope(identity, rule) && judge.holds(&rule.check, 0, &mut ()).unwrap_or(false)
     }
 
+    /// Whether a rule in force asks for an attribute of the target of such a name.
+    pub(crate) fn names_attribute(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        self.rules.load().attributes().any(is_such)
+    }
+
     /// The same, with the reason; `None` where there is no such rule.
     pub(crate) fn explain(&self, identity: &Identity, rule: &str, target: &Target<'_>) -> Option<Verdict> {
         let rules = self.rules.load();
@@ -176,6 +181,16 @@ impl Policy {
             reason.push("no  the rules lead back to themselves".to_owned());
         }
         Some(Verdict { allowed: verdict.unwrap_or(false), reason })
+    }
+
+    /// What to tell of a rule that `place` names, where there is none by this name.
+    pub(crate) fn undefined(&self, place: &str, name: &str) -> Option<String> {
+        let rules = self.rules.load();
+        if rules.get(name).is_some() {
+            return None;
+        }
+        let hint = rules.meant(name);
+        Some(format!("{place} refers to the policy rule {name:?}, which is not defined: it lets nobody{hint}"))
     }
 
     /// The rule's name that was meant by one that there is not, if any is near.

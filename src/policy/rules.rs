@@ -1,7 +1,7 @@
 //! The rules in force: Glance's, with what the operator's files say in their place.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fmt,
     path::Path,
     sync::Arc,
@@ -55,6 +55,8 @@ pub(super) struct Rules {
     names: Vec<String>,
     /// The rule that stands in for one that is referred to and not defined.
     default_rule: String,
+    /// The attributes that rules ask for.
+    attributes: BTreeSet<String>,
 }
 
 impl Rules {
@@ -64,8 +66,12 @@ impl Rules {
     /// A default that cannot be read, which is a mistake in this program.
     pub(super) fn new(files: Vec<Written>, options: &OsloPolicy) -> Result<(Self, Vec<String>), String> {
         let mut warnings = Vec::new();
-        let mut rules =
-            Self { rules: HashMap::new(), names: Vec::new(), default_rule: options.policy_default_rule.clone() };
+        let mut rules = Self {
+            rules: HashMap::new(),
+            names: Vec::new(),
+            default_rule: options.policy_default_rule.clone(),
+            attributes: BTreeSet::new(),
+        };
         let mut written: HashMap<String, Rule> = HashMap::new();
         let mut own = Vec::new();
         for Written { name, text, check, path, line } in files {
@@ -90,7 +96,19 @@ impl Rules {
         rules.names.extend(own);
         rules.rules.extend(written);
         warnings.extend(rules.warnings());
+        let mut attributes = BTreeSet::new();
+        for rule in rules.rules.values() {
+            each_attribute(&rule.check, &mut |name| {
+                attributes.insert(name.to_owned());
+            });
+        }
+        rules.attributes = attributes;
         Ok((rules, warnings))
+    }
+
+    /// The attributes that rules ask for, each once.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.attributes.iter().map(String::as_str)
     }
 
     /// A rule by its name.
@@ -161,7 +179,7 @@ impl Rules {
         warnings
     }
 
-    fn meant(&self, name: &str) -> String {
+    pub(super) fn meant(&self, name: &str) -> String {
         self.nearest(name).map(|near| format!("; was {near:?} meant?")).unwrap_or_default()
     }
 
@@ -192,6 +210,16 @@ fn each_reference<'c>(check: &'c Check, tell: &mut impl FnMut(&'c str)) {
         Check::Not(check) => each_reference(check, tell),
         Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_reference(check, tell)),
         Check::Always | Check::Never | Check::Role(_) | Check::Compare(..) => {}
+    }
+}
+
+/// Tells the attributes that a check asks for.
+fn each_attribute(check: &Check, tell: &mut impl FnMut(&str)) {
+    match check {
+        Check::Not(check) => each_attribute(check, tell),
+        Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_attribute(check, tell)),
+        Check::Role(template) | Check::Compare(_, template) => template.attributes().for_each(tell),
+        Check::Always | Check::Never | Check::Rule(_) => {}
     }
 }
 

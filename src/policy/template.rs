@@ -96,6 +96,14 @@ impl Template {
         Some(filled)
     }
 
+    /// The attributes that have a place in it.
+    pub(super) fn attributes(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Text(_) => None,
+            Part::Attribute(name) => Some(name.as_str()),
+        })
+    }
+
     /// The text, where no attribute has a place in it.
     pub(super) fn constant(&self) -> Option<&str> {
         match self.0.as_slice() {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::python::repr as python_repr;
 use self::{
     custom::{Custom, CustomError},
     validate::Schema,

@@ -181,7 +181,7 @@ impl Bounded {
 }
 
 /// `repr(value)`, of that many characters at the most.
-pub(super) fn repr(value: &Value, most: usize) -> String {
+pub(crate) fn repr(value: &Value, most: usize) -> String {
     let mut out = Bounded::new(most);
     let written = out.repr(value);
     out.cut(written)

@@ -1,13 +1,18 @@
 //! The driver `http`: data on other people's web servers, to be read.
 
-use std::{fs, ops::Range, time::Duration};
+use std::{fs, ops::Range, sync::Arc, time::Duration};
 
 use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode, header, redirect};
-use url::Url;
+use url::{Host, Url};
 
 use super::{Blob, Driver, Error, Hold, Object, Result, Stored};
-use crate::{config::HttpStore, db::locations::LocationUrl, stream::Chunks};
+use crate::{
+    config::HttpStore,
+    db::locations::LocationUrl,
+    egress::{Filter, Refused, Strictness},
+    stream::Chunks,
+};
 
 /// Redirections that are followed.
 const MAX_REDIRECTS: usize = 5;
@@ -16,58 +21,60 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Web servers, as one store.
 pub(super) struct HttpDriver {
-    client: reqwest::Client,
+    filter: Arc<Filter>,
+    proxies: Proxies,
+    /// For locations that a client adds.
+    new: reqwest::Client,
+    /// For locations that we keep.
+    kept: reqwest::Client,
+}
+
+/// Schemes that have a proxy, and the proxies' hosts.
+#[derive(Default)]
+struct Proxies {
+    schemes: Vec<String>,
+    hosts: Vec<String>,
 }
 
 impl HttpDriver {
     /// # Errors
     /// What is wrong with its options.
-    pub(super) fn open(options: &HttpStore) -> Result<Self, String> {
-        let mut client = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .no_proxy()
-            // A server may close a connection that was idle just when the next request is sent; data takes longer than a
-            // connection.
-            .pool_max_idle_per_host(0)
-            .connect_timeout(PATIENCE)
-            .read_timeout(PATIENCE);
-        match &options.https_ca_certificates_file {
-            Some(file) => {
-                let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
-                let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
-                client = client.tls_certs_only(certificates);
-            }
-            None if options.https_insecure => client = client.tls_danger_accept_invalid_certs(true),
-            None => {}
-        }
+    pub(super) fn open(options: &HttpStore, filter: &Arc<Filter>) -> Result<Self, String> {
+        let mut proxies = Proxies::default();
         for (scheme, proxy) in &options.http_proxy_information.0 {
-            let proxy = if proxy.contains("://") { proxy.clone() } else { format!("http://{proxy}") };
-            let proxy = match scheme.as_str() {
-                "http" => reqwest::Proxy::http(proxy),
-                "https" => reqwest::Proxy::https(proxy),
-                _ => return Err("http_proxy_information: http or https is wanted".to_owned()),
-            };
-            client = client.proxy(proxy.map_err(|_| "http_proxy_information: a proxy is no URL".to_owned())?);
+            let url = Url::parse(&proxy_url(proxy)).ok();
+            proxies.hosts.extend(url.and_then(|url| Some(url.host_str()?.to_owned())));
+            proxies.schemes.push(scheme.clone());
         }
-        Ok(Self { client: client.build().map_err(|error| error.to_string())? })
+        let new = client(options, filter, Strictness::New, &proxies)?;
+        let kept = client(options, filter, Strictness::Kept, &proxies)?;
+        Ok(Self { filter: Arc::clone(filter), proxies, new, kept })
     }
 
-    /// Asks for the data, wherever the server sends us.
-    async fn ask(&self, url: &LocationUrl, method: Method) -> Result<Response> {
-        let mut url = Url::parse(url.expose()).map_err(|_| Error::BadLocation("The Store URI was malformed"))?;
+    /// Asks for the data, wherever the server sends us: each hop is judged as the first.
+    async fn ask(&self, url: &LocationUrl, method: Method, strictness: Strictness) -> Result<Response> {
+        let client = match strictness {
+            Strictness::New => &self.new,
+            Strictness::Kept => &self.kept,
+        };
+        let mut text = url.expose().to_owned();
         for _ in 0..MAX_REDIRECTS {
+            let url = self.filter.check(&text, strictness)?;
             if !matches!(url.scheme(), "http" | "https") {
                 return Err(Error::BadLocation(
                     "Location URI must start with one of the following schemas: https://, http://",
                 ));
             }
-            let sent = self.client.request(method.clone(), url.clone()).send().await;
-            let response = sent.map_err(|error| Error::Unavailable(error.without_url().into()))?;
+            if let (true, Some(Host::Domain(host))) = (self.is_resolved_elsewhere(&url), url.host()) {
+                self.filter.resolve(host, strictness).await.map_err(unavailable)?;
+            }
+            let sent = client.request(method.clone(), url.clone()).send().await;
+            let response = sent.map_err(|error| unavailable(error.without_url().into()))?;
             match response.status() {
                 StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => {
                     let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
-                    let to = to.and_then(|to| url.join(to).ok());
-                    url = to.ok_or(Error::BadLocation("The HTTP URL attempted to redirect nowhere"))?;
+                    let nowhere = Error::BadLocation("The HTTP URL attempted to redirect nowhere");
+                    text = to.and_then(|to| hop(&url, to)).ok_or(nowhere)?;
                 }
                 StatusCode::NOT_FOUND => return Err(Error::NotFound),
                 status if status.is_success() => return Ok(response),
@@ -78,6 +85,64 @@ impl HttpDriver {
         }
         Err(Error::BadLocation("The HTTP URL exceeded 5 maximum redirects."))
     }
+
+    /// Whether our resolver does not see the host's addresses, or does not judge them: a proxy asks for them, or it is one.
+    fn is_resolved_elsewhere(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let Proxies { schemes, hosts } = &self.proxies;
+        schemes.iter().any(|scheme| scheme == url.scheme()) || hosts.iter().any(|proxy| proxy == host)
+    }
+}
+
+/// The next URL of a redirection. One in full is kept as it was written, for its spelling to be judged.
+fn hop(from: &Url, to: &str) -> Option<String> {
+    let is_whole = Url::parse(to).is_ok();
+    if is_whole { Some(to.to_owned()) } else { from.join(to).ok().map(String::from) }
+}
+
+fn unavailable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Refused::cause_of(&*error).map_or_else(|| Error::Unavailable(error), Error::Refused)
+}
+
+fn proxy_url(proxy: &str) -> String {
+    if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") }
+}
+
+/// A client that connects to nothing but what the filter allows.
+fn client(
+    options: &HttpStore,
+    filter: &Arc<Filter>,
+    strictness: Strictness,
+    proxies: &Proxies,
+) -> Result<reqwest::Client, String> {
+    let mut client = reqwest::Client::builder()
+        .dns_resolver(filter.resolver(strictness, &proxies.hosts))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        // A server may close a connection that was idle just when the next request is sent; data takes longer than a
+        // connection.
+        .pool_max_idle_per_host(0)
+        .connect_timeout(PATIENCE)
+        .read_timeout(PATIENCE);
+    match &options.https_ca_certificates_file {
+        Some(file) => {
+            let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| error.to_string())?;
+            client = client.tls_certs_only(certificates);
+        }
+        None if options.https_insecure => client = client.tls_danger_accept_invalid_certs(true),
+        None => {}
+    }
+    for (scheme, proxy) in &options.http_proxy_information.0 {
+        let proxy = proxy_url(proxy);
+        let proxy = match scheme.as_str() {
+            "http" => reqwest::Proxy::http(proxy),
+            "https" => reqwest::Proxy::https(proxy),
+            _ => return Err("http_proxy_information: http or https is wanted".to_owned()),
+        };
+        client = client.proxy(proxy.map_err(|_| "http_proxy_information: a proxy is no URL".to_owned())?);
+    }
+    client.build().map_err(|error| error.to_string())
 }
 
 fn length(response: &Response) -> Option<u64> {
@@ -93,7 +158,7 @@ impl Driver for HttpDriver {
         if let Some(range) = range {
             return Err(Error::NoRange(range));
         }
-        let response = self.ask(url, Method::GET).await?;
+        let response = self.ask(url, Method::GET, Strictness::Kept).await?;
         let size = length(&response);
         let data = response.bytes_stream().map(|part| part.map_err(|error| error.without_url().into()));
         Ok(Blob { size, data: Box::pin(data) })
@@ -104,7 +169,7 @@ impl Driver for HttpDriver {
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
-        let response = self.ask(url, Method::HEAD).await?;
+        let response = self.ask(url, Method::HEAD, Strictness::New).await?;
         Ok(length(&response).unwrap_or_default())
     }
 

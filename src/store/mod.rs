@@ -19,6 +19,7 @@ pub(crate) use self::{
 };
 use crate::{
     db::locations::LocationUrl,
+    egress::Refused,
     stream::{ByteStream, Chunks, Cut},
 };
 
@@ -46,6 +47,9 @@ pub(crate) enum Error {
     /// A part of the data cannot be asked for.
     #[error("Getting images randomly from this store is not supported. Offset: {}, length: {}", .0.start, .0.end - .0.start)]
     NoRange(Range<u64>),
+    /// The URL leads where a user may not send us.
+    #[error(transparent)]
+    Refused(#[from] Refused),
     /// The URL is none that the store reads.
     #[error("{0}")]
     BadLocation(&'static str),
@@ -111,7 +115,7 @@ pub(crate) trait Driver {
     fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> impl Future<Output = Result<Blob>> + Send;
     /// Removes an object. `NotFound` where it is gone already.
     fn delete(&self, url: &LocationUrl) -> impl Future<Output = Result<()>> + Send;
-    /// Bytes of an object.
+    /// Bytes of an object that a client says is there.
     fn size(&self, url: &LocationUrl) -> impl Future<Output = Result<u64>> + Send;
     /// Lists what uploads have begun and not finished, and not moved for a while.
     fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;

@@ -8,6 +8,7 @@ use super::{Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDr
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
     db::locations::LocationUrl,
+    egress::Filter,
     stream::Chunks,
 };
 
@@ -43,7 +44,7 @@ macro_rules! call {
 }
 
 impl Store {
-    fn open(config: &StoreConfig, named: bool, default_dir: &Path) -> Self {
+    fn open(config: &StoreConfig, named: bool, default_dir: &Path, filter: &Arc<Filter>) -> Self {
         let driver = match &config.kind {
             StoreKind::File(options) => {
                 let driver = FileDriver::open(named.then_some(config.id.as_str()), options, default_dir);
@@ -52,7 +53,7 @@ impl Store {
                 }
                 AnyDriver::File(driver)
             }
-            StoreKind::Http(options) => HttpDriver::open(options).map_or_else(
+            StoreKind::Http(options) => HttpDriver::open(options, filter).map_or_else(
                 |fault| {
                     tracing::warn!(store = config.id, fault, "the store cannot be used");
                     AnyDriver::Absent
@@ -125,7 +126,6 @@ impl Store {
     }
 
     /// See `Driver::size`.
-    #[expect(dead_code, reason = "locations that clients add, whose size is asked for, are not there yet")]
     pub(crate) async fn size(&self, url: &LocationUrl) -> Result<u64> {
         call!(self, |driver| driver.size(url).await, Err(Error::NoStore))
     }
@@ -160,8 +160,8 @@ impl Stores {
     ///
     /// # Errors
     /// Where the store that gets uploads is none of them.
-    pub(crate) fn open(config: &StoresConfig, default_dir: &Path) -> Result<Self, String> {
-        let open = |store| Arc::new(Store::open(store, config.named, default_dir));
+    pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<Filter>) -> Result<Self, String> {
+        let open = |store| Arc::new(Store::open(store, config.named, default_dir, filter));
         let stores: Vec<Arc<Store>> = config.stores.iter().map(open).collect();
         let is_default = |store: &&Arc<Store>| match config.named {
             true => store.id == config.default,
@@ -195,6 +195,17 @@ impl Stores {
     /// The store of this name.
     pub(crate) fn named(&self, id: &str) -> Option<Arc<Store>> {
         self.stores.iter().find(|store| store.id == id).map(Arc::clone)
+    }
+
+    /// The store that a URL of a client's may be in: they name what is on web servers, and nothing that is ours.
+    ///
+    /// # Errors
+    /// `NoStore`.
+    pub(crate) fn of_clients(&self, url: &LocationUrl) -> Result<&Arc<Store>> {
+        let mut found = self.stores.iter().filter(|store| matches!(store.driver, AnyDriver::Http(_)));
+        // In this spelling alone Glance reads them.
+        let is_webs = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
+        found.find(|_| is_webs).ok_or(Error::NoStore)
     }
 
     /// The store that a location is in: the one that it names, else the one whose locations look so.

@@ -792,3 +792,44 @@ mod on_sqlite {
         }
     }
 }
+
+/// Images with much to show come in shorter pages, and none is left out.
+#[tokio::test]
+async fn a_page_has_a_bound_in_bytes() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let mut expected = Vec::new();
+    // Of 6 MB each, but for one that is larger than a page.
+    for rows in [96, 96, 272, 96, 1, 1] {
+        let image = member.create_image(&serde_json::json!({})).await;
+        let id = image.rsplit('/').next().unwrap().to_owned();
+        for part in (0..rows).collect::<Vec<_>>().chunks(68) {
+            let value = "v".repeat(65_000);
+            let row = |n: &i32| format!("('{id}', 'p{n}', '{value}', '2026-01-01 00:00:00', '0')");
+            let rows = part.iter().map(row).collect::<Vec<_>>().join(", ");
+            let columns = "image_id, name, value, created_at, deleted";
+            s.database.execute(&format!("INSERT INTO image_properties ({columns}) VALUES {rows}")).await;
+        }
+        expected.insert(0, id);
+    }
+    let mut path = "/v2/images?limit=6".to_owned();
+    let (mut pages, mut listed) = (0, Vec::new());
+    loop {
+        let page = member.get(&path).await.expect(200).json();
+        let images = page["images"].as_array().unwrap();
+        assert!(!images.is_empty() && images.len() < 6);
+        for image in images {
+            let properties = image.as_object().unwrap().keys().filter(|name| name.starts_with('p'));
+            // `protected` is none.
+            assert!([1, 96, 272].contains(&(properties.count() - 1)));
+            listed.push(image["id"].as_str().unwrap().to_owned());
+        }
+        pages += 1;
+        match page["next"].as_str() {
+            Some(next) => path = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(listed, expected);
+    assert_eq!(pages, 3);
+}

@@ -15,6 +15,7 @@ mod images;
 mod keystone;
 mod limits;
 mod listing;
+mod locations;
 mod members;
 mod policy;
 mod protections;

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Answer, Client, ServerBuilder, TestServer, eventually, program};
+use crate::support::{Answer, Client, Persona, Question, ServerBuilder, TestServer, Twins, eventually, program};
 
 /// A configuration that makes no users at the first start.
 const FAKE: &str = "[glimpse]\nauth = fake\n";
@@ -468,7 +468,7 @@ async fn a_policy_file_denies_and_allows() {
     server.reader("p1").put(&tag(&gold)).await.expect(204);
     uploader.put(&tag(&lead)).await.expect(403);
     let others = server.reader("p2").put(&tag(&gold)).await.expect(403);
-    assert!(others.text.contains("You do not own this image"), "{}", others.text);
+    assert!(others.text.contains("Not allowed to update tags for image"), "{}", others.text);
     server.admin().get("/v2/images").await.expect(403);
 }
 
@@ -540,9 +540,8 @@ async fn old_defaults_let_owners_change_their_images_and_nobody_elses() {
     let path = format!("/v2/images/{}", id.as_str().unwrap());
     let other = server.client(Some("u:p2:whatever"));
     other.get(&path).await.expect(200);
-    for denied in [other.delete(&path).await, other.put(&format!("{path}/tags/x")).await] {
-        assert!(denied.expect(403).text.contains("You do not own this image"));
-    }
+    other.delete(&path).await.expect(403).says("You do not own this image");
+    other.put(&format!("{path}/tags/x")).await.expect(403).says("Not allowed to update tags for image");
     let denied = create(&other, json!({"owner": "p1"})).await.expect(403);
     assert!(denied.text.contains("You are not permitted to create images owned by &#x27;p1&#x27;."), "{}", denied.text);
     create(&other, json!({"visibility": "public"})).await.expect(403);
@@ -604,4 +603,74 @@ async fn a_marker_is_no_hidden_image() {
     assert_eq!((&last["images"][0]["name"], last.get("next")), (&json!("open"), None));
     let hidden = member.get("/v2/images?limit=1").await.expect(200).json();
     assert_eq!((&hidden["images"], hidden.get("next")), (&json!([]), None));
+}
+
+/// Custom properties, as far as the caller may read them; and who does not own what a loosened rule lets them change.
+#[tokio::test]
+async fn rules_see_an_image_as_glances_do() {
+    let policy = "modify_image: 'role:member'\ndeactivate: \"'yes':%(off)s\"\nreactivate: 'role:member'\n\
+        get_image: \"not 'yes':%(secret)s\"\npublicize_image: 'project_id:%(partner)s'\n\
+        communitize_image: \"'1':%(grade)s or not 'x':%(tags)s and not 'x':%(nope)s and '2':%(grade)s\"\n\
+        get_members: \"'1':%(grade)s\"\nget_member: '@'\ndelete_image: \"'1':%(hidden)s or '1':%(grade)s\"\n";
+    let protections = "[^hidden$]\ncreate = member\nread = admin\nupdate = admin\ndelete = admin\n\
+        [.*]\ncreate = @\nread = @\nupdate = @\ndelete = @\n";
+    let options = [("DEFAULT", "property_protection_file", "protections.conf")];
+    let files = [("policy.yaml", policy), ("protections.conf", protections)];
+    let twins = Twins::start_alike(TestServer::builder(), &options, &files).await;
+    let member = Persona::Member("p1");
+    let bodies = [
+        json!({"off": "yes", "grade": "1", "partner": "p1", "tags": ["t"]}),
+        json!({"off": "no", "grade": "2", "partner": "p2"}),
+        json!({"secret": "yes", "off": "yes"}),
+        json!({"grade": "3", "disk_format": "raw"}),
+    ];
+    let set = |name: &str, value: &str| json!([{"op": "add", "path": format!("/{name}"), "value": value}]);
+    for (n, body) in bodies.iter().enumerate() {
+        let mut body = body.clone();
+        body["id"] = json!(format!("{n:08x}-5c61-48ff-b4f3-0ad4e5e3ba90"));
+        let image = format!("/v2/images/{}", body["id"].as_str().unwrap());
+        twins.same(&Question::new(member, "POST", "/v2/images").json(&body)).await;
+        twins.same(&Question::new(member, "GET", &image)).await;
+        twins.same(&Question::new(member, "GET", format!("{image}/members"))).await;
+        // The rules see what the patch has done so far.
+        let mut graded = set("grade", "1").as_array().unwrap().clone();
+        graded.push(json!({"op": "replace", "path": "/visibility", "value": "community"}));
+        for operations in [set("visibility", "public"), set("visibility", "community"), json!(graded)] {
+            twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
+        }
+        for status in ["queued", "active", "deactivated"] {
+            twins.both(&format!("UPDATE images SET status = '{status}'")).await;
+            for action in ["deactivate", "reactivate"] {
+                twins.same(&Question::new(Persona::Member("p2"), "POST", format!("{image}/actions/{action}"))).await;
+            }
+        }
+        for (method, tag) in [("PUT", "x"), ("PUT", "t"), ("DELETE", "t"), ("DELETE", "nope")] {
+            twins.same(&Question::new(Persona::Member("p2"), method, format!("{image}/tags/{tag}"))).await;
+        }
+        for persona in [Persona::Member("p2"), member, Persona::Admin] {
+            twins.same(&Question::new(persona, "PATCH", &image).patch(&set("name", "x"))).await;
+            twins.same(&Question::new(persona, "GET", "/v2/images?visibility=all&sort=name:asc,id:asc")).await;
+            twins.same(&Question::new(persona, "DELETE", &image)).await;
+        }
+    }
+    let body = json!({"id": "0000000f-5c61-48ff-b4f3-0ad4e5e3ba90", "hidden": "1", "owner": "p1"});
+    twins.same(&Question::new(Persona::Admin, "POST", "/v2/images").json(&body)).await;
+    for persona in [member, Persona::Admin] {
+        twins.same(&Question::new(persona, "DELETE", format!("/v2/images/{}", body["id"].as_str().unwrap()))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rule_that_protections_name_and_nobody_defined_is_told() {
+    let protections = "[a]\ncreate = modify_imag\nread = get_image\nupdate = modify_imag\ndelete = !\n";
+    let s = TestServer::builder()
+        .file("protections.conf", protections)
+        .option("DEFAULT", "property_protection_file", "protections.conf")
+        .option("DEFAULT", "property_protection_rule_format", "policies")
+        .start()
+        .await;
+    let told =
+        "property_protection_file refers to the policy rule \"modify_imag\", which is not defined: it lets nobody";
+    assert_eq!(s.log().matches(told).count(), 1, "{}", s.log());
+    assert!(s.log().contains("; was \"modify_image\" meant?"));
 }

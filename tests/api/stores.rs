@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::{
     data::{bytes, download, files, image_with, upload, waiting_image},
-    support::{Database, Glance, ServerBuilder, TestServer, eventually, mode},
+    support::{Database, Glance, ServerBuilder, TestServer, Web, eventually, mode},
 };
 
 /// Two stores of files and one of web servers.
@@ -306,29 +306,18 @@ async fn a_store_that_cannot_be_written_to_is_told_and_does_not_stop_the_server(
 /// Data on a web server, as a location that a client added.
 #[tokio::test]
 async fn data_on_a_web_server_is_read() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut head = vec![0; 4096];
-            let length = stream.read(&mut head).await.unwrap();
-            let head = String::from_utf8_lossy(&head[..length]).into_owned();
-            let answer = match head.split(' ').nth(1).unwrap() {
-                "/moved" => "302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n",
-                "/data" => "200 OK\r\nContent-Length: 5\r\n\r\nhello",
-                "/cut" => "200 OK\r\nContent-Length: 5\r\n\r\nhel",
-                // Without a length.
-                "/open" => "200 OK\r\n\r\nhello",
-                "/open-long" => "200 OK\r\n\r\nhello!",
-                "/open-short" => "200 OK\r\n\r\nhell",
-                _ => "404 Not Found\r\nContent-Length: 0\r\n\r\n",
-            };
-            let _ = stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).await;
-        }
-    });
-    let s = TestServer::start().await;
+    let web = Web::start(&[
+        ("/moved", "302 Found\r\nLocation: /data\r\nContent-Length: 0\r\n\r\n"),
+        ("/data", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+        ("/cut", "200 OK\r\nContent-Length: 5\r\n\r\nhel"),
+        // Without a length.
+        ("/open", "200 OK\r\n\r\nhello"),
+        ("/open-long", "200 OK\r\n\r\nhello!"),
+        ("/open-short", "200 OK\r\n\r\nhell"),
+    ])
+    .await;
+    let address = format!("127.0.0.1:{}", web.port);
+    let s = TestServer::builder().option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]").start().await;
     let member = s.member("p1");
     let located = async |path: &str| {
         let image = waiting_image(&member).await;

@@ -7,6 +7,7 @@ mod keystone;
 mod proxy;
 mod server;
 mod twins;
+mod web;
 
 use std::{future::Future, time::Duration};
 
@@ -18,6 +19,7 @@ pub(crate) use self::{
     proxy::Proxy,
     server::{Running, ServerBuilder, TestServer, mode, program},
     twins::{Persona, Question, Twins},
+    web::Web,
 };
 
 /// Waits until a condition holds, without sleeping longer than it takes.

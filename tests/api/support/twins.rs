@@ -167,11 +167,23 @@ impl Twins {
 
     /// With a Glimpse of this configuration; Glance has its defaults.
     pub(crate) async fn start_with(builder: ServerBuilder) -> Self {
+        Self::start_alike(builder, &[], &[]).await
+    }
+
+    /// The same, with options (group, name, value) and files (name, text) for both.
+    pub(crate) async fn start_alike(
+        builder: ServerBuilder,
+        options: &[(&str, &str, &str)],
+        files: &[(&str, &str)],
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
-        let theirs = Glance::start(&database).await;
+        Glance::sync(&database).await;
+        let theirs = Glance::start_with(&database, options, files).await;
+        let ours = options.iter().fold(builder, |ours, (group, name, value)| ours.option(group, name, value));
+        let ours = files.iter().fold(ours, |ours, (name, text)| ours.file(name, text));
         Self {
-            ours: builder.start().await,
+            ours: ours.start().await,
             theirs,
             their_database: database,
             differences: Mutex::default(),

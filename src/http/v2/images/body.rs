@@ -12,9 +12,10 @@ use crate::{
     error::{Error, Result},
     http::json,
     images::{
+        locations::{Claim, NewLocation},
         model::{ImageView, NewImage, Tag, check_storable},
         stores,
-        update::{Attribute, NewLocation},
+        update::Attribute,
     },
 };
 
@@ -196,7 +197,13 @@ pub(super) fn locations(app: &App, values: Value) -> Result<Vec<NewLocation>> {
                 Value::Object(metadata) => metadata,
                 _ => Map::new(),
             };
-            Ok(NewLocation { url: url.into(), metadata })
+            // They come in the client's order: the messages about them do, too.
+            let claims = location["validation_data"].as_object().into_iter().flatten().filter_map(|(name, value)| {
+                let claim = Claim::ALL.into_iter().find(|claim| claim.name() == name)?;
+                Some((claim, value.as_str()?.to_owned()))
+            });
+            let claims = claims.collect();
+            Ok(NewLocation { url: url.into(), metadata, claims })
         })
         .collect()
 }

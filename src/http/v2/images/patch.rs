@@ -7,7 +7,10 @@ use crate::{
     app::App,
     error::{Error, Result},
     http::extract::PatchDialect,
-    images::update::{Change, Condition, LocationsChange},
+    images::{
+        locations::LocationsChange,
+        update::{Change, Condition},
+    },
 };
 
 /// Operations of a patch at the most: all of them are done under the lock of the image's row.

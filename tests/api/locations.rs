@@ -1,0 +1,410 @@
+//! Where an image's data is, as clients change it: what they may name, and what becomes of the image.
+
+use serde_json::{Value, json};
+
+use crate::{
+    data::{download, files, image_with, upload, waiting_image},
+    support::{Answer, Client, Engine, Persona, Question, ServerBuilder, TestServer, Twins, Web},
+};
+
+const V21: &str = "application/openstack-images-v2.1-json-patch";
+const HASH: &str = "9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c46\
+    63475c2e5c3adef46f73bcdec043";
+
+/// Pages of a web server. `HOST` is its address.
+const PAGES: [(&str, &str); 12] = [
+    ("/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    ("/b", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    ("/c", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+    ("/empty", "200 OK\r\nContent-Length: 0\r\n\r\n"),
+    ("/unsized", "200 OK\r\n\r\nhello"),
+    ("/moved", "302 Found\r\nLocation: http://HOST/a\r\nContent-Length: 0\r\n\r\n"),
+    ("/aside", "302 Found\r\nLocation: /a\r\nContent-Length: 0\r\n\r\n"),
+    ("/inside", "302 Found\r\nLocation: http://169.254.169.254/a\r\nContent-Length: 0\r\n\r\n"),
+    ("/spelled", "302 Found\r\nLocation: http://0x7f.1/a\r\nContent-Length: 0\r\n\r\n"),
+    ("/round", "301 Moved\r\nLocation: http://HOST/round\r\nContent-Length: 0\r\n\r\n"),
+    ("/other", "307 Moved\r\nLocation: http://HOST/a\r\nContent-Length: 0\r\n\r\n"),
+    ("/broken", "500 Broken\r\nContent-Length: 0\r\n\r\n"),
+];
+
+/// Options of a service whose users may name what is on this machine's web servers.
+const OPEN: [(&str, &str, &str); 4] = [
+    ("DEFAULT", "show_multiple_locations", "true"),
+    ("DEFAULT", "show_image_direct_url", "true"),
+    ("import_filtering_opts", "allowed_hosts", "[127.0.0.1]"),
+    ("import_filtering_opts", "allowed_ports", "[]"),
+];
+
+fn open() -> ServerBuilder {
+    OPEN.into_iter().fold(TestServer::builder(), |server, (group, name, value)| server.option(group, name, value))
+}
+
+async fn patch(client: &Client, image: &str, operations: &Value) -> Answer {
+    client.send(client.request("PATCH", image).header("Content-Type", V21).body(operations.to_string())).await
+}
+
+fn location(url: &str) -> Value {
+    json!({"url": url, "metadata": {}})
+}
+
+fn add(at: &str, location: &Value) -> Value {
+    json!([{"op": "add", "path": format!("/locations/{at}"), "value": location}])
+}
+
+fn remove(at: &str) -> Value {
+    json!([{"op": "remove", "path": format!("/locations/{at}")}])
+}
+
+fn replace(locations: &Value) -> Value {
+    json!([{"op": "replace", "path": "/locations", "value": locations}])
+}
+
+/// Each row is an image's life: patches, one after the other.
+#[tokio::test]
+async fn locations_are_changed_as_by_glance() {
+    if Engine::under_test() == Engine::Postgres {
+        // Glance has locations in no order there.
+        return;
+    }
+    let web = Web::start(&PAGES).await;
+    let policy = "delete_image_location: 'role:member'\nget_image_location: '!'\n\
+        set_image_location: 'role:member and not project_id:p3'\n";
+    let dir = tempfile::tempdir().unwrap();
+    let ours = TestServer::builder().option("glance_store", "default_backend", "fs").option(
+        "fs",
+        "filesystem_store_datadir",
+        dir.path().display(),
+    );
+    let mut options = OPEN.to_vec();
+    options.extend([
+        ("DEFAULT", "enabled_backends", "fs:file, web:http"),
+        ("DEFAULT", "image_location_quota", "3"),
+        ("DEFAULT", "user_storage_quota", "40"),
+    ]);
+    let twins = Twins::start_alike(ours, &options, &[("policy.yaml", policy)]).await;
+    let url = |path: &str| format!("{}{path}", web.base());
+    let on = |path: &str| location(&url(path));
+    let claiming = |path: &str, claims: Value| {
+        let mut location = on(path);
+        location["validation_data"] = claims;
+        location
+    };
+    let full = json!({"checksum": "5d41402abc4b2a76b9719d911017c592", "os_hash_algo": "sha512", "os_hash_value": HASH});
+    let with = |name: &str, value: &str| {
+        let mut claims = full.clone();
+        claims[name] = json!(value);
+        claims
+    };
+    let tagged = |path: &str, metadata: Value| json!({"url": url(path), "metadata": metadata});
+    let formats = json!([{"op": "replace", "path": "/disk_format", "value": "raw"}]);
+    let lives: Vec<Vec<Value>> = vec![
+        vec![add("-", &on("/a")), add("-", &on("/b")), add("0", &on("/c")), add("-", &on("/moved"))],
+        vec![add("-", &on("/a")), add("-", &on("/a")), add("1", &tagged("/a", json!({"store": "fs"})))],
+        vec![add("7", &on("/a")), add("x", &on("/b")), add("-1", &on("/b")), add("", &on("/b")), add("01", &on("/b"))],
+        vec![add("-", &on("/a")), remove("0"), remove("-"), add("-", &on("/b")), remove("2"), remove("x"), remove("-")],
+        vec![add("-", &on("/a")), add("-", &on("/b")), remove("0"), remove("0"), add("-", &on("/a"))],
+        vec![remove("0")],
+        vec![replace(&json!([on("/a"), on("/b")])), replace(&json!([on("/a")])), replace(&json!([]))],
+        vec![replace(&json!([on("/a"), on("/a")])), replace(&json!([on("/a"), on("/b"), on("/c"), on("/moved")]))],
+        vec![
+            replace(&json!([on("/a"), on("/b")])),
+            replace(&json!([tagged("/b", json!({"k": "v"})), tagged("/a", json!({"k": ["v", {"w": "é"}]}))])),
+            add("-", &tagged("/b", json!({"k": "v", "store": "web"}))),
+        ],
+        vec![
+            replace(&json!([on("/gone")])),
+            replace(&json!([on("/broken")])),
+            replace(&json!([on("/a"), on("/gone")])),
+        ],
+        vec![add("-", &on("/gone")), add("-", &on("/broken")), add("-", &on("/empty")), add("-", &on("/unsized"))],
+        vec![add("-", &on("/moved")), add("-", &on("/gone")), add("-", &on("/broken")), add("-", &on("/empty"))],
+        vec![add("-", &on("/other")), add("-", &on("/a")), add("-", &on("/other"))],
+        vec![
+            add("-", &location("http://127.0.0.1:1/a")),
+            add("-", &on("/a")),
+            add("-", &location("http://127.0.0.1:1/a")),
+            add("-", &location(&url("/a").replace("127.0.0.1", "localhost"))),
+            add("-", &location(&url("/a").replace("127.0.0.1", "2130706433"))),
+            add("-", &location(&url("/a").replace("127.0.0.1", "127.1"))),
+            add("-", &location(&url("/a").replace("127.0.0.1", "[::ffff:127.0.0.1]"))),
+            add("-", &location(&url("/a").replace("127.0.0.1", "127.0.0.1@169.254.169.254"))),
+            add("-", &location("file:///etc/passwd")),
+            add("-", &location("filesystem:///etc/passwd")),
+            add("-", &location("swift+config://x/y/z")),
+            add("-", &location("ftp://127.0.0.1/a")),
+            add("-", &location("nope")),
+            add("-", &location("")),
+            add("-", &location("http://")),
+            add("-", &location(&url("/a").replace("http:", "HTTP:"))),
+            add("-", &location(&url("/a").replace("http://", "http://u:p@"))),
+        ],
+        vec![add("-", &location("file:///etc/passwd")), replace(&json!([location("file:///etc/passwd")]))],
+        vec![add("-", &json!({"url": url("/a")})), add("-", &json!([])), replace(&json!({})), replace(&json!("x"))],
+        vec![add("-", &json!({"url": 1, "metadata": {}})), add("-", &json!({"url": "a".repeat(256), "metadata": {}}))],
+        vec![
+            add("-", &claiming("/a", with("checksum", "zz41402abc4b2a76b9719d911017c592"))),
+            add("-", &claiming("/a", with("checksum", "5d41402abc4b2a76 9719d911017c592"))),
+            add("-", &claiming("/a", with("checksum", "5d"))),
+            add("-", &claiming("/a", with("os_hash_algo", "sha256"))),
+            add("-", &claiming("/a", with("os_hash_value", "abc"))),
+            add("-", &claiming("/a", with("os_hash_value", "abcd"))),
+            add("-", &claiming("/a", with("nope", "abcd"))),
+            add("-", &claiming("/a", json!({"os_hash_value": HASH}))),
+            replace(&json!([claiming("/a", full.clone()), claiming("/b", with("os_hash_value", "ab"))])),
+            add("-", &claiming("/a", full.clone())),
+            add("-", &claiming("/b", full.clone())),
+            add("-", &claiming("/c", with("checksum", "00000000000000000000000000000000"))),
+        ],
+        vec![add("-", &on("/a")), add("-", &claiming("/b", full.clone())), add("-", &claiming("/b", json!({})))],
+        // All or nothing, and one after the other.
+        vec![
+            json!([add("-", &on("/a"))[0], {"op": "replace", "path": "/disk_format", "value": "qcow2"}]),
+            json!([{"op": "replace", "path": "/name", "value": "x"}, add("-", &on("/gone"))[0]]),
+            json!([add("-", &on("/a"))[0], add("-", &on("/b"))[0], remove("0")[0]]),
+        ],
+        // Five bytes each: the second image's fill the quota.
+        vec![
+            replace(&json!([on("/a"), on("/b"), on("/c")])),
+            replace(&json!([tagged("/a", json!({})), tagged("/b", json!({})), tagged("/c", json!({"k": "v"}))])),
+        ],
+    ];
+    let member = Persona::Member("p1");
+    let mut images = 0;
+    let mut create = async |more: Value| {
+        images += 1;
+        let mut body = json!({"id": format!("{images:08x}-5c61-48ff-b4f3-0ad4e5e3ba90")});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        twins.same(&Question::new(member, "POST", "/v2/images").json(&body)).await;
+        format!("/v2/images/{}", body["id"].as_str().unwrap())
+    };
+    for life in &lives {
+        let image = create(json!({"disk_format": "raw", "container_format": "bare"})).await;
+        for operations in life {
+            // Glance's answer repeats what the client sent with a location, too.
+            twins.same(&Question::new(member, "PATCH", &image).patch(operations).ignoring(&["locations"])).await;
+        }
+        twins.same(&Question::new(member, "GET", &image)).await;
+        twins.same(&Question::new(member, "DELETE", &image)).await;
+    }
+    // What waits for data must say what data.
+    let image = create(json!({"container_format": "bare"})).await;
+    for operations in [add("-", &on("/a")), formats, add("-", &on("/a"))] {
+        twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
+    }
+    let image = create(json!({})).await;
+    for operations in [add("-", &on("/a")), replace(&json!([on("/a")]))] {
+        twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
+    }
+    // The positions in an answer are those that were asked for; later the locations come as they were added.
+    let image = create(json!({"disk_format": "raw", "container_format": "bare", "visibility": "community"})).await;
+    for operations in [add("-", &on("/a")), add("0", &on("/b"))] {
+        twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
+    }
+    for persona in [member, Persona::Admin, Persona::Reader("p1"), Persona::Member("p3"), Persona::Reader("p2")] {
+        twins.same(&Question::new(persona, "GET", &image)).await;
+        for operations in [add("-", &on("/c")), remove("0"), replace(&json!([on("/a")])), replace(&json!([]))] {
+            twins.same(&Question::new(persona, "PATCH", &image).patch(&operations).ignoring(&["locations"])).await;
+        }
+    }
+    // A deactivated image tells its owner nothing of where its data is.
+    twins.same(&Question::new(member, "POST", format!("{image}/actions/deactivate"))).await;
+    for persona in [member, Persona::Admin] {
+        twins.same(&Question::new(persona, "GET", &image)).await;
+        for operations in [add("-", &on("/c")), remove("0"), replace(&json!([on("/a")]))] {
+            twins.same(&Question::new(persona, "PATCH", &image).patch(&operations)).await;
+        }
+        twins.same(&Question::new(persona, "GET", "/v2/images")).await;
+    }
+}
+
+#[tokio::test]
+async fn an_image_lives_on_a_web_server_and_in_a_store() {
+    let web = Web::start(&PAGES).await;
+    let dir = tempfile::tempdir().unwrap();
+    let s = open().option("glance_store", "filesystem_store_datadir", dir.path().display()).start().await;
+    let member = s.member("p1");
+    let there = location(&format!("{}/a", web.base()));
+    let image = waiting_image(&member).await;
+    let added = patch(&member, &image, &add("-", &there)).await.expect(200).json();
+    assert_eq!(added, member.get(&image).await.json());
+    assert_eq!((&added["status"], &added["size"]), (&json!("active"), &json!(5)));
+    assert_eq!((&added["locations"], &added["direct_url"]), (&json!([there]), &there["url"]));
+    assert_eq!(download(&member, &image).await, b"hello");
+    upload(&member, &image, "hello").await.expect(409);
+    // The data of a location that an image loses goes, also where a part of the patch is about something else.
+    let image = image_with(&s.admin(), b"hello").await;
+    assert_eq!(files(dir.path()).len(), 1);
+    let mut both = add("0", &there).as_array().unwrap().clone();
+    both.extend(remove("1").as_array().unwrap().clone());
+    both.push(json!({"op": "add", "path": "/name", "value": "x"}));
+    let moved = patch(&s.admin(), &image, &json!(both)).await.expect(200).json();
+    assert_eq!((&moved["locations"], &moved["name"]), (&json!([there]), &json!("x")));
+    assert_eq!(files(dir.path()), [""; 0]);
+    assert_eq!(download(&s.admin(), &image).await, b"hello");
+    s.admin().delete(&image).await.expect(204);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM image_locations WHERE NOT deleted").await, 1);
+}
+
+#[tokio::test]
+async fn what_is_left_to_the_scrubber_says_so() {
+    let web = Web::start(&PAGES).await;
+    let dir = tempfile::tempdir().unwrap();
+    let server = open().option("DEFAULT", "delayed_delete", true);
+    let s = server.option("glance_store", "filesystem_store_datadir", dir.path().display()).start().await;
+    let image = image_with(&s.admin(), b"hello").await;
+    patch(&s.admin(), &image, &add("-", &location(&format!("{}/a", web.base())))).await.expect(200);
+    patch(&s.admin(), &image, &remove("0")).await.expect(200);
+    assert_eq!(files(dir.path()).len(), 1);
+    let pending = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete' AND deleted";
+    assert_eq!(s.database.count(pending).await, 1);
+}
+
+/// A store that does not let the data go: the location stays, and what else was changed is changed.
+#[tokio::test]
+async fn data_that_cannot_be_removed_stays_the_images() {
+    let web = Web::start(&PAGES).await;
+    let dir = tempfile::tempdir().unwrap();
+    let s = open().option("glance_store", "filesystem_store_datadir", dir.path().display()).start().await;
+    let image = image_with(&s.admin(), b"hello").await;
+    patch(&s.admin(), &image, &add("-", &location(&format!("{}/a", web.base())))).await.expect(200);
+    // A folder cannot be unlinked.
+    let file = dir.path().join(image.rsplit('/').next().unwrap());
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let answer = patch(&s.admin(), &image, &remove("0")).await;
+    assert!(answer.status.as_u16() == 403 || answer.status.as_u16() == 503, "{}", answer.text);
+    let shown = s.admin().get(&image).await.expect(200).json();
+    assert_eq!(shown["locations"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn of_changes_at_the_same_time_each_sees_the_others() {
+    let web = Web::start(&PAGES).await;
+    let s = open().start().await;
+    let image = waiting_image(&s.admin()).await;
+    let there = add("-", &location(&format!("{}/a", web.base())));
+    let (admin, image) = (s.admin(), image.as_str());
+    let statuses = async |operations: &Value| {
+        let once = || async { patch(&admin, image, operations).await.status.as_u16() };
+        let (a, b, c, d) = tokio::join!(once(), once(), once(), once());
+        let mut statuses = [a, b, c, d];
+        statuses.sort_unstable();
+        statuses
+    };
+    assert_eq!(statuses(&there).await, [200, 400, 400, 400]);
+    for path in ["/b", "/c"] {
+        patch(&admin, image, &add("-", &location(&format!("{}{path}", web.base())))).await.expect(200);
+    }
+    assert_eq!(statuses(&remove("-")).await, [200, 200, 403, 403]);
+    assert_eq!(admin.get(image).await.json()["locations"].as_array().unwrap().len(), 1);
+}
+
+/// A web server hears nothing from who may not add a location.
+#[tokio::test]
+async fn a_web_server_is_asked_for_who_may_add_it() {
+    let web = Web::start(&PAGES).await;
+    let there = add("-", &location(&format!("{}/a", web.base())));
+    let policy = "set_image_location: ''\n";
+    let s = open().file("policy.yaml", policy).option("DEFAULT", "image_location_quota", 0).start().await;
+    let public = json!({"disk_format": "raw", "container_format": "bare", "visibility": "public"});
+    let image = s.admin().create_image(&public).await;
+    patch(&s.member("p2"), &image, &there).await.expect(403).says("You do not own this image");
+    patch(&s.admin(), &image, &there).await.expect(413).says("allowed image locations. Attempted: 1, Maximum: 0");
+    let mut faulty = json!([{"op": "remove", "path": "/nope"}]).as_array().unwrap().clone();
+    faulty.extend(there.as_array().unwrap().clone());
+    patch(&s.admin(), &image, &json!(faulty)).await.expect(409);
+    patch(&s.member("p2"), "/v2/images/00000000-0000-0000-0000-000000000000", &there).await.expect(404);
+    assert_eq!(web.requests(), [""; 0]);
+    // By default a location is invisible, and cannot be changed.
+    let s = TestServer::start().await;
+    let image = waiting_image(&s.admin()).await;
+    let says = "not allowed to add locations if locations are invisible.";
+    patch(&s.admin(), &image, &there).await.expect(403).says(says);
+    assert_eq!(web.requests(), [""; 0]);
+}
+
+/// Without an option this machine is out of bounds, in whatever spelling, and at the end of whatever detour.
+#[tokio::test]
+async fn a_url_leads_where_users_may_send_us() {
+    let web = Web::start(&PAGES).await;
+    let closed = TestServer::builder().option("DEFAULT", "show_multiple_locations", true).option(
+        "import_filtering_opts",
+        "allowed_ports",
+        "[]",
+    );
+    let s = closed.start().await;
+    let admin = s.admin();
+    let image = waiting_image(&admin).await;
+    let hosts = [
+        "127.0.0.1",
+        "127.1",
+        "127.0.0.1.",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "017700000001",
+        "localhost",
+        "LOCALHOST",
+        "localhost.",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "[::]",
+        "0.0.0.0",
+        "0",
+        "u:p@127.0.0.1",
+        "a.example\\@127.0.0.1",
+        "１２７.0.0.1",
+        "127%2e0.0.1",
+        "127.0.0.1%00",
+        "127。0。0。1",
+    ];
+    for host in hosts {
+        let there = location(&format!("http://{host}:{}/a", web.port));
+        patch(&admin, &image, &add("-", &there)).await.expect(400);
+    }
+    assert_eq!(web.requests(), [""; 0]);
+    assert!(!s.log().contains("u:p@"));
+    let s = open().start().await;
+    let (admin, base) = (s.admin(), web.base());
+    let image = waiting_image(&admin).await;
+    for path in ["/inside", "/spelled", "/round"] {
+        patch(&admin, &image, &add("-", &location(&format!("{base}{path}")))).await.expect(400);
+    }
+    patch(&admin, &image, &add("-", &location(&format!("{base}/aside")))).await.expect(200);
+    assert_eq!(web.requests().iter().filter(|request| *request == "HEAD /round").count(), 5);
+    let refused = s.log().matches("a location is refused").count();
+    assert_eq!(refused, 2, "{}", s.log());
+}
+
+/// What was added before, or by other means, is read where its addresses are none of this machine: a name that once was
+/// somebody else's may be this machine's now.
+#[tokio::test]
+async fn a_location_that_is_kept_is_judged_by_its_addresses() {
+    let web = Web::start(&PAGES).await;
+    let id = "00000000-0000-4000-8000-000000000001";
+    let create = json!({"id": id, "disk_format": "raw", "container_format": "bare"});
+    let at = async |s: &TestServer, url: &str| {
+        s.database.execute(&format!("UPDATE image_locations SET value = '{url}'")).await;
+        s.admin().get(&format!("/v2/images/{id}/file")).await
+    };
+    let by_name = format!("http://localhost:{}/a", web.port);
+    for (allowed, status) in [("[localhost, 127.0.0.1]", 200), ("[]", 503)] {
+        let s = TestServer::builder().option("import_filtering_opts", "allowed_hosts", allowed).start().await;
+        s.admin().create_image(&create).await;
+        s.database.execute("UPDATE images SET status = 'active', size = 5").await;
+        let columns = "image_id, value, meta_data, status, created_at, deleted";
+        let values = format!("'{id}', 'x', '{{}}', 'active', '2026-01-01 00:00:00', '0'");
+        s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+        let before = web.requests().len();
+        for url in [&by_name, &format!("{}/a", web.base())] {
+            at(&s, url).await.expect(status);
+        }
+        let asked = web.requests().len() - before;
+        assert_eq!(asked, if status == 200 { 2 } else { 0 });
+        // A detour to this machine's links is none that an option allows here.
+        at(&s, &format!("{}/inside", web.base())).await.expect(503);
+    }
+}
