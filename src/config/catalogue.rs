@@ -2,7 +2,7 @@
 
 use super::options::{
     Cors, Database, DefaultGroup, FileStore, GlanceStore, Glimpse, Healthcheck, HttpStore, ImageFormat,
-    KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy,
+    KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy, S3Store,
 };
 
 /// An option that Glimpse acts on.
@@ -34,6 +34,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         GlanceStore::OPTIONS,
         FileStore::OPTIONS,
         HttpStore::OPTIONS,
+        S3Store::OPTIONS,
         OsloMiddleware::OPTIONS,
         OsloPolicy::OPTIONS,
         Cors::OPTIONS,
