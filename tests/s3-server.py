@@ -41,6 +41,8 @@ user_test_stranger = secret
 use = egg:swift#copy
 [filter:slo]
 use = egg:swift#slo
+# There is no expirer.
+allow_async_delete = false
 """
 
 

@@ -370,7 +370,10 @@ async fn glance_and_glimpse_share_a_bucket() {
                 assert_eq!(shown["stores"], "s3");
             }
             let sql = format!("SELECT value, meta_data FROM image_locations WHERE image_id = '{}'", id(&image));
-            let found = database.pairs(&sql).await.into_iter().map(|(url, told)| (url.replace(id(&image), "ID"), told));
+            let found = database.pairs(&sql).await.into_iter().map(|(url, told)| {
+                let told: Value = serde_json::from_str(&told).unwrap();
+                (url.replace(id(&image), "ID"), told)
+            });
             rows.push(found.collect::<Vec<_>>());
             reader.delete(&image).await.expect(204);
         }
