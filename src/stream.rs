@@ -25,7 +25,7 @@ const QUEUE: usize = 3;
 
 /// Bytes from a client or from a store; an error ends them.
 pub(crate) type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A part of an image's data.
 #[derive(Debug, Clone)]
@@ -39,6 +39,11 @@ impl Chunk {
     /// Its bytes, in order.
     pub(crate) fn frames(&self) -> impl Iterator<Item = &[u8]> {
         self.frames.iter().map(|frame| &frame[..])
+    }
+
+    /// The same, to be kept without a copy.
+    pub(crate) fn shared(&self) -> impl Iterator<Item = Bytes> {
+        self.frames.iter().cloned()
     }
 }
 

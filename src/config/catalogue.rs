@@ -2,7 +2,7 @@
 
 use super::options::{
     Cors, Database, DefaultGroup, FileStore, GlanceStore, Glimpse, Healthcheck, HttpStore, ImageFormat,
-    ImportFilteringOpts, KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy,
+    ImportFilteringOpts, KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy, S3Store,
 };
 
 /// An option that Glimpse acts on.
@@ -35,6 +35,7 @@ pub(super) fn known() -> impl Iterator<Item = &'static Known> {
         FileStore::OPTIONS,
         HttpStore::OPTIONS,
         ImportFilteringOpts::OPTIONS,
+        S3Store::OPTIONS,
         OsloMiddleware::OPTIONS,
         OsloPolicy::OPTIONS,
         Cors::OPTIONS,

@@ -20,9 +20,11 @@ use std::{
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
     options::{
-        Auth, Cors, Database, DefaultGroup, FileStore, Glimpse, HashAlgorithm, Healthcheck, HttpStore, ImageFormat,
-        ImportFilteringOpts, KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy, RuleFormat,
+        Auth, BucketUrlFormat, Cors, Database, DefaultGroup, FileStore, Glimpse, HashAlgorithm, Healthcheck, HttpStore,
+        ImageFormat, ImportFilteringOpts, KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy,
+        RuleFormat, S3Store,
     },
+    secret::Secret,
     stores::{StoreConfig, StoreKind, StoresConfig},
     value::{HostAddress, OptionValue, Port},
     written::Setting,
@@ -30,7 +32,6 @@ pub(crate) use self::{
 use self::{
     options::PasteDeploy,
     paste::Pipeline,
-    secret::Secret,
     written::{Place, Written},
 };
 

@@ -435,6 +435,34 @@ group! {
 }
 
 group! {
+    /// A store that is a bucket of an S3 server.
+    pub(crate) struct S3Store in "glance_store" {
+        /// The server's host, with `https://` before it if need be.
+        s3_store_host: Option<String> = None,
+        /// The region that requests are signed for. Without it: the one in the name of Amazon's host.
+        s3_store_region_name: Option<String> = None,
+        /// Who we are to the server.
+        s3_store_access_key: Option<Secret> = None,
+        /// What proves it.
+        s3_store_secret_key: Option<Secret> = None,
+        /// The bucket.
+        s3_store_bucket: Option<String> = None,
+        /// Whether the bucket is made where it is missing.
+        s3_store_create_bucket_on_put: bool = false,
+        /// Where in a URL the bucket's name is.
+        s3_store_bucket_url_format: BucketUrlFormat = BucketUrlFormat::Auto,
+        /// MiB from which on an object is stored in parts; what is larger than a part always is.
+        s3_store_large_object_size: u32 = 100,
+        /// MiB of a part.
+        s3_store_large_object_chunk_size: u32 = 10 => 5..=5120,
+        /// Parts of an object that are sent at a time, at the most.
+        s3_store_thread_pools: u32 = 10 => 1..,
+        /// Certificates of authorities that the server's certificate may be signed by.
+        s3_store_cacert: Option<PathBuf> = None,
+    }
+}
+
+group! {
     /// `[oslo_middleware]`
     pub(crate) struct OsloMiddleware in "oslo_middleware" {
         /// Whether a proxy's headers say where clients reach this service.
@@ -509,6 +537,19 @@ choice! {
         Fake = "fake",
         /// Not at all: everybody is an admin.
         None = "none",
+    }
+}
+
+choice! {
+    /// Where in the URL of an S3 object its bucket's name is.
+    pub(crate) enum BucketUrlFormat {
+        /// In the host's name where the server is Amazon's, else in the path.
+        #[default]
+        Auto = "auto",
+        /// In the host's name.
+        Virtual = "virtual",
+        /// In the path.
+        Path = "path",
     }
 }
 

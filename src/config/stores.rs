@@ -4,7 +4,7 @@
 use super::{
     ConfigError, Written,
     catalogue::Known,
-    options::{FileStore, GlanceStore, HttpStore},
+    options::{FileStore, GlanceStore, HttpStore, S3Store},
     value::Pairs,
 };
 
@@ -57,6 +57,8 @@ pub(crate) enum StoreKind {
     File(FileStore),
     /// By other people's web servers.
     Http(HttpStore),
+    /// In a bucket of an S3 server.
+    S3(S3Store),
     /// In a way that only Glance knows.
     Other(String),
 }
@@ -119,6 +121,8 @@ impl StoreKind {
             ("file", Some(group)) => Self::File(FileStore::read_in(written, group, Some(SHARED_GROUP))),
             ("http", None) => Self::Http(HttpStore::read(written)),
             ("http", Some(group)) => Self::Http(HttpStore::read_in(written, group, Some(SHARED_GROUP))),
+            ("s3", None) => Self::S3(S3Store::read(written)),
+            ("s3", Some(group)) => Self::S3(S3Store::read_in(written, group, Some(SHARED_GROUP))),
             (other, _) => Self::Other(other.to_owned()),
         }
     }
@@ -128,6 +132,7 @@ impl StoreKind {
         match self {
             Self::File(_) => "file",
             Self::Http(_) => "http",
+            Self::S3(_) => "s3",
             Self::Other(name) => name,
         }
     }

@@ -82,8 +82,9 @@ impl Upload {
         let (stored, size, observers) = match self.transfer(&image, &object, new).await {
             Ok(done) => done,
             Err(error) => {
-                // The store keeps nothing of what failed.
-                self.undo(&record, None).await.or_else(later)?;
+                // The store keeps nothing of what failed, unless it cannot be reached.
+                let left = self.store.has_leftovers_of(&object).then_some(&*self.store);
+                self.undo(&record, left).await.or_else(later)?;
                 return Err(error);
             }
         };

@@ -28,3 +28,15 @@ pub(super) fn whole_path(url: &LocationUrl) -> Result<&str> {
     path.map(str::trim)
         .ok_or(Error::BadLocation("Location URI must start with one of the following schemas: file://, filesystem://"))
 }
+
+/// Bucket and key in an `s3://` URL. What stands before them, a host and keys of old, is the configuration's.
+pub(super) fn bucket_and_key(url: &LocationUrl) -> Result<(&str, &str)> {
+    let malformed = Error::BadLocation("The Store URI was malformed");
+    let (_, rest) = url.expose().split_once("://").filter(|(_, rest)| !rest.contains("://")).ok_or(malformed)?;
+    let path = rest.split(['?', '#']).next().unwrap_or_default().trim_matches('/');
+    let (before, key) = path.rsplit_once('/').unwrap_or_default();
+    match before.rsplit_once('/') {
+        Some((_, bucket)) if !bucket.is_empty() && !key.is_empty() => Ok((bucket, key)),
+        _ => Err(Error::BadLocation("The Store URI was malformed")),
+    }
+}

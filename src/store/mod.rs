@@ -8,6 +8,7 @@ mod hold;
 mod http;
 mod location;
 mod registry;
+mod s3;
 
 use std::{future::Future, ops::Range, time::Duration};
 

@@ -4,7 +4,9 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location};
+use super::{
+    Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location, s3::S3Driver,
+};
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
     db::locations::LocationUrl,
@@ -28,6 +30,7 @@ pub(crate) struct Store {
 enum AnyDriver {
     File(FileDriver),
     Http(HttpDriver),
+    S3(S3Driver),
     /// A kind that only Glance knows, or one that cannot be opened: nothing can be done with its data here.
     Absent,
 }
@@ -38,6 +41,7 @@ macro_rules! call {
         match &$store.driver {
             AnyDriver::File($driver) => $call,
             AnyDriver::Http($driver) => $call,
+            AnyDriver::S3($driver) => $call,
             AnyDriver::Absent => $absent,
         }
     };
@@ -60,6 +64,13 @@ impl Store {
                 },
                 AnyDriver::Http,
             ),
+            StoreKind::S3(options) => {
+                let driver = S3Driver::open(named.then_some(config.id.as_str()), options);
+                if let Some(fault) = driver.fault() {
+                    tracing::warn!(store = config.id, fault, "the store cannot be used");
+                }
+                AnyDriver::S3(driver)
+            }
             StoreKind::Other(kind) => {
                 tracing::warn!(store = config.id, kind, "Glimpse has no driver of this kind: the store cannot be used");
                 AnyDriver::Absent
@@ -83,6 +94,7 @@ impl Store {
     pub(crate) fn properties(&self) -> Map<String, Value> {
         match &self.driver {
             AnyDriver::File(driver) => driver.properties(),
+            AnyDriver::S3(driver) => driver.properties(),
             AnyDriver::Http(_) | AnyDriver::Absent => Map::new(),
         }
     }
@@ -100,6 +112,7 @@ impl Store {
     fn owns(&self, url: &LocationUrl) -> bool {
         match &self.driver {
             AnyDriver::File(driver) => driver.owns(url),
+            AnyDriver::S3(driver) => driver.owns(url),
             AnyDriver::Http(_) => self.has_scheme(&location::scheme(url)),
             AnyDriver::Absent => false,
         }
@@ -118,6 +131,11 @@ impl Store {
     /// See `Driver::place`.
     pub(crate) async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {
         call!(self, |driver| driver.place(object, stored, hold).await, Err(Error::NoStore))
+    }
+
+    /// Whether an upload that failed has left something, because the store could not be reached any more.
+    pub(crate) fn has_leftovers_of(&self, object: &Object) -> bool {
+        matches!(&self.driver, AnyDriver::S3(driver) if driver.has_leftovers_of(object))
     }
 
     /// See `Driver::get`.

@@ -21,6 +21,7 @@ mod policy;
 mod protections;
 mod rigs;
 mod routes;
+mod s3;
 mod schemas;
 mod server;
 mod side_by_side;

@@ -5,6 +5,7 @@ mod database;
 mod glance;
 mod keystone;
 mod proxy;
+mod s3;
 mod server;
 mod twins;
 mod web;
@@ -17,6 +18,7 @@ pub(crate) use self::{
     glance::Glance,
     keystone::Keystone,
     proxy::Proxy,
+    s3::{Fault, FaultyProxy, S3},
     server::{Running, ServerBuilder, TestServer, mode, program},
     twins::{Persona, Question, Twins},
     web::Web,

@@ -1,0 +1,386 @@
+//! Images in a bucket of a real S3 server, and what happens when it, the way to it, or one of us breaks.
+
+use serde_json::{Value, json};
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
+use crate::{
+    data::{bytes, download, image_with, upload, waiting_image},
+    support::{Client, Database, Fault, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
+};
+
+const MIB: usize = 1 << 20;
+
+fn builder() -> ServerBuilder {
+    // What is cut off is undone soon.
+    TestServer::builder().option("glimpse", "heartbeat", "0.3")
+}
+
+fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, String)]) -> ServerBuilder {
+    options
+        .iter()
+        .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
+}
+
+fn id(image: &str) -> &str {
+    image.rsplit('/').next().unwrap()
+}
+
+async fn status(client: &Client, image: &str) -> String {
+    client.get(image).await.expect(200).json()["status"].as_str().unwrap().to_owned()
+}
+
+/// A body whose length is not told.
+fn chunked(data: &[u8]) -> reqwest::Body {
+    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
+}
+
+/// Begins an upload of ten bytes more than is sent now.
+async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
+    let head = format!(
+        "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
+        sent.len() + 10
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(sent).await.unwrap();
+    stream
+}
+
+/// Waits until the image waits for data again and nothing of it is on the server, and uploads.
+async fn nothing_is_left(client: &Client, image: &str, s3: &S3) {
+    eventually("the image is queued again, and nothing is left", || async {
+        let is_empty = s3.objects().await.is_empty() && s3.parts().await.is_empty();
+        (status(client, image).await == "queued" && is_empty).then_some(())
+    })
+    .await;
+    upload(client, image, "whole").await.expect(204);
+    assert_eq!(download(client, image).await, b"whole");
+    client.delete(image).await.expect(204);
+}
+
+#[tokio::test]
+async fn what_goes_up_comes_down_and_is_removed() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base()))
+        .option("DEFAULT", "show_image_direct_url", true)
+        .option("DEFAULT", "show_multiple_locations", true)
+        .environment("RUST_LOG", "trace")
+        .start()
+        .await;
+    let member = s.member("p1");
+    let data = bytes(12 * MIB + 345);
+    let mut images = Vec::new();
+    for length in [0, 3, 5 * MIB, 10 * MIB, data.len()] {
+        for is_told in [true, false] {
+            let image = waiting_image(&member).await;
+            let body = if is_told { data[..length].to_vec().into() } else { chunked(&data[..length]) };
+            upload(&member, &image, body).await.expect(204);
+            let shown = member.get(&image).await.expect(200).json();
+            assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(length)));
+            let url = format!("s3://{}/images/{}", s3.base().trim_start_matches("http://"), id(&image));
+            assert_eq!(shown["direct_url"], url);
+            assert_eq!(shown["locations"], json!([{"url": url, "metadata": {"store": "s3"}}]));
+            if length > 0 {
+                assert!(download(&member, &image).await == data[..length], "{length}, {is_told}");
+            }
+            images.push(image);
+        }
+    }
+    assert_eq!(s3.objects().await.len(), images.len());
+    // Those of two parts and of three, twice each; an object of the size of a part is in one.
+    assert_eq!(s3.parts().await.len(), 2 * (1 + 2 + 3));
+    let last = images.last().unwrap();
+    for (range, part) in [
+        ("bytes=0-0", 0..1),
+        ("bytes=5242870-5242890", 5_242_870..5_242_891),
+        ("bytes=-100", data.len() - 100..data.len()),
+    ] {
+        let answer = member.request("GET", &format!("{last}/file")).header("Range", range).send().await.unwrap();
+        assert_eq!(answer.status(), 206);
+        assert!(answer.bytes().await.unwrap() == data[part], "{range}");
+    }
+    let detail = s.admin().get("/v2/info/stores/detail").await.expect(200).json();
+    let properties = json!({
+        "s3_store_large_object_size": 5 * MIB, "s3_store_large_object_chunk_size": 5 * MIB, "s3_store_thread_pools": 3,
+    });
+    assert_eq!(detail["stores"][0]["properties"], properties);
+    for image in &images {
+        member.delete(image).await.expect(204);
+    }
+    assert_eq!((s3.objects().await, s3.parts().await), (vec![], vec![]));
+    // Also with all that there is in the log.
+    let log = s.log();
+    assert!(!log.contains("test:glance") && !log.contains("secret"), "a key is in the log");
+}
+
+#[tokio::test]
+async fn faults_on_the_way_are_overcome() {
+    let s3 = S3::start().await;
+    let proxy = FaultyProxy::start(&s3).await;
+    let s = with_options(builder(), &s3.options(&proxy.base)).start().await;
+    let member = s.member("p1");
+    let data = bytes(11 * MIB);
+    for (method, fault) in [
+        ("POST", Fault::SlowDown),
+        ("POST", Fault::Lost),
+        // Twice begun, then twice joined.
+        ("POST", Fault::AnswerLost),
+        ("PUT", Fault::SlowDown),
+        ("PUT", Fault::Lost),
+        ("PUT", Fault::AnswerLost),
+    ] {
+        proxy.fail(method, fault);
+    }
+    let image = image_with(&member, &data).await;
+    assert_eq!(proxy.faults_left(), 0, "{:?}", proxy.passed());
+    assert_eq!(s3.parts().await.len(), 3);
+    let small = waiting_image(&member).await;
+    proxy.fail("PUT", Fault::AnswerLost);
+    upload(&member, &small, "small").await.expect(204);
+    assert_eq!(download(&member, &small).await, b"small");
+
+    // The joining's answer is lost: the second one finds no upload any more.
+    let joined = waiting_image(&member).await;
+    let mut upload_of_joined = begun_upload(&s.base, &joined, &data[..data.len() - 10]).await;
+    eventually("its parts are sent", || async { (s3.parts().await.len() >= 3 + 3).then_some(()) }).await;
+    proxy.fail("POST", Fault::AnswerLost);
+    upload_of_joined.write_all(&data[data.len() - 10..]).await.unwrap();
+    eventually("it is active", || async { (status(&member, &joined).await == "active").then_some(()) }).await;
+    assert!(download(&member, &joined).await == data);
+
+    let before = proxy.passed().len();
+    for fault in [Fault::SlowDown, Fault::Cut(3_000_000), Fault::Lost, Fault::Cut(1_000_000)] {
+        proxy.fail("GET", fault);
+    }
+    assert!(download(&member, &image).await == data);
+    let asked = proxy.passed().split_off(before);
+    let end = data.len() - 1;
+    let (first, second) = (format!("GET bytes=3000000-{end}"), format!("GET bytes=4000000-{end}"));
+    assert_eq!(asked, ["GET", "GET", &first, &first, &second]);
+
+    // What does not end is told.
+    for _ in 0..5 {
+        proxy.fail("GET", Fault::SlowDown);
+    }
+    member.get(&format!("{image}/file")).await.expect(503);
+    for _ in 0..5 {
+        proxy.fail("PUT", Fault::Lost);
+    }
+    let refused = waiting_image(&member).await;
+    upload(&member, &refused, "refused").await.expect(503);
+    assert_eq!(status(&member, &refused).await, "queued");
+    upload(&member, &refused, "taken").await.expect(204);
+}
+
+#[tokio::test]
+async fn what_is_cut_off_leaves_nothing() {
+    let mut s3 = S3::start().await;
+    let mut s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let member = s.member("p1");
+    let data = bytes(12 * MIB);
+    let parts_are_there = async |s3: &S3| {
+        eventually("parts are there", || async { (s3.parts().await.len() >= 3).then_some(()) }).await;
+    };
+
+    // The client leaves.
+    let image = waiting_image(&member).await;
+    let stream = begun_upload(&s.base, &image, &data).await;
+    parts_are_there(&s3).await;
+    assert_eq!(s3.objects().await, [""; 0]);
+    drop(stream);
+    nothing_is_left(&member, &image, &s3).await;
+
+    // More comes than was said; or less.
+    let image = waiting_image(&member).await;
+    let request = member.request("PUT", &format!("{image}/file")).header("Content-Type", "application/octet-stream");
+    let sent = request.header("x-openstack-image-size", data.len() - 1).body(chunked(&data));
+    member.send(sent).await.expect(400);
+    nothing_is_left(&member, &image, &s3).await;
+
+    // We are killed.
+    let image = waiting_image(&member).await;
+    let _stream = begun_upload(&s.base, &image, &data).await;
+    parts_are_there(&s3).await;
+    s.kill();
+    s.start_again().await;
+    let member = s.member("p1");
+    nothing_is_left(&member, &image, &s3).await;
+
+    // The image is deleted.
+    let image = waiting_image(&member).await;
+    let mut stream = begun_upload(&s.base, &image, &data).await;
+    parts_are_there(&s3).await;
+    member.delete(&image).await.expect(204);
+    stream.write_all(&[1; 10]).await.unwrap();
+    eventually("nothing is left", || async {
+        (s3.objects().await.is_empty() && s3.parts().await.is_empty()).then_some(())
+    })
+    .await;
+
+    // The server is killed, and does not come back before the upload is given up.
+    let image = waiting_image(&member).await;
+    let mut stream = begun_upload(&s.base, &image, &data).await;
+    parts_are_there(&s3).await;
+    s3.kill().await;
+    stream.write_all(&[1; 10]).await.unwrap();
+    eventually("it is given up", || async {
+        s.log().contains("parts of an upload cannot be removed now").then_some(())
+    })
+    .await;
+    s3.start_again().await;
+    nothing_is_left(&member, &image, &s3).await;
+}
+
+#[tokio::test]
+async fn a_store_that_is_away_or_says_no_is_told() {
+    let mut s3 = S3::start().await;
+    let key = |name: &'static str, key: &str| ("s3", name, key.to_owned());
+    let at = |more: &[(&'static str, &'static str, String)]| {
+        let store = with_options(builder(), &s3.options(&s3.base()));
+        with_options(store, more)
+    };
+    let stranger = at(&[key("s3_store_access_key", "test:stranger")]).start().await;
+    let liar = at(&[key("s3_store_secret_key", "s3cret")]).start().await;
+    for s in [&stranger, &liar] {
+        let image = waiting_image(&s.member("p1")).await;
+        let says = "Insufficient permissions on image storage media: Permission to write image storage media denied.";
+        upload(&s.member("p1"), &image, "abc").await.expect(503).says(says);
+        assert_eq!(status(&s.member("p1"), &image).await, "queued");
+        assert!(s.log().contains(" 403 ") && !s.log().contains("s3cret") && !s.log().contains("test:"), "{}", s.log());
+    }
+
+    let nowhere = at(&[key("s3_store_bucket", "nowhere")]).start().await;
+    let image = waiting_image(&nowhere.member("p1")).await;
+    upload(&nowhere.member("p1"), &image, "abc").await.expect(503);
+    assert!(nowhere.log().contains("s3_store_create_bucket_on_put is off"), "{}", nowhere.log());
+    let maker = at(&[key("s3_store_bucket", "nowhere"), key("s3_store_create_bucket_on_put", "true")]).start().await;
+    for data in [bytes(3), bytes(6 * MIB)] {
+        let image = image_with(&maker.member("p1"), &data).await;
+        assert!(download(&maker.member("p1"), &image).await == data);
+    }
+
+    let s = at(&[]).start().await;
+    let member = s.member("p1");
+    let images = [image_with(&member, b"abc").await, image_with(&member, b"abc").await, waiting_image(&member).await];
+    // Somebody else has removed it: it cannot be read, and need not be removed.
+    let gone = image_with(&member, b"abc").await;
+    s.database
+        .execute(&format!(
+            "UPDATE image_locations SET value = 's3://u:s3cret@h/images/gone' WHERE image_id = '{}'",
+            id(&gone)
+        ))
+        .await;
+    member.get(&format!("{gone}/file")).await.expect(503);
+    member.delete(&gone).await.expect(204);
+    // Also where a URL has keys in it, as Glance had them once.
+    s.database
+        .execute(&format!(
+            "UPDATE image_locations SET value = 's3://u:s3cret@h/images/{0}' WHERE image_id = '{0}'",
+            id(&images[0])
+        ))
+        .await;
+    assert_eq!(download(&member, &images[0]).await, b"abc");
+    s3.kill().await;
+    let file = format!("{}/file", images[0]);
+    let (read, deleted, sent) =
+        tokio::join!(member.get(&file), member.delete(&images[1]), upload(&member, &images[2], "abc"));
+    for answer in [read, deleted, sent] {
+        answer.expect(503);
+    }
+    // Whether the server has removed it is unknown to us: its deletion goes on.
+    assert_eq!(status(&member, &images[1]).await, "pending_delete");
+    assert_eq!(status(&member, &images[2]).await, "queued");
+    s3.start_again().await;
+    assert_eq!(download(&member, &images[0]).await, b"abc");
+    upload(&member, &images[2], "abc").await.expect(204);
+    assert!(!s.log().contains("s3cret") && !s.log().contains("test:glance"));
+
+    // The bucket's name in the host's, which only the proxy knows; and the single form of the configuration.
+    let proxy = FaultyProxy::start(&s3).await;
+    let mut single = TestServer::builder().environment("http_proxy", &proxy.base);
+    for (group, name, value) in s3.options("http://s3.test") {
+        if group == "s3" {
+            single = single.option("glance_store", name, value);
+        }
+    }
+    let single = single
+        .option("glance_store", "stores", "file,s3")
+        .option("glance_store", "default_store", "s3")
+        .option("glance_store", "s3_store_bucket_url_format", "virtual")
+        .start()
+        .await;
+    let image = image_with(&single.member("p1"), &bytes(6 * MIB)).await;
+    assert!(download(&single.member("p1"), &image).await == bytes(6 * MIB));
+    assert!(s3.objects().await.contains(&id(&image).to_owned()));
+    assert!(!proxy.passed().is_empty());
+}
+
+#[tokio::test]
+async fn a_store_that_is_configured_wrongly_is_told() {
+    let store = || {
+        TestServer::builder()
+            .option("DEFAULT", "enabled_backends", "s3:s3")
+            .option("glance_store", "default_backend", "s3")
+            .option("s3", "s3_store_access_key", "test:glance")
+            .option("s3", "s3_store_secret_key", "s3cret")
+            .option("s3", "s3_store_bucket", "images")
+    };
+    let s = store().start().await;
+    assert!(s.log().contains("s3_store_host is missing"), "{}", s.log());
+    let image = waiting_image(&s.member("p1")).await;
+    let says = "Error in store configuration. Adding images to store is disabled.";
+    upload(&s.member("p1"), &image, "abc").await.expect(410).says(says);
+    for (name, value) in [
+        ("s3_store_large_object_chunk_size", "4"),
+        ("s3_store_thread_pools", "0"),
+        ("s3_store_bucket_url_format", "somewhere"),
+        ("s3_store_create_bucket_on_put", "perhaps"),
+    ] {
+        s.configure(&format!("[s3]\n{name} = {value}\n"));
+        let checked = s.command(&["config", "check"]).output().unwrap();
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned() + &String::from_utf8_lossy(&checked.stdout);
+        assert!(!checked.status.success() && said.contains(&format!("[s3] {name}")), "{said}");
+        assert!(!said.contains("s3cret"), "{said}");
+        s.configure(&format!("[s3]\n{name} = \n"));
+    }
+}
+
+/// Either program reads and removes what the other has written, and writes the same about it.
+#[tokio::test]
+async fn glance_and_glimpse_share_a_bucket() {
+    let s3 = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    Glance::sync(&database).await;
+    let options = s3.options(&s3.base());
+    let theirs: Vec<(&str, &str, &str)> =
+        options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
+    let glance = Glance::start_with(&database, &theirs, &[]).await;
+    let s = with_options(builder(), &options).database(database.clone()).start().await;
+    let (ours, theirs) = (s.member("p1"), glance.member("p1"));
+    for data in [bytes(3), bytes(11 * MIB)] {
+        let mut rows = Vec::new();
+        for (writer, reader) in [(&ours, &theirs), (&theirs, &ours)] {
+            let image = image_with(writer, &data).await;
+            for client in [&ours, &theirs] {
+                assert!(download(client, &image).await == data);
+                let shown = client.get(&image).await.expect(200).json();
+                assert_eq!(shown["stores"], "s3");
+            }
+            let sql = format!("SELECT value, meta_data FROM image_locations WHERE image_id = '{}'", id(&image));
+            let found = database.pairs(&sql).await.into_iter().map(|(url, told)| {
+                let told: Value = serde_json::from_str(&told).unwrap();
+                (url.replace(id(&image), "ID"), told)
+            });
+            rows.push(found.collect::<Vec<_>>());
+            reader.delete(&image).await.expect(204);
+        }
+        assert_eq!(rows[0], rows[1]);
+        assert_eq!((s3.objects().await, s3.parts().await), (vec![], vec![]));
+    }
+    let detail = async |client: Client| client.get("/v2/info/stores/detail").await.expect(200).json()["stores"].clone();
+    let (left, right): (Value, Value) = tokio::join!(detail(s.admin()), detail(glance.admin()));
+    assert_eq!(left, right);
+}

@@ -1,0 +1,228 @@
+//! An S3 server of the test's own, and a proxy on the way to it that breaks what a test wants broken.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use futures_util::StreamExt as _;
+use tempfile::TempDir;
+
+use super::{
+    database::free_port,
+    keystone::{script, script_at_the_end, try_script},
+};
+
+/// A running Swift with its S3 API, which ends with the test.
+pub(crate) struct S3 {
+    dir: TempDir,
+    port: u16,
+    http: reqwest::Client,
+    running: bool,
+}
+
+impl S3 {
+    /// With a bucket `images`.
+    pub(crate) async fn start() -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        let dir = TempDir::with_prefix("glimpse-s3-").unwrap();
+        let mut s3 = Self { dir, port: free_port(), http, running: false };
+        // Somebody else may take the port before it does.
+        for _ in 0..2 {
+            if s3.try_start().await {
+                break;
+            }
+            s3.port = free_port();
+        }
+        s3.make_bucket("images").await;
+        s3
+    }
+
+    async fn try_start(&mut self) -> bool {
+        let (folder, port) = (self.folder(), self.port.to_string());
+        self.running = try_script("s3", &["start".as_ref(), folder.as_os_str(), port.as_ref()]).await;
+        self.running
+    }
+
+    /// On what it had when it was killed.
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.try_start().await, "tests/s3 start");
+    }
+
+    /// `kill -9`
+    pub(crate) async fn kill(&mut self) {
+        script("s3", &["kill".as_ref(), self.folder().as_os_str()]).await;
+        self.running = false;
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("s3")
+    }
+
+    /// `http://127.0.0.1:<port>`
+    pub(crate) fn base(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) async fn make_bucket(&self, bucket: &str) {
+        let made = self.http.put(format!("{}/bucket/{bucket}", self.base())).send().await.unwrap();
+        assert!(made.status().is_success(), "{}", made.status());
+    }
+
+    async fn list(&self, container: &str) -> Vec<String> {
+        let listed = self.http.get(format!("{}/bucket/{container}", self.base())).send().await.unwrap();
+        if listed.status() == 404 {
+            return Vec::new();
+        }
+        listed.error_for_status().unwrap().text().await.unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// The keys in the bucket `images`.
+    pub(crate) async fn objects(&self) -> Vec<String> {
+        self.list("images").await
+    }
+
+    /// The parts of objects in the bucket `images`, and the uploads in parts that are under way.
+    pub(crate) async fn parts(&self) -> Vec<String> {
+        self.list("images+segments").await
+    }
+
+    /// The options of a store that is here, or at a proxy before it. The parts are the smallest that there are.
+    pub(crate) fn options(&self, host: &str) -> Vec<(&'static str, &'static str, String)> {
+        let options = [
+            ("DEFAULT", "enabled_backends", "s3:s3"),
+            ("glance_store", "default_backend", "s3"),
+            ("s3", "s3_store_host", host),
+            ("s3", "s3_store_access_key", "test:glance"),
+            ("s3", "s3_store_secret_key", "secret"),
+            ("s3", "s3_store_bucket", "images"),
+            ("s3", "s3_store_large_object_size", "5"),
+            ("s3", "s3_store_large_object_chunk_size", "5"),
+            ("s3", "s3_store_thread_pools", "3"),
+        ];
+        options.map(|(group, name, value)| (group, name, value.to_owned())).into()
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        if self.running {
+            script_at_the_end("s3", &["kill".as_ref(), self.folder().as_os_str()]);
+        }
+    }
+}
+
+/// What goes wrong with a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Fault {
+    /// It is answered 503, and not passed on.
+    SlowDown,
+    /// The connection is closed without an answer, before the request is passed on.
+    Lost,
+    /// The same, after it was passed on and done.
+    AnswerLost,
+    /// The connection is closed after so many bytes of the answer.
+    Cut(usize),
+}
+
+struct Passing {
+    to: String,
+    http: reqwest::Client,
+    /// What goes wrong, once each, with a request whose line starts so.
+    faults: Mutex<Vec<(&'static str, Fault)>>,
+    passed: Mutex<Vec<String>>,
+}
+
+/// A proxy before an S3 server, also one in the sense of HTTP: of requests for other hosts.
+pub(crate) struct FaultyProxy {
+    pub(crate) base: String,
+    state: Arc<Passing>,
+}
+
+impl FaultyProxy {
+    pub(crate) async fn start(s3: &S3) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(Passing {
+            to: s3.base(),
+            http: s3.http.clone(),
+            faults: Mutex::default(),
+            passed: Mutex::default(),
+        });
+        let router = Router::new().fallback(pass).with_state(Arc::clone(&state));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { base, state }
+    }
+
+    /// Has the next request of this method go wrong; several go wrong one after the other.
+    pub(crate) fn fail(&self, method: &'static str, fault: Fault) {
+        self.state.faults.lock().unwrap().push((method, fault));
+    }
+
+    /// How many faults are still to come.
+    pub(crate) fn faults_left(&self) -> usize {
+        self.state.faults.lock().unwrap().len()
+    }
+
+    /// Methods and headers `Range` of the requests that came.
+    pub(crate) fn passed(&self) -> Vec<String> {
+        self.state.passed.lock().unwrap().clone()
+    }
+}
+
+async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Response {
+    let (head, body) = request.into_parts();
+    let range = head.headers.get("range").map_or("", |range| range.to_str().unwrap());
+    let query = head.uri.query().unwrap_or_default();
+    let query = query.split('=').next().unwrap_or_default();
+    state.passed.lock().unwrap().push(format!("{} {query}{range}", head.method).trim_end().to_owned());
+    let fault = {
+        let mut faults = state.faults.lock().unwrap();
+        let at = faults.iter().position(|(method, _)| head.method.as_str() == *method);
+        at.map(|at| faults.remove(at).1)
+    };
+    match fault {
+        Some(Fault::SlowDown) => {
+            return (StatusCode::SERVICE_UNAVAILABLE, "<Error><Code>SlowDown</Code></Error>").into_response();
+        }
+        // The connection's task ends, and the connection with it.
+        Some(Fault::Lost) => std::panic::resume_unwind(Box::new(())),
+        _ => {}
+    }
+    let path = head.uri.path_and_query().unwrap();
+    let mut sent = state.http.request(head.method.clone(), format!("{}{path}", state.to)).headers(head.headers);
+    if head.method != "GET" && head.method != "HEAD" {
+        sent = sent.body(reqwest::Body::wrap_stream(body.into_data_stream()));
+    }
+    let Ok(answer) = sent.send().await else { return StatusCode::BAD_GATEWAY.into_response() };
+    if fault == Some(Fault::AnswerLost) {
+        let _ = answer.bytes().await;
+        std::panic::resume_unwind(Box::new(()));
+    }
+    let (status, mut headers) = (answer.status(), answer.headers().clone());
+    for hop in ["transfer-encoding", "connection"] {
+        headers.remove(hop);
+    }
+    let mut left = match fault {
+        Some(Fault::Cut(after)) => after,
+        _ => usize::MAX,
+    };
+    let data = answer.bytes_stream().map(move |part| {
+        let mut part: Bytes = part.map_err(std::io::Error::other)?;
+        if left == 0 {
+            return Err(std::io::Error::other("cut"));
+        }
+        part.truncate(left);
+        left -= part.len();
+        Ok(part)
+    });
+    (status, headers, Body::from_stream(data)).into_response()
+}
