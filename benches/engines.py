@@ -85,7 +85,8 @@ class Sqlite:
         db = sqlite3.connect(f"{self.work}/many.sqlite")
         for title, path, token in pages:
             server.get(path, token)
-            statement = server.statements()[0 if "marker" not in path else 1]
+            # The one that finds the page; others look at a marker, count, or read what was found.
+            statement = next(statement for statement in server.statements() if "ORDER BY" in statement)
             values = [0] * statement.count("?")
             yield title, [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + statement, values)]
 
@@ -152,7 +153,7 @@ class Postgres(Server):
             with open(f"{self.dir}/log") as log:
                 log.seek(at)
                 plans = log.read().split(" LOG:  duration: ")[1:]
-            plan = [plan for plan in plans if " FROM \"images\"" in plan][-1]
+            plan = [plan for plan in plans if "ORDER BY" in plan][-1]
             lines = plan.split("\n")
             start = next(n for n, line in enumerate(lines) if re.search(r"cost=", line))
             yield title, [re.sub(r"\(cost=\S+ rows=(\d+) width=\d+\)", r"", line).rstrip()[1:] for line in lines[start:] if line.startswith("\t")]
@@ -193,7 +194,7 @@ class MariaDb(Server):
             self.sql("TRUNCATE mysql.general_log", "mysql")
             server.get(path, token)
             log = self.sql("SELECT REPLACE(argument, '\\n', ' ') FROM mysql.general_log WHERE command_type = 'Execute' ORDER BY event_time", "mysql")
-            statement = [line for line in log.splitlines() if "FROM `images`" in line][-1]
+            statement = [line for line in log.splitlines() if "ORDER BY" in line][-1]
             rows = self.sql("EXPLAIN " + statement, "many").splitlines()
             names = ("id", "select", "table", "type", "possible", "key", "length", "ref", "rows", "extra")
             rows = [dict(zip(names, row.split("\t"))) for row in rows]
