@@ -1,0 +1,266 @@
+"""A Keystone, a Glance and a Glimpse on one database server, for benches that ask both the same; and what their processes cost."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+import urllib.request
+
+from engines import ENGINES, HOME, free_port
+
+SERVICES = f"{HOME}/target/test-services"
+CLIENTS = f"{HOME}/target/test-clients/bin"
+TICKS = os.sysconf("SC_CLK_TCK")
+MIB = 1024 * 1024
+
+# As deployers write it, for both.
+AUTHTOKEN = """
+[paste_deploy]
+flavor = keystone
+[keystone_authtoken]
+auth_url = {keystone}
+www_authenticate_uri = {keystone}
+auth_type = password
+username = glance
+password = secret
+user_domain_name = Default
+project_name = service
+project_domain_name = Default
+service_type = image
+"""
+
+
+def tell(text):
+    print(text, flush=True)
+
+
+def run(*command, **more):
+    subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL, **more)
+
+
+class Processes:
+    """Processes by their ids, as the system accounts for them."""
+
+    def __init__(self, pids):
+        self.pids = list(pids)
+
+    def cpu(self):
+        """Seconds, with those of children that ended."""
+        total = 0
+        for pid in self.pids:
+            try:
+                with open(f"/proc/{pid}/stat") as file:
+                    fields = file.read().rpartition(")")[2].split()
+                total += sum(int(ticks) for ticks in fields[11:15])
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        return total / TICKS
+
+    def rss(self):
+        """Resident bytes."""
+        total = 0
+        for pid in self.pids:
+            try:
+                with open(f"/proc/{pid}/status") as file:
+                    found = re.search(r"VmRSS:\s+(\d+) kB", file.read())
+                total += int(found[1]) * 1024 if found else 0
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        return total
+
+    def peak(self):
+        """The most resident bytes that each has had, together."""
+        total = 0
+        for pid in self.pids:
+            with open(f"/proc/{pid}/status") as file:
+                total += int(re.search(r"VmHWM:\s+(\d+) kB", file.read())[1]) * 1024
+        return total
+
+
+def group(pid):
+    found = subprocess.run(["pgrep", "-g", str(pid)], capture_output=True, text=True).stdout.split()
+    return Processes(int(pid) for pid in found)
+
+
+def tree(pid):
+    pids, new = [], [int(pid)]
+    while new:
+        pids += new
+        found = subprocess.run(["pgrep", "-P", ",".join(map(str, new))], capture_output=True, text=True).stdout.split()
+        new = [int(pid) for pid in found]
+    return Processes(pids)
+
+
+def exec_time(pid):
+    """When a process began, as time.clock_gettime(CLOCK_BOOTTIME) counts."""
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[19]) / TICKS
+
+
+def answers(url):
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+class Keystone:
+    def __init__(self, work):
+        self.dir = f"{work}/keystone"
+        run(f"{HOME}/tests/keystone", "create", self.dir)
+        with open(f"{work}/keystone.url", "w") as out:
+            subprocess.run([f"{HOME}/tests/keystone", "start", self.dir, str(free_port())], stdout=out, check=True)
+        self.url = open(f"{work}/keystone.url").read().strip()
+
+    def login(self, user, project):
+        """A token, and the project's id."""
+        domain = {"id": "default"}
+        identity = {"methods": ["password"], "password": {"user": {"name": user, "password": "secret", "domain": domain}}}
+        body = {"auth": {"identity": identity, "scope": {"project": {"name": project, "domain": domain}}}}
+        request = urllib.request.Request(f"{self.url}/auth/tokens", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            return answer.headers["X-Subject-Token"], json.load(answer)["token"]["project"]["id"]
+
+    def environment(self, user, project, images):
+        """What a user of the command line has."""
+        return {
+            "PATH": os.environ["PATH"], "OS_AUTH_URL": self.url, "OS_USERNAME": user, "OS_PASSWORD": "secret", "OS_USER_DOMAIN_ID": "default",
+            "OS_PROJECT_NAME": project, "OS_PROJECT_DOMAIN_ID": "default", "OS_IDENTITY_API_VERSION": "3", "OS_IMAGE_ENDPOINT_OVERRIDE": images,
+            "no_proxy": "*",
+        }
+
+    def stop(self):
+        run(f"{HOME}/tests/keystone", "kill", self.dir)
+
+
+class Glance:
+    """A real one: uWSGI with two processes."""
+
+    name = "Glance"
+
+    def __init__(self, work, url, keystone):
+        self.dir, self.url, self.port = f"{work}/glance", url, free_port()
+        os.makedirs(self.dir, exist_ok=True)
+        with open(f"{self.dir}/more.conf", "w") as more:
+            more.write(AUTHTOKEN.format(keystone=keystone.url))
+        run(f"{HOME}/tests/glance", "sync", url, stderr=open(f"{self.dir}/sync.log", "w"))
+        self.processes = None
+
+    def start(self):
+        """Starts it. Returns the seconds from exec to the first 200."""
+        if os.path.exists(f"{self.dir}/pid"):
+            os.unlink(f"{self.dir}/pid")
+        script = subprocess.Popen([f"{HOME}/tests/glance", "start", self.dir, self.url, str(self.port)], stdout=subprocess.DEVNULL)
+        while not answers(f"http://127.0.0.1:{self.port}/healthcheck"):
+            assert script.poll() in (None, 0), "Glance does not start"
+            time.sleep(0.002)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        script.wait()
+        pid = int(open(f"{self.dir}/pid").read())
+        self.processes = group(pid)
+        return now - exec_time(pid)
+
+    def stop(self):
+        if self.processes:
+            run(f"{HOME}/tests/glance", "kill", self.dir)
+            self.processes = None
+
+
+class Glimpse:
+    """As `cargo build --release` makes it."""
+
+    name = "Glimpse"
+
+    def __init__(self, work, url, keystone, program):
+        self.dir, self.url, self.port, self.program = f"{work}/glimpse", url, free_port(), program
+        os.makedirs(f"{self.dir}/images", exist_ok=True)
+        self.config = f"{self.dir}/glance-api.conf"
+        with open(self.config, "w") as config:
+            config.write(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {self.port}\nlog_file = {self.dir}/log\nenabled_backends = fs:file\n")
+            config.write(f"[glance_store]\ndefault_backend = fs\n[fs]\nfilesystem_store_datadir = {self.dir}/images\n")
+            config.write(f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url))
+        run(program, "--config-file", self.config, "db", "sync", stderr=open(f"{self.dir}/sync.log", "w"))
+        self.process = None
+
+    def start(self, **environment):
+        """Starts it. Returns the seconds from exec to the first 200."""
+        command = [self.program, "--config-file", self.config, "serve", "--data-dir", f"{self.dir}/data"]
+        start = time.monotonic()
+        out = open(f"{self.dir}/err", "w")
+        self.process = subprocess.Popen(command, stderr=out, stdout=out, env={"OS_GLANCE_CONFIG_DIR": "/dev/null", **environment})
+        while not answers(f"http://127.0.0.1:{self.port}/healthcheck"):
+            assert self.process.poll() is None, f"Glimpse does not start: {open(f'{self.dir}/err').read()}"
+            time.sleep(0.001)
+        self.processes = Processes([self.process.pid])
+        return time.monotonic() - start
+
+    def stop(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class Rig:
+    """Everything, in a folder that goes with it."""
+
+    def __init__(self, engine, program):
+        self.work = tempfile.mkdtemp(prefix="glimpse-bench.")
+        os.chmod(self.work, 0o755)
+        self.parts = []
+        self.keystone = self.add(Keystone(self.work))
+        self.token, self.project = self.keystone.login("member1", "p1")
+        self.engine = self.add(ENGINES[engine](self.work, ["glance", "glimpse"]))
+        self.glance = self.add(Glance(self.work, self.sqlalchemy(self.engine.url("glance")), self.keystone))
+        self.glimpse = self.add(Glimpse(self.work, self.engine.url("glimpse"), self.keystone, program))
+
+    def sqlalchemy(self, url):
+        return url
+
+    def add(self, part):
+        self.parts.append(part)
+        return part
+
+    def database_processes(self):
+        folder = getattr(self.engine, "dir", None)
+        if not folder:
+            return Processes([])
+        for file in (f"{folder}/data/postmaster.pid", f"{folder}/pid"):
+            if os.path.exists(file):
+                return tree(open(file).readline().strip())
+        return Processes([])
+
+    def stop(self):
+        for part in reversed(self.parts):
+            part.stop()
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def release():
+    """Builds the program, and returns its path."""
+    run("cargo", "build", "--release", "--locked", cwd=HOME)
+    return os.path.join(os.environ.get("CARGO_TARGET_DIR", f"{HOME}/target"), "release/glimpse")
+
+
+def versions(engine, program):
+    def first(*command):
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip().split("\n")[0]
+
+    packages = subprocess.run([f"{SERVICES}/bin/pip", "list", "--format=freeze", "--disable-pip-version-check"], capture_output=True, text=True).stdout
+    found = dict(line.split("==") for line in packages.split("\n") if "==" in line)
+    names = {name.lower(): version for name, version in found.items()}
+    database = {"sqlite": "SQLite", "postgres": first("psql", "--version"), "mysql": first("mariadb", "--version")}[engine]
+    commit = first("git", "-C", HOME, "rev-parse", "--short", "HEAD")
+    return f"{first(program, '--version')} ({commit}), glance {names.get('glance')}, uWSGI {names.get('uwsgi')}, keystone {names.get('keystone')}, {database}"
+
+
+def machine():
+    with open("/proc/cpuinfo") as file:
+        model = re.search(r"model name\s*: (.*)", file.read())
+    with open("/proc/meminfo") as file:
+        memory = int(re.search(r"MemTotal:\s+(\d+)", file.read())[1]) // 1024 // 1024
+    return f"{os.cpu_count()} × {model[1].strip() if model else 'CPU'}, {memory + 1} GiB, Linux {os.uname().release}"
