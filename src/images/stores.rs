@@ -145,17 +145,27 @@ async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
     Ok(())
 }
 
-/// Goes on with a removal that was broken off; `false` when somebody else does, or did. Two statements.
+/// Goes on with a removal that was broken off; `false` when somebody else does, or did. Three statements.
+///
+/// The data may have been removed, and the image copied to the same place again: that copy stays.
 ///
 /// # Errors
 /// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
 pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
-        let ours = db::locations::resume(&mut tx, removal, app.now()).await?;
-        Ok((tx, ours))
+        let (location, now) = (&removal.location, app.now());
+        let ours = db::locations::resume(&mut tx, removal, now).await?;
+        let others = db::locations::of(&mut tx, &[location.image_id.as_str()]).await?;
+        let is_in_use = others.iter().any(|other| other.url == location.url);
+        if ours && is_in_use {
+            db::locations::delete(&mut tx, location.id, now).await?;
+        }
+        Ok((tx, (ours, is_in_use)))
     });
-    if !ours.await? {
-        return Ok(false);
+    match ours.await? {
+        (false, _) => return Ok(false),
+        (true, true) => return Ok(true),
+        (true, false) => {}
     }
     let removed = remove_released(app, &removal.location).await.map(|()| true);
     removed.map_err(|error| super::delete::cannot_delete(&removal.location.image_id, error))

@@ -184,6 +184,28 @@ async fn a_removal_from_a_store_comes_to_an_end() {
     assert!(copy.exists() && s.database.count(left).await == 1);
 }
 
+/// The data was removed, and a Glance has copied the image to the same place again.
+#[tokio::test]
+async fn a_removal_that_is_gone_on_with_spares_a_later_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = with_stores(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    s.kill();
+    let id = image.rsplit('/').next().unwrap();
+    let columns = "image_id, value, meta_data, status, created_at, updated_at, deleted_at, deleted";
+    let copies = format!(
+        "INSERT INTO image_locations ({columns}) SELECT image_id, value, meta_data, 'pending_delete', \
+         '2026-01-02 00:00:00.000000', '2026-01-02 00:00:00.000000', '2026-01-02 00:00:00.000000', {} \
+         FROM image_locations WHERE image_id = '{id}'",
+        s.database.truth()
+    );
+    s.database.execute(&copies).await;
+    s.start_again().await;
+    let gone = "SELECT COUNT(*) FROM image_locations WHERE status = 'deleted'";
+    eventually("it ends", || async { (s.database.count(gone).await == 1).then_some(()) }).await;
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc");
+}
+
 /// Whatever is in the name of its folder, and nothing out of it.
 #[tokio::test]
 async fn a_store_of_files_is_its_folder() {
