@@ -36,7 +36,7 @@ pub(crate) struct NewData {
     pub(crate) data: ByteStream,
 }
 
-/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Eleven
+/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Twelve
 /// statements.
 ///
 /// # Errors
@@ -175,7 +175,7 @@ impl Upload {
         }
     }
 
-    /// Puts the data into its place and makes the image active. Four statements.
+    /// Puts the data into its place and makes the image active. Five statements.
     async fn finish(
         &self,
         object: &Object,
@@ -208,7 +208,13 @@ impl Upload {
         };
         let hold = self.store.hold(object).await.map_err(cannot_store)?;
         // Whoever takes the row from now on waits for the end of the hold before they remove what is in place.
-        let ours = async { Ok(uploads::holds(&mut app.db.acquire().await?, record).await?) };
+        let ours = async {
+            let mut conn = app.db.acquire().await?;
+            let image = db::images::get(&mut conn, &self.id).await?;
+            // Somebody may have set its status by hand, and uploaded by a Glance: what is in place is not ours then.
+            let is_saving = image.is_some_and(|image| image.status == Status::Saving);
+            Ok(is_saving && uploads::holds(&mut conn, record).await?)
+        };
         if !bounded(app, ours).await? {
             hold.release().await;
             return Err(gone());

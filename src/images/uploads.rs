@@ -10,7 +10,12 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    db::{self, processes, uploads::Upload},
+    db::{
+        self,
+        images::{Image, ImageId, Status},
+        processes,
+        uploads::Upload,
+    },
     error::{Error, Result},
     store::{self, Object, Store},
 };
@@ -50,7 +55,7 @@ impl Drop for Busy<'_> {
 }
 
 /// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
-/// `false` when the upload has ended, or somebody else undoes it. Five statements.
+/// `false` when the upload has ended, or somebody else undoes it. Six statements.
 pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _alive = app.process.is_busy_with(&ours.upload_id);
@@ -81,7 +86,7 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     Ok(true)
 }
 
-/// Removes what an upload has left, which is ours to undo; `false` when it is not any more. One statement.
+/// Removes what an upload has left, which is ours to undo; `false` when it is not any more. Two statements.
 async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
     let object = Object { image_id: upload.image_id.clone(), upload_id: upload.upload_id.clone() };
     let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
@@ -93,11 +98,26 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
         hold => hold.map_err(cannot)?,
     };
     // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
-    if !db::uploads::holds(&mut app.db.acquire().await?, ours).await? {
+    let (still_ours, image) = {
+        let mut conn = app.db.acquire().await?;
+        let image = db::images::get(&mut conn, &ImageId::from(upload.image_id.clone())).await?;
+        (db::uploads::holds(&mut conn, ours).await?, image)
+    };
+    if !still_ours {
         hold.release().await;
         return Ok(false);
     }
-    store.discard(&object, Some(hold)).await.map_err(cannot)?;
+    // An image that an operator has set back, and a Glance has uploaded to since, has data that is not the upload's.
+    let is_without_data = |image: &Image| matches!(image.status, Status::Queued | Status::Saving);
+    let hold = match image.is_none_or(|image| is_without_data(&image)) {
+        true => Some(hold),
+        false => {
+            tracing::warn!(image = upload.image_id, "the image has got other data: what is in its place stays");
+            hold.release().await;
+            None
+        }
+    };
+    store.discard(&object, hold).await.map_err(cannot)?;
     Ok(true)
 }
 

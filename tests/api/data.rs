@@ -483,6 +483,32 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
     }
 }
 
+/// An operator sets its image back by hand, and a Glance uploads to it.
+#[tokio::test]
+async fn data_of_others_stays_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    let member = s.member("p1");
+    for is_taken_for_dead in [false, true] {
+        let image = waiting_image(&member).await;
+        let mut late = begun_upload(&s.base, &image, b"abc").await;
+        eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+        s.database.execute(&format!("UPDATE images SET status = 'active' WHERE id = '{}'", id(&image))).await;
+        fs::write(images.join(id(&image)), "theirs").unwrap();
+        if is_taken_for_dead {
+            s.database.execute("UPDATE glimpse_uploads SET upload_id = 'taken'").await;
+            let left = "SELECT COUNT(*) FROM glimpse_uploads";
+            eventually("it is undone", || async { (s.database.count(left).await == 0).then_some(()) }).await;
+        }
+        late.write_all(b"0123456789").await.unwrap();
+        assert_eq!(answered(&mut late).await, "HTTP/1.1 410");
+        assert_eq!(fs::read(images.join(id(&image))).unwrap(), b"theirs");
+        fs::remove_file(images.join(id(&image))).unwrap();
+        assert_eq!(files(&images), [""; 0]);
+    }
+}
+
 /// What fails once all of the data is there leaves none of it either.
 #[tokio::test]
 async fn an_upload_that_cannot_become_active_leaves_nothing() {
