@@ -1,6 +1,6 @@
 //! Listens, hands connections to the router, and drains.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::ConnectInfo, http::Request};
 use hyper::{body::Incoming, server::conn::http1};
@@ -50,7 +50,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
     // Before the first upload, and until the last has ended: whatever else we are busy with, others must not take us for dead.
     beat(&app).await;
     let beating = AbortOnDropHandle::new(tokio::spawn(beat_for_ever(Arc::clone(&app))));
-    let mut looking = pin!(look_for_ever(&app));
+    let mut looking = Box::pin(look_for_ever(&app));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -87,6 +87,8 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
         () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
     }
     let end = async {
+        // Left where it stands, it would keep what others wait for: a connection, a lock.
+        drop(looking);
         server.close().await;
         app.work.wait().await;
         drop(beating);

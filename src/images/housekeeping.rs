@@ -137,10 +137,16 @@ async fn undo_dead(app: &App, upload: &Upload) {
         let store = &upload.store;
         tracing::warn!(image, store, "what an upload has left in a store that is not configured here may stay there");
     }
-    match undo(app, upload, store.as_deref()).await {
-        Ok(true) => tracing::warn!(image, "an upload that was cut off is undone"),
-        Ok(false) => {}
-        Err(error) => tracing::error!(image, %error, "an upload that was cut off cannot be undone now"),
+    // Who holds the image's place may stall for ever, and there are other uploads.
+    match tokio::time::timeout(app.config.glimpse.request_timeout, undo(app, upload, store.as_deref())).await {
+        Ok(Ok(true)) => tracing::warn!(image, "an upload that was cut off is undone"),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::error!(image, %error, "an upload that was cut off cannot be undone now"),
+        Err(_) => tracing::error!(
+            image,
+            "an upload that was cut off cannot be undone now: the database, the store, or who holds the image's place there \
+             takes too long"
+        ),
     }
 }
 

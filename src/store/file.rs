@@ -244,7 +244,7 @@ impl Driver for FileDriver {
         // One for all folders, the same whatever their priorities are.
         let first = self.dirs.iter().map(|dir| &dir.path).min().ok_or(Error::ReadOnly)?;
         let path = join(first, &format!("{HOLD}{}", object.image_id));
-        blocking(move || Hold::take(path.into()).map_err(from_io)).await
+        Hold::take(path.into()).await.map_err(from_io)
     }
 
     async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {

@@ -4,12 +4,18 @@
 //! stays with one that stalls, for as long as what that does with the place may still take effect.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Once,
+    time::Duration,
 };
+
+/// The pause before a lock that somebody has is asked for again; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+/// The longest such pause.
+const LAST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Keeps others from an image's place until it is dropped, which may wait for a disk: see [`Hold::release`].
 #[derive(Debug)]
@@ -30,17 +36,34 @@ impl Hold {
         Self { held: None }
     }
 
-    /// Waits for the lock on the file of this path.
-    pub(super) fn take(path: PathBuf) -> io::Result<Self> {
+    /// Waits for the lock on the file of this path. It asks again and again: somebody who stalls may have it for ever, and
+    /// a thread that waits in the system for that could not be called off.
+    pub(super) async fn take(path: PathBuf) -> io::Result<Self> {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let path = path.clone();
+            let asked = tokio::task::spawn_blocking(move || Self::try_take(path)).await;
+            if let Some(hold) = asked.map_err(io::Error::other)?? {
+                return Ok(hold);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LAST_PAUSE);
+        }
+    }
+
+    /// Takes the lock on the file of this path, unless somebody has it.
+    fn try_take(path: PathBuf) -> io::Result<Option<Self>> {
         loop {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            match file.lock() {
-                Err(error) if is_unsupported(&error) => tell_unsupported(&error),
-                locked => locked?,
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(None),
+                Err(TryLockError::Error(error)) if is_unsupported(&error) => tell_unsupported(&error),
+                Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Whoever had it before us has removed the file that we waited for.
+            // Whoever had it before us has removed the file that we opened.
             if is_at(&file, &path)? {
-                return Ok(Self { held: Some(Held { file, path }) });
+                return Ok(Some(Self { held: Some(Held { file, path }) }));
             }
         }
     }
@@ -110,7 +133,12 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..50 {
-                        let hold = Hold::take(path.clone()).unwrap();
+                        let hold = loop {
+                            match Hold::try_take(path.clone()).unwrap() {
+                                Some(hold) => break hold,
+                                None => std::thread::yield_now(),
+                            }
+                        };
                         assert_eq!(most.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                         Hold::tidy(path.clone()).unwrap();
                         most.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);

@@ -509,6 +509,50 @@ async fn data_of_others_stays_in_its_place() {
     }
 }
 
+/// Who holds an image's place may stall for as long as they like.
+#[tokio::test]
+async fn what_waits_for_one_image_does_not_keep_the_others() {
+    use sqlx::Executor as _;
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let mut s = with_store(dir.path())
+        .option("glimpse", "heartbeat", "0.1")
+        .option("glimpse", "request_timeout", "1")
+        .start()
+        .await;
+    let member = s.member("p1");
+    let (held, free) = (waiting_image(&member).await, waiting_image(&member).await);
+    let hold = fs::File::create(images.join(format!(".glimpse-hold.{}", id(&held)))).unwrap();
+    hold.lock().unwrap();
+    fs::write(images.join(id(&held)), "part").unwrap();
+    for image in [&held, &free] {
+        let id = id(image);
+        s.database.execute(&format!("UPDATE images SET status = 'saving' WHERE id = '{id}'")).await;
+        let columns = "image_id, upload_id, process_id, store";
+        let values = format!("'{id}', 'of-{}', 'dead', 'fs'", &id[..8]);
+        s.database.execute(&format!("INSERT INTO glimpse_uploads ({columns}) VALUES ({values})")).await;
+    }
+    eventually("one is undone", || async { (status(&member, &free).await == "queued").then_some(()) }).await;
+    assert_eq!(status(&member, &held).await, "saving");
+    // And what waits for the database does not keep a server from its end.
+    let mut other = s.database.connect().await;
+    other.execute("BEGIN").await.unwrap();
+    other.execute("UPDATE images SET min_ram = 1").await.unwrap();
+    drop(hold);
+    let tried = || s.log().matches("cannot be undone now").count();
+    let before = tried();
+    eventually("it is tried again", || async { (tried() > before + 1).then_some(()) }).await;
+    // Until the pause after that try is over.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    s.terminate();
+    eventually("it drains", || async { s.log().contains("draining").then_some(()) }).await;
+    other.execute("ROLLBACK").await.unwrap();
+    s.ended().await;
+    assert!(!s.log().contains("what was still under way is cut off"), "{}", s.log());
+    s.start_again().await;
+    nothing_is_left(&s.member("p1"), &held, &images).await;
+}
+
 /// What fails once all of the data is there leaves none of it either.
 #[tokio::test]
 async fn an_upload_that_cannot_become_active_leaves_nothing() {
