@@ -10,7 +10,7 @@ mod client;
 mod signature;
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -58,6 +58,16 @@ pub(super) struct S3Driver {
     client: Result<Arc<Client>, String>,
     /// Uploads that failed and could not be given up on the server.
     left: Mutex<HashSet<String>>,
+    /// What was stored and is not in its place yet, by the uploads' ids.
+    waiting: Mutex<HashMap<String, Waiting>>,
+}
+
+/// An object that nobody can read yet.
+enum Waiting {
+    /// In memory, which is counted.
+    Whole(Payload, SemaphorePermit<'static>),
+    /// On the server, in parts with these entity tags and so many bytes.
+    Parts { unfinished: Unfinished, may_be_twice: bool, etags: Vec<String>, size: u64 },
 }
 
 impl S3Driver {
@@ -79,6 +89,7 @@ impl S3Driver {
             at_a_time: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
             client: Client::open(options).map(Arc::new),
             left: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -89,7 +100,7 @@ impl S3Driver {
 
     /// How the URLs of its locations begin, by which Glance finds the store of a location that names none.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
-        url.expose().starts_with(self.prefix.trim_end_matches('/'))
+        url.expose().starts_with(&self.prefix)
     }
 
     /// What an admin is shown of it.
@@ -104,6 +115,14 @@ impl S3Driver {
     /// Whether an upload that failed may have left parts.
     pub(super) fn has_leftovers_of(&self, object: &Object) -> bool {
         self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
+    }
+
+    fn wait(&self, object: &Object, waiting: Waiting) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone(), waiting);
+    }
+
+    fn waiting(&self, object: &Object) -> Option<Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
     }
 
     fn client(&self) -> Result<&Arc<Client>> {
@@ -142,13 +161,13 @@ impl S3Driver {
         part.min(MAX_PART)
     }
 
-    /// Stores an object whose first part is there already, in parts.
+    /// Stores an object whose first part is there already, in parts, which are not joined yet.
     async fn put_parts(&self, object: &Object, source: &mut Source, first: Part, size: u64) -> Result<()> {
         let (client, place) = (self.client()?, self.place_of(&object.image_id));
         let multipart = self.in_bucket(|| client.begin(&place)).await?;
-        let mut unfinished =
-            Unfinished { client: Arc::clone(client), place: Some(place.clone()), id: multipart.upload_id };
-        let mut sending = Sending::start(Arc::clone(client), place.clone(), unfinished.id.clone(), self.at_a_time);
+        let may_be_twice = multipart.may_be_twice;
+        let unfinished = Unfinished { client: Arc::clone(client), place: Some(place.clone()), id: multipart.upload_id };
+        let mut sending = Sending::start(Arc::clone(client), place, unfinished.id.clone(), self.at_a_time);
         let sent = async {
             sending.send(first).await?;
             while sending.beside(source.has_more()).await?? {
@@ -160,33 +179,40 @@ impl S3Driver {
                 }
                 sending.send(part).await?;
             }
-            let etags = sending.finish().await?;
-            client.join(&place, &unfinished.id, &etags, source.taken).await.map_err(cannot_write)
+            sending.finish().await
         };
         let sent = sent.await;
         sending.tasks.shutdown().await;
-        unfinished.place = None;
+        match sent {
+            Ok(etags) => {
+                self.wait(object, Waiting::Parts { unfinished, may_be_twice, etags, size: source.taken });
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up(object, unfinished, may_be_twice).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes the parts of an upload.
+    async fn give_up(&self, object: &Object, mut unfinished: Unfinished, may_be_twice: bool) {
+        let Some(place) = unfinished.place.take() else { return };
         // Where the answer to its begin was lost, there is another one.
-        let given_up = match &sent {
-            Ok(()) if !multipart.may_be_twice => Ok(()),
-            Ok(()) => client.abort_all(&place).await,
-            Err(_) if multipart.may_be_twice => client.abort_all(&place).await,
-            Err(_) => client.abort(&place, &unfinished.id).await,
+        let given_up = match may_be_twice {
+            true => unfinished.client.abort_all(&place).await,
+            false => unfinished.client.abort(&place, &unfinished.id).await,
         };
         if let Err(error) = given_up {
             tracing::error!(%error, image = object.image_id, "parts of an upload cannot be removed now");
-            if sent.is_err() {
-                self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
-            }
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
         }
-        sent
     }
 }
 
 impl Driver for S3Driver {
     async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
-        let client = self.client().map_err(|_| Error::ReadOnly)?;
-        let place = self.place_of(&object.image_id);
+        self.client().map_err(|_| Error::ReadOnly)?;
         let mut source = Source::new(data);
         let wanted = self.part_size(0, size);
         let mut part = Part::reserve(if size == 0 { wanted } else { wanted.min(size) }).await?;
@@ -196,8 +222,8 @@ impl Driver for S3Driver {
         let is_whole = !source.has_more().await?;
         // Without a byte there is no part.
         if is_whole && (part.gathering.len < self.large_object_size || part.gathering.len == 0) {
-            let (payload, _memory) = part.finish();
-            self.in_bucket(|| client.put(&place, payload.clone())).await?;
+            let (payload, memory) = part.finish();
+            self.wait(object, Waiting::Whole(payload, memory));
         } else {
             self.put_parts(object, &mut source, part, size).await?;
         }
@@ -206,6 +232,28 @@ impl Driver for S3Driver {
             metadata.insert("store".to_owned(), name.clone().into());
         }
         Ok(Stored { url: format!("{}{}", self.prefix, object.image_id).into(), metadata })
+    }
+
+    /// Parts that were removed meanwhile, because the upload was taken for dead, cannot be joined.
+    async fn place(&self, object: &Object, _: &Stored, hold: Hold) -> Result<Hold> {
+        let (client, place) = (self.client()?, self.place_of(&object.image_id));
+        match self.waiting(object) {
+            None => {}
+            Some(Waiting::Whole(payload, _memory)) => {
+                self.in_bucket(|| client.put(&place, payload.clone())).await?;
+            }
+            Some(Waiting::Parts { mut unfinished, may_be_twice, etags, size }) => {
+                if let Err(error) = client.join(&place, &unfinished.id, &etags, size).await {
+                    self.give_up(object, unfinished, may_be_twice).await;
+                    return Err(cannot_write(error));
+                }
+                unfinished.place = None;
+                if may_be_twice && let Err(error) = client.abort_all(&place).await {
+                    tracing::error!(%error, image = object.image_id, "parts of an upload cannot be removed now");
+                }
+            }
+        }
+        Ok(hold)
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
@@ -255,7 +303,10 @@ impl Driver for S3Driver {
     }
 
     async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
-        // What was stored is in its place. Parts that are there may be those of the image's next upload, unless it is held.
+        if let Some(Waiting::Parts { unfinished, may_be_twice, .. }) = self.waiting(object) {
+            self.give_up(object, unfinished, may_be_twice).await;
+        }
+        // Other parts that are there may be those of the image's next upload, unless it is held.
         let Some(hold) = hold else { return Ok(()) };
         let (client, place) = (self.client()?, self.place_of(&object.image_id));
         let discarded = async {
