@@ -245,6 +245,33 @@ async fn an_image_lives_on_a_web_server_and_in_a_store() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_locations WHERE NOT deleted").await, 1);
 }
 
+/// A client may say anything of a store: the data is where its URL leads, and is read and removed there.
+#[tokio::test]
+async fn what_a_client_says_of_a_store_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = open()
+        .option("DEFAULT", "enabled_backends", "one:file, other:file")
+        .option("glance_store", "default_backend", "one")
+        .option("one", "filesystem_store_datadir", dir.path().join("one").display())
+        .option("other", "filesystem_store_datadir", dir.path().join("other").display())
+        .start()
+        .await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"hello").await;
+    let mut known = member.get(&image).await.json()["locations"].clone();
+    for store in ["other", "nope"] {
+        known[0]["metadata"] = json!({"store": store, "k": "v"});
+        let said = patch(&member, &image, &replace(&known)).await.expect(200).json();
+        assert_eq!(said["locations"][0]["metadata"], json!({"store": "one", "k": "v"}));
+        assert_eq!(said["stores"], "one");
+    }
+    // As an older database may have it.
+    s.database.execute("UPDATE image_locations SET meta_data = '{\"store\": \"other\"}'").await;
+    assert_eq!(download(&member, &image).await, b"hello");
+    member.delete(&image).await.expect(204);
+    assert_eq!(files(&dir.path().join("one")), [""; 0]);
+}
+
 #[tokio::test]
 async fn what_is_left_to_the_scrubber_says_so() {
     let web = Web::start(&PAGES).await;
