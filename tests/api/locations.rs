@@ -302,6 +302,17 @@ async fn data_that_cannot_be_removed_stays_the_images() {
     assert!(answer.status.as_u16() == 403 || answer.status.as_u16() == 503, "{}", answer.text);
     let shown = s.admin().get(&image).await.expect(200).json();
     assert_eq!(shown["locations"].as_array().unwrap().len(), 2);
+    if Engine::under_test() != Engine::Sqlite {
+        return;
+    }
+    // Where the image is deleted meanwhile, its removal stays noted.
+    let deletes = "CREATE TRIGGER deletes AFTER UPDATE OF status ON image_locations WHEN NEW.status = 'pending_delete' \
+        BEGIN UPDATE images SET deleted = 1, status = 'deleted' WHERE id = NEW.image_id; END";
+    s.database.execute(deletes).await;
+    let answer = patch(&s.admin(), &image, &remove("0")).await;
+    assert!(answer.status.as_u16() == 403 || answer.status.as_u16() == 503, "{}", answer.text);
+    let noted = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete' AND deleted";
+    assert_eq!(s.database.count(noted).await, 1);
 }
 
 #[tokio::test]
