@@ -421,7 +421,9 @@ async fn a_url_leads_where_users_may_send_us() {
 /// somebody else's may be this machine's now.
 #[tokio::test]
 async fn a_location_that_is_kept_is_judged_by_its_addresses() {
-    let web = Web::start(&PAGES).await;
+    let other = Web::start(&PAGES).await;
+    let elsewhere = format!("302 Found\r\nLocation: {}/a\r\nContent-Length: 0\r\n\r\n", other.base());
+    let web = Web::start(&[PAGES.as_slice(), &[("/elsewhere", elsewhere.leak())]].concat()).await;
     let id = "00000000-0000-4000-8000-000000000001";
     let create = json!({"id": id, "disk_format": "raw", "container_format": "bare"});
     let at = async |s: &TestServer, url: &str| {
@@ -444,5 +446,11 @@ async fn a_location_that_is_kept_is_judged_by_its_addresses() {
         assert_eq!(asked, if status == 200 { 2 } else { 0 });
         // A detour to this machine's links is none that an option allows here.
         at(&s, &format!("{}/inside", web.base())).await.expect(503);
+        if status == 200 {
+            // Its own server may send us on, but not to a port that no user may name now.
+            at(&s, &format!("{}/moved", web.base())).await.expect(200);
+            at(&s, &format!("{}/elsewhere", web.base())).await.expect(503);
+            assert_eq!(other.requests(), [""; 0]);
+        }
     }
 }
