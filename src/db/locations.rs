@@ -208,10 +208,17 @@ pub(crate) async fn release(s: &mut impl Session, id: i32, now: NaiveDateTime) -
     mark(s, &[id], LocationStatus::PendingDelete, now).await
 }
 
-/// Gives a location back that was taken from its image, unless its removal was [resumed](resume). One statement, through the
-/// primary key.
+/// Gives a location back that was taken from its image, unless its removal was [resumed](resume), or the image has gone meanwhile:
+/// then its data is nobody's, and its removal goes on. One statement, through the primary keys.
 pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<bool> {
     use ImageLocations as L;
+    let image = Query::select()
+        .expr(Expr::val(1))
+        .from(Images::Table)
+        .and_where(Expr::col((Images::Table, Images::Id)).equals((L::Table, L::ImageId)))
+        .and_where(Expr::col((Images::Table, Images::Deleted)).eq(false))
+        .and_where(Expr::col((Images::Table, Images::Status)).ne(Status::PendingDelete))
+        .take();
     let update = Query::update()
         .table(L::Table)
         .value(L::Status, LocationStatus::Active)
@@ -221,6 +228,7 @@ pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -
         .and_where(Expr::col(L::Id).eq(id))
         .and_where(Expr::col(L::Status).eq(LocationStatus::PendingDelete))
         .and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt))
+        .and_where(Expr::exists(image))
         .take();
     Ok(s.execute(update).await? == 1)
 }

@@ -342,8 +342,10 @@ impl Draft<'_> {
             metadata: new.metadata.clone(),
             status: LocationStatus::Active,
         };
+        // What the client says of the store counts for nothing, as in Glance: data is where its URL leads.
+        let known = self.locations.iter().find(|known| known.url == new.url).map(|known| &known.metadata);
         if app.stores.are_named
-            && let Ok(store) = app.stores.of(&location.url, &location.metadata)
+            && let Ok(store) = app.stores.of(&location.url, known.unwrap_or(&Map::new()))
         {
             location.metadata.insert("store".to_owned(), json!(store.id));
         }

@@ -51,12 +51,9 @@ impl HttpDriver {
         Ok(Self { filter: Arc::clone(filter), proxies, new, kept })
     }
 
-    /// Asks for the data, wherever the server sends us: each hop is judged as the first.
-    async fn ask(&self, url: &LocationUrl, method: Method, strictness: Strictness) -> Result<Response> {
-        let client = match strictness {
-            Strictness::New => &self.new,
-            Strictness::Kept => &self.kept,
-        };
+    /// Asks for the data, wherever the server sends us. Another server that it names is one that a user gives now, also where
+    /// the first is kept: by then, nobody has judged it.
+    async fn ask(&self, url: &LocationUrl, method: Method, mut strictness: Strictness) -> Result<Response> {
         let mut text = url.expose().to_owned();
         for _ in 0..MAX_REDIRECTS {
             let url = self.filter.check(&text, strictness)?;
@@ -68,6 +65,10 @@ impl HttpDriver {
             if let (true, Some(Host::Domain(host))) = (self.is_resolved_elsewhere(&url), url.host()) {
                 self.filter.resolve(host, strictness).await.map_err(unavailable)?;
             }
+            let client = match strictness {
+                Strictness::New => &self.new,
+                Strictness::Kept => &self.kept,
+            };
             let sent = client.request(method.clone(), url.clone()).send().await;
             let response = sent.map_err(|error| unavailable(error.without_url().into()))?;
             match response.status() {
@@ -75,6 +76,9 @@ impl HttpDriver {
                     let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
                     let nowhere = Error::BadLocation("The HTTP URL attempted to redirect nowhere");
                     text = to.and_then(|to| hop(&url, to)).ok_or(nowhere)?;
+                    if !Url::parse(&text).is_ok_and(|to| to.origin() == url.origin()) {
+                        strictness = Strictness::New;
+                    }
                 }
                 StatusCode::NOT_FOUND => return Err(Error::NotFound),
                 status if status.is_success() => return Ok(response),

@@ -226,17 +226,21 @@ impl Stores {
         found.find(|_| is_webs).ok_or(Error::NoStore)
     }
 
-    /// The store that a location is in: the one that it names, else the one whose locations look so.
+    /// The store that a location is in: of those that it looks like one of, the one that it names. Where it looks like none's, the
+    /// name counts alone: clients can write it, and their data would be lost in another store.
     ///
     /// # Errors
     /// `NoStore`.
     pub(crate) fn of(&self, url: &LocationUrl, metadata: &Map<String, Value>) -> Result<&Arc<Store>> {
         let scheme = location::scheme(url);
-        let named = metadata.get("store").and_then(Value::as_str).filter(|_| self.are_named);
-        let named = named.and_then(|id| self.stores.iter().find(|store| store.id == id));
-        let named = named.filter(|store| store.has_scheme(&scheme));
-        let mut others = self.stores.iter().filter(|store| store.has_scheme(&scheme));
-        let found = named.or_else(|| others.find(|store| !self.are_named || store.owns(url)));
+        let mut candidates = self.stores.iter().filter(|store| store.has_scheme(&scheme));
+        if !self.are_named {
+            return candidates.next().ok_or(Error::NoStore);
+        }
+        let named = metadata.get("store").and_then(Value::as_str);
+        let named = candidates.clone().find(|store| Some(store.id.as_str()) == named);
+        let owner = named.filter(|store| store.owns(url)).or_else(|| candidates.find(|store| store.owns(url)));
+        let found = owner.or(named);
         found.ok_or(Error::NoStore)
     }
 }

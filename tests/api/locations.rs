@@ -177,14 +177,18 @@ async fn locations_are_changed_as_by_glance() {
         twins.same(&Question::new(member, "POST", "/v2/images").json(&body)).await;
         format!("/v2/images/{}", body["id"].as_str().unwrap())
     };
-    for life in &lives {
+    for (n, life) in lives.iter().enumerate() {
         let image = create(json!({"disk_format": "raw", "container_format": "bare"})).await;
         for operations in life {
             // Glance's answer repeats what the client sent with a location, too.
             twins.same(&Question::new(member, "PATCH", &image).patch(operations).ignoring(&["locations"])).await;
         }
         twins.same(&Question::new(member, "GET", &image)).await;
-        twins.same(&Question::new(member, "DELETE", &image)).await;
+        if n % 5 == 0 {
+            twins.same(&Question::new(member, "DELETE", &image)).await;
+        }
+        // For the others this is faster, and leaves the quota to the next as well.
+        twins.both("UPDATE images SET deleted = true, status = 'deleted'").await;
     }
     // What waits for data must say what data.
     let image = create(json!({"container_format": "bare"})).await;
@@ -245,6 +249,33 @@ async fn an_image_lives_on_a_web_server_and_in_a_store() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_locations WHERE NOT deleted").await, 1);
 }
 
+/// A client may say anything of a store: the data is where its URL leads, and is read and removed there.
+#[tokio::test]
+async fn what_a_client_says_of_a_store_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = open()
+        .option("DEFAULT", "enabled_backends", "one:file, other:file")
+        .option("glance_store", "default_backend", "one")
+        .option("one", "filesystem_store_datadir", dir.path().join("one").display())
+        .option("other", "filesystem_store_datadir", dir.path().join("other").display())
+        .start()
+        .await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"hello").await;
+    let mut known = member.get(&image).await.json()["locations"].clone();
+    for store in ["other", "nope"] {
+        known[0]["metadata"] = json!({"store": store, "k": "v"});
+        let said = patch(&member, &image, &replace(&known)).await.expect(200).json();
+        assert_eq!(said["locations"][0]["metadata"], json!({"store": "one", "k": "v"}));
+        assert_eq!(said["stores"], "one");
+    }
+    // As an older database may have it.
+    s.database.execute("UPDATE image_locations SET meta_data = '{\"store\": \"other\"}'").await;
+    assert_eq!(download(&member, &image).await, b"hello");
+    member.delete(&image).await.expect(204);
+    assert_eq!(files(&dir.path().join("one")), [""; 0]);
+}
+
 #[tokio::test]
 async fn what_is_left_to_the_scrubber_says_so() {
     let web = Web::start(&PAGES).await;
@@ -275,6 +306,17 @@ async fn data_that_cannot_be_removed_stays_the_images() {
     assert!(answer.status.as_u16() == 403 || answer.status.as_u16() == 503, "{}", answer.text);
     let shown = s.admin().get(&image).await.expect(200).json();
     assert_eq!(shown["locations"].as_array().unwrap().len(), 2);
+    if Engine::under_test() != Engine::Sqlite {
+        return;
+    }
+    // Where the image is deleted meanwhile, its removal stays noted.
+    let deletes = "CREATE TRIGGER deletes AFTER UPDATE OF status ON image_locations WHEN NEW.status = 'pending_delete' \
+        BEGIN UPDATE images SET deleted = 1, status = 'deleted' WHERE id = NEW.image_id; END";
+    s.database.execute(deletes).await;
+    let answer = patch(&s.admin(), &image, &remove("0")).await;
+    assert!(answer.status.as_u16() == 403 || answer.status.as_u16() == 503, "{}", answer.text);
+    let noted = "SELECT COUNT(*) FROM image_locations WHERE status = 'pending_delete' AND deleted";
+    assert_eq!(s.database.count(noted).await, 1);
 }
 
 #[tokio::test]
@@ -383,7 +425,9 @@ async fn a_url_leads_where_users_may_send_us() {
 /// somebody else's may be this machine's now.
 #[tokio::test]
 async fn a_location_that_is_kept_is_judged_by_its_addresses() {
-    let web = Web::start(&PAGES).await;
+    let other = Web::start(&PAGES).await;
+    let elsewhere = format!("302 Found\r\nLocation: {}/a\r\nContent-Length: 0\r\n\r\n", other.base());
+    let web = Web::start(&[PAGES.as_slice(), &[("/elsewhere", elsewhere.leak())]].concat()).await;
     let id = "00000000-0000-4000-8000-000000000001";
     let create = json!({"id": id, "disk_format": "raw", "container_format": "bare"});
     let at = async |s: &TestServer, url: &str| {
@@ -406,5 +450,11 @@ async fn a_location_that_is_kept_is_judged_by_its_addresses() {
         assert_eq!(asked, if status == 200 { 2 } else { 0 });
         // A detour to this machine's links is none that an option allows here.
         at(&s, &format!("{}/inside", web.base())).await.expect(503);
+        if status == 200 {
+            // Its own server may send us on, but not to a port that no user may name now.
+            at(&s, &format!("{}/moved", web.base())).await.expect(200);
+            at(&s, &format!("{}/elsewhere", web.base())).await.expect(503);
+            assert_eq!(other.requests(), [""; 0]);
+        }
     }
 }
