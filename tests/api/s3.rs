@@ -1,7 +1,10 @@
 //! Images in a bucket of a real S3 server, and what happens when it, the way to it, or one of us breaks.
 
 use serde_json::{Value, json};
-use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use crate::{
     data::{bytes, download, image_with, upload, waiting_image},
@@ -231,6 +234,29 @@ async fn what_is_cut_off_leaves_nothing() {
     .await;
     s3.start_again().await;
     nothing_is_left(&member, &image, &s3).await;
+}
+
+/// One that another process took for dead goes on in the end, however late: not in the place of what came after it.
+#[tokio::test]
+async fn an_upload_that_lost_its_image_does_no_harm() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let member = s.member("p1");
+    for length in [3, 6 * MIB] {
+        let image = waiting_image(&member).await;
+        let mut late = begun_upload(&s.base, &image, &bytes(length)).await;
+        eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+        s.database.execute("UPDATE glimpse_uploads SET upload_id = 'taken'").await;
+        eventually("it is undone", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
+        upload(&member, &image, "later").await.expect(204);
+        late.write_all(b"0123456789").await.unwrap();
+        let mut answer = vec![0; 12];
+        late.read_exact(&mut answer).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 410");
+        assert_eq!(download(&member, &image).await, b"later");
+        assert_eq!((s3.objects().await.len(), s3.parts().await), (1, vec![]));
+        member.delete(&image).await.expect(204);
+    }
 }
 
 #[tokio::test]
