@@ -22,7 +22,7 @@ use crate::{
     },
     error::{Error, Result},
     limits::{Resource, StorageLeft},
-    store::{self, Object, Store, Stored},
+    store::{self, Hold, Object, Store, Stored},
     stream::{self, Broken, ByteStream},
 };
 
@@ -183,29 +183,27 @@ impl Upload {
         stored: &Stored,
         facts: &DataFacts,
     ) -> Result<()> {
-        let Err(error) = self.try_to_finish(object, record, stored, facts).await else { return Ok(()) };
-        self.discard(object).await;
+        let hold = match self.place(object, record, stored).await {
+            Ok(hold) => hold,
+            Err(error) => {
+                self.discard(object).await;
+                let left = self.store.may_have_placed(object).then_some(&*self.store);
+                self.undo(record, left).await.or_else(later)?;
+                return Err(error);
+            }
+        };
+        let done = bounded(&self.app, self.activate(object, record, stored, facts)).await;
+        hold.release().await;
+        let Err(error) = done else { return Ok(()) };
         // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
         let undone = self.undo(record, Some(&*self.store)).await;
         let ended = undone.or_else(later).is_ok_and(|undone| !undone);
         if ended && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
 
-    async fn try_to_finish(
-        &self,
-        object: &Object,
-        record: &uploads::Upload,
-        stored: &Stored,
-        facts: &DataFacts,
-    ) -> Result<()> {
+    /// Puts the data into its place, if the image is still this upload's. Two statements.
+    async fn place(&self, object: &Object, record: &uploads::Upload, stored: &Stored) -> Result<Hold> {
         let app = &*self.app;
-        let gone = || {
-            Error::Gone(format!(
-                "Image {} could not be found after upload. The image may have been deleted during the upload, cleaning up \
-                 the chunks uploaded.",
-                self.id
-            ))
-        };
         let hold = self.store.hold(object).await.map_err(cannot_store)?;
         // Whoever takes the row from now on waits for the end of the hold before they remove what is in place.
         let ours = async {
@@ -217,21 +215,39 @@ impl Upload {
         };
         if !bounded(app, ours).await? {
             hold.release().await;
-            return Err(gone());
+            return Err(self.gone());
         }
-        let hold = self.store.place(object, stored, hold).await.map_err(cannot_store)?;
-        let done = app.db.transaction(|mut tx| async move {
-            let now = app.now();
-            let ours = uploads::end(&mut tx, record).await?;
-            if !ours || !db::images::activate(&mut tx, &object.image_id, facts, now).await? {
-                return Err(gone());
-            }
-            db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
-            Ok((tx, ()))
-        });
-        let done = bounded(app, done).await;
-        hold.release().await;
-        done
+        self.store.place(object, stored, hold).await.map_err(cannot_store)
+    }
+
+    /// Makes the image active, if it is still this upload's. Three statements.
+    async fn activate(
+        &self,
+        object: &Object,
+        record: &uploads::Upload,
+        stored: &Stored,
+        facts: &DataFacts,
+    ) -> Result<()> {
+        self.app
+            .db
+            .transaction(|mut tx| async move {
+                let now = self.app.now();
+                let ours = uploads::end(&mut tx, record).await?;
+                if !ours || !db::images::activate(&mut tx, &object.image_id, facts, now).await? {
+                    return Err(self.gone());
+                }
+                db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
+                Ok((tx, ()))
+            })
+            .await
+    }
+
+    fn gone(&self) -> Error {
+        Error::Gone(format!(
+            "Image {} could not be found after upload. The image may have been deleted during the upload, cleaning up \
+             the chunks uploaded.",
+            self.id
+        ))
     }
 
     /// Removes what is not in its place yet, for which nobody needs to be asked.

@@ -138,6 +138,14 @@ impl Store {
         matches!(&self.driver, AnyDriver::S3(driver) if driver.has_leftovers_of(object))
     }
 
+    /// Whether an object may be in its place, although that failed.
+    pub(crate) fn may_have_placed(&self, object: &Object) -> bool {
+        match &self.driver {
+            AnyDriver::S3(driver) => driver.has_leftovers_of(object),
+            _ => true,
+        }
+    }
+
     /// See `Driver::get`.
     pub(crate) async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         call!(self, |driver| driver.get(url, range).await, Err(Error::NoStore))

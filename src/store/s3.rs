@@ -195,6 +195,13 @@ impl S3Driver {
         }
     }
 
+    /// What the server did not refuse, it may have.
+    fn note_left(&self, object: &Object, error: &Error) {
+        if matches!(error, Error::Unavailable(_)) {
+            self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
+        }
+    }
+
     /// Removes the parts of an upload.
     async fn give_up(&self, object: &Object, mut unfinished: Unfinished, may_be_twice: bool) {
         let Some(place) = unfinished.place.take() else { return };
@@ -240,12 +247,15 @@ impl Driver for S3Driver {
         match self.waiting(object) {
             None => {}
             Some(Waiting::Whole(payload, _memory)) => {
-                self.in_bucket(|| client.put(&place, payload.clone())).await?;
+                let put = self.in_bucket(|| client.put(&place, payload.clone())).await;
+                put.inspect_err(|error| self.note_left(object, error))?;
             }
             Some(Waiting::Parts { mut unfinished, may_be_twice, etags, size }) => {
                 if let Err(error) = client.join(&place, &unfinished.id, &etags, size).await {
                     self.give_up(object, unfinished, may_be_twice).await;
-                    return Err(cannot_write(error));
+                    let error = cannot_write(error);
+                    self.note_left(object, &error);
+                    return Err(error);
                 }
                 unfinished.place = None;
                 if may_be_twice && let Err(error) = client.abort_all(&place).await {
