@@ -91,7 +91,8 @@ impl Watch {
         }
         // At the start, once what dead processes had begun is undone, and from time to time.
         match self.looks % SWEEP_EVERY {
-            0 => self.deletions = Deletions::read(app).await?,
+            // Not at once: it reads the table of images, and clients wait for who has just started.
+            1 => self.deletions = Deletions::read(app).await?,
             STILL_AND_ONE => {
                 sweep(app, every * STILL).await?;
                 let before = std::mem::take(&mut self.deletions);

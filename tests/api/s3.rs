@@ -387,7 +387,7 @@ async fn glance_and_glimpse_share_a_bucket() {
     let theirs: Vec<(&str, &str, &str)> =
         options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
     let glance = Glance::start_with(&database, &theirs, &[]).await;
-    let s = with_options(builder(), &options).database(database.clone()).start().await;
+    let s = with_options(TestServer::builder(), &options).database(database.clone()).start().await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
     for data in [bytes(3), bytes(11 * MIB)] {
         let mut rows = Vec::new();

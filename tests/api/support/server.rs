@@ -108,6 +108,9 @@ impl TestServer {
         ServerBuilder { options: Vec::new(), files: Vec::new(), database: None, environment: Vec::new() }
             .option("DEFAULT", "bind_port", 0)
             .option("glimpse", "auth", "fake")
+            // Its housekeeping reads and writes where a test counts rows, or where a Glance fails on an SQLite file that somebody
+            // writes to in its transaction.
+            .option("glimpse", "heartbeat", 600)
     }
 
     /// The program with this server's configuration.
