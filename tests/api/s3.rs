@@ -242,8 +242,7 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
     let s3 = S3::start().await;
     let s = with_options(builder(), &s3.options(&s3.base())).start().await;
     let member = s.member("p1");
-    // Its parts are gone when it sends the last one.
-    for (length, expected) in [(3, "410"), (6 * MIB, "503")] {
+    for length in [3, 6 * MIB] {
         let image = waiting_image(&member).await;
         let mut late = begun_upload(&s.base, &image, &bytes(length)).await;
         eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
@@ -253,7 +252,9 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
         late.write_all(b"0123456789").await.unwrap();
         let mut answer = vec![0; 12];
         late.read_exact(&mut answer).await.unwrap();
-        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {expected}"));
+        // Its parts may be gone when it sends the last one: the server says no, then.
+        let is_refused = [&b"HTTP/1.1 410"[..], b"HTTP/1.1 503"].contains(&answer.as_slice());
+        assert!(is_refused, "{}", String::from_utf8_lossy(&answer));
         assert_eq!(download(&member, &image).await, b"later");
         assert_eq!((s3.objects().await.len(), s3.parts().await), (1, vec![]));
         member.delete(&image).await.expect(204);
