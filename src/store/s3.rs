@@ -41,6 +41,8 @@ static MEMORY_LEFT: Semaphore = Semaphore::const_new(MEMORY as usize);
 const MAX_PARTS: u64 = 10_000;
 /// Parts after which the parts of an object of unknown size grow by the size of the first: so they are enough for 1 TiB.
 const GROW_EVERY: u64 = 500;
+/// How long parts on their way are waited for, when their upload is given up.
+const LAST_PARTS: Duration = Duration::from_secs(10);
 /// Bytes of a part at the most.
 const MAX_PART: u64 = 5 << 30;
 
@@ -182,6 +184,11 @@ impl S3Driver {
             sending.finish().await
         };
         let sent = sent.await;
+        if sent.is_err() {
+            // A part that arrives after its upload was given up stays on the server.
+            let ended = async { while sending.tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(LAST_PARTS, ended).await;
+        }
         sending.tasks.shutdown().await;
         match sent {
             Ok(etags) => {
