@@ -100,8 +100,8 @@ pub(crate) struct Blob {
 /// A way to keep data. Every call may be dropped at any time.
 pub(crate) trait Driver {
     /// Stores an object; its size is known, or 0. When this fails or is dropped, nothing is left; when it succeeds, the object
-    /// is there for good and whole, and was not there in parts before. It need not be in its place yet: what another upload of its
-    /// image has put there stays as it is.
+    /// is whole, and was not there in parts before. It need not be in its place yet, where it is for good: what another upload of
+    /// its image has put there stays as it is.
     fn put(&self, object: &Object, data: Chunks, size: u64) -> impl Future<Output = Result<Stored>> + Send;
     /// Keeps everybody else from the place of an image's object, where the store can.
     fn hold(&self, _: &Object) -> impl Future<Output = Result<Hold>> + Send {

@@ -68,11 +68,11 @@ pub(crate) fn files(dir: &Path) -> Vec<String> {
     names
 }
 
-fn id(image: &str) -> &str {
+pub(crate) fn id(image: &str) -> &str {
     image.rsplit('/').next().unwrap()
 }
 
-async fn status(client: &Client, image: &str) -> String {
+pub(crate) async fn status(client: &Client, image: &str) -> String {
     client.get(image).await.expect(200).json()["status"].as_str().unwrap().to_owned()
 }
 
@@ -87,8 +87,8 @@ async fn nothing_is_left(client: &Client, image: &str, dir: &Path) {
     assert_eq!(download(client, image).await, b"whole");
 }
 
-/// Begins an upload of more than is sent now.
-async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
+/// Begins an upload of ten bytes more than is sent now.
+pub(crate) async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
     let head = format!(
         "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\

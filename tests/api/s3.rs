@@ -1,13 +1,10 @@
 //! Images in a bucket of a real S3 server, and what happens when it, the way to it, or one of us breaks.
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    data::{bytes, download, image_with, upload, waiting_image},
+    data::{begun_upload, bytes, download, id, image_with, status, upload, waiting_image},
     support::{Client, Database, Fault, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
 };
 
@@ -24,31 +21,10 @@ fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, 
         .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
 }
 
-fn id(image: &str) -> &str {
-    image.rsplit('/').next().unwrap()
-}
-
-async fn status(client: &Client, image: &str) -> String {
-    client.get(image).await.expect(200).json()["status"].as_str().unwrap().to_owned()
-}
-
 /// A body whose length is not told.
 fn chunked(data: &[u8]) -> reqwest::Body {
     let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
     reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
-}
-
-/// Begins an upload of ten bytes more than is sent now.
-async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
-    let head = format!(
-        "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
-         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
-        sent.len() + 10
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    stream.write_all(sent).await.unwrap();
-    stream
 }
 
 /// Waits until the image waits for data again and nothing of it is on the server, and uploads.
