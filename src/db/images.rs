@@ -152,6 +152,11 @@ fn select() -> SelectStatement {
     Query::select().columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Deleted).eq(false)).take()
 }
 
+/// The image, if it is not deleted, through the primary key.
+pub(super) fn live(id: &ImageId) -> SelectStatement {
+    select().and_where(Expr::col(Images::Id).eq(id.as_str())).take()
+}
+
 /// Adds an image's row. `Error::Duplicate` when its id is taken, be it by a deleted image.
 pub(crate) async fn insert(s: &mut impl Session, image: &Image) -> Result<()> {
     let values: [Expr; 18] = [
@@ -184,7 +189,7 @@ pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Ima
     if !id.is_uuid() {
         return Ok(None);
     }
-    let row: Option<Image> = s.optional(select().and_where(Expr::col(Images::Id).eq(id.as_str())).take()).await?;
+    let row: Option<Image> = s.optional(live(id)).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
     Ok(row.filter(|row| row.id == id.as_str()))
 }
@@ -194,8 +199,7 @@ pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image
     if !id.is_uuid() {
         return Ok(None);
     }
-    let query = select().and_where(Expr::col(Images::Id).eq(id.as_str())).lock_exclusive().take();
-    let row: Option<Image> = tx.optional(query).await?;
+    let row: Option<Image> = tx.optional(live(id).lock_exclusive().take()).await?;
     Ok(row.filter(|row| row.id == id.as_str()))
 }
 

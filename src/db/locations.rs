@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, Order, Query};
+use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -90,8 +90,7 @@ impl From<Row> for Location {
             id: row.id,
             image_id: row.image_id,
             url: row.value,
-            // What a Glance of long ago left in another form says nothing.
-            metadata: row.meta_data.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+            metadata: metadata(row.meta_data.as_deref()),
             status: row.status,
         }
     }
@@ -106,32 +105,30 @@ pub(crate) struct Removal {
     updated_at: Option<NaiveDateTime>,
 }
 
-/// Reads the locations of these images, in their order. One statement, through the index on `image_id`.
-pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Location>> {
-    let mut room = usize::MAX;
-    Ok(within(s, image_ids, &mut room).await?.unwrap_or_default())
+/// Reads the locations of an image, in their order. One statement, through the index on `image_id`.
+pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Location>> {
+    use ImageLocations as L;
+    let query = of_images(&[image_id])
+        .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt])
+        .order_by(L::Id, Order::Asc)
+        .take();
+    let rows: Vec<Row> = s.all(query).await?;
+    Ok(rows.into_iter().map(Location::from).collect())
 }
 
-/// As [`of`], where they have room, which they take. `None` where they have not.
-pub(crate) async fn within(
-    s: &mut impl Session,
-    image_ids: &[&str],
-    room: &mut usize,
-) -> Result<Option<Vec<Location>>> {
-    if image_ids.is_empty() {
-        return Ok(Some(Vec::new()));
-    }
+/// The locations of these images, through the index on `image_id`.
+pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     use ImageLocations as L;
-    let query = Query::select()
-        .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt])
+    Query::select()
         .from(L::Table)
         .and_where(Expr::col(L::ImageId).is_in(image_ids.iter().copied()))
         .and_where(Expr::col(L::Deleted).eq(false))
-        .order_by(L::Id, Order::Asc)
-        .take();
-    let weigh = |row: &Row| super::ROW_WEIGHT + row.value.0.len() + row.meta_data.as_ref().map_or(0, String::len);
-    let rows = s.all_within(query, room, weigh).await?;
-    Ok(rows.map(|rows| rows.into_iter().map(Location::from).collect()))
+        .take()
+}
+
+/// What the database has as a location's metadata. What a Glance of long ago left in another form says nothing.
+pub(super) fn metadata(text: Option<&str>) -> Map<String, Value> {
+    text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 /// What a location's metadata is in the database: JSON in ASCII, which every engine stores.

@@ -345,34 +345,36 @@ impl Db {
         let migrator = self.migrator();
         match self {
             Self::Sqlite { write, .. } => {
-                let mut connection = write.acquire().await?;
-                record_and_run(migrator, recorded, &mut *connection).await
+                let mut held = write.acquire().await?;
+                record_and_run(migrator, recorded, held.connection()?).await
             }
             Self::Postgres(pool) => {
-                let mut connection = pool.acquire().await?;
-                lock_postgres(&mut connection).await?;
-                let ran = match drop_unfinished_indexes(&mut connection).await {
-                    Ok(()) => record_and_run(migrator, recorded, &mut *connection).await,
+                let mut held = pool.acquire().await?;
+                let connection = held.connection()?;
+                lock_postgres(connection).await?;
+                let ran = match drop_unfinished_indexes(connection).await {
+                    Ok(()) => record_and_run(migrator, recorded, connection).await,
                     Err(error) => Err(error.into()),
                 };
                 // The lock goes with its connection.
-                connection.close().await?;
+                held.close().await?;
                 ran
             }
             Self::MySql(pool) => {
                 // MariaDB does not wait for a lock without a limit, which is how sqlx asks for it.
-                let mut connection = pool.acquire().await?;
+                let mut held = pool.acquire().await?;
+                let connection = held.connection()?;
                 let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
                 let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
                 if locked != Some(1) {
                     return Err(MigrateError::Source(BUSY.into()));
                 }
-                let ran = match undo_unfinished_indexes(&mut connection).await {
-                    Ok(()) => record_and_run(migrator, recorded, &mut *connection).await,
+                let ran = match undo_unfinished_indexes(connection).await {
+                    Ok(()) => record_and_run(migrator, recorded, connection).await,
                     Err(error) => Err(error.into()),
                 };
                 // The lock goes with its connection.
-                connection.close().await?;
+                held.close().await?;
                 ran
             }
         }
@@ -389,18 +391,20 @@ impl Db {
     async fn table_names(&self) -> Result<Vec<String>> {
         Ok(match self {
             Self::Sqlite { write, .. } => {
-                sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'").fetch_all(write).await?
+                sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table'")
+                    .fetch_all(write.acquire().await?.connection()?)
+                    .await?
             }
             Self::Postgres(pool) => {
                 sqlx::query_scalar("SELECT tablename::text FROM pg_tables WHERE schemaname = current_schema()")
-                    .fetch_all(&mut *pool.acquire().await?)
+                    .fetch_all(pool.acquire().await?.connection()?)
                     .await?
             }
             Self::MySql(pool) => {
                 sqlx::query_scalar(
                     "SELECT CAST(table_name AS CHAR) FROM information_schema.tables WHERE table_schema = DATABASE()",
                 )
-                .fetch_all(&mut *pool.acquire().await?)
+                .fetch_all(pool.acquire().await?.connection()?)
                 .await?
             }
         })

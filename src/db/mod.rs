@@ -4,6 +4,7 @@
 //! and MySQL/MariaDB. A read takes `Db::acquire`, a write `Db::transaction`, which commits when its work returned `Ok`
 //! and runs it again when the engine gave it up for another transaction.
 
+pub(crate) mod belongings;
 pub(crate) mod images;
 pub(crate) mod listing;
 pub(crate) mod locations;
@@ -31,15 +32,14 @@ use sea_query::{
 };
 use sea_query_sqlx::{SqlxBinder, SqlxValues};
 use sqlx::{
-    AssertSqlSafe, Executor, FromRow, MySql, MySqlConnection, PgConnection, Postgres, Sqlite, SqlitePool, Transaction,
+    AssertSqlSafe, Executor, FromRow, MySql, MySqlConnection, PgConnection, Postgres, Sqlite, SqlitePool,
     mysql::{MySqlPoolOptions, MySqlRow},
-    pool::PoolConnection,
     postgres::{PgPoolOptions, PgRow},
     query_as_with, query_with,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
 };
 
-use self::pool::ServerPool;
+use self::pool::{Held, Pool};
 use crate::config::{Database, DatabaseUrl, Target};
 
 /// How often a transaction that the engine gave up for another one is run, in all.
@@ -202,34 +202,34 @@ pub(crate) enum Db {
     /// its lock against each other.
     Sqlite {
         /// Read-only work.
-        read: SqlitePool,
+        read: Pool<Sqlite>,
         /// The one connection that writes.
-        write: SqlitePool,
+        write: Pool<Sqlite>,
     },
     /// A PostgreSQL server.
-    Postgres(ServerPool<Postgres>),
+    Postgres(Pool<Postgres>),
     /// A MySQL or MariaDB server.
-    MySql(ServerPool<MySql>),
+    MySql(Pool<MySql>),
 }
 
 /// A connection out of a transaction.
 pub(crate) enum Conn {
     /// See [`Db`].
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Held<Sqlite>),
     /// See [`Db`].
-    Postgres(PoolConnection<Postgres>),
+    Postgres(Held<Postgres>),
     /// See [`Db`].
-    MySql(PoolConnection<MySql>),
+    MySql(Held<MySql>),
 }
 
 /// A transaction; dropping it rolls back.
 pub(crate) enum Tx {
     /// See [`Db`].
-    Sqlite(Transaction<'static, Sqlite>),
+    Sqlite(Held<Sqlite>),
     /// See [`Db`].
-    Postgres(Transaction<'static, Postgres>),
+    Postgres(Held<Postgres>),
     /// See [`Db`].
-    MySql(Transaction<'static, MySql>),
+    MySql(Held<MySql>),
 }
 
 /// Connections to a server database where the configuration sets no bound.
@@ -280,17 +280,17 @@ impl Db {
                     SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
                 };
                 Self::Sqlite {
-                    write: connect_sqlite(pool(1), &options, limits.wait).await?,
-                    read: pool(SQLITE_READERS).connect_lazy_with(options),
+                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?),
+                    read: Pool::new(pool(SQLITE_READERS).connect_lazy_with(options)),
                 }
             }
             Target::Postgres(options) => {
                 let pool = PgPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
-                Self::Postgres(ServerPool::new(pool, (**options).clone(), limits))
+                Self::Postgres(Pool::of_server(pool, (**options).clone(), limits))
             }
             Target::MySql(options) => {
                 let pool = MySqlPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_mysql(connection)));
-                Self::MySql(ServerPool::new(pool, (**options).clone(), limits))
+                Self::MySql(Pool::of_server(pool, (**options).clone(), limits))
             }
         })
     }
@@ -307,9 +307,21 @@ impl Db {
     /// Starts a transaction; dropping it rolls back. SQLite takes its write lock at once.
     async fn begin(&self) -> Result<Tx> {
         Ok(match self {
-            Self::Sqlite { write, .. } => Tx::Sqlite(write.begin_with("BEGIN IMMEDIATE").await?),
-            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
-            Self::MySql(pool) => Tx::MySql(pool.begin().await?),
+            Self::Sqlite { write, .. } => {
+                let mut held = write.acquire().await?;
+                held.begin("BEGIN IMMEDIATE").await?;
+                Tx::Sqlite(held)
+            }
+            Self::Postgres(pool) => {
+                let mut held = pool.acquire().await?;
+                held.begin("BEGIN").await?;
+                Tx::Postgres(held)
+            }
+            Self::MySql(pool) => {
+                let mut held = pool.acquire().await?;
+                held.begin("BEGIN").await?;
+                Tx::MySql(held)
+            }
         })
     }
 
@@ -411,9 +423,9 @@ impl Conn {
     pub(crate) fn give_up(self) {
         match self {
             // It sends nothing by itself.
-            Self::Sqlite(connection) => drop(connection),
-            Self::Postgres(connection) => drop(connection.detach()),
-            Self::MySql(connection) => drop(connection.detach()),
+            Self::Sqlite(held) => drop(held),
+            Self::Postgres(held) => held.give_up(),
+            Self::MySql(held) => held.give_up(),
         }
     }
 }
@@ -421,9 +433,9 @@ impl Conn {
 impl Tx {
     async fn commit(self) -> Result<()> {
         match self {
-            Self::Sqlite(tx) => tx.commit().await?,
-            Self::Postgres(tx) => tx.commit().await?,
-            Self::MySql(tx) => tx.commit().await?,
+            Self::Sqlite(held) => held.commit().await?,
+            Self::Postgres(held) => held.commit().await?,
+            Self::MySql(held) => held.commit().await?,
         }
         Ok(())
     }
@@ -433,24 +445,27 @@ impl Tx {
 macro_rules! run {
     ($self:ident, $statement:ident, |$sql:ident, $args:ident, $conn:ident| $call:expr) => {
         match $self {
-            Self::Sqlite(c) => {
+            Self::Sqlite(held) => {
                 let ($sql, args) = $statement.build_sqlx(SqliteQueryBuilder);
                 let $args = sqlite_timestamps(args);
-                let $conn = &mut **c;
-                $call
+                run!(held, |$conn| $call)
             }
-            Self::Postgres(c) => {
+            Self::Postgres(held) => {
                 let ($sql, $args) = $statement.build_sqlx(PostgresQueryBuilder);
-                let $conn = &mut **c;
-                $call
+                run!(held, |$conn| $call)
             }
-            Self::MySql(c) => {
+            Self::MySql(held) => {
                 let ($sql, $args) = $statement.build_sqlx(MysqlQueryBuilder);
-                let $conn = &mut **c;
-                $call
+                run!(held, |$conn| $call)
             }
         }
     };
+    ($held:ident, |$conn:ident| $call:expr) => {{
+        let $conn = $held.connection()?;
+        let value = $call;
+        $held.done();
+        value
+    }};
 }
 
 macro_rules! impl_session {
@@ -556,9 +571,11 @@ mod tests {
         let limits = PoolLimits { max_connections: 1, max_age: None, wait: Duration::from_secs(1) };
         let db = Db::open(&url, limits).await.unwrap();
         let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
-        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(write).await.unwrap();
-        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(write).await.unwrap();
-        let foreign_keys: bool = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(write).await.unwrap();
+        let mut held = write.acquire().await.unwrap();
+        let write = held.connection().unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *write).await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *write).await.unwrap();
+        let foreign_keys: bool = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *write).await.unwrap();
         assert_eq!((synchronous, journal.as_str(), foreign_keys), (2, "wal", true));
     }
 }

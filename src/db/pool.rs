@@ -1,4 +1,8 @@
-//! A pool of connections to a server, which says why none can be had.
+//! Pools of connections.
+//!
+//! sqlx's pool asks a connection that comes back whether it still lives, which is a round trip for each request. Here, one whose
+//! last answer was read to its end stays at hand for whoever comes next, and goes back into sqlx's pool, with all that is looked at
+//! there, every [`CHECK_AFTER`]. One with an answer on its way, or a transaction that nobody ended, goes back at once.
 
 use std::{
     fmt, io,
@@ -6,26 +10,73 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{TryFutureExt as _, future::BoxFuture};
 use sqlx::{
-    ConnectOptions as _, Connection, Database, Pool, Transaction,
+    ConnectOptions as _, Connection, Database, Executor,
     pool::{PoolConnection, PoolConnectionMetadata, PoolOptions},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::PoolLimits;
 
-/// A pooled connection that was idle for longer is asked whether it still lives before it is given out. Under load
-/// that never happens, so it costs no round trip there.
-const PING_AFTER: Duration = Duration::from_secs(5);
+/// How long a connection is given from one to the next. One that was idle for longer is asked whether it still lives before it is
+/// given out.
+const CHECK_AFTER: Duration = Duration::from_secs(5);
+/// Connections at hand at the most: what a burst needed beyond them, sqlx's pool closes after a while.
+const MAX_AT_HAND: usize = 16;
 /// How long the server may take to say why it cannot be reached, and how long that counts for whoever else asks: it is asked
 /// once in this time, however many requests wait.
 const REASON_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Connections to a server. Cheap to clone.
-pub(crate) struct ServerPool<DB: Database> {
-    pool: Pool<DB>,
+/// A database engine that can be told to do something without values.
+pub(crate) trait Engine: Database {
+    /// Sends it, and waits for its end.
+    fn tell<'c>(
+        connection: &'c mut Self::Connection,
+        statement: &'static str,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
+}
+
+impl<DB: Database> Engine for DB
+where
+    for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
+{
+    fn tell<'c>(
+        connection: &'c mut Self::Connection,
+        statement: &'static str,
+    ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
+        Box::pin(connection.execute(statement).map_ok(drop))
+    }
+}
+
+/// Connections to a database. Cheap to clone.
+pub(crate) struct Pool<DB: Engine>(Arc<Shared<DB>>);
+
+struct Shared<DB: Engine> {
+    pool: sqlx::Pool<DB>,
+    /// As many as there may be connections: who has one finds a connection at hand, or in sqlx's pool.
+    permits: Arc<Semaphore>,
+    wait: Duration,
+    at_hand: std::sync::Mutex<Vec<AtHand<DB>>>,
     /// Why the server could not be reached, when it was last asked.
-    last: Arc<Mutex<Option<Asked>>>,
+    last: Mutex<Option<Asked>>,
+}
+
+struct AtHand<DB: Engine> {
+    connection: PoolConnection<DB>,
+    /// When sqlx's pool gave it out.
+    since: Instant,
+}
+
+/// A connection that somebody uses.
+pub(crate) struct Held<DB: Engine> {
+    /// Here until it is dropped.
+    at_hand: Option<AtHand<DB>>,
+    /// Whether the last answer was read to its end.
+    is_read: bool,
+    in_transaction: bool,
+    shared: Arc<Shared<DB>>,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// What the server said, when it was asked why: `None` is that it can be reached.
@@ -41,21 +92,34 @@ struct Reason {
     message: String,
 }
 
-impl<DB: Database> Clone for ServerPool<DB> {
+impl<DB: Engine> Clone for Pool<DB> {
     fn clone(&self) -> Self {
-        Self { pool: self.pool.clone(), last: Arc::clone(&self.last) }
+        Self(Arc::clone(&self.0))
     }
 }
 
-impl<DB: Database> fmt::Debug for ServerPool<DB> {
+impl<DB: Engine> fmt::Debug for Pool<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.pool, f)
+        fmt::Debug::fmt(&self.0.pool, f)
     }
 }
 
-impl<DB: Database> ServerPool<DB> {
-    /// Makes the pool; the server is not contacted yet.
-    pub(super) fn new(
+impl<DB: Engine> Pool<DB> {
+    /// Of a pool of sqlx's that nobody else uses.
+    pub(super) fn new(pool: sqlx::Pool<DB>) -> Self {
+        let options = pool.options();
+        let permits = Semaphore::new(options.get_max_connections() as usize);
+        Self(Arc::new(Shared {
+            wait: options.get_acquire_timeout(),
+            permits: Arc::new(permits),
+            pool,
+            at_hand: std::sync::Mutex::default(),
+            last: Mutex::default(),
+        }))
+    }
+
+    /// Of connections to a server, which is not contacted yet.
+    pub(super) fn of_server(
         options: PoolOptions<DB>,
         connect: <DB::Connection as Connection>::Options,
         limits: PoolLimits,
@@ -67,28 +131,61 @@ impl<DB: Database> ServerPool<DB> {
             .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(move |connection, past| Box::pin(is_good(connection, past, limits.max_age)));
-        Self { pool: options.connect_lazy_with(connect), last: Arc::default() }
+        Self::new(options.connect_lazy_with(connect))
     }
 
-    /// Takes a connection.
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<DB>, sqlx::Error> {
-        match self.pool.acquire().await {
-            Err(error) => Err(self.with_reason(error).await),
-            connection => connection,
-        }
-    }
-
-    /// Takes a connection, and begins a transaction on it.
-    pub(super) async fn begin(&self) -> Result<Transaction<'static, DB>, sqlx::Error> {
-        match self.pool.begin().await {
-            Err(error) => Err(self.with_reason(error).await),
-            transaction => transaction,
-        }
+    /// Takes a connection. No round trip, where one is at hand.
+    pub(crate) async fn acquire(&self) -> Result<Held<DB>, sqlx::Error> {
+        let Self(shared) = self;
+        let permit = tokio::time::timeout(shared.wait, Arc::clone(&shared.permits).acquire_owned());
+        let permit = permit.await.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
+        let at_hand = match shared.take() {
+            Some(at_hand) => at_hand,
+            None => match shared.pool.acquire().await {
+                Ok(connection) => AtHand { connection, since: Instant::now() },
+                Err(error) => return Err(shared.with_reason(error).await),
+            },
+        };
+        Ok(Held {
+            at_hand: Some(at_hand),
+            is_read: true,
+            in_transaction: false,
+            shared: Arc::clone(shared),
+            _permit: permit,
+        })
     }
 
     /// Closes every connection, after what is under way.
     pub(super) async fn close(&self) {
-        self.pool.close().await;
+        let Self(shared) = self;
+        shared.permits.close();
+        shared.lock().clear();
+        shared.pool.close().await;
+    }
+}
+
+impl<DB: Engine> Shared<DB> {
+    /// What is at hand is whole whenever the lock is free.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<AtHand<DB>>> {
+        self.at_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Option<AtHand<DB>> {
+        let last = self.lock().pop();
+        last.filter(|at_hand| at_hand.since.elapsed() < CHECK_AFTER)
+    }
+
+    /// Keeps a connection at hand; gives it back where there is no place for it, or it is to be looked at.
+    fn put(&self, at_hand: AtHand<DB>) -> Option<AtHand<DB>> {
+        if at_hand.since.elapsed() >= CHECK_AFTER {
+            return Some(at_hand);
+        }
+        let mut all = self.lock();
+        if all.len() >= MAX_AT_HAND || self.permits.is_closed() {
+            return Some(at_hand);
+        }
+        all.push(at_hand);
+        None
     }
 
     /// The pool goes on trying for as long as the server refuses, and then says that it waited. An operator wants to know
@@ -130,6 +227,70 @@ impl<DB: Database> ServerPool<DB> {
     }
 }
 
+impl<DB: Engine> Held<DB> {
+    /// To run a statement on. Of its end, [`Held::done`] is told.
+    pub(crate) fn connection(&mut self) -> Result<&mut DB::Connection, sqlx::Error> {
+        self.is_read = false;
+        self.at_hand.as_mut().map(|at_hand| &mut *at_hand.connection).ok_or(sqlx::Error::PoolClosed)
+    }
+
+    /// The answer was read to its end.
+    pub(super) fn done(&mut self) {
+        self.is_read = true;
+    }
+
+    /// Closes the connection, where an answer is still on its way that nobody wants.
+    pub(super) fn give_up(mut self) {
+        drop(self.at_hand.take().map(|at_hand| at_hand.connection.detach()));
+    }
+
+    /// Ends the connection with its server, and waits for that.
+    pub(super) async fn close(mut self) -> Result<(), sqlx::Error> {
+        match self.at_hand.take() {
+            Some(at_hand) => at_hand.connection.close().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Begins a transaction. Where it is not [committed](Held::commit), it is rolled back.
+    pub(super) async fn begin(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
+        // Also where nobody waits for the answer.
+        self.in_transaction = true;
+        let begun = DB::tell(self.connection()?, statement).await;
+        self.in_transaction = !matches!(begun, Err(sqlx::Error::Database(_)));
+        begun?;
+        self.done();
+        Ok(())
+    }
+
+    pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
+        DB::tell(self.connection()?, "COMMIT").await?;
+        self.in_transaction = false;
+        self.done();
+        Ok(())
+    }
+}
+
+impl<DB: Engine> Drop for Held<DB> {
+    fn drop(&mut self) {
+        let Some(mut at_hand) = self.at_hand.take() else { return };
+        if self.in_transaction {
+            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+                // The server rolls back what nobody is connected for.
+                return drop(at_hand.connection.detach());
+            };
+            let _: tokio::task::JoinHandle<()> = runtime.spawn(async move {
+                if DB::tell(&mut at_hand.connection, "ROLLBACK").await.is_err() {
+                    drop(at_hand.connection.detach());
+                }
+            });
+        } else if self.is_read {
+            // What it gives back, sqlx's pool takes, as it does what was not read.
+            drop(self.shared.put(at_hand));
+        }
+    }
+}
+
 /// Whether a connection may be given out, or is replaced.
 async fn is_good<C: Connection>(
     connection: &mut C,
@@ -137,5 +298,5 @@ async fn is_good<C: Connection>(
     max_age: Option<Duration>,
 ) -> Result<bool, sqlx::Error> {
     let is_young = max_age.is_none_or(|max_age| past.age <= max_age);
-    Ok(is_young && (past.idle_for < PING_AFTER || connection.ping().await.is_ok()))
+    Ok(is_young && (past.idle_for < CHECK_AFTER || connection.ping().await.is_ok()))
 }

@@ -1,7 +1,7 @@
 //! The `image_properties` table: custom properties.
 
 use chrono::NaiveDateTime;
-use sea_query::{Asterisk, Cond, Expr, ExprTrait, Query};
+use sea_query::{Asterisk, Cond, Expr, ExprTrait, Query, SelectStatement};
 
 use super::{
     Result, Session,
@@ -58,34 +58,21 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str])
     Ok(())
 }
 
-/// Reads the properties of these images, in the order of their names. One statement.
-pub(crate) async fn of(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Property>> {
-    let mut room = usize::MAX;
-    Ok(within(s, image_ids, &mut room).await?.unwrap_or_default())
+/// Reads the properties of an image. One statement, through the index on `image_id`.
+pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Property>> {
+    use ImageProperties as P;
+    s.all(of_images(&[image_id]).columns([P::ImageId, P::Name, P::Value]).take()).await
 }
 
-/// As [`of`], where they have room, which they take. `None` where they have not.
-pub(crate) async fn within(
-    s: &mut impl Session,
-    image_ids: &[&str],
-    room: &mut usize,
-) -> Result<Option<Vec<Property>>> {
-    if image_ids.is_empty() {
-        return Ok(Some(Vec::new()));
-    }
+/// The properties of these images, through the index on `image_id`.
+pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     use ImageProperties as P;
-    let query = Query::select()
-        .columns([P::ImageId, P::Name, P::Value])
+    Query::select()
         .from(P::Table)
         .and_where(Expr::col(P::ImageId).is_in(image_ids.iter().copied()))
         // Not `deleted = FALSE`: SQLite would take the index on that for as good as the one on the images' ids.
         .and_where(Expr::col(P::Deleted).not())
-        .take();
-    let weigh = |row: &Property| super::ROW_WEIGHT + row.name.len() + row.value.as_ref().map_or(0, String::len);
-    let Some(mut rows) = s.all_within(query, room, weigh).await? else { return Ok(None) };
-    // By bytes, and not in the statement: each engine's collation has an order of its own.
-    rows.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(Some(rows))
+        .take()
 }
 
 /// Condition of a listing: the image has this property. A count, because an engine that took it for a join could start from

@@ -96,25 +96,13 @@ pub(crate) async fn contains(s: &mut impl Session, image_id: &str, tag: &str) ->
     Ok(s.optional::<TagRow>(query).await?.is_some())
 }
 
-/// Reads the tags of these images, in their alphabetical order, where they have room, which they take. `None` where they have
-/// not. One statement.
-pub(crate) async fn within(s: &mut impl Session, image_ids: &[&str], room: &mut usize) -> Result<Option<Vec<TagRow>>> {
-    if image_ids.is_empty() {
-        return Ok(Some(Vec::new()));
-    }
-    let query = Query::select()
-        .columns([ImageTags::ImageId, ImageTags::Value])
+/// The tags of these images, through the index on `image_id`.
+pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
+    Query::select()
         .from(ImageTags::Table)
         .and_where(Expr::col(ImageTags::ImageId).is_in(image_ids.iter().copied()))
         .and_where(Expr::col(ImageTags::Deleted).eq(false))
-        .take();
-    let weigh = |row: &TagRow| super::ROW_WEIGHT + row.value.len();
-    let Some(mut rows) = s.all_within(query, room, weigh).await? else { return Ok(None) };
-    // By bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
-    rows.sort_by(|a, b| (&a.image_id, &a.value).cmp(&(&b.image_id, &b.value)));
-    // A Glance beside us may have added a tag twice.
-    rows.dedup();
-    Ok(Some(rows))
+        .take()
 }
 
 fn live(image_id: &str) -> SelectStatement {

@@ -49,8 +49,7 @@ pub(super) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
     Err(Error::Forbidden(NOT_YOURS.to_owned()))
 }
 
-/// Leaves an image out that the caller may not know of. Whoever an image is shared with may, also before they accepted
-/// it, and after they rejected it: a status says what is listed.
+/// Leaves an image out that the caller may not know of.
 async fn if_visible(
     app: &App,
     s: &mut impl Session,
@@ -60,22 +59,27 @@ async fn if_visible(
     let Some(image) = image else {
         return Ok(None);
     };
-    let by_itself = context.is_admin || image.owner.is_none() || is_owner(context, &image);
-    let visible = match (image.visibility, context.project_id()) {
-        _ if by_itself => true,
-        (Visibility::Public | Visibility::Community, _) => true,
-        (Visibility::Shared, Some(project)) => db::members::get(s, &image.id, project).await?.is_some(),
-        (Visibility::Private | Visibility::Shared, _) => false,
-    };
-    if !visible {
+    if !is_visible(s, context, &image).await? {
         return Ok(None);
     }
     let mut properties = BTreeMap::new();
     if attributes::are_beyond_rows(app) {
-        let rows = db::properties::of(s, &[image.id.as_str()]).await?;
+        let rows = db::properties::of(s, &image.id).await?;
         properties.extend(rows.into_iter().map(|row| (row.name, row.value.unwrap_or_default())));
     }
     Ok(Some(Subject { image, properties }))
+}
+
+/// Whether the caller may know of the image. Whoever it is shared with may, also before they accepted it, and after they
+/// rejected it: a status says what is listed. One statement where another project shares it, none otherwise.
+pub(super) async fn is_visible(s: &mut impl Session, context: &Context, image: &Image) -> Result<bool> {
+    let by_itself = context.is_admin || image.owner.is_none() || is_owner(context, image);
+    Ok(match (image.visibility, context.project_id()) {
+        _ if by_itself => true,
+        (Visibility::Public | Visibility::Community, _) => true,
+        (Visibility::Shared, Some(project)) => db::members::get(s, &image.id, project).await?.is_some(),
+        (Visibility::Private | Visibility::Shared, _) => false,
+    })
 }
 
 /// Whether the image belongs to the caller's project. What belongs to nobody does not.

@@ -43,7 +43,7 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
             }
             // Where the policy lets them, and its owner alone may, Glance says so.
             access::check_mutable(context, &image).map_err(|_| not_found(id))?;
-            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            let locations = db::locations::of(&mut tx, &image.id).await?;
             if locations.is_empty() || app.config.default.delayed_delete {
                 mark(app, &mut tx, &image, locations.is_empty()).await?;
                 return Ok((tx, None));
@@ -91,7 +91,7 @@ pub(super) async fn resume(app: &App, image: &Image) -> Result<()> {
                 return Err(changed(id));
             }
             let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
-            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            let locations = db::locations::of(&mut tx, &image.id).await?;
             Ok((tx, (image, locations)))
         })
         .await?;

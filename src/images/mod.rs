@@ -38,11 +38,10 @@ use crate::{
     context::Context,
     db::{
         self, Session,
+        belongings::Belongings,
         images::{Image, ImageId, Status},
         listing::{Term, Viewer},
-        locations::{Location, LocationStatus},
-        properties::Property,
-        tags::TagRow,
+        locations::LocationStatus,
     },
     error::{Error, Result},
     limits::Resource,
@@ -163,16 +162,23 @@ fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
     }
 }
 
-/// Shows an image. Three statements, one more where locations are shown.
+/// Shows an image. One statement, one more where another project shares the image.
 ///
 /// # Errors
 /// `NotFound`.
 pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<ImageView> {
     let mut conn = app.db.acquire().await?;
-    let image = access::find(app, &mut conn, context, id).await?;
-    let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
-    access::authorise(app, context, &image, "get_image")?;
-    let mut view = with_children(app, &mut conn, context, image.image).await?;
+    let not_found = || Error::NotFound(format!("No image found with ID {id}"));
+    let found = db::belongings::with_image(&mut conn, id, shows_locations(app)).await?;
+    let (image, belongings) = found.ok_or_else(not_found)?;
+    if !access::is_visible(&mut conn, context, &image).await? {
+        return Err(not_found());
+    }
+    drop(conn);
+    let mut view = view(app, context, image, belongings)?;
+    if !is_shown(app, context, &view.image, &view.properties) {
+        return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
+    }
     app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
@@ -186,8 +192,7 @@ pub(crate) struct Page {
     pub(crate) next_marker: Option<String>,
 }
 
-/// Lists images. Three statements, one more with a marker, and one more where locations are shown, however many images
-/// there are.
+/// Lists images. Two statements, and one more with a marker, however many images there are.
 ///
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
@@ -220,19 +225,19 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     if !by_properties {
         images.retain(|image| is_shown(app, context, image, &[]));
     }
-    let children = loop {
+    let belongings = loop {
         let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
         // One image is shown in a page of its own, however large it is.
         let room = if ids.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        if let Some(children) = children(app, &mut conn, &ids, room).await? {
-            break children;
+        if let Some(belongings) = db::belongings::of(&mut conn, &ids, shows_locations(app), &mut { room }).await? {
+            break belongings;
         }
         conn.give_up();
         conn = app.db.acquire().await?;
         images.truncate(images.len() / 2);
         more = true;
     };
-    let mut images = views(app, context, images, children);
+    let mut images = views(app, context, images, belongings);
     if by_properties {
         images.retain(|view| is_shown(app, context, &view.image, &view.properties));
     }
@@ -251,37 +256,26 @@ fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, 
     app.policy.allows(&context.identity, "get_image", &Seen::new(app, context, image, &property).target())
 }
 
-/// Reads what belongs to an image. Two statements, three where locations are shown.
-async fn with_children(app: &App, s: &mut impl Session, context: &Context, image: Image) -> Result<ImageView> {
-    let children = children(app, s, &[image.id.as_str()], usize::MAX).await?.unwrap_or_default();
-    let mut views = views(app, context, vec![image], children);
+/// Reads what belongs to an image. One statement.
+async fn with_belongings(app: &App, s: &mut impl Session, context: &Context, image: Image) -> Result<ImageView> {
+    let belongings = db::belongings::of(s, &[image.id.as_str()], shows_locations(app), &mut { usize::MAX }).await?;
+    view(app, context, image, belongings.unwrap_or_default())
+}
+
+/// Whether anybody is shown where data is.
+fn shows_locations(app: &App) -> bool {
+    let options = &app.config.default;
+    options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named
+}
+
+fn view(app: &App, context: &Context, image: Image, belongings: Belongings) -> Result<ImageView> {
+    let mut views = views(app, context, vec![image], belongings);
     views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
 }
 
-/// What belongs to images.
-#[derive(Default)]
-struct Children {
-    properties: Vec<Property>,
-    tags: Vec<TagRow>,
-    locations: Vec<Location>,
-}
-
-/// Reads what belongs to these images, where it has room. `None` where it has not: then the connection is to be given up. Two
-/// statements, three where locations are shown, however many images there are.
-async fn children(app: &App, s: &mut impl Session, ids: &[&str], mut room: usize) -> Result<Option<Children>> {
-    let Some(properties) = db::properties::within(s, ids, &mut room).await? else { return Ok(None) };
-    let Some(tags) = db::tags::within(s, ids, &mut room).await? else { return Ok(None) };
-    let options = &app.config.default;
-    if !(options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named) {
-        return Ok(Some(Children { properties, tags, locations: Vec::new() }));
-    }
-    let locations = db::locations::within(s, ids, &mut room).await?;
-    Ok(locations.map(|locations| Children { properties, tags, locations }))
-}
-
 /// Images with what belongs to them, as far as the caller may see it.
-fn views(app: &App, context: &Context, images: Vec<Image>, children: Children) -> Vec<ImageView> {
-    let Children { properties, tags, locations } = children;
+fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belongings) -> Vec<ImageView> {
+    let Belongings { properties, tags, locations } = belongings;
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
     let places: std::collections::HashMap<String, usize> =

@@ -85,7 +85,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             if !db::images::touch(&mut tx, &image.id, now).await? {
                 return Err(Error::NotFound(format!("Failed to find image {id}")));
             }
-            let locations = db::locations::of(&mut tx, &[image.id.as_str()]).await?;
+            let locations = db::locations::of(&mut tx, &image.id).await?;
             if locations.len() == 1 {
                 let message = "Cannot delete image data from the only store containing it. Consider deleting the image \
                      instead.";
@@ -155,7 +155,7 @@ pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool>
     let ours = app.db.transaction(|mut tx| async move {
         let (location, now) = (&removal.location, app.now());
         let ours = db::locations::resume(&mut tx, removal, now).await?;
-        let others = db::locations::of(&mut tx, &[location.image_id.as_str()]).await?;
+        let others = db::locations::of(&mut tx, &location.image_id).await?;
         let is_in_use = others.iter().any(|other| other.url == location.url);
         if ours && is_in_use {
             db::locations::delete(&mut tx, location.id, now).await?;

@@ -13,7 +13,7 @@ use super::{
     model::{ImageView, Tag, requirement},
     or_conflict,
     protections::Operation,
-    with_children,
+    with_belongings,
 };
 use crate::{
     app::App,
@@ -128,7 +128,7 @@ pub(crate) async fn update(app: &Arc<App>, context: &Context, id: &ImageId, chan
         .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
-            let before = with_children(app, &mut tx, context, image.image).await?;
+            let before = with_belongings(app, &mut tx, context, image.image).await?;
             if changes.is_empty() {
                 return Ok((tx, (before.clone(), before)));
             }
@@ -161,7 +161,7 @@ async fn look(app: &App, context: &Context, id: &ImageId, changes: &[Change]) ->
     }
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| not_found(id))?;
-    let before = with_children(app, &mut conn, context, image.image).await?;
+    let before = with_belongings(app, &mut conn, context, image.image).await?;
     let mut draft = Draft::of(app, &mut conn, context, &before, changes).await?;
     drop(conn);
     for change in changes {

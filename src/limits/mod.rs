@@ -188,7 +188,7 @@ mod tests {
         db.sync().await.unwrap();
         let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
         for sql in [IMAGES, LOCATIONS] {
-            sqlx::query(sql).execute(write).await.unwrap();
+            sqlx::query(sql).execute(write.acquire().await.unwrap().connection().unwrap()).await.unwrap();
         }
         let left = async |options: &str, project: &str, image: &str| {
             let file = dir.path().join("test.conf");

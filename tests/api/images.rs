@@ -333,21 +333,6 @@ async fn a_listing_is_filtered_and_sorted() {
     }
 }
 
-/// A page costs three statements, however many images are on it.
-#[tokio::test]
-async fn a_page_costs_three_statements() {
-    let s = TestServer::builder().logging_statements().start().await;
-    let member = s.member("p1");
-    for n in 0..5 {
-        member.create_image(&json!({"name": format!("i{n}"), "tags": ["a", "b"], "foo": "bar"})).await;
-    }
-    member.get("/v2/images").await.expect(200);
-    for path in ["/v2/images?limit=1", "/v2/images?limit=5"] {
-        let log = s.log_of(&member.get(path).await.expect(200)).await;
-        assert_eq!(log.concat().matches("summary=\"SELECT").count(), 3, "{path}: {log:#?}");
-    }
-}
-
 #[tokio::test]
 async fn schemas_say_what_an_image_is() {
     let s = TestServer::builder().option("image_format", "disk_formats", "raw,foo").start().await;

@@ -7,6 +7,7 @@ mod bad_input;
 mod clients;
 mod command_line;
 mod configuration;
+mod costs;
 mod data;
 mod differential;
 mod durability;

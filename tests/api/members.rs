@@ -382,23 +382,6 @@ async fn a_member_that_glance_removed_is_gone() {
     owner.delete(&image).await.expect(204);
 }
 
-/// A member costs its look at an image one statement more, and nobody else.
-#[tokio::test]
-async fn seeing_a_shared_image_costs_a_member_one_statement_more() {
-    let s = TestServer::builder().logging_statements().start().await;
-    let (image, members) = shared(&s).await;
-    s.member("p1").post(&members, &json!({"member": "p2"})).await.expect(200);
-    for (client, expected) in [(s.member("p1"), 3), (s.admin(), 3), (s.member("p2"), 4)] {
-        client.get(&image).await.expect(200);
-        let log = s.log_of(&client.get(&image).await.expect(200)).await;
-        let statements = log.iter().filter(|line| line.contains("summary=\"SELECT")).count();
-        assert_eq!(statements, expected, "{log:#?}");
-    }
-    let log = s.log_of(&s.member("p1").post(&members, &json!({"member": "p3"})).await.expect(200)).await;
-    let statements = log.iter().filter(|line| line.contains("summary=\"")).count();
-    assert!(statements <= 7, "five, BEGIN and COMMIT: {log:#?}");
-}
-
 /// One of the two servers, with a way to be anybody.
 enum Side<'s> {
     Ours(&'s TestServer),

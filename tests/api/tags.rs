@@ -282,23 +282,6 @@ async fn of_forty_who_add_one_tag_all_succeed_and_one_row_is_there() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags").await, 1);
 }
 
-/// The cost of the main job: three statements between BEGIN and COMMIT, and no list of tags is read.
-#[tokio::test]
-async fn removing_a_tag_costs_three_statements() {
-    let s = TestServer::builder().logging_statements().start().await;
-    let member = s.member("p1");
-    let tags: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
-    let image = member.create_image(&json!({ "tags": tags })).await;
-    member.delete(&format!("{image}/tags/t4")).await.expect(204);
-    let answer = member.delete(&format!("{image}/tags/t5")).await.expect(204);
-    let log = s.log_of(&answer).await;
-    let statements: Vec<&String> = log.iter().filter(|line| line.contains("summary=")).collect();
-    let of_kind = |kind: &str| statements.iter().filter(|line| line.contains(&format!("summary=\"{kind}"))).count();
-    assert_eq!((of_kind("SELECT"), of_kind("UPDATE"), of_kind("DELETE")), (1, 1, 1), "{log:#?}");
-    assert!(statements.len() <= 5, "{log:#?}");
-    assert!(!log.concat().contains("rows_returned=100"), "{log:#?}");
-}
-
 /// A row that Glance marked as deleted is no tag any more, and does not stand in the way of one.
 #[tokio::test]
 async fn a_tag_that_glance_removed_is_gone() {

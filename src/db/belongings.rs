@@ -1,0 +1,191 @@
+//! What belongs to images: properties, tags and locations, of any number of images in one statement.
+//!
+//! The statement is a union of what each noun's own file selects, padded to one width.
+
+use sea_query::{Expr, SelectStatement, UnionType};
+use sqlx::{ColumnIndex, Database, Decode, FromRow, Type};
+
+use super::{
+    ROW_WEIGHT, Result, Session,
+    images::{self, Image, ImageId},
+    locations::{self, Location, LocationStatus, LocationUrl},
+    properties::{self, Property},
+    tables::{ImageLocations as L, ImageProperties as P, ImageTags as T, Images},
+    tags::{self, TagRow},
+};
+
+/// What belongs to images. The database has no order for it that is the same on each engine.
+#[derive(Debug, Default)]
+pub(crate) struct Belongings {
+    /// By name.
+    pub(crate) properties: Vec<Property>,
+    /// By image and text, each once.
+    pub(crate) tags: Vec<TagRow>,
+    /// In their order; none where they were not asked for.
+    pub(crate) locations: Vec<Location>,
+}
+
+/// What a row of the union is about.
+mod kind {
+    pub(super) const IMAGE: i32 = 0;
+    pub(super) const PROPERTY: i32 = 1;
+    pub(super) const TAG: i32 = 2;
+    pub(super) const LOCATION: i32 = 3;
+}
+
+/// The columns of the union, beside those of an image where it has one.
+const KIND: &str = "kind";
+const IMAGE_ID: &str = "image_id";
+const NUMBER: &str = "number";
+const LABEL: &str = "label";
+const CONTENT: &str = "content";
+const LOCATION_STATUS: &str = "location_status";
+
+enum Row {
+    Image(Image),
+    Property(Property),
+    Tag(TagRow),
+    /// With what its texts weigh.
+    Location(Location, usize),
+}
+
+impl<'r, R> FromRow<'r, R> for Row
+where
+    R: sqlx::Row,
+    Image: FromRow<'r, R>,
+    &'static str: ColumnIndex<R>,
+    i32: Column<'r, R::Database>,
+    String: Column<'r, R::Database>,
+    Option<String>: Column<'r, R::Database>,
+    LocationUrl: Column<'r, R::Database>,
+    LocationStatus: Column<'r, R::Database>,
+{
+    fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
+        Ok(match row.try_get(KIND)? {
+            kind::IMAGE => Self::Image(Image::from_row(row)?),
+            kind::PROPERTY => Self::Property(Property {
+                image_id: row.try_get(IMAGE_ID)?,
+                name: row.try_get(LABEL)?,
+                value: row.try_get(CONTENT)?,
+            }),
+            kind::TAG => Self::Tag(TagRow { image_id: row.try_get(IMAGE_ID)?, value: row.try_get(CONTENT)? }),
+            _ => {
+                let (url, metadata): (LocationUrl, Option<String>) = (row.try_get(CONTENT)?, row.try_get(LABEL)?);
+                let weight = url.expose().len() + metadata.as_ref().map_or(0, String::len);
+                let metadata = locations::metadata(metadata.as_deref());
+                let (image_id, status) = (row.try_get(IMAGE_ID)?, row.try_get(LOCATION_STATUS)?);
+                Self::Location(Location { id: row.try_get(NUMBER)?, image_id, url, metadata, status }, weight)
+            }
+        })
+    }
+}
+
+/// What can be read from a column.
+trait Column<'r, DB: Database>: Decode<'r, DB> + Type<DB> {}
+
+impl<'r, DB: Database, T: Decode<'r, DB> + Type<DB>> Column<'r, DB> for T {}
+
+impl Row {
+    fn weight(&self) -> usize {
+        let text = match self {
+            Self::Image(_) => 0,
+            Self::Property(row) => row.name.len() + row.value.as_ref().map_or(0, String::len),
+            Self::Tag(row) => row.value.len(),
+            Self::Location(_, weight) => *weight,
+        };
+        ROW_WEIGHT + text
+    }
+}
+
+/// Reads an image that is not deleted, by its primary key, and what belongs to it. One statement.
+pub(crate) async fn with_image(
+    s: &mut impl Session,
+    id: &ImageId,
+    with_locations: bool,
+) -> Result<Option<(Image, Belongings)>> {
+    if !id.is_uuid() {
+        return Ok(None);
+    }
+    let mut statement = images::live(id);
+    fill(&mut statement, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
+    for part in parts(&[id.as_str()], images::COLUMNS.len(), with_locations) {
+        statement.union(UnionType::All, part);
+    }
+    let (image, belongings) = sorted(s.all(statement).await?);
+    // MySQL's collation takes `A` for `a`; an id that differs is another id.
+    Ok(image.filter(|image| image.id == id.as_str()).map(|image| (image, belongings)))
+}
+
+/// Reads what belongs to these images, where it has room, which it takes. `None` where it has not: the rest is still on its way, and
+/// the connection is to be given up. One statement.
+pub(crate) async fn of(
+    s: &mut impl Session,
+    image_ids: &[&str],
+    with_locations: bool,
+    room: &mut usize,
+) -> Result<Option<Belongings>> {
+    if image_ids.is_empty() {
+        return Ok(Some(Belongings::default()));
+    }
+    let mut parts = parts(image_ids, 0, with_locations);
+    let mut statement = parts.next().unwrap_or_default();
+    for part in parts {
+        statement.union(UnionType::All, part);
+    }
+    let rows = s.all_within(statement, room, Row::weight).await?;
+    Ok(rows.map(|rows| sorted(rows).1))
+}
+
+/// A part of the union for each noun, with so many columns before those that it fills.
+fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Iterator<Item = SelectStatement> {
+    let part = |kind, mut query: SelectStatement, columns: [Expr; 5]| {
+        query.exprs(std::iter::repeat_n(null(), padding));
+        fill(&mut query, kind, columns);
+        query
+    };
+    let property = [Expr::col(P::ImageId), zero(), Expr::col(P::Name), Expr::col(P::Value), null()];
+    let tag = [Expr::col(T::ImageId), zero(), null(), Expr::col(T::Value), null()];
+    let location = [L::ImageId, L::Id, L::MetaData, L::Value, L::Status].map(Expr::col);
+    [
+        Some(part(kind::PROPERTY, properties::of_images(image_ids), property)),
+        Some(part(kind::TAG, tags::of_images(image_ids), tag)),
+        with_locations.then(|| part(kind::LOCATION, locations::of_images(image_ids), location)),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+fn fill(query: &mut SelectStatement, kind: i32, columns: [Expr; 5]) {
+    query.expr_as(Expr::cust(kind.to_string()), KIND);
+    for (column, name) in columns.into_iter().zip([IMAGE_ID, NUMBER, LABEL, CONTENT, LOCATION_STATUS]) {
+        query.expr_as(column, name);
+    }
+}
+
+/// Not a value that is bound: each engine gives the column the type of the parts that fill it.
+fn null() -> Expr {
+    Expr::cust("NULL")
+}
+
+fn zero() -> Expr {
+    Expr::cust("0")
+}
+
+/// Sorts by bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
+fn sorted(rows: Vec<Row>) -> (Option<Image>, Belongings) {
+    let (mut image, mut all) = (None, Belongings::default());
+    for row in rows {
+        match row {
+            Row::Image(row) => image = Some(row),
+            Row::Property(row) => all.properties.push(row),
+            Row::Tag(row) => all.tags.push(row),
+            Row::Location(row, _) => all.locations.push(row),
+        }
+    }
+    all.properties.sort_unstable_by(|a, b| (&a.name, &a.image_id).cmp(&(&b.name, &b.image_id)));
+    all.tags.sort_unstable_by(|a, b| (&a.image_id, &a.value).cmp(&(&b.image_id, &b.value)));
+    // A Glance beside us may have added a tag twice.
+    all.tags.dedup();
+    all.locations.sort_unstable_by_key(|location| location.id);
+    (image, all)
+}

@@ -1,0 +1,189 @@
+//! What requests cost: statements, by the server's log, and round trips, by a relay before the database server.
+//!
+//! These are counts, so that they say the same on every machine.
+
+use serde_json::json;
+
+use crate::support::{Answer, Client, TestServer};
+
+/// The statements of a request, but for BEGIN and COMMIT, as `SELECT`, `UPDATE`, …
+async fn statements(s: &TestServer, answer: &Answer) -> Vec<String> {
+    let log = s.log_of(answer).await;
+    let summary = |line: &String| {
+        let kind = line.split("summary=\"").nth(1)?.split([' ', '"']).next()?;
+        (!["BEGIN", "COMMIT"].contains(&kind)).then(|| kind.to_owned())
+    };
+    log.iter().filter_map(summary).collect()
+}
+
+/// Images of which each has a property and two tags.
+async fn images(member: &Client, number: usize) -> Vec<String> {
+    let mut images = Vec::new();
+    for n in 0..number {
+        images.push(member.create_image(&json!({"name": format!("i{n}"), "tags": ["a", "b"], "foo": "bar"})).await);
+    }
+    images
+}
+
+#[tokio::test]
+async fn an_image_costs_one_statement() {
+    for (section, option) in [("DEFAULT", "show_multiple_locations"), ("DEFAULT", "debug")] {
+        let s = TestServer::builder().option(section, option, "true").logging_statements().start().await;
+        let member = s.member("p1");
+        let image = &images(&member, 1).await[0];
+        member.get(image).await.expect(200);
+        let answer = member.get(image).await.expect(200);
+        assert_eq!(statements(&s, &answer).await, ["SELECT"], "{option}");
+    }
+}
+
+/// However many images are on it.
+#[tokio::test]
+async fn a_page_costs_two_statements() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let member = s.member("p1");
+    let images = images(&member, 5).await;
+    member.get("/v2/images").await.expect(200);
+    let marker = images[4].rsplit('/').next().unwrap();
+    let with_marker = format!("/v2/images?limit=2&marker={marker}");
+    for (path, expected) in [("/v2/images?limit=1", 2), ("/v2/images?limit=5", 2), (&*with_marker, 3)] {
+        let answer = member.get(path).await.expect(200);
+        assert_eq!(statements(&s, &answer).await, vec!["SELECT"; expected], "{path}");
+    }
+}
+
+/// The cost of the main job: three statements between BEGIN and COMMIT, and no list of tags is read.
+#[tokio::test]
+async fn removing_a_tag_costs_three_statements() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let member = s.member("p1");
+    let tags: Vec<String> = (0..100).map(|n| format!("t{n}")).collect();
+    let image = member.create_image(&json!({ "tags": tags })).await;
+    member.delete(&format!("{image}/tags/t4")).await.expect(204);
+    let answer = member.delete(&format!("{image}/tags/t5")).await.expect(204);
+    assert_eq!(statements(&s, &answer).await, ["SELECT", "UPDATE", "DELETE"]);
+    let log = s.log_of(&answer).await.concat();
+    assert!(log.matches("summary=").count() <= 5, "{log:#?}");
+    assert!(!log.contains("rows_returned=100"), "{log:#?}");
+}
+
+/// A member costs its look at an image one statement more, and nobody else.
+#[tokio::test]
+async fn seeing_a_shared_image_costs_a_member_one_statement_more() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let image = s.member("p1").create_image(&json!({"name": "n", "tags": ["t"]})).await;
+    let members = format!("{image}/members");
+    s.member("p1").post(&members, &json!({"member": "p2"})).await.expect(200);
+    for (client, expected) in [(s.member("p1"), 1), (s.admin(), 1), (s.member("p2"), 2)] {
+        client.get(&image).await.expect(200);
+        let answer = client.get(&image).await.expect(200);
+        assert_eq!(statements(&s, &answer).await.len(), expected);
+    }
+    let answer = s.member("p1").post(&members, &json!({"member": "p3"})).await.expect(200);
+    assert!(statements(&s, &answer).await.len() <= 5);
+}
+
+/// About a database server: the profiles of the engines run this.
+mod on_a_server {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::support::Database;
+
+    /// Between a server and its database; counts how often the server speaks after the database did.
+    struct Relay {
+        port: u16,
+        round_trips: Arc<AtomicUsize>,
+    }
+
+    impl Relay {
+        async fn start(to: u16) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (port, round_trips) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+            let shared = Arc::clone(&round_trips);
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    tokio::spawn(Self::pass(client, server, Arc::clone(&shared)));
+                }
+            });
+            Self { port, round_trips }
+        }
+
+        async fn pass(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
+            let _ = (client.set_nodelay(true), server.set_nodelay(true));
+            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                (client.into_split(), server.into_split());
+            let answered = Arc::new(AtomicBool::new(true));
+            let heard = Arc::clone(&answered);
+            let there = async move {
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
+                    if answered.swap(false, Ordering::SeqCst) {
+                        round_trips.fetch_add(1, Ordering::SeqCst);
+                    }
+                    if to_server.write_all(&buffer[..bytes]).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let back = async move {
+                let mut buffer = vec![0; 1 << 16];
+                while let Ok(bytes @ 1..) = from_server.read(&mut buffer).await {
+                    heard.store(true, Ordering::SeqCst);
+                    if to_client.write_all(&buffer[..bytes]).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            tokio::select! {
+                () = there => {}
+                () = back => {}
+            }
+        }
+    }
+
+    /// A statement is a round trip, and nothing else is: no question whether a connection still lives, no ROLLBACK of what was
+    /// committed. A few more are allowed, because every few seconds a connection is looked at.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_costs_its_statements_and_no_round_trip_more() {
+        const TIMES: usize = 20;
+        const MARGIN: usize = 5;
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let (server, name) = database.url.rsplit_once('/').unwrap();
+        let (server, port) = server.rsplit_once(':').unwrap();
+        let relay = Relay::start(port.parse().unwrap()).await;
+        let url = format!("{server}:{}/{name}", relay.port);
+        let s = TestServer::builder().database(Database { engine: database.engine, url }).start().await;
+        let member = s.member("p1");
+        let image = &images(&member, 5).await[0];
+        let tag = format!("{image}/tags/c");
+        let page = "/v2/images?limit=3";
+        let costs =
+            [("GET", image.as_str(), 200, 1), ("GET", page, 200, 2), ("PUT", &tag, 204, 5), ("DELETE", &tag, 204, 5)];
+        let mut spent = [0; 4];
+        for round in 0..=TIMES {
+            for ((method, path, status, _), spent) in costs.iter().zip(&mut spent) {
+                let before = relay.round_trips.load(Ordering::SeqCst);
+                member.send(member.request(method, path)).await.expect(*status);
+                // The first time, statements are prepared.
+                if round > 0 {
+                    *spent += relay.round_trips.load(Ordering::SeqCst) - before;
+                }
+            }
+        }
+        for ((method, path, _, cost), spent) in costs.iter().zip(spent) {
+            let range = TIMES * cost..=TIMES * cost + MARGIN;
+            assert!(range.contains(&spent), "{method} {path}: {spent} round trips for {TIMES} requests of {cost} each");
+        }
+    }
+}
