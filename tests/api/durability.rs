@@ -214,6 +214,38 @@ mod on_a_server {
         assert_eq!(s.member("p1").tags(&image).await, ["a"]);
     }
 
+    /// Who leaves while their transaction waits leaves no connection in the middle of an answer, and no lock: with one connection
+    /// alone, the next one would notice.
+    #[tokio::test]
+    async fn a_client_that_leaves_leaves_its_connection_in_order() {
+        let s = TestServer::builder()
+            .option("database", "max_pool_size", 1)
+            .option("database", "max_overflow", 0)
+            .start()
+            .await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
+        let mut other = s.database.connect().await;
+        for _ in 0..3 {
+            other.execute("BEGIN").await.unwrap();
+            other.execute("UPDATE images SET min_ram = 1").await.unwrap();
+            let (leaving, path) = (member.clone(), format!("{image}/tags/a"));
+            let leaving = tokio::spawn(async move { leaving.try_send(leaving.request("DELETE", &path)).await });
+            eventually("it waits", || async { (waiting_for_locks(&s.database).await > 0).then_some(()) }).await;
+            leaving.abort();
+            other.execute("ROLLBACK").await.unwrap();
+            // Nobody was told whether the tag was removed.
+            let tags = member.tags(&image).await;
+            assert!(tags == ["a", "b"] || tags == ["b"], "{tags:?}");
+            member.put(&format!("{image}/tags/a")).await.expect(204);
+            assert_eq!(member.tags(&image).await, ["a", "b"]);
+            // A refusal ends its transaction, too.
+            member.delete(&format!("{image}/tags/none")).await.expect(404);
+        }
+        other.execute("UPDATE images SET min_ram = 2").await.unwrap();
+        assert_eq!(member.get(&image).await.expect(200).json()["min_ram"], 2);
+    }
+
     /// Of two transactions that wait for each other, the engine gives one up. If it is ours, it is run again.
     #[tokio::test]
     async fn a_deadlock_is_not_the_clients_business() {
