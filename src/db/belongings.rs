@@ -97,7 +97,7 @@ impl Row {
     }
 }
 
-/// Reads an image that is not deleted, by its primary key, and what belongs to it. One statement.
+/// Reads an image that is not deleted, and what belongs to it. One statement.
 pub(crate) async fn with_image(
     s: &mut impl Session,
     id: &ImageId,
@@ -106,38 +106,44 @@ pub(crate) async fn with_image(
     if !id.is_uuid() {
         return Ok(None);
     }
-    let mut statement = images::live(id);
-    fill(&mut statement, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
-    for part in parts(&[id.as_str()], images::COLUMNS.len(), with_locations) {
-        statement.union(UnionType::All, part);
-    }
-    let (image, belongings) = sorted(s.all(statement).await?);
+    let found = with_images(s, &[id.as_str()], with_locations, &mut { usize::MAX }).await?;
+    let Some((mut images, belongings)) = found else { return Ok(None) };
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
-    Ok(image.filter(|image| image.id == id.as_str()).map(|image| (image, belongings)))
+    Ok(images.pop().filter(|image| image.id == id.as_str()).map(|image| (image, belongings)))
 }
 
-/// Reads what belongs to these images, where it has room, which it takes. `None` where it has not: the rest is still on its way, and
-/// the connection is to be given up. One statement.
-pub(crate) async fn of(
+/// Reads those of these images that are not deleted, by their primary key and in no order, and what belongs to them, where it has
+/// room, which it takes. `None` where it has not: the rest is still on its way, and the connection is to be given up. One
+/// statement.
+pub(crate) async fn with_images(
     s: &mut impl Session,
-    image_ids: &[&str],
+    ids: &[&str],
     with_locations: bool,
     room: &mut usize,
-) -> Result<Option<Belongings>> {
-    if image_ids.is_empty() {
-        return Ok(Some(Belongings::default()));
+) -> Result<Option<(Vec<Image>, Belongings)>> {
+    if ids.is_empty() {
+        return Ok(Some(Default::default()));
     }
-    let mut parts = parts(image_ids, 0, with_locations);
+    let mut statement = images::live(ids);
+    fill(&mut statement, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
+    for part in parts(ids, images::COLUMNS.len(), with_locations) {
+        statement.union(UnionType::All, part);
+    }
+    Ok(s.all_within(statement, room, Row::weight).await?.map(sorted))
+}
+
+/// Reads what belongs to an image. One statement.
+pub(crate) async fn of(s: &mut impl Session, image_id: &str, with_locations: bool) -> Result<Belongings> {
+    let mut parts = parts(&[image_id], 0, with_locations);
     let mut statement = parts.next().unwrap_or_default();
     for part in parts {
         statement.union(UnionType::All, part);
     }
-    let rows = s.all_within(statement, room, Row::weight).await?;
-    Ok(rows.map(|rows| sorted(rows).1))
+    Ok(sorted(s.all(statement).await?).1)
 }
 
 /// A part of the union for each noun, with so many columns before those that it fills.
-fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Iterator<Item = SelectStatement> {
+fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Iterator<Item = SelectStatement> + use<> {
     let part = |kind, mut query: SelectStatement, columns: [Expr; 5]| {
         query.exprs(std::iter::repeat_n(null(), padding));
         fill(&mut query, kind, columns);
@@ -172,11 +178,11 @@ fn zero() -> Expr {
 }
 
 /// Sorts by bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
-fn sorted(rows: Vec<Row>) -> (Option<Image>, Belongings) {
-    let (mut image, mut all) = (None, Belongings::default());
+fn sorted(rows: Vec<Row>) -> (Vec<Image>, Belongings) {
+    let (mut images, mut all) = (Vec::new(), Belongings::default());
     for row in rows {
         match row {
-            Row::Image(row) => image = Some(row),
+            Row::Image(row) => images.push(row),
             Row::Property(row) => all.properties.push(row),
             Row::Tag(row) => all.tags.push(row),
             Row::Location(row, _) => all.locations.push(row),
@@ -187,5 +193,5 @@ fn sorted(rows: Vec<Row>) -> (Option<Image>, Belongings) {
     // A Glance beside us may have added a tag twice.
     all.tags.dedup();
     all.locations.sort_unstable_by_key(|location| location.id);
-    (image, all)
+    (images, all)
 }

@@ -152,9 +152,15 @@ fn select() -> SelectStatement {
     Query::select().columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Deleted).eq(false)).take()
 }
 
-/// The image, if it is not deleted, through the primary key.
-pub(super) fn live(id: &ImageId) -> SelectStatement {
-    select().and_where(Expr::col(Images::Id).eq(id.as_str())).take()
+/// Those of these images that are not deleted, through the primary key.
+pub(super) fn live(ids: &[&str]) -> SelectStatement {
+    Query::select()
+        .columns(COLUMNS)
+        .from(Images::Table)
+        .and_where(Expr::col(Images::Id).is_in(ids.iter().copied()))
+        // Not `deleted = FALSE`: SQLite would take the index on that for as good as the primary key.
+        .and_where(Expr::col(Images::Deleted).not())
+        .take()
 }
 
 /// Adds an image's row. `Error::Duplicate` when its id is taken, be it by a deleted image.
@@ -189,7 +195,7 @@ pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Ima
     if !id.is_uuid() {
         return Ok(None);
     }
-    let row: Option<Image> = s.optional(live(id)).await?;
+    let row: Option<Image> = s.optional(live(&[id.as_str()])).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
     Ok(row.filter(|row| row.id == id.as_str()))
 }
@@ -199,7 +205,7 @@ pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image
     if !id.is_uuid() {
         return Ok(None);
     }
-    let row: Option<Image> = tx.optional(live(id).lock_exclusive().take()).await?;
+    let row: Option<Image> = tx.optional(live(&[id.as_str()]).lock_exclusive().take()).await?;
     Ok(row.filter(|row| row.id == id.as_str()))
 }
 

@@ -1,8 +1,9 @@
-//! A page of a listing, in one statement that reads little more than the page, whatever else there is.
+//! A page of a listing: the ids of its images, in one statement that reads little more than the page, whatever else there is.
 //!
 //! Images that share a visibility, and maybe an owner and a name, are a range of one of our indexes, in the order of their
 //! creation. What somebody may list is a handful of such ranges. A page is read from the start of each of them and merged: one
-//! condition with ORs would have the engine sort everything that is listed.
+//! condition with ORs would have the engine sort everything that is listed. Ids and what they are sorted by are all that is merged:
+//! rows of images are wide, and engines copy what they merge.
 //!
 //! A tag, and the images that are shared with a project, have no such order. Of few of them, all are read and sorted. Where
 //! they are more than [`FEW`], the ranges are walked in order and each image is looked at. The statement holds both ways,
@@ -143,18 +144,22 @@ pub(crate) struct Page<'p> {
     pub(crate) limit: u64,
 }
 
-/// Reads a page. One statement.
+/// Reads the ids of a page's images, in its order. One statement.
 pub(crate) async fn list(
     s: &mut impl Session,
     viewer: &Viewer<'_>,
     filter: &Filter,
     page: &Page<'_>,
-) -> Result<Vec<Image>> {
+) -> Result<Vec<String>> {
     let listing = Listing { viewer, filter, page };
-    match listing.statement(s) {
-        Some(statement) => s.all(statement).await,
-        None => Ok(Vec::new()),
-    }
+    let Some(statement) = listing.statement(s) else { return Ok(Vec::new()) };
+    let rows: Vec<Row> = s.all(statement).await?;
+    Ok(rows.into_iter().map(|row| row.id).collect())
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
 }
 
 /// Reads the image after which a page starts: one that the viewer may know of, be it in the listing or not. For an admin it may
@@ -163,8 +168,8 @@ pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &Image
     if !id.is_uuid() {
         return Ok(None);
     }
-    let mut query = image();
-    query.and_where(Expr::col(Images::Id).eq(id.as_str()));
+    let mut query = Query::select();
+    query.columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Id).eq(id.as_str()));
     if !viewer.is_admin {
         query.and_where(Expr::col(Images::Deleted).not());
         query.cond_where(
@@ -182,10 +187,6 @@ pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &Image
     let row: Option<Image> = s.optional(query).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
     Ok(row.filter(|row| row.id == id.as_str()))
-}
-
-fn image() -> SelectStatement {
-    Query::select().columns(COLUMNS).from(Images::Table).take()
 }
 
 /// Images of one visibility, and maybe of one owner.
@@ -215,17 +216,19 @@ impl<'l> Listing<'l> {
         if parts.len() < 2 {
             return parts.pop();
         }
-        // SQLite takes no ORDER BY in a part of a union, but in a table of it.
+        // Where a part of a union has an order of its own, it is a table of it; the first one on every engine.
         let mut parts = parts.into_iter().enumerate().map(|(n, part)| {
+            if n > 0 && s.orders_parts() {
+                return part;
+            }
             Query::select().column(Asterisk).from_subquery(part, Alias::new(format!("part{n}"))).take()
         });
         let mut union = parts.next()?;
         for part in parts {
             union.union(UnionType::All, part);
         }
-        let mut query = Query::select().columns(COLUMNS).from_subquery(union, Alias::new("parts")).take();
-        self.cut(s, &mut query);
-        Some(query)
+        self.cut_by_name(&mut union);
+        Some(union)
     }
 
     /// Whether a term names so few images that they may be read and sorted.
@@ -276,7 +279,8 @@ impl<'l> Listing<'l> {
         if self.ranges().is_empty() && self.sharing().is_none() {
             return Vec::new();
         }
-        let mut query = image();
+        let mut query = self.ids(s);
+        query.from(Images::Table);
         self.restrict(s, &mut query, &self.filter.terms);
         query.cond_where(self.visible(s));
         self.cut(s, &mut query);
@@ -298,9 +302,7 @@ impl<'l> Listing<'l> {
         });
         for tag in tags.take(MAX_STARTS) {
             let list = super::tags::images_with(s, tag);
-            let mut query = self.those_of(s, &list, &otherwise.clone().add(is_short(&list)));
-            query.cond_where(self.visible(s));
-            parts.push(query);
+            parts.push(self.those_of(s, &list, &otherwise.clone().add(is_short(&list)), self.visible(s)));
             otherwise = otherwise.add(is_short(&list).not());
         }
         for range in ranges {
@@ -311,12 +313,11 @@ impl<'l> Listing<'l> {
             // Those that the project has itself are in its own ranges.
             let has_none = Expr::col(Images::Owner).is_null();
             let of_others = Cond::any().add(has_none).add(s.exactly(Images::Owner, sharing.project).not());
-            let mut query = self.those_of(s, &list, &otherwise.clone().add(is_short(&list)));
-            query.and_where(Expr::col(Images::Visibility).eq(Visibility::Shared)).cond_where(of_others.clone());
-            if let Some(owner) = &self.filter.owner {
-                query.cond_where(s.exactly(Images::Owner, owner));
-            }
-            parts.push(query);
+            let wanted = Cond::all()
+                .add(Expr::col(Images::Visibility).eq(Visibility::Shared))
+                .add(of_others.clone())
+                .add_option(self.filter.owner.as_ref().map(|owner| s.exactly(Images::Owner, owner)));
+            parts.push(self.those_of(s, &list, &otherwise.clone().add(is_short(&list)), wanted));
             let range = Range { visibility: Visibility::Shared, owner: self.filter.owner.as_deref() };
             let members = Cond::all().add(of_others).add(sharing.has_image(s));
             parts.extend(self.walks(s, range, &otherwise.add(is_short(&list).not()), &members));
@@ -337,7 +338,8 @@ impl<'l> Listing<'l> {
             _ => None,
         });
         let walk = |name: Option<&String>| {
-            let mut query = image();
+            let mut query = self.ids(s);
+            query.from(Images::Table);
             // One that was changed lately may be found faster by that.
             if !self.filter.terms.iter().any(|term| matches!(term, Term::UpdatedAt(..))) {
                 let index = match (range.owner, name) {
@@ -369,22 +371,25 @@ impl<'l> Listing<'l> {
         }
     }
 
-    /// Reads the images of a short list and sorts them, if `gate` holds. The list comes first on every engine: it is bounded, and
-    /// SQLite keeps the order of a CROSS JOIN.
-    fn those_of(&self, s: &impl Session, list: &SelectStatement, gate: &Condition) -> SelectStatement {
+    /// Reads those images of a short list for which the condition holds, each once, and sorts them, if `gate` holds. The list
+    /// comes first on every engine: it is bounded, and SQLite keeps the order of a CROSS JOIN.
+    fn those_of(
+        &self,
+        s: &impl Session,
+        list: &SelectStatement,
+        gate: &Condition,
+        condition: Condition,
+    ) -> SelectStatement {
         let few = Alias::new("few");
-        let mut query = Query::select()
-            .columns(COLUMNS)
-            .from_subquery(list.clone().distinct().limit(FEW).take(), few.clone())
-            .cross_join(Images::Table)
-            .take();
+        let mut query = self.ids(s);
+        query.from_subquery(list.clone().limit(FEW).take(), few.clone()).cross_join(Images::Table);
         let (id, listed) = (Expr::col((Images::Table, Images::Id)), Expr::col((few, ImageMembers::ImageId)));
         query.cond_where(s.gated(gate, id, listed));
         self.restrict(s, &mut query, &self.filter.terms);
         // A bound that is none: PostgreSQL would walk all images in order, looking for each in the list, if it saw the order.
-        query.limit(FEW);
-        let mut sorted = Query::select().columns(COLUMNS).from_subquery(query, Images::Table).take();
-        self.cut(s, &mut sorted);
+        query.cond_where(condition).limit(FEW);
+        let mut sorted = Query::select().distinct().column(Asterisk).from_subquery(query, Alias::new("found")).take();
+        self.cut_by_name(&mut sorted);
         sorted
     }
 
@@ -421,13 +426,34 @@ impl<'l> Listing<'l> {
         any
     }
 
-    /// The page's order and length.
+    /// Ids, and what they are sorted by, of no table yet.
+    fn ids(&self, s: &impl Session) -> SelectStatement {
+        let mut query = Query::select().column(Images::Id).take();
+        for (n, (key, _)) in self.page.sort.iter().enumerate() {
+            query.expr_as(key.expr(s), name_of_key(n));
+        }
+        query
+    }
+
+    /// The page's order and length, by the columns of a table.
     fn cut(&self, s: &impl Session, query: &mut SelectStatement) {
         for (key, direction) in self.page.sort {
             query.order_by_expr(key.expr(s), direction.order());
         }
         query.limit(self.page.limit);
     }
+
+    /// The page's order and length, by the columns of [`Listing::ids`].
+    fn cut_by_name(&self, query: &mut SelectStatement) {
+        for (n, (_, direction)) in self.page.sort.iter().enumerate() {
+            query.order_by(name_of_key(n), direction.order());
+        }
+        query.limit(self.page.limit);
+    }
+}
+
+fn name_of_key(n: usize) -> Alias {
+    Alias::new(format!("key{n}"))
 }
 
 /// Whether a list of images has [`FEW`] of them at the most. Reads no more than that.

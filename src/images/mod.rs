@@ -22,7 +22,7 @@ pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod uploads;
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap};
 
 use uuid::Uuid;
 
@@ -218,29 +218,33 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     }
     // One row more than asked for tells whether there is a page after this one.
     let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
-    let mut images = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
-    let mut more = images.len() > limit as usize;
-    images.truncate(limit as usize);
-    let by_properties = attributes::are_beyond_rows(app);
-    if !by_properties {
-        images.retain(|image| is_shown(app, context, image, &[]));
-    }
-    let belongings = loop {
-        let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+    let ids = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
+    let mut left: Vec<&str> = ids.iter().take(limit as usize).map(String::as_str).collect();
+    let mut part = left.len();
+    let (mut images, all_read) = loop {
+        let rest = left.split_off(part.min(left.len()));
         // One image is shown in a page of its own, however large it is.
-        let room = if ids.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        if let Some(belongings) = db::belongings::of(&mut conn, &ids, shows_locations(app), &mut { room }).await? {
-            break belongings;
+        let mut room = if left.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
+        let found = db::belongings::with_images(&mut conn, &left, shows_locations(app), &mut room).await?;
+        let Some((images, belongings)) = found else {
+            part = left.len() / 2;
+            left.extend(rest);
+            conn.give_up();
+            conn = app.db.acquire().await?;
+            continue;
+        };
+        let mut views = views(app, context, images, belongings);
+        views.retain(|view| is_shown(app, context, &view.image, &view.properties));
+        // Of images that the policy hides, none is a marker: who may see what comes after them is shown it at once.
+        if !views.is_empty() || rest.is_empty() {
+            let places: HashMap<&str, usize> = left.iter().enumerate().map(|(place, id)| (*id, place)).collect();
+            views.sort_unstable_by_key(|view| places.get(view.image.id.as_str()).copied());
+            break (views, rest.is_empty());
         }
-        conn.give_up();
-        conn = app.db.acquire().await?;
-        images.truncate(images.len() / 2);
-        more = true;
+        part *= 2;
+        left = rest;
     };
-    let mut images = views(app, context, images, belongings);
-    if by_properties {
-        images.retain(|view| is_shown(app, context, &view.image, &view.properties));
-    }
+    let more = ids.len() > limit as usize || !all_read;
     // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.clone());
     app.protections.hide(&app.policy, context, &mut images);
@@ -258,8 +262,8 @@ fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, 
 
 /// Reads what belongs to an image. One statement.
 async fn with_belongings(app: &App, s: &mut impl Session, context: &Context, image: Image) -> Result<ImageView> {
-    let belongings = db::belongings::of(s, &[image.id.as_str()], shows_locations(app), &mut { usize::MAX }).await?;
-    view(app, context, image, belongings.unwrap_or_default())
+    let belongings = db::belongings::of(s, &image.id, shows_locations(app)).await?;
+    view(app, context, image, belongings)
 }
 
 /// Whether anybody is shown where data is.
@@ -278,7 +282,7 @@ fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belonging
     let Belongings { properties, tags, locations } = belongings;
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
-    let places: std::collections::HashMap<String, usize> =
+    let places: HashMap<String, usize> =
         views.iter().enumerate().map(|(place, view)| (view.image.id.clone(), place)).collect();
     for row in properties {
         if let Some(place) = places.get(&row.image_id) {

@@ -767,13 +767,8 @@ mod on_sqlite {
             assert!(!plans.is_empty(), "{path}: nothing of it is in the log");
             for (statement, plan) in plans {
                 let mut in_order = false;
-                // The few that were looked up by their ids are called images as well, and each time they are scanned once.
-                let mut looked_up = 0;
                 for step in &plan {
-                    looked_up += usize::from(step == "CO-ROUTINE images");
-                    let of_those = step == "SCAN images" && looked_up > 0;
-                    looked_up -= usize::from(of_those);
-                    let fault = step.starts_with("SCAN image") && !of_those;
+                    let fault = step.starts_with("SCAN image");
                     // A part is done.
                     if step.starts_with("SCAN part") {
                         in_order = false;
