@@ -456,13 +456,10 @@ fn name_of_key(n: usize) -> Alias {
     Alias::new(format!("key{n}"))
 }
 
-/// Whether a list of images has [`FEW`] of them at the most. Reads no more than that.
+/// Whether a list of images has [`FEW`] of them at the most. Reads one more than that at the most.
 fn is_short(list: &SelectStatement) -> Expr {
-    let count = Query::select()
-        .expr(Expr::col(Asterisk).count())
-        .from_subquery(list.clone().limit(FEW + 1).take(), Alias::new("some"))
-        .take();
-    Expr::SubQuery(None, Box::new(count.into())).lte(FEW.cast_signed())
+    let beyond = list.clone().clear_selects().expr(Expr::val(1)).limit(1).offset(FEW).take();
+    Expr::SubQuery(None, Box::new(beyond.into())).is_null()
 }
 
 impl Sharing<'_> {
