@@ -13,8 +13,7 @@
 //! | `create` | creates an image and deletes it |
 //!
 //! It prints one line of JSON: answers as expected, others by status, seconds, and times of the expected ones in microseconds.
-//! With `--count N` it stops after N pairs in all instead of after a time. It needs nothing but the standard library, so that a
-//! script builds it in a moment.
+//! With `--count N` it stops after N pairs in all instead of after a time.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends by panicking, and tells what it found")]
 
