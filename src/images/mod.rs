@@ -187,7 +187,7 @@ pub(crate) struct Page {
 }
 
 /// Lists images. Three statements, one more with a marker, and one more where locations are shown, however many images
-/// there are.
+/// there are; more where they have more than a page takes.
 ///
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
@@ -214,28 +214,35 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     // One row more than asked for tells whether there is a page after this one.
     let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
     let mut images = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
-    let mut more = images.len() > limit as usize;
+    let more = images.len() > limit as usize;
     images.truncate(limit as usize);
     let by_properties = attributes::are_beyond_rows(app);
     if !by_properties {
         images.retain(|image| is_shown(app, context, image, &[]));
     }
-    let children = loop {
-        let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+    let mut part = images.len();
+    let (mut images, more) = loop {
+        let ids: Vec<&str> = images.iter().take(part).map(|image| image.id.as_str()).collect();
         // One image is shown in a page of its own, however large it is.
         let room = if ids.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        if let Some(children) = children(app, &mut conn, &ids, room).await? {
-            break children;
+        let Some(children) = children(app, &mut conn, &ids, room).await? else {
+            part = ids.len() / 2;
+            conn.give_up();
+            conn = app.db.acquire().await?;
+            continue;
+        };
+        let rest = images.split_off(ids.len());
+        let mut shown = views(app, context, images, children);
+        if by_properties {
+            shown.retain(|view| is_shown(app, context, &view.image, &view.properties));
         }
-        conn.give_up();
-        conn = app.db.acquire().await?;
-        images.truncate(images.len() / 2);
-        more = true;
+        // Of images that the policy hides, none is a marker: who may see what comes after them is shown it at once.
+        if !shown.is_empty() || rest.is_empty() {
+            break (shown, more || !rest.is_empty());
+        }
+        part *= 2;
+        images = rest;
     };
-    let mut images = views(app, context, images, children);
-    if by_properties {
-        images.retain(|view| is_shown(app, context, &view.image, &view.properties));
-    }
     // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.clone());
     app.protections.hide(&app.policy, context, &mut images);
