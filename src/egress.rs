@@ -6,14 +6,24 @@
 //! of a redirection is a URL that a user gives.
 
 use std::{
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 use url::{Host, Url};
 
 use crate::config::{HostAddress, ImportFilteringOpts, Port};
+
+/// Names that are looked up at once. Each takes a thread of those that read and write files, until the system's resolver comes
+/// back, and users choose whose name servers it waits for.
+const MAX_LOOKUPS: usize = 8;
+/// How long who asks waits for the addresses of a name.
+const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The URL, or an address that its host has, is none that a user may send us to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -47,12 +57,13 @@ pub(crate) enum Strictness {
 #[derive(Debug)]
 pub(crate) struct Filter {
     options: ImportFilteringOpts,
+    names: Names,
 }
 
 impl Filter {
     /// A filter by these options.
     pub(crate) fn new(options: &ImportFilteringOpts) -> Self {
-        Self { options: options.clone() }
+        Self { options: options.clone(), names: Names::of_system() }
     }
 
     /// Reads a URL, and judges what can be seen of it without asking for its host's addresses.
@@ -122,10 +133,10 @@ impl Filter {
         // With a dot at its end it is neither a short name of this machine's domain nor an address in an odd spelling.
         let is_short = strictness == Strictness::New && !host.ends_with('.');
         let name = if is_short { format!("{host}.") } else { host.to_owned() };
-        let found: Vec<SocketAddr> = match tokio::net::lookup_host((name, 0)).await {
-            Ok(found) => found.collect(),
-            Err(error) if is_short => {
-                let is_of_this_machine = tokio::net::lookup_host((host, 0)).await.is_ok();
+        let found = match self.names.addresses(name).await {
+            Ok(found) => found,
+            Err(error) if is_short && error.kind() != io::ErrorKind::TimedOut => {
+                let is_of_this_machine = self.names.addresses(host.to_owned()).await.is_ok();
                 let refused = Refused("its host is known to this machine alone");
                 return Err(if is_of_this_machine { refused.into() } else { error.into() });
             }
@@ -152,6 +163,59 @@ impl Filter {
     }
 }
 
+/// A look-up of a name's addresses.
+type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+
+/// The addresses of names, of which a few are looked up at once.
+struct Names {
+    lookup: Box<Lookup>,
+    turns: Arc<Semaphore>,
+    patience: Duration,
+}
+
+impl Names {
+    /// As this machine resolves them.
+    fn of_system() -> Self {
+        Self::new(LOOKUP_PATIENCE, |name| {
+            Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
+        })
+    }
+
+    fn new(
+        patience: Duration,
+        lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { lookup: Box::new(lookup), turns: Arc::new(Semaphore::new(MAX_LOOKUPS)), patience }
+    }
+
+    /// # Errors
+    /// What the look-up says, or `TimedOut` where it, or the others before it, take too long.
+    async fn addresses(&self, name: String) -> io::Result<Vec<SocketAddr>> {
+        let found = async {
+            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+            let lookup = (self.lookup)(name);
+            // It goes on when nobody waits for it any more, and keeps its turn until its thread is free.
+            let work = tokio::spawn(async move {
+                let found = lookup.await;
+                drop(turn);
+                found
+            });
+            work.await?
+        };
+        let too_slow = |_| {
+            let message = format!("its host's name was not resolved within {} s", self.patience.as_secs());
+            Err(io::Error::new(io::ErrorKind::TimedOut, message))
+        };
+        tokio::time::timeout(self.patience, found).await.unwrap_or_else(too_slow)
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Names").field("turns", &self.turns).field("patience", &self.patience).finish_non_exhaustive()
+    }
+}
+
 /// See [`Filter::resolver`].
 #[derive(Debug)]
 pub(crate) struct Resolver {
@@ -166,7 +230,7 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let host = name.as_str();
             let addresses: Vec<SocketAddr> = match proxies.iter().any(|proxy| proxy.eq_ignore_ascii_case(host)) {
-                true => tokio::net::lookup_host((host, 0)).await?.collect(),
+                true => filter.names.addresses(host.to_owned()).await?,
                 false => filter.resolve(host, strictness).await?,
             };
             Ok(Box::new(addresses.into_iter()) as Addrs)
@@ -258,7 +322,18 @@ fn embedded(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use super::{Filter, Strictness, read};
+    use std::{
+        future, io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use tokio::sync::Semaphore;
+
+    use super::{Filter, MAX_LOOKUPS, Names, Strictness, read};
     use crate::config::{Config, Source, Sources};
 
     fn filter(options: &str) -> Filter {
@@ -392,5 +467,58 @@ mod tests {
         }
         assert_eq!(read("http://a:80/").map(|(_, port)| port), Some(Some(80)));
         assert_eq!(read("http://a:/").map(|(_, port)| port), Some(None));
+    }
+
+    /// A name server that a user runs may answer never: that holds few threads, however often it is asked.
+    #[tokio::test]
+    async fn few_names_are_looked_up_at_once() {
+        let (begun, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+        let (counter, gate) = (Arc::clone(&begun), Arc::clone(&answers));
+        let mut filter = filter("");
+        filter.names = Names::new(Duration::from_millis(50), move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            let gate = Arc::clone(&gate);
+            Box::pin(async move {
+                drop(gate.acquire().await);
+                Ok(vec!["192.0.2.1:0".parse().unwrap()])
+            })
+        });
+        let asked = (0..MAX_LOOKUPS * 3).map(|n| {
+            let (filter, host) = (&filter, format!("{n}.example"));
+            async move { filter.resolve(&host, Strictness::New).await }
+        });
+        for answer in futures_util::future::join_all(asked).await {
+            let error = answer.unwrap_err().to_string();
+            assert!(error.contains("its host's name was not resolved within"), "{error}");
+        }
+        // Those who asked are gone; the look-ups are not, and nobody else's begins.
+        filter.resolve("late.example", Strictness::New).await.unwrap_err();
+        assert_eq!(begun.load(Ordering::Relaxed), MAX_LOOKUPS);
+        answers.add_permits(1);
+        filter.names.patience = Duration::from_secs(60);
+        assert_eq!(filter.resolve("late.example", Strictness::New).await.unwrap().len(), 1);
+    }
+
+    /// A name that this machine alone knows is refused; one that nobody could ask for is not taken for unknown.
+    #[tokio::test]
+    async fn a_short_name_is_asked_for_where_the_full_one_is_not_known() {
+        let known = |name: &'static str| {
+            let mut filter = filter("");
+            filter.names = Names::new(Duration::from_secs(60), move |asked| {
+                let found = Ok(vec!["192.0.2.1:0".parse().unwrap()]);
+                let answer = if asked == name { found } else { Err(io::Error::other("not known")) };
+                Box::pin(future::ready(answer))
+            });
+            filter
+        };
+        let error = known("neighbour").resolve("neighbour", Strictness::New).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a user may not send this service there: its host is known to this machine alone"
+        );
+        assert_eq!(known("neighbour").resolve("neighbour", Strictness::Kept).await.unwrap().len(), 1);
+        assert_eq!(known("a.example.").resolve("a.example", Strictness::New).await.unwrap().len(), 1);
+        let error = known("a.example.").resolve("b.example", Strictness::New).await.unwrap_err();
+        assert_eq!(error.to_string(), "not known");
     }
 }

@@ -66,5 +66,16 @@ impl Error {
     }
 }
 
+/// An error with its causes: the outermost one of a client says only that sending failed.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
 /// The crate's result.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;

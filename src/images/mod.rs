@@ -192,7 +192,8 @@ pub(crate) struct Page {
     pub(crate) next_marker: Option<String>,
 }
 
-/// Lists images. Two statements, and one more with a marker, however many images there are.
+/// Lists images. Two statements, and one more with a marker, however many images there are; more where they have more than a
+/// page takes.
 ///
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.

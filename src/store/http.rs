@@ -11,6 +11,7 @@ use crate::{
     config::HttpStore,
     db::locations::LocationUrl,
     egress::{Filter, Refused, Strictness},
+    error::with_causes,
     stream::Chunks,
 };
 
@@ -105,7 +106,7 @@ fn hop(from: &Url, to: &str) -> Option<String> {
 }
 
 fn unavailable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Refused::cause_of(&*error).map_or_else(|| Error::Unavailable(error), Error::Refused)
+    Refused::cause_of(&*error).map_or_else(|| Error::Unavailable(with_causes(&*error).into()), Error::Refused)
 }
 
 fn proxy_url(proxy: &str) -> String {

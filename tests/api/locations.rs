@@ -417,8 +417,33 @@ async fn a_url_leads_where_users_may_send_us() {
     }
     patch(&admin, &image, &add("-", &location(&format!("{base}/aside")))).await.expect(200);
     assert_eq!(web.requests().iter().filter(|request| *request == "HEAD /round").count(), 5);
+    // Why there is no answer, an operator reads.
+    let silent = patch(&admin, &image, &add("-", &location("http://127.0.0.1:1/a"))).await.expect(400);
+    let told = s.log_of(&silent).await;
+    assert!(told.iter().any(|line| line.contains("Connection refused")), "{told:?}");
     let refused = s.log().matches("a location is refused").count();
     assert_eq!(refused, 2, "{}", s.log());
+}
+
+/// A proxy is asked for what a user names, after that was judged; and only one that the configuration names.
+#[tokio::test]
+async fn a_proxy_is_one_of_the_configuration() {
+    let web = Web::start(&PAGES).await;
+    let proxy = Web::start(&[("http://127.0.0.1:1/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello")]).await;
+    let by_proxy = open().option("glance_store", "http_proxy_information", format!("http:127.0.0.1:{}", proxy.port));
+    let s = by_proxy.start().await;
+    let image = waiting_image(&s.admin()).await;
+    // Its addresses are this machine's, and the option names another host.
+    patch(&s.admin(), &image, &add("-", &location("http://localhost:1/a"))).await.expect(400);
+    assert_eq!(proxy.requests(), [""; 0]);
+    patch(&s.admin(), &image, &add("-", &location("http://127.0.0.1:1/a"))).await.expect(200);
+    assert_eq!(download(&s.admin(), &image).await, b"hello");
+    assert_eq!(proxy.requests(), ["HEAD http://127.0.0.1:1/a", "GET http://127.0.0.1:1/a"]);
+    let s = open().environment("http_proxy", &proxy.base()).start().await;
+    let image = waiting_image(&s.admin()).await;
+    patch(&s.admin(), &image, &add("-", &location(&format!("{}/a", web.base())))).await.expect(200);
+    assert_eq!(download(&s.admin(), &image).await, b"hello");
+    assert_eq!((web.requests().len(), proxy.requests().len()), (2, 2));
 }
 
 /// What was added before, or by other means, is read where its addresses are none of this machine: a name that once was

@@ -605,6 +605,57 @@ async fn a_marker_is_no_hidden_image() {
     assert_eq!((&hidden["images"], hidden.get("next")), (&json!([]), None));
 }
 
+/// Images that are hidden by what belongs to them do not end a listing where they alone are more than a page takes.
+#[tokio::test]
+async fn a_page_of_hidden_images_is_no_end() {
+    let s = TestServer::builder().file("policy.yaml", "get_image: not 'yes':%(secret)s\n").start().await;
+    let member = s.member("p1");
+    let mut hidden = Vec::new();
+    // The newest comes first: hidden ones of 9 MB each, then some that are shown.
+    for (day, (name, secret, rows)) in [
+        ("last", "no", 1),
+        ("hidden", "yes", 1),
+        ("shown", "no", 1),
+        ("hidden", "yes", 140),
+        ("hidden", "yes", 140),
+        ("hidden", "yes", 140),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = member.create_image(&json!({"name": name, "secret": secret})).await;
+        let id = image.rsplit('/').next().unwrap().to_owned();
+        let created =
+            format!("UPDATE images SET created_at = '2026-01-0{} 00:00:00.000000' WHERE id = '{id}'", day + 1);
+        s.database.execute(&created).await;
+        let value = "v".repeat(65_000);
+        for part in (0..rows).collect::<Vec<_>>().chunks(70) {
+            let row = |n: &i32| format!("('{id}', 'p{n}', '{value}', '2026-01-01 00:00:00', '0')");
+            let rows = part.iter().map(row).collect::<Vec<_>>().join(", ");
+            let columns = "image_id, name, value, created_at, deleted";
+            s.database.execute(&format!("INSERT INTO image_properties ({columns}) VALUES {rows}")).await;
+        }
+        if name == "hidden" {
+            hidden.push(id);
+        }
+    }
+    let (mut path, mut names) = ("/v2/images?limit=4".to_owned(), Vec::new());
+    loop {
+        let answer = member.get(&path).await.expect(200);
+        assert!(!hidden.iter().any(|id| answer.text.contains(id)), "{path} tells of a hidden image");
+        let page = answer.json();
+        names.extend(page["images"].as_array().unwrap().iter().map(|image| image["name"].clone()));
+        match page["next"].as_str() {
+            Some(next) => path = next.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(names, ["shown", "last"]);
+    // As many as a page may have, and all of them hidden: that is the last page, as in Glance.
+    let last = member.get("/v2/images?limit=3").await.expect(200).json();
+    assert_eq!((&last["images"], last.get("next")), (&json!([]), None));
+}
+
 /// Custom properties, as far as the caller may read them; and who does not own what a loosened rule lets them change.
 #[tokio::test]
 async fn rules_see_an_image_as_glances_do() {

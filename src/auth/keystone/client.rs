@@ -9,7 +9,10 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::token::{Body, Token};
-use crate::config::{KeystoneAuthtoken, OsloLimit};
+use crate::{
+    config::{KeystoneAuthtoken, OsloLimit},
+    error::with_causes,
+};
 
 /// How long Keystone may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
@@ -43,14 +46,7 @@ pub(crate) enum KeystoneError {
 
 impl From<reqwest::Error> for KeystoneError {
     fn from(error: reqwest::Error) -> Self {
-        // With its causes: the outermost one says only that sending failed.
-        let mut text = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(inner) = cause {
-            text = format!("{text}: {inner}");
-            cause = inner.source();
-        }
-        Self::Http(text)
+        Self::Http(with_causes(&error))
     }
 }
 
