@@ -7,7 +7,7 @@
 //!
 //! A tag, and the images that are shared with a project, have no such order. Of few of them, all are read and sorted. Where
 //! they are more than [`FEW`], the ranges are walked in order and each image is looked at. The statement holds both ways,
-//! and a count of at most `FEW` rows shuts one of them before it starts: what an engine's statistics say does not matter.
+//! and whether there is a row beyond `FEW` shuts one of them before it starts: what an engine's statistics say does not matter.
 
 use chrono::NaiveDateTime;
 use sea_query::{
