@@ -1042,23 +1042,24 @@ async fn deletions_that_cannot_end_do_not_keep_the_others() {
     s.kill();
     // A folder cannot be removed as a file.
     fs::create_dir(images.join("stuck")).unwrap();
-    let mut statements = Vec::new();
-    let mut insert = |id: &str, file: &str, day: u32| {
-        let columns = "id, status, created_at, updated_at, deleted, min_disk, min_ram, visibility, owner";
+    let (mut rows, mut locations) = (Vec::new(), Vec::new());
+    let mut add = |id: &str, file: &str, day: u32| {
         let times = format!("'2026-01-01 00:00:00.000000', '2026-01-{day:02} 00:00:00.000000'");
-        statements.push(format!(
-            "INSERT INTO images ({columns}) VALUES ('{id}', 'pending_delete', {times}, '0', 0, 0, 'private', 'p1')"
-        ));
-        let columns = "image_id, value, meta_data, status, created_at, deleted";
-        let values =
-            format!("'{id}', 'file://{}', '{{}}', 'active', '2026-01-01 00:00:00', '0'", images.join(file).display());
-        statements.push(format!("INSERT INTO image_locations ({columns}) VALUES ({values})"));
+        rows.push(format!("('{id}', 'pending_delete', {times}, '0', 0, 0, 'private', 'p1')"));
+        let url = format!("file://{}", images.join(file).display());
+        locations.push(format!("('{id}', '{url}', '{{}}', 'active', '2026-01-01 00:00:00', '0')"));
     };
     for n in 0..1000 {
-        insert(&format!("4ca46bf1-5c61-48ff-b4f3-{n:012}"), "stuck", 1);
+        add(&format!("4ca46bf1-5c61-48ff-b4f3-{n:012}"), "stuck", 1);
     }
     let last = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
-    insert(last, last, 2);
+    add(last, last, 2);
+    let columns = "id, status, created_at, updated_at, deleted, min_disk, min_ram, visibility, owner";
+    let of_locations = "image_id, value, meta_data, status, created_at, deleted";
+    let statements = [
+        format!("INSERT INTO images ({columns}) VALUES {}", rows.join(", ")),
+        format!("INSERT INTO image_locations ({of_locations}) VALUES {}", locations.join(", ")),
+    ];
     s.database.execute_all(&statements).await;
     fs::write(images.join(last), "abc").unwrap();
     for round in ["all that it takes at a time are tried", "the last one is tried"] {
