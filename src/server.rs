@@ -23,8 +23,12 @@ use tower::ServiceExt as _;
 
 use crate::{
     app::App,
+    error::Error,
     http,
-    images::{housekeeping::Watch, uploads},
+    images::{
+        housekeeping::{self, Watch},
+        uploads,
+    },
 };
 
 /// Connections at a time; one more waits in the listener's backlog.
@@ -35,6 +39,13 @@ const MAX_BUFFER: usize = 64 * 1024;
 const POLICY_LOOK: Duration = Duration::from_secs(1);
 /// Signs of life more often than this say nothing more.
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Signs of life that are tried in the time from one to the next, where they fail: before others take us for dead, there are
+/// several, each on another connection.
+const TRIES: u32 = 4;
+/// A try that is given up sooner would be one at a database that is merely busy.
+const SHORTEST_TRY: Duration = Duration::from_secs(1);
+/// Heartbeats after which deletions that were broken off, and files that nobody knows, are looked for again.
+const TIDY_EVERY: u32 = 360;
 /// SIGXFSZ on Linux, which has no name in tokio.
 const FILE_TOO_LARGE: i32 = 25;
 /// How long to wait when the system has no descriptor for a new connection.
@@ -48,9 +59,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
     let listener = listen(&app).await?;
     // Before the first upload, and until the last has ended: whatever else we are busy with, others must not take us for dead.
-    beat(&app).await;
-    let beating = AbortOnDropHandle::new(tokio::spawn(beat_for_ever(Arc::clone(&app))));
-    let mut looking = Box::pin(look_for_ever(&app));
+    let mut beats = Told::new(
+        "other processes cannot be shown that this one lives: they may take it for dead",
+        "other processes are shown again that this one lives",
+    );
+    beat(&app, &mut beats).await;
+    let beating = AbortOnDropHandle::new(tokio::spawn(beat_for_ever(Arc::clone(&app), beats)));
+    let mut looking = Box::pin(async { tokio::join!(look_for_ever(&app), tidy_for_ever(&app)) });
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -70,7 +85,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
         () = serve => {}
         () = reload_for_ever(&mut hangup, Arc::new(reload)) => {}
         () = watch_policy_for_ever(&app) => {}
-        () = &mut looking => {}
+        _ = &mut looking => {}
     }
     tell_systemd(&[NotifyState::Stopping]);
     tracing::info!("draining: requests under way are finished, new ones are refused");
@@ -81,7 +96,7 @@ pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static
     // Meanwhile it goes on answering, so that a load balancer's check finds out.
     tokio::select! {
         () = server.accept_for_ever() => {}
-        () = &mut looking => {}
+        _ = &mut looking => {}
         () = server.requests.wait() => {}
         () = tokio::time::sleep_until(deadline) => {}
         () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
@@ -165,29 +180,71 @@ fn heartbeat(app: &App) -> Duration {
     app.config.glimpse.heartbeat.max(SHORTEST_HEARTBEAT)
 }
 
+/// What is done again and again, and said when it fails for the first time, and when it works again.
+struct Told {
+    fails: &'static str,
+    works_again: &'static str,
+    is_failing: bool,
+}
+
+impl Told {
+    fn new(fails: &'static str, works_again: &'static str) -> Self {
+        Self { fails, works_again, is_failing: false }
+    }
+
+    fn tell(&mut self, done: Result<(), Error>) {
+        let (fails, works_again) = (self.fails, self.works_again);
+        match &done {
+            Err(error) if self.is_failing => tracing::debug!(%error, "{fails}"),
+            Err(error) => tracing::warn!(%error, "{fails}"),
+            Ok(()) if self.is_failing => tracing::info!("{works_again}"),
+            Ok(()) => {}
+        }
+        self.is_failing = done.is_err();
+    }
+}
+
 /// Shows other processes that this one lives.
-async fn beat(app: &App) {
-    if let Err(error) = uploads::beat(app, heartbeat(app)).await {
-        tracing::warn!(%error, "other processes cannot be shown now that this one lives");
-    }
+async fn beat(app: &App, told: &mut Told) {
+    let every = heartbeat(app);
+    told.tell(uploads::beat(app, every, (every / TRIES).max(SHORTEST_TRY)).await);
 }
 
-async fn beat_for_ever(app: Arc<App>) {
+async fn beat_for_ever(app: Arc<App>, mut told: Told) {
+    let every = heartbeat(&app);
+    let mut begun = Instant::now();
     loop {
-        tokio::time::sleep(heartbeat(&app)).await;
-        beat(&app).await;
+        tokio::time::sleep_until(begun + if told.is_failing { every / TRIES } else { every }).await;
+        begun = Instant::now();
+        beat(&app, &mut told).await;
     }
 }
 
-/// Undoes and ends what was broken off, by others or here.
+/// Undoes what others had begun who are dead.
 async fn look_for_ever(app: &App) {
     let every = heartbeat(app);
     let mut watch = Watch::default();
+    let mut told = Told::new(
+        "uploads that were cut off cannot be looked for now",
+        "uploads that were cut off are looked for again",
+    );
     loop {
-        if let Err(error) = watch.look(app, every).await {
-            tracing::warn!(%error, "what was broken off cannot be looked for now");
-        }
+        told.tell(watch.look(app, every).await);
         tokio::time::sleep(every).await;
+    }
+}
+
+/// Ends what was broken off, by others or here, and can wait.
+async fn tidy_for_ever(app: &App) {
+    let every = heartbeat(app);
+    // Not at once: clients wait for who has just started.
+    let mut pause = every;
+    loop {
+        tokio::time::sleep(pause).await;
+        if let Err(error) = housekeeping::tidy(app, every).await {
+            tracing::warn!(%error, "deletions that were broken off, and what uploads have left, cannot be looked for now");
+        }
+        pause = every * TIDY_EVERY;
     }
 }
 

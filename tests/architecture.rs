@@ -181,5 +181,7 @@ fn the_schema_is_one_in_three_dialects() {
     let sqlite = schema("sqlite");
     assert!(sqlite.len() > 150, "only {} parts were found: this test reads nothing", sqlite.len());
     assert_eq!(sqlite, schema("postgres"));
-    assert_eq!(sqlite, schema("mysql"));
+    // MySQL has no indexes of some rows alone: there, they are of all.
+    let whole: Vec<_> = sqlite.iter().map(|part| part.split(" WHERE ").next().unwrap_or_default()).collect();
+    assert_eq!(whole, schema("mysql"));
 }

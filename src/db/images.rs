@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, IntoTableRef, Query, SelectStatement, UpdateStatement};
+use sea_query::{Expr, ExprTrait, IntoTableRef, NullOrdering, Order, Query, SelectStatement, UpdateStatement};
 
 use super::{
     Result, Session, Tx,
@@ -251,6 +251,15 @@ pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, 
     Ok(s.execute(update).await? == 1)
 }
 
+/// Notes that an image's data is about to be removed, if the image still is as it was read: in that status, not protected, not
+/// deleted. One statement.
+pub(crate) async fn begin_deletion(s: &mut impl Session, image: &Image, now: NaiveDateTime) -> Result<bool> {
+    let update = moving(&image.id, image.status, Status::PendingDelete, now)
+        .and_where(Expr::col(Images::Protected).eq(false))
+        .take();
+    Ok(s.execute(update).await? == 1)
+}
+
 /// As [`set_status`], if nobody has changed the image at all since it was read. One statement.
 pub(crate) async fn set_status_of_unchanged(
     s: &mut impl Session,
@@ -259,13 +268,19 @@ pub(crate) async fn set_status_of_unchanged(
     now: NaiveDateTime,
 ) -> Result<bool> {
     let update =
-        moving(&image.id, image.status, to, now).and_where(Expr::col(Images::UpdatedAt).eq(image.updated_at)).take();
+        moving(&image.id, image.status, to, now).and_where(super::is_time(Images::UpdatedAt, image.updated_at)).take();
     Ok(s.execute(update).await? == 1)
 }
 
-/// Reads images whose deletion is under way, so many at the most. One statement, which reads the table.
+/// Reads images whose deletion is under way, so many at the most, those first that were touched longest ago. One statement,
+/// through `glimpse_images_pending_delete`.
 pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec<Image>> {
-    s.all(select().and_where(Expr::col(Images::Status).eq(Status::PendingDelete)).limit(most).take()).await
+    let query = select()
+        .and_where(super::is_pending_delete(Images::Status))
+        .order_by_with_nulls(Images::UpdatedAt, Order::Asc, NullOrdering::First)
+        .limit(most)
+        .take();
+    s.all(query).await
 }
 
 /// Sets when the image was changed last, and takes its row's lock until the transaction ends: those who write an
@@ -328,20 +343,14 @@ pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) 
     Ok(s.execute(update).await? == 1)
 }
 
-/// Marks the image as deleted, if it still is as it was read: in that status, not protected, not deleted. The row
-/// stays as the tombstone of its id.
+/// Marks the image as deleted, if it still is as it was read: in that status, not deleted, and not protected, unless its deletion had
+/// [begun](begin_deletion) before. The row stays as the tombstone of its id.
 pub(crate) async fn delete(s: &mut impl Session, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
-    let update = Query::update()
-        .table(Images::Table)
-        .value(Images::Status, to)
-        .value(Images::Deleted, true)
-        .value(Images::DeletedAt, now)
-        .value(Images::UpdatedAt, now)
-        .and_where(Expr::col(Images::Id).eq(image.id.as_str()))
-        .and_where(Expr::col(Images::Deleted).eq(false))
-        .and_where(Expr::col(Images::Protected).eq(false))
-        .and_where(Expr::col(Images::Status).eq(image.status))
-        .take();
+    let mut update = moving(&image.id, image.status, to, now);
+    update.value(Images::Deleted, true).value(Images::DeletedAt, now);
+    if image.status != Status::PendingDelete {
+        update.and_where(Expr::col(Images::Protected).eq(false));
+    }
     Ok(s.execute(update).await? == 1)
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, NullOrdering, Order, Query, SelectStatement};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -230,8 +230,8 @@ pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -
     Ok(s.execute(update).await? == 1)
 }
 
-/// Reads removals that are under way, so many at the most, but for those of images that wait for `glance-scrubber` as a whole. One
-/// statement, through the index on `deleted`.
+/// Reads removals that are under way, so many at the most, those first that were touched longest ago; but for those of images that
+/// wait for `glance-scrubber` as a whole. One statement, through `glimpse_image_locations_pending_delete`.
 pub(crate) async fn being_removed(s: &mut impl Session, most: u64) -> Result<Vec<Removal>> {
     use ImageLocations as L;
     let columns = [L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt].map(|column| (L::Table, column));
@@ -240,8 +240,9 @@ pub(crate) async fn being_removed(s: &mut impl Session, most: u64) -> Result<Vec
         .from(L::Table)
         .inner_join(Images::Table, Expr::col((Images::Table, Images::Id)).equals((L::Table, L::ImageId)))
         .and_where(Expr::col((L::Table, L::Deleted)).eq(true))
-        .and_where(Expr::col((L::Table, L::Status)).eq(LocationStatus::PendingDelete))
+        .and_where(super::is_pending_delete((L::Table, L::Status)))
         .and_where(Expr::col((Images::Table, Images::Status)).ne(Status::PendingDelete))
+        .order_by_with_nulls((L::Table, L::UpdatedAt), Order::Asc, NullOrdering::First)
         .limit(most)
         .take();
     let rows: Vec<Row> = s.all(query).await?;
@@ -258,7 +259,7 @@ pub(crate) async fn resume(s: &mut impl Session, removal: &Removal, now: NaiveDa
         .and_where(Expr::col(L::Id).eq(removal.location.id))
         .and_where(Expr::col(L::Status).eq(LocationStatus::PendingDelete))
         .and_where(Expr::col(L::Deleted).eq(true))
-        .and_where(Expr::col(L::UpdatedAt).eq(removal.updated_at))
+        .and_where(super::is_time(L::UpdatedAt, removal.updated_at))
         .take();
     Ok(s.execute(update).await? == 1)
 }

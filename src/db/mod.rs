@@ -22,9 +22,11 @@ pub(crate) mod usage;
 
 use std::{
     future::Future,
+    io,
     time::{Duration, Instant},
 };
 
+use chrono::NaiveDateTime;
 use futures_util::TryStreamExt as _;
 use sea_query::{
     Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SqliteQueryBuilder,
@@ -317,6 +319,14 @@ impl Db {
         })
     }
 
+    /// Takes a connection for a statement that is a transaction by itself.
+    pub(crate) async fn acquire_to_write(&self) -> Result<Conn> {
+        match self {
+            Self::Sqlite { write, .. } => Ok(Conn::Sqlite(write.acquire().await?)),
+            Self::Postgres(_) | Self::MySql(_) => self.acquire().await,
+        }
+    }
+
     /// Starts a transaction; dropping it rolls back. SQLite takes its write lock at once.
     async fn begin(&self) -> Result<Tx> {
         Ok(match self {
@@ -396,6 +406,21 @@ async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions,
     }
 }
 
+/// That a column has the time that was read there, if any.
+fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -> Expr {
+    let column = Expr::col(column);
+    match time {
+        Some(time) => column.eq(time),
+        None => column.is_null(),
+    }
+}
+
+/// That a status is `pending_delete`; in the statement's text, without which SQLite does not see that an index of such rows alone
+/// serves.
+fn is_pending_delete(status: impl IntoColumnRef) -> Expr {
+    Expr::col(status).eq(Expr::cust("'pending_delete'"))
+}
+
 /// Whether it failed because other rows belong to the one that should go.
 pub(crate) fn is_referred(error: &crate::error::Error) -> bool {
     match error {
@@ -438,6 +463,20 @@ async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Err
 }
 
 impl Conn {
+    /// Does this, in so much time. Where it takes longer, the connection is closed: back in the pool, it would keep its place there
+    /// until the server answers.
+    pub(crate) async fn in_time<T>(
+        mut self,
+        patience: Duration,
+        work: impl AsyncFnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let done = tokio::time::timeout(patience, work(&mut self)).await;
+        done.unwrap_or_else(|_| {
+            self.give_up();
+            Err(Error::Unavailable(io::Error::from(io::ErrorKind::TimedOut).into()))
+        })
+    }
+
     /// Closes the connection, where an answer is still on its way that nobody wants.
     pub(crate) fn give_up(self) {
         match self {

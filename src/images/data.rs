@@ -83,8 +83,8 @@ impl Upload {
             Ok(done) => done,
             Err(error) => {
                 // The store keeps nothing of what failed, unless it cannot be reached.
-                let left = self.store.has_leftovers_of(&object).then_some(&*self.store);
-                self.undo(&record, left).await.or_else(later)?;
+                let is_left = self.store.take_left(&object);
+                self.undo(&record, is_left).await.or_else(later)?;
                 return Err(error);
             }
         };
@@ -97,8 +97,8 @@ impl Upload {
         match facts.await {
             Ok(facts) => self.finish(&object, &record, &stored, &facts).await,
             Err(error) => {
-                self.discard(&object).await;
-                self.undo(&record, Some(&*self.store)).await.or_else(later)?;
+                let is_left = self.discard(&object).await;
+                self.undo(&record, is_left).await.or_else(later)?;
                 Err(error)
             }
         }
@@ -186,9 +186,8 @@ impl Upload {
         let hold = match self.place(object, record, stored).await {
             Ok(hold) => hold,
             Err(error) => {
-                self.discard(object).await;
-                let left = self.store.may_have_placed(object).then_some(&*self.store);
-                self.undo(record, left).await.or_else(later)?;
+                let is_left = self.discard(object).await;
+                self.undo(record, is_left).await.or_else(later)?;
                 return Err(error);
             }
         };
@@ -196,7 +195,7 @@ impl Upload {
         hold.release().await;
         let Err(error) = done else { return Ok(()) };
         // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
-        let undone = self.undo(record, Some(&*self.store)).await;
+        let undone = self.undo(record, true).await;
         let ended = undone.or_else(later).is_ok_and(|undone| !undone);
         if ended && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
@@ -250,14 +249,18 @@ impl Upload {
         ))
     }
 
-    /// Removes what is not in its place yet, for which nobody needs to be asked.
-    async fn discard(&self, object: &Object) {
-        if let Err(error) = self.store.discard(object, None).await {
+    /// Removes what is not in its place yet, for which nobody needs to be asked. Tells whether something may be left.
+    async fn discard(&self, object: &Object) -> bool {
+        let discarded = self.store.discard(object, None).await;
+        if let Err(error) = &discarded {
             tracing::error!(%error, "what an upload has left cannot be removed now; it is tried again later");
         }
+        self.store.take_left(object) || discarded.is_err()
     }
 
-    async fn undo(&self, record: &uploads::Upload, store: Option<&Store>) -> Result<bool> {
+    /// Undoes the upload, also in the store where something may be left there.
+    async fn undo(&self, record: &uploads::Upload, is_left: bool) -> Result<bool> {
+        let store = is_left.then_some(&*self.store);
         bounded(&self.app, super::uploads::undo(&self.app, record, store)).await
     }
 
@@ -278,8 +281,7 @@ impl Upload {
 
 /// Bounds what is done beside the data: the bound on a request's time is lifted for an upload.
 async fn bounded<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let silent = || Error::Unavailable { service: "the database", source: "it took too long".into() };
-    tokio::time::timeout(app.config.glimpse.request_timeout, work).await.unwrap_or_else(|_| Err(silent()))
+    super::in_time(app.config.glimpse.request_timeout, work).await
 }
 
 /// What cannot be undone now is, once nobody is busy with it any more.

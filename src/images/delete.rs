@@ -51,7 +51,7 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
             check_transition(image.status, Status::Deleted)?;
             let before = image.status;
             let pending = status::may_become(before, Status::PendingDelete);
-            if pending && !db::images::set_status(&mut tx, &image, Status::PendingDelete, app.now()).await? {
+            if pending && !db::images::begin_deletion(&mut tx, &image, app.now()).await? {
                 return Err(changed(id));
             }
             // As exactly as the engine keeps its times.
@@ -76,29 +76,34 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     }
 }
 
-/// Goes on with a deletion that was broken off, as long as nobody else does. Two statements, and those of the deletion.
+/// Goes on with a deletion that was broken off; `false` when somebody else does, or did. Two statements, and those of the
+/// deletion. It sets the image's time first: one that cannot end waits behind all the others, whoever tries them next.
+///
+/// It ends also where the image was protected meanwhile: data of it may be gone already.
 ///
 /// # Errors
-/// `Conflict` when somebody else does, `StoreUnavailable`, `Unavailable`.
-pub(super) async fn resume(app: &App, image: &Image) -> Result<()> {
-    let id = &ImageId::from(image.id.clone());
-    let (image, locations) = app
-        .db
-        .transaction(|mut tx| async move {
-            // From here on, it does not become again what it was.
-            let to = Status::PendingDelete;
-            if !db::images::set_status_of_unchanged(&mut tx, image, to, app.now()).await? {
-                return Err(changed(id));
-            }
-            let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
-            let locations = db::locations::of(&mut tx, &image.id).await?;
-            Ok((tx, (image, locations)))
-        })
-        .await?;
-    if app.config.default.delayed_delete {
-        return end(app, &image, locations.is_empty()).await;
+/// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
+pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
+    let ours = app.db.transaction(|mut tx| async move {
+        let id = &ImageId::from(image.id.clone());
+        // From here on, it does not become again what it was.
+        if !db::images::set_status_of_unchanged(&mut tx, image, Status::PendingDelete, app.now()).await? {
+            return Ok((tx, None));
+        }
+        let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
+        let locations = db::locations::of(&mut tx, &image.id).await?;
+        Ok((tx, Some((image, locations))))
+    });
+    let Some((image, locations)) = ours.await? else { return Ok(false) };
+    let ended = match app.config.default.delayed_delete {
+        true => end(app, &image, locations.is_empty()).await,
+        false => remove(app, &image, &locations, &mut false).await,
+    };
+    match ended {
+        // A client has deleted it again meanwhile.
+        Err(Error::NotFound(_) | Error::Conflict(_)) => Ok(false),
+        ended => ended.map(|()| true),
     }
-    remove(app, &image, &locations, &mut false).await
 }
 
 /// Removes an image's data, and marks it as deleted. Tells whether it has touched the data.

@@ -9,11 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::{delete, stores, uploads::undo};
+use futures_util::{StreamExt as _, stream};
+
+use super::{delete, in_time, stores, uploads::undo};
 use crate::{
     app::App,
     db::{
-        self,
+        self, Conn,
         images::Image,
         locations::Removal,
         processes::{self, Process},
@@ -25,14 +27,14 @@ use crate::{
 
 /// Numbers that a dead process did not add to its own in time.
 const STILL: u32 = 3;
-/// The look by which dead processes are seen to be dead.
-const STILL_AND_ONE: u32 = STILL + 1;
-/// Looks after which unknown files and broken-off deletions are looked for again.
-const SWEEP_EVERY: u32 = 360;
 /// Looks that others are given to undo an upload into a store that is not configured here.
 const FOREIGN: u32 = 30;
-/// Broken-off deletions that are gone on with at a time.
+/// Broken-off deletions that are looked for at a time; those that were tried longest ago come first.
 const DELETIONS: u64 = 1000;
+/// Of these, so many are gone on with beside each other: a store that is away lets each of them wait.
+const BESIDE: usize = 8;
+
+const CANNOT_UNDO: &str = "an upload that was cut off cannot be undone now";
 
 /// What was seen of the other processes.
 #[derive(Default)]
@@ -41,12 +43,11 @@ pub(crate) struct Watch {
     seen: HashMap<String, (Option<i64>, u32)>,
     /// Uploads into stores that are not configured here, and for how many looks.
     foreign: HashMap<String, u32>,
-    deletions: Deletions,
-    looks: u32,
+    /// Images whose upload could not be undone at the last look, and why, which was told.
+    stuck: HashMap<String, String>,
 }
 
 /// Deletions that are under way, or were broken off.
-#[derive(Default)]
 struct Deletions {
     images: Vec<Image>,
     removals: Vec<Removal>,
@@ -58,13 +59,15 @@ impl Watch {
     /// # Errors
     /// `Unavailable`: this look did not count.
     pub(crate) async fn look(&mut self, app: &App, every: Duration) -> Result<()> {
-        let (processes, uploads) = {
-            let mut conn = app.db.acquire().await?;
-            let uploads = db::uploads::all(&mut conn).await?;
-            (processes::all(&mut conn).await?, uploads)
+        let patience = app.config.glimpse.request_timeout;
+        let read = async |conn: &mut Conn| {
+            let uploads = db::uploads::all(conn).await?;
+            Ok((processes::all(conn).await?, uploads))
         };
+        let (processes, uploads) = app.db.acquire().await?.in_time(patience, read).await?;
         let living = self.living(&app.process.id, every, &processes, &uploads);
         let before = std::mem::take(&mut self.foreign);
+        let told = std::mem::take(&mut self.stuck);
         for upload in &uploads {
             // One of ours that nobody is busy with was given up where the database was away.
             let abandoned = upload.process_id == app.process.id && !app.process.is_doing(&upload.upload_id);
@@ -82,25 +85,20 @@ impl Watch {
                     continue;
                 }
             }
-            undo_dead(app, upload).await;
+            let image = &upload.image_id;
+            if let Err(why) = undo_dead(app, upload).await {
+                match told.get(image) == Some(&why) {
+                    true => tracing::debug!(image, why, "{CANNOT_UNDO}"),
+                    false => tracing::warn!(image, why, "{CANNOT_UNDO}"),
+                }
+                self.stuck.insert(image.clone(), why);
+            }
         }
         for Process { id, .. } in processes.iter().filter(|process| !living.contains(&process.id)) {
             if !uploads.iter().any(|upload| upload.process_id == *id) {
-                forget(app, id).await?;
+                in_time(patience, forget(app, id)).await?;
             }
         }
-        // At the start, once what dead processes had begun is undone, and from time to time.
-        match self.looks % SWEEP_EVERY {
-            // Not at once: it reads the table of images, and clients wait for who has just started.
-            1 => self.deletions = Deletions::read(app).await?,
-            STILL_AND_ONE => {
-                sweep(app, every * STILL).await?;
-                let before = std::mem::take(&mut self.deletions);
-                Deletions::read(app).await?.go_on_with(app, &before).await;
-            }
-            _ => {}
-        }
-        self.looks = self.looks.wrapping_add(1);
         Ok(())
     }
 
@@ -132,23 +130,20 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
     u32::try_from(looks).unwrap_or(u32::MAX).max(STILL)
 }
 
-async fn undo_dead(app: &App, upload: &Upload) {
+/// Undoes an upload that was cut off, or tells why that cannot be done now.
+async fn undo_dead(app: &App, upload: &Upload) -> Result<(), String> {
     let (image, store) = (&upload.image_id, app.stores.named(&upload.store));
-    if store.is_none() {
-        let store = &upload.store;
-        tracing::warn!(image, store, "what an upload has left in a store that is not configured here may stay there");
-    }
     // Who holds the image's place may stall for ever, and there are other uploads.
-    match tokio::time::timeout(app.config.glimpse.request_timeout, undo(app, upload, store.as_deref())).await {
-        Ok(Ok(true)) => tracing::warn!(image, "an upload that was cut off is undone"),
-        Ok(Ok(false)) => {}
-        Ok(Err(error)) => tracing::error!(image, %error, "an upload that was cut off cannot be undone now"),
-        Err(_) => tracing::error!(
-            image,
-            "an upload that was cut off cannot be undone now: the database, the store, or who holds the image's place there \
-             takes too long"
-        ),
+    let undone = tokio::time::timeout(app.config.glimpse.request_timeout, undo(app, upload, store.as_deref()));
+    let undone = undone.await.map_err(|_| "the database, the store, or who holds the image's place takes too long")?;
+    if undone.map_err(|error| error.to_string())? {
+        tracing::warn!(image, "an upload that was cut off is undone");
+        if store.is_none() {
+            let store = &upload.store;
+            tracing::warn!(image, store, "what it has left in a store that is not configured here may stay there");
+        }
     }
+    Ok(())
 }
 
 async fn forget(app: &App, process: &str) -> Result<()> {
@@ -158,6 +153,19 @@ async fn forget(app: &App, process: &str) -> Result<()> {
             Ok((tx, ()))
         })
         .await
+}
+
+/// Goes on with deletions that nobody has touched for as long as it takes to see that a process is dead, and removes files that
+/// nobody knows.
+///
+/// # Errors
+/// `Unavailable`
+pub(crate) async fn tidy(app: &App, every: Duration) -> Result<()> {
+    let quiet = every * STILL;
+    let before = Deletions::read(app).await?;
+    tokio::time::sleep(quiet).await;
+    Deletions::read(app).await?.go_on_with(app, &before).await;
+    sweep(app, quiet).await
 }
 
 /// Removes files of uploads that nobody knows: an upload is noted before its file is made, and until it is gone.
@@ -173,7 +181,8 @@ async fn sweep(app: &App, quiet: Duration) -> Result<()> {
         if found.is_empty() {
             continue;
         }
-        let known = db::uploads::all(&mut app.db.acquire().await?).await?;
+        let patience = app.config.glimpse.request_timeout;
+        let known = app.db.acquire().await?.in_time(patience, async |conn| db::uploads::all(conn).await).await?;
         let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
         for object in found.iter().filter(|object| !is_known(object)) {
             match store.discard(object, None).await {
@@ -188,36 +197,44 @@ async fn sweep(app: &App, quiet: Duration) -> Result<()> {
 impl Deletions {
     /// Two statements.
     async fn read(app: &App) -> Result<Self> {
-        let mut conn = app.db.acquire().await?;
-        let images = db::images::being_deleted(&mut conn, DELETIONS).await?;
-        // With delayed deletion they wait until their image is deleted, for glance-scrubber.
-        let removals = match app.config.default.delayed_delete {
-            true => Vec::new(),
-            false => db::locations::being_removed(&mut conn, DELETIONS).await?,
+        let read = async |conn: &mut Conn| {
+            let images = db::images::being_deleted(conn, DELETIONS).await?;
+            // With delayed deletion they wait until their image is deleted, for glance-scrubber.
+            let removals = match app.config.default.delayed_delete {
+                true => Vec::new(),
+                false => db::locations::being_removed(conn, DELETIONS).await?,
+            };
+            Ok(Self { images, removals })
         };
-        Ok(Self { images, removals })
+        Ok(app.db.acquire().await?.in_time(app.config.glimpse.request_timeout, read).await?)
     }
 
     /// Goes on with those that nobody has touched since before.
     async fn go_on_with(self, app: &App, before: &Self) {
-        for image in self.images.iter().filter(|image| before.images.contains(image)) {
-            match delete::resume(app, image).await {
-                Ok(()) => tracing::warn!(image = image.id, "a deletion that was broken off has come to its end"),
-                Err(error) => {
-                    tracing::error!(image = image.id, %error, "a deletion was broken off, and cannot go on now")
-                }
-            }
-        }
-        for removal in self.removals.iter().filter(|removal| before.removals.contains(removal)) {
-            let image = &removal.location.image_id;
-            match stores::resume_removal(app, removal).await {
-                Ok(false) => {}
-                Ok(true) => tracing::warn!(image, "a removal from a store that was broken off has come to its end"),
-                Err(error) => {
-                    tracing::error!(image, %error, "a removal from a store was broken off, and cannot go on now")
-                }
-            }
-        }
+        let images = self.images.iter().filter(|image| before.images.contains(image));
+        stream::iter(images)
+            .for_each_concurrent(BESIDE, async |image| {
+                let work = delete::resume(app, image);
+                go_on(app, &image.id, work, "a deletion").await;
+            })
+            .await;
+        let removals = self.removals.iter().filter(|removal| before.removals.contains(removal));
+        stream::iter(removals)
+            .for_each_concurrent(BESIDE, async |removal| {
+                let work = stores::resume_removal(app, removal);
+                go_on(app, &removal.location.image_id, work, "a removal from a store").await;
+            })
+            .await;
+    }
+}
+
+/// Tells how it went, in a time that a client would be given.
+async fn go_on(app: &App, image: &str, work: impl Future<Output = Result<bool>>, what: &'static str) {
+    match tokio::time::timeout(app.config.glimpse.request_timeout, work).await {
+        Ok(Ok(false)) => {}
+        Ok(Ok(true)) => tracing::warn!(image, "{what} that was broken off has come to its end"),
+        Ok(Err(error)) => tracing::error!(image, %error, "{what} was broken off, and cannot go on now"),
+        Err(_) => tracing::error!(image, "{what} was broken off, and cannot go on now: it takes too long"),
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod uploads;
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 use uuid::Uuid;
 
@@ -307,4 +307,10 @@ fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belonging
         view.locations.sort_by_key(|location| Reverse(stores::weight_of(app, location)));
     }
     views
+}
+
+/// Bounds the time of what is done at the database, which may answer nothing at all.
+async fn in_time<T>(patience: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let silent = || Error::Unavailable { service: "the database", source: "it took too long".into() };
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(silent()))
 }

@@ -300,7 +300,13 @@ impl Draft {
             Attribute::Visibility(visibility) => image.visibility = *visibility,
             Attribute::MinDisk(gibibytes) => image.min_disk = requirement("min_disk", *gibibytes)?,
             Attribute::MinRam(mebibytes) => image.min_ram = requirement("min_ram", *mebibytes)?,
-            Attribute::Protected(protected) => image.protected = *protected,
+            Attribute::Protected(protected) => {
+                if *protected && image.status == Status::PendingDelete {
+                    let message = format!("Image {} is being deleted, and cannot be protected any more.", image.id);
+                    return Err(Error::Conflict(message));
+                }
+                image.protected = *protected;
+            }
             Attribute::OsHidden(hidden) => image.os_hidden = *hidden,
             Attribute::Tags(tags) => {
                 check_quota("tags", tags.len(), app.config.default.image_tag_quota())?;

@@ -121,15 +121,13 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
     Ok(true)
 }
 
-/// Shows others that this process lives, which it does so often. One statement, two at the first time.
+/// Shows others that this process lives, which it does so often. A connection is waited for as long as `patience`, and the database's
+/// answer as long again: then the connection is given up, for another one may do. One statement, two at the first time.
 ///
 /// # Errors
 /// `Unavailable`
-pub(crate) async fn beat(app: &App, every: Duration) -> Result<()> {
-    app.db
-        .transaction(|mut tx| async move {
-            processes::beat(&mut tx, &app.process.id, every).await?;
-            Ok((tx, ()))
-        })
-        .await
+pub(crate) async fn beat(app: &App, every: Duration, patience: Duration) -> Result<()> {
+    let conn = super::in_time(patience, async { Ok(app.db.acquire_to_write().await?) }).await?;
+    conn.in_time(patience, async |conn| processes::beat(conn, &app.process.id, every).await).await?;
+    Ok(())
 }

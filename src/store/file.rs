@@ -19,7 +19,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{Blob, Driver, Error, Hold, Object, Result, Stored, location};
+use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
     db::locations::LocationUrl,
@@ -51,6 +51,8 @@ pub(super) struct FileDriver {
     /// What is wrong with its configuration: it can be read then, not written.
     fault: Option<String>,
     chunk_size: u32,
+    /// Uploads whose file may be in its place although that failed.
+    left: Left,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl FileDriver {
             timeout: Some(options.filesystem_store_timeout).filter(|seconds| *seconds > 0),
             fault: fault.or(bad_metadata).or(bad_permissions),
             chunk_size: options.filesystem_store_chunk_size,
+            left: Left::default(),
         }
     }
 
@@ -248,18 +251,17 @@ impl Driver for FileDriver {
     }
 
     async fn place(&self, object: &Object, stored: &Stored, hold: Hold) -> Result<Hold> {
-        let (dirs, url, object) = (Arc::clone(&self.dirs), stored.url.clone(), object.clone());
-        blocking(move || {
+        let (dirs, url, unfinished) = (Arc::clone(&self.dirs), stored.url.clone(), unfinished_name(object));
+        let placed = blocking(move || {
             let path = path_of(&dirs, &url)?;
             let dir = path.parent().unwrap_or(Path::new("/"));
             if path.exists() {
                 tracing::warn!(path = %path.display(), "what an upload that was cut off had left is replaced");
             }
-            let unfinished = dir.join(unfinished_name(&object));
-            let placed = fs::rename(unfinished, &path).and_then(|()| File::open(dir)?.sync_all());
+            let placed = fs::rename(dir.join(unfinished), &path).and_then(|()| File::open(dir)?.sync_all());
             placed.map_err(from_io).map(|()| hold)
-        })
-        .await
+        });
+        placed.await.inspect_err(|_| self.left.note(object))
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
@@ -340,6 +342,10 @@ impl Driver for FileDriver {
             unfinished.chain(placed).try_for_each(remove).map_err(from_io)
         })
         .await
+    }
+
+    fn take_left(&self, object: &Object) -> bool {
+        self.left.take(object)
     }
 }
 

@@ -10,7 +10,13 @@ mod location;
 mod registry;
 mod s3;
 
-use std::{future::Future, ops::Range, time::Duration};
+use std::{
+    collections::HashSet,
+    future::Future,
+    ops::Range,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
@@ -122,4 +128,22 @@ pub(crate) trait Driver {
     fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;
     /// Removes what there is of an upload that was cut off; with a hold, which it ends, also what is in its place.
     fn discard(&self, object: &Object, hold: Option<Hold>) -> impl Future<Output = Result<()>> + Send;
+    /// Whether a call that failed may have left something of an upload, which `discard` with a hold removes. Told once.
+    fn take_left(&self, _: &Object) -> bool {
+        false
+    }
+}
+
+/// Uploads that may have left something, by their ids.
+#[derive(Default)]
+struct Left(Mutex<HashSet<String>>);
+
+impl Left {
+    fn note(&self, object: &Object) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
+    }
+
+    fn take(&self, object: &Object) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
+    }
 }

@@ -133,19 +133,6 @@ impl Store {
         call!(self, |driver| driver.place(object, stored, hold).await, Err(Error::NoStore))
     }
 
-    /// Whether an upload that failed has left something, because the store could not be reached any more.
-    pub(crate) fn has_leftovers_of(&self, object: &Object) -> bool {
-        matches!(&self.driver, AnyDriver::S3(driver) if driver.has_leftovers_of(object))
-    }
-
-    /// Whether an object may be in its place, although that failed.
-    pub(crate) fn may_have_placed(&self, object: &Object) -> bool {
-        match &self.driver {
-            AnyDriver::S3(driver) => driver.has_leftovers_of(object),
-            _ => true,
-        }
-    }
-
     /// See `Driver::get`.
     pub(crate) async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         call!(self, |driver| driver.get(url, range).await, Err(Error::NoStore))
@@ -169,6 +156,11 @@ impl Store {
     /// See `Driver::discard`.
     pub(crate) async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
         call!(self, |driver| driver.discard(object, hold).await, Err(Error::NoStore))
+    }
+
+    /// See `Driver::take_left`.
+    pub(crate) fn take_left(&self, object: &Object) -> bool {
+        call!(self, |driver| driver.take_left(object), false)
     }
 }
 

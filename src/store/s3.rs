@@ -10,7 +10,7 @@ mod client;
 mod signature;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use self::client::{Client, Gathering, PATIENCE, Payload, Place, S3Error};
-use super::{Blob, Driver, Error, Hold, Object, Result, Stored, location};
+use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
 use crate::{
     config::S3Store,
     db::locations::LocationUrl,
@@ -58,8 +58,8 @@ pub(super) struct S3Driver {
     chunk_size: u64,
     at_a_time: usize,
     client: Result<Arc<Client>, String>,
-    /// Uploads that failed and could not be given up on the server.
-    left: Mutex<HashSet<String>>,
+    /// Uploads that could not be given up on the server, or whose object may be there although that failed.
+    left: Left,
     /// What was stored and is not in its place yet, by the uploads' ids.
     waiting: Mutex<HashMap<String, Waiting>>,
 }
@@ -90,7 +90,7 @@ impl S3Driver {
             chunk_size: u64::from(options.s3_store_large_object_chunk_size) * MIB,
             at_a_time: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
             client: Client::open(options).map(Arc::new),
-            left: Mutex::default(),
+            left: Left::default(),
             waiting: Mutex::default(),
         }
     }
@@ -112,11 +112,6 @@ impl S3Driver {
         properties.insert("s3_store_large_object_chunk_size".to_owned(), self.chunk_size.into());
         properties.insert("s3_store_thread_pools".to_owned(), self.at_a_time.into());
         properties
-    }
-
-    /// Whether an upload that failed may have left parts.
-    pub(super) fn has_leftovers_of(&self, object: &Object) -> bool {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
     }
 
     fn wait(&self, object: &Object, waiting: Waiting) {
@@ -205,7 +200,7 @@ impl S3Driver {
     /// What the server did not refuse, it may have.
     fn note_left(&self, object: &Object, error: &Error) {
         if matches!(error, Error::Unavailable(_)) {
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
+            self.left.note(object);
         }
     }
 
@@ -219,7 +214,7 @@ impl S3Driver {
         };
         if let Err(error) = given_up {
             tracing::error!(%error, image = object.image_id, "parts of an upload cannot be removed now");
-            self.left.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
+            self.left.note(object);
         }
     }
 }
@@ -336,6 +331,10 @@ impl Driver for S3Driver {
             Err(error) if error.is("NoSuchBucket") => Ok(()),
             discarded => discarded.map_err(cannot_write),
         }
+    }
+
+    fn take_left(&self, object: &Object) -> bool {
+        self.left.take(object)
     }
 }
 

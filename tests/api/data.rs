@@ -518,6 +518,7 @@ async fn what_waits_for_one_image_does_not_keep_the_others() {
     let mut s = with_store(dir.path())
         .option("glimpse", "heartbeat", "0.1")
         .option("glimpse", "request_timeout", "1")
+        .environment("RUST_LOG", "info,glimpse=debug")
         .start()
         .await;
     let member = s.member("p1");
@@ -542,6 +543,9 @@ async fn what_waits_for_one_image_does_not_keep_the_others() {
     let tried = || s.log().matches("cannot be undone now").count();
     let before = tried();
     eventually("it is tried again", || async { (tried() > before + 1).then_some(()) }).await;
+    // For the same reason, which is told once.
+    let told = s.log().lines().filter(|line| line.contains("WARN") && line.contains("takes too long")).count();
+    assert_eq!(told, 1, "{}", s.log());
     // Until the pause after that try is over.
     tokio::time::sleep(Duration::from_millis(300)).await;
     s.terminate();
@@ -989,4 +993,132 @@ async fn a_refusal_reaches_who_sends_everything_first() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(raw_status(&answer), 415, "{answer}");
     assert!(answer.contains("Image disk_format qcow2 does not match stream data raw"), "{answer}");
+}
+
+/// Whoever comes first: an image that is protected keeps its data.
+#[tokio::test]
+async fn an_image_that_is_protected_while_it_is_deleted_is_not_deleted() {
+    use sqlx::Executor as _;
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"abc").await;
+    let mut other = s.database.connect().await;
+    other.execute("BEGIN").await.unwrap();
+    other.execute("UPDATE images SET protected = (1 = 1)").await.unwrap();
+    let (deleting, path) = (member.clone(), image.clone());
+    let deleting = tokio::spawn(async move { deleting.delete(&path).await });
+    // Until it has found the image unprotected, where the engine lets it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    other.execute("COMMIT").await.unwrap();
+    let answer = deleting.await.unwrap();
+    assert!([403, 409].contains(&answer.status.as_u16()), "{}", answer.text);
+    assert_eq!(status(&member, &image).await, "active");
+    assert_eq!(download(&member, &image).await, b"abc");
+}
+
+/// One that was protected after its deletion had begun, by a Glance or by hand: its data may be gone.
+#[tokio::test]
+async fn a_deletion_that_has_begun_ends_also_where_the_image_is_protected() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    let image = image_with(&s.member("p1"), b"abc").await;
+    s.kill();
+    let begun = format!("UPDATE images SET status = 'pending_delete' WHERE id = '{}'", id(&image));
+    s.database.execute(&begun).await;
+    s.database.execute(&format!("UPDATE images SET protected = {}", s.database.truth())).await;
+    s.start_again().await;
+    let member = s.member("p1");
+    eventually("it is gone", || async { (member.get(&image).await.status == 404).then_some(()) }).await;
+    assert_eq!(files(&dir.path().join("images")), [""; 0]);
+}
+
+/// They wait behind those that were not tried for longer, and that is in the database: another process knows it, too.
+#[tokio::test]
+async fn deletions_that_cannot_end_do_not_keep_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
+    s.kill();
+    // A folder cannot be removed as a file.
+    fs::create_dir(images.join("stuck")).unwrap();
+    let (mut rows, mut locations) = (Vec::new(), Vec::new());
+    let mut add = |id: &str, file: &str, day: u32| {
+        let times = format!("'2026-01-01 00:00:00.000000', '2026-01-{day:02} 00:00:00.000000'");
+        rows.push(format!("('{id}', 'pending_delete', {times}, '0', 0, 0, 'private', 'p1')"));
+        let url = format!("file://{}", images.join(file).display());
+        locations.push(format!("('{id}', '{url}', '{{}}', 'active', '2026-01-01 00:00:00', '0')"));
+    };
+    for n in 0..1000 {
+        add(&format!("4ca46bf1-5c61-48ff-b4f3-{n:012}"), "stuck", 1);
+    }
+    let last = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
+    add(last, last, 2);
+    let columns = "id, status, created_at, updated_at, deleted, min_disk, min_ram, visibility, owner";
+    let of_locations = "image_id, value, meta_data, status, created_at, deleted";
+    let statements = [
+        format!("INSERT INTO images ({columns}) VALUES {}", rows.join(", ")),
+        format!("INSERT INTO image_locations ({of_locations}) VALUES {}", locations.join(", ")),
+    ];
+    s.database.execute_all(&statements).await;
+    fs::write(images.join(last), "abc").unwrap();
+    for round in ["all that it takes at a time are tried", "the last one is tried"] {
+        s.start_again().await;
+        let tried = || s.log().matches("a deletion was broken off, and cannot go on now").count();
+        eventually(round, || async { (tried() >= 999).then_some(()) }).await;
+        if images.join(last).exists() {
+            eventually(round, || async { (tried() == 1000).then_some(()) }).await;
+            s.kill();
+        }
+    }
+    eventually("it is gone", || async {
+        (s.member("p1").get(&format!("/v2/images/{last}")).await.status == 404).then_some(())
+    })
+    .await;
+    assert!(!images.join(last).exists());
+}
+
+/// A call to the file system that takes long, as on a server of files that is busy, is given up, and may take effect later.
+#[tokio::test]
+async fn a_deletion_that_takes_too_long_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (images, slow) = (dir.path().join("images"), dir.path().join("slow"));
+    // As long as there is a file of this name, no file is removed.
+    let library = dir.path().join("slow.so");
+    let source = format!(
+        "#include <fcntl.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
+         int unlink(const char *path) {{\n\
+             while (access(\"{}\", F_OK) == 0) usleep(10000);\n\
+             return syscall(SYS_unlinkat, AT_FDCWD, path, 0);\n\
+         }}\n",
+        slow.display()
+    );
+    fs::write(dir.path().join("slow.c"), source).unwrap();
+    let mut compile = Command::new("cc");
+    compile.args(["-shared", "-fPIC", "-o"]).arg(&library).arg(dir.path().join("slow.c"));
+    assert!(compile.status().unwrap().success());
+    let mut s = with_store(dir.path())
+        .option("glimpse", "heartbeat", "0.1")
+        .option("fs", "filesystem_store_timeout", 1)
+        .environment("LD_PRELOAD", library.to_str().unwrap())
+        .start()
+        .await;
+    let member = s.member("p1");
+    let deleted = [image_with(&member, b"abc").await, image_with(&member, b"abc").await];
+    fs::write(&slow, "").unwrap();
+    for image in &deleted {
+        member.delete(image).await.expect(503).says("Operation timed out after 1s");
+        // Nobody knows whether its data goes.
+        assert_eq!(status(&member, image).await, "pending_delete");
+    }
+    // As if one of the calls had come to its end.
+    s.kill();
+    fs::remove_file(images.join(id(&deleted[0]))).unwrap();
+    fs::remove_file(&slow).unwrap();
+    s.start_again().await;
+    let member = s.member("p1");
+    for image in &deleted {
+        eventually("it is gone", || async { (member.get(image).await.status == 404).then_some(()) }).await;
+    }
+    assert_eq!(files(&images), [""; 0]);
 }

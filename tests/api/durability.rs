@@ -50,6 +50,7 @@ mod on_a_server {
             TcpListener, TcpStream,
             tcp::{OwnedReadHalf, OwnedWriteHalf},
         },
+        sync::watch,
     };
 
     use super::*;
@@ -432,6 +433,72 @@ mod on_a_server {
         certification.fails.store(0, Ordering::SeqCst);
         assert_eq!(member.tags(&image).await, ["b"]);
         member.delete(&format!("{image}/tags/b")).await.expect(204);
+    }
+
+    /// A proxy in front of a database server whose connections can come to swallow everything.
+    struct Swallower {
+        port: u16,
+        swallow: watch::Sender<()>,
+    }
+
+    impl Swallower {
+        async fn start(to: u16) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let (port, swallow) = (listener.local_addr().unwrap().port(), watch::Sender::new(()));
+            let swallows = swallow.clone();
+            tokio::spawn(async move {
+                while let Ok((mut client, _)) = listener.accept().await {
+                    let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                    let mut swallowed = swallows.subscribe();
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                            _ = swallowed.changed() => std::future::pending().await,
+                        }
+                    });
+                }
+            });
+            Self { port, swallow }
+        }
+
+        /// Lets those that there are swallow everything.
+        fn swallow(&self) {
+            self.swallow.send_replace(());
+        }
+    }
+
+    /// It is not taken for dead because of a connection, and a server that is silent is told once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_process_shows_that_it_lives_whatever_its_connections_do() {
+        let server = DatabaseServer::start();
+        let database = server.database().await;
+        let swallower = Swallower::start(server.port()).await;
+        let url = database.url.replace(&format!(":{}/", server.port()), &format!(":{}/", swallower.port));
+        let s = TestServer::builder()
+            .database(Database { engine: database.engine, url })
+            .without("glimpse", "heartbeat")
+            .option("glimpse", "heartbeat", 1)
+            .environment("RUST_LOG", "info,glimpse=debug")
+            .start()
+            .await;
+        let beat = async || database.count("SELECT beat FROM glimpse_processes").await >> 32;
+        for _ in 0..2 {
+            let before = beat().await;
+            swallower.swallow();
+            eventually("it goes on", || async { (beat().await > before + 2).then_some(()) }).await;
+        }
+        let told = |level: &str, what: &str| {
+            let log = s.log();
+            log.lines().filter(|line| line.contains(level) && line.contains(what)).count()
+        };
+        let failing = "other processes cannot be shown that this one lives";
+        let again = "other processes are shown again that this one lives";
+        let tried = told("DEBUG", failing);
+        server.freeze();
+        eventually("it fails again and again", || async { (told("DEBUG", failing) > tried + 2).then_some(()) }).await;
+        assert_eq!(told("WARN", failing), told("INFO", again) + 1, "{}", s.log());
+        server.thaw();
+        eventually("it is told", || async { (told("INFO", again) == told("WARN", failing)).then_some(()) }).await;
     }
 
     /// The connections that a server's database has, but for the one that asks.

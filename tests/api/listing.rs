@@ -735,7 +735,7 @@ mod on_a_server {
 }
 
 mod on_sqlite {
-    use sqlx::{AssertSqlSafe, Row as _};
+    use sqlx::{AnyConnection, AssertSqlSafe, Row as _};
 
     use super::*;
 
@@ -743,17 +743,50 @@ mod on_sqlite {
     async fn plans(s: &TestServer, answer: &Answer) -> Vec<(String, Vec<String>)> {
         let mut connection = s.database.connect().await;
         let mut plans = Vec::new();
-        for line in s.log_of(answer).await {
-            let Some((_, rest)) = line.split_once("db.statement=\"") else { continue };
-            let statement =
-                rest.replace("\\\"", "\u{1}").split('"').next().unwrap().replace('\u{1}', "\"").replace("\\n", " ");
-            let rows = sqlx::query(AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}")))
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
-            plans.push((statement, rows.iter().map(|row| row.get::<String, _>(3)).collect()));
+        for statement in statements(s.log_of(answer).await.iter().map(String::as_str)) {
+            let plan = plan(&mut connection, &statement).await;
+            plans.push((statement, plan));
         }
         plans
+    }
+
+    /// The statements in lines of a log.
+    fn statements<'l>(lines: impl Iterator<Item = &'l str>) -> impl Iterator<Item = String> {
+        lines.filter_map(|line| {
+            let (_, rest) = line.split_once("db.statement=\"")?;
+            let text = rest.replace("\\\"", "\u{1}");
+            Some(text.split('"').next()?.replace('\u{1}', "\"").replace("\\n", " "))
+        })
+    }
+
+    async fn plan(connection: &mut AnyConnection, statement: &str) -> Vec<String> {
+        let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+        let rows = sqlx::query(explain).fetch_all(connection).await.unwrap();
+        rows.iter().map(|row| row.get::<String, _>(3)).collect()
+    }
+
+    /// What is looked for in the whole table, from time to time.
+    #[tokio::test]
+    async fn broken_off_deletions_are_found_through_indexes_of_their_own() {
+        let s = TestServer::builder()
+            .logging_statements()
+            .without("glimpse", "heartbeat")
+            .option("glimpse", "heartbeat", "0.1")
+            .start()
+            .await;
+        let statements = crate::support::eventually("both are looked for", || {
+            let log = s.log();
+            let found: Vec<String> = statements(log.lines()).filter(|text| text.contains("pending_delete")).collect();
+            std::future::ready((found.len() >= 2).then_some(found))
+        })
+        .await;
+        let mut connection = s.database.connect().await;
+        for (statement, index) in
+            statements.iter().zip(["glimpse_images_pending_delete", "glimpse_image_locations_pending_delete"])
+        {
+            let plan = plan(&mut connection, statement).await;
+            assert!(plan[0].contains(&format!("INDEX {index} (status=? AND deleted=?)")), "{statement}: {plan:#?}");
+        }
     }
 
     /// SQLite does not tell how many rows it reads, but how. It has no statistics here, as in most places.

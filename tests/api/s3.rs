@@ -323,6 +323,84 @@ async fn a_store_that_is_away_or_says_no_is_told() {
     assert!(!proxy.passed().is_empty());
 }
 
+/// What could not be removed while the server was away is when it is back, several at a time.
+#[tokio::test]
+async fn deletions_go_on_once_the_server_is_back() {
+    let mut s3 = S3::start().await;
+    let proxy = FaultyProxy::start(&s3).await;
+    let builder = builder().without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1");
+    let mut s = with_options(builder, &s3.options(&proxy.base)).start().await;
+    let member = s.member("p1");
+    let mut images = Vec::new();
+    for _ in 0..10 {
+        images.push(image_with(&member, b"abc").await);
+    }
+    s3.kill().await;
+    member.delete(&images[0]).await.expect(503);
+    assert_eq!(status(&member, &images[0]).await, "pending_delete");
+    // While it is away, they are tried in vain.
+    s.kill();
+    s.database.execute("UPDATE images SET status = 'pending_delete'").await;
+    s.start_again().await;
+    let tried = || s.log().matches("a deletion was broken off, and cannot go on now").count();
+    eventually("all are tried", || async { (tried() == 10).then_some(()) }).await;
+    s.kill();
+    s3.start_again().await;
+    assert_eq!(s3.objects().await.len(), 10);
+    let before = proxy.passed().len();
+    proxy.hold(Some("HEAD"));
+    s.start_again().await;
+    eventually("several begin", || async { (proxy.passed().len() == before + 8).then_some(()) }).await;
+    proxy.hold(None);
+    let member = s.member("p1");
+    for image in &images {
+        eventually("it is gone", || async { (member.get(image).await.status == 404).then_some(()) }).await;
+    }
+    assert_eq!(s3.objects().await, [""; 0]);
+}
+
+/// A removal from a store that is refused late: the location stays away from its image where somebody else has gone on with the removal.
+#[tokio::test]
+async fn a_removal_that_somebody_else_goes_on_with_does_not_come_back() {
+    let s3 = S3::start().await;
+    let proxy = FaultyProxy::start(&s3).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = s3.options(&proxy.base);
+    options.push(("DEFAULT", "enabled_backends", "s3:s3, fs:file".to_owned()));
+    let s =
+        with_options(builder(), &options).option("fs", "filesystem_store_datadir", dir.path().display()).start().await;
+    let member = s.member("p1");
+    for goes_on in [false, true] {
+        let image = image_with(&member, b"abc").await;
+        let copy = dir.path().join(id(&image));
+        std::fs::write(&copy, "abc").unwrap();
+        let columns = "image_id, value, meta_data, status, created_at, deleted";
+        let values = format!(
+            "'{}', 'file://{}', '{{\"store\": \"fs\"}}', 'active', '2026-01-01 00:00:00', '0'",
+            id(&image),
+            copy.display()
+        );
+        s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+        proxy.hold(Some("DELETE"));
+        proxy.fail("DELETE", Fault::Denied);
+        let removals = || proxy.passed().iter().filter(|passed| passed.starts_with("DELETE")).count();
+        let before = removals();
+        let (admin, path) = (s.admin(), format!("/v2/stores/s3/{}", id(&image)));
+        let removing = tokio::spawn(async move { admin.delete(&path).await });
+        eventually("the server is asked", || async { (removals() > before).then_some(()) }).await;
+        if goes_on {
+            let update =
+                "UPDATE image_locations SET updated_at = '2026-01-02 00:00:00.000000' WHERE status = 'pending_delete'";
+            assert_eq!(s.database.execute(update).await, 1);
+        }
+        proxy.hold(None);
+        removing.await.unwrap().expect(403);
+        let stores = if goes_on { "fs" } else { "s3,fs" };
+        assert_eq!(member.get(&image).await.expect(200).json()["stores"], stores);
+        assert_eq!(download(&member, &image).await, b"abc");
+    }
+}
+
 #[tokio::test]
 async fn a_store_that_is_configured_wrongly_is_told() {
     let store = || {

@@ -82,13 +82,15 @@ async fn our_indexes(database: &Database) -> Vec<(String, String)> {
 }
 
 /// What `db sync` adds to them.
-const OUR_INDEXES: [(&str, &str); 6] = [
+const OUR_INDEXES: [(&str, &str); 8] = [
+    ("image_locations", "glimpse_image_locations_pending_delete"),
     ("image_members", "glimpse_image_members_shared"),
     ("image_tags", "glimpse_image_tags_tagged"),
     ("images", "glimpse_images_listed"),
     ("images", "glimpse_images_named"),
     ("images", "glimpse_images_owned"),
     ("images", "glimpse_images_owned_named"),
+    ("images", "glimpse_images_pending_delete"),
 ];
 
 #[track_caller]
@@ -136,7 +138,7 @@ mod on_a_server {
                 for (_, index) in OUR_INDEXES.iter().filter(|(_, index)| !index.contains("images_")) {
                     database.execute(&format!("DROP INDEX {index}")).await;
                 }
-                database.execute("DROP INDEX glimpse_images_owned_named").await;
+                database.execute("DROP INDEX glimpse_images_owned_named, glimpse_images_pending_delete").await;
                 database.execute("DROP TABLE glimpse_processes, glimpse_uploads").await;
             }
             _ => {

@@ -263,3 +263,15 @@ async fn a_patch_has_a_bound() {
     patch(&member, &image, &(0..1000).map(rename).collect()).await.expect(200);
     assert_eq!(member.get(&image).await.json()["name"], "999");
 }
+
+/// What was promised could not be kept: its data may be gone already.
+#[tokio::test]
+async fn an_image_that_is_being_deleted_cannot_be_protected() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({})).await;
+    s.database.execute("UPDATE images SET status = 'pending_delete'").await;
+    patch(&member, &image, &replace("protected", true)).await.expect(409).says("is being deleted");
+    patch(&member, &image, &replace("protected", false)).await.expect(200);
+    member.delete(&image).await.expect(204);
+}

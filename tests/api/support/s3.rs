@@ -14,6 +14,7 @@ use axum::{
 };
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::{
     database::free_port,
@@ -125,6 +126,8 @@ impl Drop for S3 {
 pub(crate) enum Fault {
     /// It is answered 503, and not passed on.
     SlowDown,
+    /// It is answered 403, and not passed on.
+    Denied,
     /// The connection is closed without an answer, before the request is passed on.
     Lost,
     /// The same, after it was passed on and done.
@@ -139,6 +142,8 @@ struct Passing {
     /// What goes wrong, once each, with a request whose line starts so.
     faults: Mutex<Vec<(&'static str, Fault)>>,
     passed: Mutex<Vec<String>>,
+    /// The method whose requests wait.
+    held: watch::Sender<Option<&'static str>>,
 }
 
 /// A proxy before an S3 server, also one in the sense of HTTP: of requests for other hosts.
@@ -156,6 +161,7 @@ impl FaultyProxy {
             http: s3.http.clone(),
             faults: Mutex::default(),
             passed: Mutex::default(),
+            held: watch::Sender::new(None),
         });
         let router = Router::new().fallback(pass).with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -165,6 +171,11 @@ impl FaultyProxy {
     /// Has the next request of this method go wrong; several go wrong one after the other.
     pub(crate) fn fail(&self, method: &'static str, fault: Fault) {
         self.state.faults.lock().unwrap().push((method, fault));
+    }
+
+    /// Lets requests of this method wait from now on, or none.
+    pub(crate) fn hold(&self, method: Option<&'static str>) {
+        self.state.held.send_replace(method);
     }
 
     /// How many faults are still to come.
@@ -184,6 +195,8 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
     let query = head.uri.query().unwrap_or_default();
     let query = query.split('=').next().unwrap_or_default();
     state.passed.lock().unwrap().push(format!("{} {query}{range}", head.method).trim_end().to_owned());
+    let is_free = |held: &Option<&str>| *held != Some(head.method.as_str());
+    state.held.subscribe().wait_for(is_free).await.unwrap();
     let fault = {
         let mut faults = state.faults.lock().unwrap();
         let at = faults.iter().position(|(method, _)| head.method.as_str() == *method);
@@ -192,6 +205,9 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
     match fault {
         Some(Fault::SlowDown) => {
             return (StatusCode::SERVICE_UNAVAILABLE, "<Error><Code>SlowDown</Code></Error>").into_response();
+        }
+        Some(Fault::Denied) => {
+            return (StatusCode::FORBIDDEN, "<Error><Code>AccessDenied</Code></Error>").into_response();
         }
         // The connection's task ends, and the connection with it.
         Some(Fault::Lost) => std::panic::resume_unwind(Box::new(())),

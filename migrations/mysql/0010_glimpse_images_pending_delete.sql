@@ -1,0 +1,1 @@
+CREATE INDEX glimpse_images_pending_delete ON images (status, deleted);
