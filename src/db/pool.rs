@@ -279,7 +279,7 @@ impl<DB: Engine> Drop for Held<DB> {
                 // The server rolls back what nobody is connected for.
                 return drop(at_hand.connection.detach());
             };
-            let _: tokio::task::JoinHandle<()> = runtime.spawn(async move {
+            runtime.spawn(async move {
                 if DB::tell(&mut at_hand.connection, "ROLLBACK").await.is_err() {
                     drop(at_hand.connection.detach());
                 }
