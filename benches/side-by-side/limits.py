@@ -18,7 +18,7 @@ from rig import Processes
 
 # What the placeholders stand for in the statements of a tag's transactions, in their order. What compares a tag on MariaDB has it twice:
 # by its collation, for the index, and by its bytes.
-READ = ["false", "image"]
+READ = ["image"]
 TOUCH = ["now", "image", "false"]
 INSERT = ["image", "tag", "now", "now", "false", "one", "image", "false", "exactly", "image", "false", "quota"]
 DELETE = ["image", "exactly", "false"]

@@ -145,7 +145,10 @@ pub(crate) async fn of(s: &mut impl Session, image_id: &str, with_locations: boo
 /// A part of the union for each noun, with so many columns before those that it fills.
 fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Iterator<Item = SelectStatement> + use<> {
     let part = |kind, mut query: SelectStatement, columns: [Expr; 5]| {
-        query.exprs(std::iter::repeat_n(null(), padding));
+        if padding > 0 {
+            // As one expression: a statement is built for each request.
+            query.expr(Expr::cust(vec!["NULL"; padding].join(", ")));
+        }
         fill(&mut query, kind, columns);
         query
     };
