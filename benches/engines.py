@@ -205,10 +205,18 @@ def script(command, engine, folder):
     subprocess.run([f"{HOME}/tests/database", command, engine, folder], check=True, stdout=subprocess.DEVNULL)
 
 
+GIVEN = set()
+
+
 def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """One that nobody listens at, and that nobody else was given: a server may be started much later."""
+    while True:
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 ENGINES = {"sqlite": Sqlite, "postgres": Postgres, "mysql": MariaDb}

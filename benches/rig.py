@@ -195,6 +195,7 @@ class Glimpse:
         while not answers(f"http://127.0.0.1:{self.port}/healthcheck"):
             assert self.process.poll() is None, f"Glimpse does not start: {open(f'{self.dir}/err').read()}"
             time.sleep(0.001)
+        assert self.process.poll() is None, "something else answers at Glimpse's port"
         self.processes = Processes([self.process.pid])
         return time.monotonic() - start
 

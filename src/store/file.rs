@@ -10,7 +10,7 @@ use std::{
     ops::Range,
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -448,11 +448,47 @@ impl Drop for Reading {
     }
 }
 
+/// Memory that chunks of a file are read into, again and again: to take it anew for each chunk, and to clear it, costs as much
+/// as to send it. There is as much of it as there are chunks between the file and the client.
+#[derive(Clone, Default)]
+struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.lock().pop().unwrap_or_else(|| vec![0; READ])
+    }
+
+    /// What is there is whole whenever the lock is free.
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A chunk of a file. Its memory is read into again once it was sent.
+struct Part {
+    memory: Vec<u8>,
+    length: usize,
+    home: Buffers,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.home.lock().push(std::mem::take(&mut self.memory));
+    }
+}
+
 impl Reading {
     fn start(file: File, range: Range<u64>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
         let (send, parts) = mpsc::channel(READ_AHEAD);
         let reader = tokio::spawn(async move {
             let (mut file, mut range) = (Some(file), range);
+            let buffers = Buffers::default();
             let mut started = false;
             while !range.is_empty()
                 && let Some(mut open) = file.take()
@@ -462,18 +498,19 @@ impl Reading {
                 let start = (!started).then_some(range.start);
                 started = true;
                 let length = READ.min(usize::try_from(range.end - range.start).unwrap_or(READ));
+                let home = buffers.clone();
                 let read = tokio::task::spawn_blocking(move || {
                     if let Some(start) = start {
                         open.seek(SeekFrom::Start(start))?;
                     }
-                    let mut bytes = vec![0; length];
-                    open.read_exact(&mut bytes)?;
-                    Ok((open, bytes))
+                    let mut part = Part { memory: home.take(), length, home };
+                    open.read_exact(&mut part.memory[..length])?;
+                    Ok((open, part))
                 });
                 match read.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-                    Ok((open, bytes)) => {
-                        range.start += bytes.len() as u64;
-                        place.send(Ok(bytes.into()));
+                    Ok((open, part)) => {
+                        range.start += length as u64;
+                        place.send(Ok(Bytes::from_owner(part)));
                         file = Some(open);
                     }
                     Err(error) => {
