@@ -2,7 +2,9 @@
 //!
 //! The statement is a union of what each noun's own file selects, padded to one width.
 
-use sea_query::{Expr, SelectStatement, UnionType};
+use std::iter::once;
+
+use sea_query::{Expr, SelectStatement};
 use sqlx::{ColumnIndex, Database, Decode, FromRow, Type};
 
 use super::{
@@ -124,21 +126,16 @@ pub(crate) async fn with_images(
     if ids.is_empty() {
         return Ok(Some(Default::default()));
     }
-    let mut statement = images::live(ids);
-    fill(&mut statement, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
-    for part in parts(ids, images::COLUMNS.len(), with_locations) {
-        statement.union(UnionType::All, part);
-    }
+    let mut images = images::live(ids);
+    fill(&mut images, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
+    let parts = parts(ids, images::COLUMNS.len(), with_locations);
+    let statement = super::union_all(once(images).chain(parts)).unwrap_or_default();
     Ok(s.all_within(statement, room, Row::weight).await?.map(sorted))
 }
 
 /// Reads what belongs to an image. One statement.
 pub(crate) async fn of(s: &mut impl Session, image_id: &str, with_locations: bool) -> Result<Belongings> {
-    let mut parts = parts(&[image_id], 0, with_locations);
-    let mut statement = parts.next().unwrap_or_default();
-    for part in parts {
-        statement.union(UnionType::All, part);
-    }
+    let statement = super::union_all(parts(&[image_id], 0, with_locations)).unwrap_or_default();
     Ok(sorted(s.all(statement).await?).1)
 }
 

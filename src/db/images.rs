@@ -148,10 +148,6 @@ pub(super) const COLUMNS: [Images; 18] = [
     Images::OsHashValue,
 ];
 
-fn select() -> SelectStatement {
-    Query::select().columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Deleted).eq(false)).take()
-}
-
 /// Those of these images that are not deleted, through the primary key.
 pub(super) fn live(ids: &[&str]) -> SelectStatement {
     Query::select()
@@ -275,7 +271,10 @@ pub(crate) async fn set_status_of_unchanged(
 /// Reads images whose deletion is under way, so many at the most, those first that were touched longest ago. One statement,
 /// through `glimpse_images_pending_delete`.
 pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec<Image>> {
-    let query = select()
+    let query = Query::select()
+        .columns(COLUMNS)
+        .from(Images::Table)
+        .and_where(Expr::col(Images::Deleted).eq(false))
         .and_where(super::is_pending_delete(Images::Status))
         .order_by_with_nulls(Images::UpdatedAt, Order::Asc, NullOrdering::First)
         .limit(most)

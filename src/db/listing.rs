@@ -11,7 +11,7 @@
 
 use chrono::NaiveDateTime;
 use sea_query::{
-    Alias, Asterisk, Cond, Condition, Expr, ExprTrait, Order, Query, SelectStatement, UnionType,
+    Alias, Asterisk, Cond, Condition, Expr, ExprTrait, Order, Query, SelectStatement,
     extension::mysql::{IndexHintScope, MySqlSelectStatementExt as _},
 };
 
@@ -217,16 +217,13 @@ impl<'l> Listing<'l> {
             return parts.pop();
         }
         // Where a part of a union has an order of its own, it is a table of it; the first one on every engine.
-        let mut parts = parts.into_iter().enumerate().map(|(n, part)| {
+        let parts = parts.into_iter().enumerate().map(|(n, part)| {
             if n > 0 && s.orders_parts() {
                 return part;
             }
             Query::select().column(Asterisk).from_subquery(part, Alias::new(format!("part{n}"))).take()
         });
-        let mut union = parts.next()?;
-        for part in parts {
-            union.union(UnionType::All, part);
-        }
+        let mut union = super::union_all(parts)?;
         self.cut_by_name(&mut union);
         Some(union)
     }

@@ -29,8 +29,8 @@ use std::{
 use chrono::NaiveDateTime;
 use futures_util::TryStreamExt as _;
 use sea_query::{
-    Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SqliteQueryBuilder,
-    Value,
+    Cond, Condition, Expr, ExprTrait, Func, IntoColumnRef, MysqlQueryBuilder, PostgresQueryBuilder, SelectStatement,
+    SqliteQueryBuilder, UnionType, Value,
 };
 use sea_query_sqlx::{SqlxBinder, SqlxValues};
 use sqlx::{
@@ -611,6 +611,16 @@ macro_rules! impl_session {
     )*};
 }
 impl_session!(Conn, Tx);
+
+/// All rows of these statements, of which the first one names the columns. `None` where there is no statement.
+fn union_all(parts: impl IntoIterator<Item = SelectStatement>) -> Option<SelectStatement> {
+    let mut parts = parts.into_iter();
+    let mut union = parts.next()?;
+    for part in parts {
+        union.union(UnionType::All, part);
+    }
+    Some(union)
+}
 
 /// Writes timestamps as SQLAlchemy does, always with six digits: SQLite compares them as text, and Glance reads them.
 fn sqlite_timestamps(SqlxValues(values): SqlxValues) -> SqlxValues {

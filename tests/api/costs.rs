@@ -92,62 +92,42 @@ mod on_a_server {
 
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::{TcpListener, TcpStream},
+        net::TcpStream,
     };
 
     use super::*;
     use crate::support::Database;
 
-    /// Between a server and its database; counts how often the server speaks after the database did.
-    struct Relay {
-        port: u16,
-        round_trips: Arc<AtomicUsize>,
-    }
-
-    impl Relay {
-        async fn start(to: u16) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (port, round_trips) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-            let shared = Arc::clone(&round_trips);
-            tokio::spawn(async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                    tokio::spawn(Self::pass(client, server, Arc::clone(&shared)));
+    /// Passes on what is said, and counts how often the server speaks after its database did.
+    async fn count(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        let answered = Arc::new(AtomicBool::new(true));
+        let heard = Arc::clone(&answered);
+        let there = async move {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
+                if answered.swap(false, Ordering::SeqCst) {
+                    round_trips.fetch_add(1, Ordering::SeqCst);
                 }
-            });
-            Self { port, round_trips }
-        }
-
-        async fn pass(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
-            let _ = (client.set_nodelay(true), server.set_nodelay(true));
-            let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-                (client.into_split(), server.into_split());
-            let answered = Arc::new(AtomicBool::new(true));
-            let heard = Arc::clone(&answered);
-            let there = async move {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
-                    if answered.swap(false, Ordering::SeqCst) {
-                        round_trips.fetch_add(1, Ordering::SeqCst);
-                    }
-                    if to_server.write_all(&buffer[..bytes]).await.is_err() {
-                        break;
-                    }
+                if to_server.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
                 }
-            };
-            let back = async move {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(bytes @ 1..) = from_server.read(&mut buffer).await {
-                    heard.store(true, Ordering::SeqCst);
-                    if to_client.write_all(&buffer[..bytes]).await.is_err() {
-                        break;
-                    }
-                }
-            };
-            tokio::select! {
-                () = there => {}
-                () = back => {}
             }
+        };
+        let back = async move {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(bytes @ 1..) = from_server.read(&mut buffer).await {
+                heard.store(true, Ordering::SeqCst);
+                if to_client.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = there => {}
+            () = back => {}
         }
     }
 
@@ -159,11 +139,10 @@ mod on_a_server {
         const MARGIN: usize = 5;
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
-        let (server, name) = database.url.rsplit_once('/').unwrap();
-        let (server, port) = server.rsplit_once(':').unwrap();
-        let relay = Relay::start(port.parse().unwrap()).await;
-        let url = format!("{server}:{}/{name}", relay.port);
-        let s = TestServer::builder().database(Database { engine: database.engine, url }).start().await;
+        let round_trips = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::clone(&round_trips);
+        let pass = move |client, server| count(client, server, Arc::clone(&shared));
+        let s = TestServer::builder().database(database.behind(pass).await).start().await;
         let member = s.member("p1");
         let image = &images(&member, 5).await[0];
         let tag = format!("{image}/tags/c");
@@ -173,11 +152,11 @@ mod on_a_server {
         let mut spent = [0; 4];
         for round in 0..=TIMES {
             for ((method, path, status, _), spent) in costs.iter().zip(&mut spent) {
-                let before = relay.round_trips.load(Ordering::SeqCst);
+                let before = round_trips.load(Ordering::SeqCst);
                 member.send(member.request(method, path)).await.expect(*status);
                 // The first time, statements are prepared.
                 if round > 0 {
-                    *spent += relay.round_trips.load(Ordering::SeqCst) - before;
+                    *spent += round_trips.load(Ordering::SeqCst) - before;
                 }
             }
         }

@@ -47,7 +47,7 @@ mod on_a_server {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{
-            TcpListener, TcpStream,
+            TcpStream,
             tcp::{OwnedReadHalf, OwnedWriteHalf},
         },
         sync::watch,
@@ -334,27 +334,10 @@ mod on_a_server {
         database.count(sql).await
     }
 
-    /// A proxy in front of a MariaDB that fails transactions at their COMMIT, as Galera does where another node was first.
-    struct Certification {
-        port: u16,
-        /// How many more fail.
-        fails: Arc<AtomicU32>,
-    }
+    /// What stands before a MariaDB and fails transactions at their COMMIT, as Galera does where another node was first.
+    struct Certification;
 
     impl Certification {
-        async fn start(to: u16) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (port, fails) = (listener.local_addr().unwrap().port(), Arc::new(AtomicU32::new(0)));
-            let shared = Arc::clone(&fails);
-            tokio::spawn(async move {
-                while let Ok((client, _)) = listener.accept().await {
-                    let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                    tokio::spawn(Self::pass(client, server, Arc::clone(&shared)));
-                }
-            });
-            Self { port, fails }
-        }
-
         /// One request, one answer: what the server says after a COMMIT that is undone is about it.
         async fn pass(client: TcpStream, server: TcpStream, fails: Arc<AtomicU32>) {
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
@@ -416,55 +399,23 @@ mod on_a_server {
         }
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
-        let (server, name) = database.url.rsplit_once('/').unwrap();
-        let (server, port) = server.rsplit_once(':').unwrap();
-        let certification = Certification::start(port.parse().unwrap()).await;
-        let url = format!("{server}:{}/{name}", certification.port);
-        let s = TestServer::builder().database(Database { engine: database.engine, url }).start().await;
+        // How many more fail.
+        let fails = Arc::new(AtomicU32::new(0));
+        let shared = Arc::clone(&fails);
+        let pass = move |client, server| Certification::pass(client, server, Arc::clone(&shared));
+        let s = TestServer::builder().database(database.behind(pass).await).start().await;
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
-        certification.fails.store(3, Ordering::SeqCst);
+        fails.store(3, Ordering::SeqCst);
         member.delete(&format!("{image}/tags/a")).await.expect(204);
-        assert_eq!(certification.fails.load(Ordering::SeqCst), 0);
+        assert_eq!(fails.load(Ordering::SeqCst), 0);
         assert_eq!(member.tags(&image).await, ["b"]);
         // Not for ever.
-        certification.fails.store(1000, Ordering::SeqCst);
+        fails.store(1000, Ordering::SeqCst);
         member.delete(&format!("{image}/tags/b")).await.expect(503).header("retry-after");
-        certification.fails.store(0, Ordering::SeqCst);
+        fails.store(0, Ordering::SeqCst);
         assert_eq!(member.tags(&image).await, ["b"]);
         member.delete(&format!("{image}/tags/b")).await.expect(204);
-    }
-
-    /// A proxy in front of a database server whose connections can come to swallow everything.
-    struct Swallower {
-        port: u16,
-        swallow: watch::Sender<()>,
-    }
-
-    impl Swallower {
-        async fn start(to: u16) -> Self {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let (port, swallow) = (listener.local_addr().unwrap().port(), watch::Sender::new(()));
-            let swallows = swallow.clone();
-            tokio::spawn(async move {
-                while let Ok((mut client, _)) = listener.accept().await {
-                    let mut server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
-                    let mut swallowed = swallows.subscribe();
-                    tokio::spawn(async move {
-                        tokio::select! {
-                            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                            _ = swallowed.changed() => std::future::pending().await,
-                        }
-                    });
-                }
-            });
-            Self { port, swallow }
-        }
-
-        /// Lets those that there are swallow everything.
-        fn swallow(&self) {
-            self.swallow.send_replace(());
-        }
     }
 
     /// It is not taken for dead because of a connection, and a server that is silent is told once.
@@ -472,10 +423,20 @@ mod on_a_server {
     async fn a_process_shows_that_it_lives_whatever_its_connections_do() {
         let server = DatabaseServer::start();
         let database = server.database().await;
-        let swallower = Swallower::start(server.port()).await;
-        let url = database.url.replace(&format!(":{}/", server.port()), &format!(":{}/", swallower.port));
+        // When it is sent, the connections that there are swallow everything from then on.
+        let swallow = watch::Sender::new(());
+        let swallows = swallow.clone();
+        let pass = move |mut client, mut server| {
+            let mut swallowed = swallows.subscribe();
+            async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = swallowed.changed() => std::future::pending().await,
+                }
+            }
+        };
         let s = TestServer::builder()
-            .database(Database { engine: database.engine, url })
+            .database(database.behind(pass).await)
             .without("glimpse", "heartbeat")
             .option("glimpse", "heartbeat", 1)
             .environment("RUST_LOG", "info,glimpse=debug")
@@ -484,7 +445,7 @@ mod on_a_server {
         let beat = async || database.count("SELECT beat FROM glimpse_processes").await >> 32;
         for _ in 0..2 {
             let before = beat().await;
-            swallower.swallow();
+            swallow.send_replace(());
             eventually("it goes on", || async { (beat().await > before + 2).then_some(()) }).await;
         }
         let told = |level: &str, what: &str| {

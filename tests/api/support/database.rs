@@ -8,6 +8,7 @@ use std::{
 
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 
 /// A database engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,25 @@ pub(crate) struct Database {
 }
 
 impl Database {
+    /// The same database, behind a relay on loopback: each connection is passed on to its server as `pass` does.
+    pub(crate) async fn behind<F>(&self, pass: impl Fn(TcpStream, TcpStream) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (server, name) = self.url.rsplit_once('/').unwrap();
+        let (server, port) = server.rsplit_once(':').unwrap();
+        let to: u16 = port.parse().unwrap();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{server}:{}/{name}", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(("127.0.0.1", to)).await.unwrap();
+                tokio::spawn(pass(client, server));
+            }
+        });
+        Self { engine: self.engine, url }
+    }
+
     /// On the server that this run of the tests is about, or in the given folder.
     pub(crate) async fn create(dir: &Path) -> Self {
         match std::env::var("GLIMPSE_TEST_DATABASE") {
