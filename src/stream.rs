@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 use openssl::hash::{Hasher, MessageDigest};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, oneshot},
     task::{JoinHandle, spawn_blocking},
 };
 
@@ -106,6 +106,48 @@ pub(crate) struct Limits {
     pub(crate) expected: Option<u64>,
 }
 
+/// Parts who has data from who wants it, in another task. The data is gathered where it comes from: to hand on frame by frame what
+/// the network brings would wake a thread for each.
+pub(crate) fn apart(data: ByteStream) -> (Supply, Demand) {
+    let (order, orders) = oneshot::channel();
+    (Supply { data, orders }, Demand(order))
+}
+
+/// The end of who has the data.
+pub(crate) struct Supply {
+    data: ByteStream,
+    orders: oneshot::Receiver<Order>,
+}
+
+/// The end of who wants the data.
+pub(crate) struct Demand(oneshot::Sender<Order>);
+
+struct Order {
+    limits: Limits,
+    taps: Vec<mpsc::Sender<Chunk>>,
+    to: Feed,
+    fed: oneshot::Sender<Result<u64, Broken>>,
+}
+
+impl Supply {
+    /// Waits until the data is wanted, and sends it. Dropped before that, the data is lost.
+    pub(crate) async fn send(self) {
+        let Ok(Order { limits, taps, to, fed }) = self.orders.await else { return };
+        // Who wanted it may not want it any more.
+        let _ = fed.send(feed(self.data, limits, taps, to).await);
+    }
+}
+
+impl Demand {
+    /// [`feed`], by the other end.
+    pub(crate) async fn feed(self, limits: Limits, taps: Vec<mpsc::Sender<Chunk>>, to: Feed) -> Result<u64, Broken> {
+        let (fed, done) = oneshot::channel();
+        // Where the other end is gone, so is the order.
+        let _ = self.0.send(Order { limits, taps, to, fed });
+        done.await.unwrap_or(Err(Broken::Lost))
+    }
+}
+
 /// Sends the data into the store's queue and past those who look at it. Returns how many bytes there were.
 pub(crate) async fn feed(
     mut data: ByteStream,
@@ -187,6 +229,14 @@ impl Gathered {
 pub(crate) trait Look: Send + 'static {
     /// Sees the next bytes; `Break` is the end of all of the data's way.
     fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError>;
+}
+
+/// The first one sees it first.
+impl<A: Look, B: Look> Look for (A, B) {
+    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+        let first = self.0.see(bytes)?;
+        if first.is_break() { Ok(first) } else { self.1.see(bytes) }
+    }
 }
 
 /// Somebody who looks at all of the data, on threads beside the one that stores it.

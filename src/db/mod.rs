@@ -202,6 +202,8 @@ pub(crate) trait Session: Send {
     fn sum(&self, number: Expr) -> Expr;
     /// `column` is `value`, if `gate` holds, which looks at no row. Where it does not hold, nothing is read.
     fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition;
+    /// Whether a statement costs its way to a server and back.
+    fn pays_for_round_trips(&self) -> bool;
     /// Whether a part of a union may have an order and a limit of its own.
     fn orders_parts(&self) -> bool;
     /// Whether `(a, b) < (x, y)` is looked up in an index on `(a, b)`. Where it is not, the same in ANDs and ORs is.
@@ -598,6 +600,10 @@ macro_rules! impl_session {
                     Self::Sqlite(_) => Cond::all().add(column.eq(Expr::case(gate.clone(), value))),
                     Self::Postgres(_) | Self::MySql(_) => Cond::all().add(column.eq(value)).add(gate.clone()),
                 }
+            }
+
+            fn pays_for_round_trips(&self) -> bool {
+                !matches!(self, Self::Sqlite(_))
             }
 
             fn orders_parts(&self) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! sqlx's pool asks a connection that comes back whether it still lives, which is a round trip for each request. Here, one whose
 //! last answer was read to its end stays at hand for whoever comes next, and goes back into sqlx's pool, with all that is looked at
-//! there, every [`CHECK_AFTER`]. One with an answer on its way, or a transaction that nobody ended, goes back at once.
+//! there, every [`CHECK_AFTER`]. One with an answer on its way, or a transaction that nobody ended, is made ready first, or closed.
 
 use std::{
     fmt, io,
@@ -22,6 +22,9 @@ use super::PoolLimits;
 /// How long a connection is given from one to the next. One that was idle for longer is asked whether it still lives before it is
 /// given out.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
+/// How long a connection on which something was broken off may take to be ready for something else. Then it is closed: its place in the
+/// pool is another's.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections at hand at the most: what a burst needed beyond them, sqlx's pool closes after a while.
 const MAX_AT_HAND: usize = 16;
 /// How long the server may take to say why it cannot be reached, and how long that counts for whoever else asks: it is asked
@@ -274,20 +277,30 @@ impl<DB: Engine> Held<DB> {
 impl<DB: Engine> Drop for Held<DB> {
     fn drop(&mut self) {
         let Some(mut at_hand) = self.at_hand.take() else { return };
-        if self.in_transaction {
-            let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-                // The server rolls back what nobody is connected for.
-                return drop(at_hand.connection.detach());
-            };
-            runtime.spawn(async move {
-                if DB::tell(&mut at_hand.connection, "ROLLBACK").await.is_err() {
-                    drop(at_hand.connection.detach());
-                }
-            });
-        } else if self.is_read {
-            // What it gives back, sqlx's pool takes, as it does what was not read.
-            drop(self.shared.put(at_hand));
+        if self.is_read && !self.in_transaction {
+            // What it gives back, sqlx's pool takes.
+            return drop(self.shared.put(at_hand));
         }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            // The server rolls back what nobody is connected for.
+            return drop(at_hand.connection.detach());
+        };
+        let in_transaction = self.in_transaction;
+        runtime.spawn(async move {
+            let connection = &mut *at_hand.connection;
+            let ready = async {
+                match in_transaction {
+                    true => DB::tell(connection, "ROLLBACK").await,
+                    false => connection.ping().await,
+                }
+            };
+            match tokio::time::timeout(READY_TIMEOUT, ready).await {
+                // Into sqlx's pool: whoever came meanwhile waits there.
+                Ok(Ok(())) => drop(at_hand),
+                // There it would be asked again, without end.
+                Ok(Err(_)) | Err(_) => drop(at_hand.connection.detach()),
+            }
+        });
     }
 }
 

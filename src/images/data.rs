@@ -23,7 +23,7 @@ use crate::{
     error::{Error, Result},
     limits::{Resource, StorageLeft},
     store::{self, Hold, Object, Store, Stored},
-    stream::{self, Broken, ByteStream},
+    stream::{self, Broken, ByteStream, Demand},
 };
 
 /// Data that somebody sends.
@@ -48,8 +48,13 @@ pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &ImageId, new:
     let store = chosen_store(app, new.store.as_deref())?;
     let upload = Upload { app: Arc::clone(app), context: context.clone(), id: id.clone(), store };
     let span = tracing::Span::current();
-    let work = app.work.spawn(tracing::Instrument::instrument(upload.run(new), span));
-    work.await.map_err(|error| Error::Internal(error.into()))?
+    let (supply, demand) = stream::apart(new.data);
+    let mut work = app.work.spawn(tracing::Instrument::instrument(upload.run(new.size, demand), span));
+    let ended = tokio::select! {
+        ended = &mut work => ended,
+        () = supply.send() => work.await,
+    };
+    ended.map_err(|error| Error::Internal(error.into()))?
 }
 
 /// The store that the client chose, where stores have names; else the one for uploads.
@@ -68,7 +73,7 @@ struct Upload {
 }
 
 impl Upload {
-    async fn run(self, new: NewData) -> Result<()> {
+    async fn run(self, said: Option<i64>, data: Demand) -> Result<()> {
         let record = uploads::Upload {
             image_id: self.id.to_string(),
             upload_id: Uuid::new_v4().to_string(),
@@ -77,9 +82,9 @@ impl Upload {
         };
         // While this lives, the upload is not taken for one that was cut off.
         let _alive = self.app.process.is_busy_with(&record.upload_id);
-        let image = bounded(&self.app, self.begin(&record, new.size)).await?;
+        let image = bounded(&self.app, self.begin(&record, said)).await?;
         let object = Object { image_id: image.id.clone(), upload_id: record.upload_id.clone() };
-        let (stored, size, observers) = match self.transfer(&image, &object, new).await {
+        let (stored, size, observers) = match self.transfer(&image, &object, said, data).await {
             Ok(done) => done,
             Err(error) => {
                 // The store keeps nothing of what failed, unless it cannot be reached.
@@ -138,14 +143,20 @@ impl Upload {
     }
 
     /// Moves the data into the store, past those who find out what it is. Returns its size, too.
-    async fn transfer(&self, image: &Image, object: &Object, new: NewData) -> Result<(Stored, u64, Observers)> {
+    async fn transfer(
+        &self,
+        image: &Image,
+        object: &Object,
+        said: Option<i64>,
+        data: Demand,
+    ) -> Result<(Stored, u64, Observers)> {
         let options = &self.app.config;
         // The image counts already.
         self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
-        let left = self.admit(new.size.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
+        let left = self.admit(said.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
         let cap = options.default.image_size_cap;
         let observers = Observers::start(&self.app, image)?;
-        let expected = new.size.filter(|size| *size != 0);
+        let expected = said.filter(|size| *size != 0);
         // A size below zero is one that no data has.
         let expected = expected.map(|size| u64::try_from(size).unwrap_or(0));
         let limits = stream::Limits {
@@ -154,7 +165,7 @@ impl Upload {
             expected,
         };
         let (feed, chunks) = stream::channel();
-        let mut feeding = pin!(stream::feed(new.data, limits, observers.ends(), feed));
+        let mut feeding = pin!(data.feed(limits, observers.ends(), feed));
         let mut putting = pin!(self.store.put(object, chunks, expected.unwrap_or(0)));
         let (fed, stored) = tokio::select! {
             stored = &mut putting => match stored {
@@ -170,7 +181,7 @@ impl Upload {
             (Err(Broken::TooMuch(came)), _) if came <= cap => {
                 Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()))
             }
-            (Err(broken), _) => Err(broke_off(broken, new.size)),
+            (Err(broken), _) => Err(broke_off(broken, said)),
             (Ok(size), Ok(stored)) => Ok((stored, size, observers)),
         }
     }

@@ -1,6 +1,6 @@
 //! What is found out of an upload's data while it passes: its digests, what it is, and whether it may stay.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{iter::once, ops::ControlFlow, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -13,13 +13,13 @@ use crate::{
     stream::{self, Chunk, Digest, Look, Tap},
 };
 
-/// Those who look at an upload's data, each on threads of its own.
+/// Those who look at an upload's data. Digests have threads of their own; to hand the data to another thread, too, costs more than to
+/// look at what it is.
 pub(super) struct Observers {
     algorithm: HashAlgorithm,
-    md5: Tap<Digest>,
+    content_and_md5: Tap<(Content, Digest)>,
     /// None where it is the MD5.
     secure: Option<Tap<Digest>>,
-    content: Tap<Content>,
 }
 
 impl Observers {
@@ -27,30 +27,25 @@ impl Observers {
     pub(super) fn start(app: &Arc<App>, image: &Image) -> Result<Self> {
         let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
         let algorithm = algorithm.unwrap_or(app.config.default.hashing_algorithm);
-        let digest = |algorithm| Digest::new(algorithm).map(Tap::start).map_err(Error::Internal);
+        let digest = |algorithm| Digest::new(algorithm).map_err(Error::Internal);
+        let content = Content {
+            app: Arc::clone(app),
+            image_id: image.id.clone(),
+            disk_format: image.disk_format.clone().unwrap_or_default(),
+            container_format: image.container_format.clone().unwrap_or_default(),
+            inspector: Inspector::new(),
+            refusal: None,
+        };
         Ok(Self {
             algorithm,
-            md5: digest(HashAlgorithm::Md5)?,
-            secure: (algorithm != HashAlgorithm::Md5).then(|| digest(algorithm)).transpose()?,
-            content: Tap::start(Content {
-                app: Arc::clone(app),
-                image_id: image.id.clone(),
-                disk_format: image.disk_format.clone().unwrap_or_default(),
-                container_format: image.container_format.clone().unwrap_or_default(),
-                inspector: Inspector::new(),
-                refusal: None,
-            }),
+            content_and_md5: Tap::start((content, digest(HashAlgorithm::Md5)?)),
+            secure: (algorithm != HashAlgorithm::Md5).then(|| digest(algorithm)).transpose()?.map(Tap::start),
         })
     }
 
     /// Where the data goes.
     pub(super) fn ends(&self) -> Vec<mpsc::Sender<Chunk>> {
-        [Some(&self.md5), self.secure.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(Tap::end)
-            .chain([self.content.end()])
-            .collect()
+        once(self.content_and_md5.end()).chain(self.secure.as_ref().map(Tap::end)).collect()
     }
 
     /// What they found, after all of the data.
@@ -58,8 +53,9 @@ impl Observers {
     /// # Errors
     /// `UnfitData` when the data may not stay.
     pub(super) async fn facts(self, size: u64) -> Result<DataFacts> {
-        let virtual_size = self.content.finish().await.map_err(Error::Internal)?.virtual_size()?;
-        let checksum = self.md5.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?;
+        let (content, md5) = self.content_and_md5.finish().await.map_err(Error::Internal)?;
+        let virtual_size = content.virtual_size()?;
+        let checksum = md5.hex().map_err(Error::Internal)?;
         let os_hash_value = match self.secure {
             None => checksum.clone(),
             Some(secure) => secure.finish().await.map_err(Error::Internal)?.hex().map_err(Error::Internal)?,

@@ -192,8 +192,8 @@ pub(crate) struct Page {
     pub(crate) next_marker: Option<String>,
 }
 
-/// Lists images. Two statements, and one more with a marker, however many images there are; more where they have more than a
-/// page takes.
+/// Lists images. Two statements, one more with a marker and one more on SQLite, however many images there are; more where they have
+/// more than a page takes.
 ///
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.

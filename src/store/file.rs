@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _},
     ops::Range,
     os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
@@ -386,21 +386,19 @@ impl Unfinished {
     }
 
     fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
-        for frame in chunk.frames() {
-            match self.hole {
-                None => self.file.write_all(frame)?,
-                Some(length) => {
-                    for piece in frame.chunks(length) {
-                        if piece.iter().all(|byte| *byte == 0) {
-                            self.file.seek_relative(i64::try_from(piece.len()).map_err(io::Error::other)?)?;
-                        } else {
-                            self.file.write_all(piece)?;
-                        }
+        match self.hole {
+            None => write_all(&mut self.file, &mut chunk.frames().map(IoSlice::new).collect::<Vec<_>>())?,
+            Some(length) => {
+                for piece in chunk.frames().flat_map(|frame| frame.chunks(length)) {
+                    if piece.iter().all(|byte| *byte == 0) {
+                        self.file.seek_relative(i64::try_from(piece.len()).map_err(io::Error::other)?)?;
+                    } else {
+                        self.file.write_all(piece)?;
                     }
                 }
             }
-            self.written += frame.len() as u64;
         }
+        self.written += chunk.len as u64;
         if self.written - self.synced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(|sync| sync.is_finished()) {
             if let Some(sync) = self.syncing.take() {
                 join_thread(sync)?;
@@ -430,6 +428,19 @@ impl Unfinished {
         self.remover.0 = None;
         Ok(())
     }
+}
+
+/// In one call, where the system takes all of it: so it is stored in larger pieces.
+fn write_all(file: &mut File, mut frames: &mut [IoSlice<'_>]) -> io::Result<()> {
+    while !frames.is_empty() {
+        match file.write_vectored(frames) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut frames, written),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn join_thread(thread: std::thread::JoinHandle<io::Result<()>>) -> io::Result<()> {

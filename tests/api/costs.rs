@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Client, TestServer};
+use crate::support::{Answer, Client, Engine, TestServer};
 
 /// The statements of a request, but for BEGIN and COMMIT, as `SELECT`, `UPDATE`, …
 async fn statements(s: &TestServer, answer: &Answer) -> Vec<String> {
@@ -46,7 +46,10 @@ async fn a_page_costs_two_statements() {
     let page = member.get("/v2/images").await.expect(200).json();
     let marker = page["images"][0]["id"].as_str().unwrap();
     let with_marker = format!("/v2/images?limit=2&marker={marker}");
-    for (path, expected) in [("/v2/images?limit=1", 2), ("/v2/images?limit=5", 2), (&*with_marker, 3)] {
+    // Where there is no way to a server and back, several images are read beside what belongs to them.
+    let beside = usize::from(Engine::under_test() == Engine::Sqlite);
+    let pages = [("/v2/images?limit=1", 2), ("/v2/images?limit=5", 2 + beside), (&*with_marker, 3 + beside)];
+    for (path, expected) in pages {
         let answer = member.get(path).await.expect(200);
         assert_eq!(statements(&s, &answer).await, vec!["SELECT"; expected], "{path}");
     }

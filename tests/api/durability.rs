@@ -418,23 +418,54 @@ mod on_a_server {
         member.delete(&format!("{image}/tags/b")).await.expect(204);
     }
 
+    /// Passes on what is said, until it is told to swallow all that comes on the connections that there are.
+    async fn pass_or_swallow(mut client: TcpStream, mut server: TcpStream, mut swallowed: watch::Receiver<()>) {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+            _ = swallowed.changed() => std::future::pending().await,
+        }
+    }
+
+    /// As behind a firewall that forgot them.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn connections_that_swallow_everything_are_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let swallow = watch::Sender::new(());
+        let swallows = swallow.clone();
+        let pass = move |client, server| pass_or_swallow(client, server, swallows.subscribe());
+        let s = TestServer::builder()
+            .database(database.behind(pass).await)
+            .option("database", "max_pool_size", 1)
+            .option("database", "max_overflow", 0)
+            .option("database", "pool_timeout", 1)
+            .option("glimpse", "request_timeout", 1)
+            .start()
+            .await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a"]})).await;
+        // In a statement alone, and in a transaction.
+        for request in [("GET", image.clone()), ("PUT", format!("{image}/tags/b"))] {
+            member.get(&image).await.expect(200);
+            swallow.send_replace(());
+            let (method, path) = &request;
+            member.send(member.request(method, path)).await.expect(503);
+            eventually("there is another connection", || async {
+                (member.get(&image).await.status == 200).then_some(())
+            })
+            .await;
+        }
+        assert_eq!(member.tags(&image).await, ["a"]);
+    }
+
     /// It is not taken for dead because of a connection, and a server that is silent is told once.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_process_shows_that_it_lives_whatever_its_connections_do() {
         let server = DatabaseServer::start();
         let database = server.database().await;
-        // When it is sent, the connections that there are swallow everything from then on.
         let swallow = watch::Sender::new(());
         let swallows = swallow.clone();
-        let pass = move |mut client, mut server| {
-            let mut swallowed = swallows.subscribe();
-            async move {
-                tokio::select! {
-                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-                    _ = swallowed.changed() => std::future::pending().await,
-                }
-            }
-        };
+        let pass = move |client, server| pass_or_swallow(client, server, swallows.subscribe());
         let s = TestServer::builder()
             .database(database.behind(pass).await)
             .without("glimpse", "heartbeat")
