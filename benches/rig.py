@@ -154,7 +154,7 @@ class Glance:
         """Starts it. Returns the seconds from exec to the first 200."""
         if os.path.exists(f"{self.dir}/pid"):
             os.unlink(f"{self.dir}/pid")
-        script = subprocess.Popen([f"{HOME}/tests/glance", "start", self.dir, self.url, str(self.port)], stdout=subprocess.DEVNULL)
+        script = subprocess.Popen([f"{HOME}/tests/glance", "start", self.dir, self.url, str(self.port), "2"], stdout=subprocess.DEVNULL)
         while not answers(f"http://127.0.0.1:{self.port}/healthcheck"):
             assert script.poll() in (None, 0), "Glance does not start"
             time.sleep(0.002)
