@@ -20,8 +20,10 @@ use crate::config::{HashAlgorithm, OptionValue as _};
 const GATHERED: usize = 256 * 1024;
 /// A frame below this is copied together with its neighbours: each of them would keep a whole read buffer.
 const SMALL: usize = 8 * 1024;
-/// Chunks that wait for a digest or for the store, at the most.
-const QUEUE: usize = 3;
+/// Chunks that wait for a digest, at the most. Those who look at the data share them.
+const QUEUE: usize = 2;
+/// Chunks that wait for the store, at the most: all that an upload keeps in memory while its store takes nothing.
+const STORE_QUEUE: usize = 1;
 
 /// Bytes from a client or from a store; an error ends them.
 pub(crate) type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
@@ -72,7 +74,7 @@ pub(crate) struct Feed(mpsc::Sender<Chunk>);
 
 /// A queue from [`feed`] to a store.
 pub(crate) fn channel() -> (Feed, Chunks) {
-    let (sender, receiver) = mpsc::channel(QUEUE);
+    let (sender, receiver) = mpsc::channel(STORE_QUEUE);
     (Feed(sender), Chunks(receiver))
 }
 

@@ -35,7 +35,7 @@ use crate::{
 
 const MIB: u64 = 1 << 20;
 /// MiB of parts that are in memory at a time, of all uploads together. A part above that counts as so many.
-const MEMORY: u32 = 128;
+const MEMORY: u32 = 112;
 static MEMORY_LEFT: Semaphore = Semaphore::const_new(MEMORY as usize);
 /// Parts of an object at the most.
 const MAX_PARTS: u64 = 10_000;
