@@ -154,8 +154,7 @@ pub(super) fn live(ids: &[&str]) -> SelectStatement {
         .columns(COLUMNS)
         .from(Images::Table)
         .and_where(Expr::col(Images::Id).is_in(ids.iter().copied()))
-        // Not `deleted = FALSE`: SQLite would take the index on that for as good as the primary key.
-        .and_where(Expr::col(Images::Deleted).not())
+        .and_where(super::is_live(Images::Deleted))
         .take()
 }
 
@@ -369,7 +368,7 @@ pub(crate) async fn delete_children(s: &mut impl Session, image_id: &str, now: N
             .value(ImageTags::DeletedAt, now)
             .value(ImageTags::UpdatedAt, now)
             .and_where(Expr::col(ImageTags::ImageId).eq(image_id))
-            .and_where(Expr::col(ImageTags::Deleted).eq(false))
+            .and_where(super::is_live(ImageTags::Deleted))
             .take();
         s.execute(update).await?;
     }
@@ -383,7 +382,7 @@ pub(crate) async fn release_data(s: &mut impl Session, image_id: &str) -> Result
         .table(ImageLocations::Table)
         .value(ImageLocations::Status, Status::PendingDelete)
         .and_where(Expr::col(ImageLocations::ImageId).eq(image_id))
-        .and_where(Expr::col(ImageLocations::Deleted).eq(false))
+        .and_where(super::is_live(ImageLocations::Deleted))
         .take();
     Ok(s.execute(update).await? > 0)
 }

@@ -122,7 +122,7 @@ pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     Query::select()
         .from(L::Table)
         .and_where(Expr::col(L::ImageId).is_in(image_ids.iter().copied()))
-        .and_where(Expr::col(L::Deleted).eq(false))
+        .and_where(super::is_live(L::Deleted))
         .take()
 }
 

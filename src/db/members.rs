@@ -42,7 +42,7 @@ fn live(image_id: &str) -> SelectStatement {
     Query::select()
         .from(M::Table)
         .and_where(Expr::col(M::ImageId).eq(image_id))
-        .and_where(Expr::col(M::Deleted).eq(false))
+        .and_where(super::is_live(M::Deleted))
         .take()
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn set_status(
         .value(M::UpdatedAt, now)
         .and_where(Expr::col(M::ImageId).eq(image_id))
         .cond_where(s.exactly(M::Member, member))
-        .and_where(Expr::col(M::Deleted).eq(false))
+        .and_where(super::is_live(M::Deleted))
         .take();
     // More than one row changes where a Glance beside us added the member twice.
     Ok(s.execute(update).await? > 0)
@@ -104,7 +104,7 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, member: &str) -
         .from_table(M::Table)
         .and_where(Expr::col(M::ImageId).eq(image_id))
         .cond_where(s.exactly(M::Member, member))
-        .and_where(Expr::col(M::Deleted).eq(false))
+        .and_where(super::is_live(M::Deleted))
         .take();
     Ok(s.execute(delete).await? > 0)
 }
@@ -114,7 +114,7 @@ pub(super) async fn delete_all(s: &mut impl Session, image_id: &str) -> Result<(
     let delete = Query::delete()
         .from_table(M::Table)
         .and_where(Expr::col(M::ImageId).eq(image_id))
-        .and_where(Expr::col(M::Deleted).eq(false))
+        .and_where(super::is_live(M::Deleted))
         .take();
     s.execute(delete).await.map(drop)
 }

@@ -417,6 +417,12 @@ fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -> Expr {
     }
 }
 
+/// That a row is not deleted, where it is found by something else. Not `deleted = FALSE`: SQLite would take the index on that, in which
+/// is nearly every row of the table, for as good as one on the image's id.
+fn is_live(deleted: impl IntoColumnRef) -> Expr {
+    Expr::col(deleted).not()
+}
+
 /// That a status is `pending_delete`; in the statement's text, without which SQLite does not see that an index of such rows alone
 /// serves.
 fn is_pending_delete(status: impl IntoColumnRef) -> Expr {
@@ -440,14 +446,15 @@ fn is_conflict(error: &crate::error::Error) -> bool {
     }
 }
 
-/// A plan for each statement's own values. One for any values would read and sort all images of a project that has many, because
-/// the average project has few. And rows of other tables are looked up one by one: a hash of the few images that are shared with a
-/// project would be held against all that are shared with anybody.
+/// One plan for each statement, for any values: to plan a statement anew each time takes longer than most statements. Such a plan would
+/// sort all images of a project, because the average project has few: so an index is walked where there is one that has the order.
+/// And rows of other tables are looked up one by one: a hash of the few images that are shared with a project would be held against all
+/// that are shared with anybody. What must be sorted all the same is taken for so expensive that PostgreSQL would compile the
+/// statement, which takes half a second.
 async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("SET plan_cache_mode = force_custom_plan").await?;
-    connection.execute("SET enable_hashjoin = off").await?;
-    connection.execute("SET enable_mergejoin = off").await?;
-    Ok(())
+    let habits = "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_hashjoin = off; \
+                  SET enable_mergejoin = off; SET jit = off";
+    connection.execute(habits).await.map(drop)
 }
 
 /// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its

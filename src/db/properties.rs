@@ -70,8 +70,7 @@ pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     Query::select()
         .from(P::Table)
         .and_where(Expr::col(P::ImageId).is_in(image_ids.iter().copied()))
-        // Not `deleted = FALSE`: SQLite would take the index on that for as good as the one on the images' ids.
-        .and_where(Expr::col(P::Deleted).not())
+        .and_where(super::is_live(P::Deleted))
         .take()
 }
 
@@ -85,7 +84,7 @@ pub(super) fn has(s: &impl Session, name: &str, value: &str) -> Expr {
         .and_where(Expr::col((P::Table, P::ImageId)).equals((Images::Table, Images::Id)))
         .cond_where(s.exactly((P::Table, P::Name), name))
         .cond_where(s.exactly((P::Table, P::Value), value))
-        .and_where(Expr::col((P::Table, P::Deleted)).not())
+        .and_where(super::is_live((P::Table, P::Deleted)))
         .take();
     Expr::SubQuery(None, Box::new(count.into())).gt(0_i64)
 }

@@ -95,7 +95,7 @@ fn under_way(s: &impl Session, statuses: &[Status]) -> Condition {
         .and_where(Expr::col((P::Table, P::ImageId)).equals((Images::Table, Images::Id)))
         .cond_where(s.exactly((P::Table, P::Name), COPYING_TO))
         .and_where(Expr::col((P::Table, P::Value)).ne(""))
-        .and_where(Expr::col((P::Table, P::Deleted)).eq(false))
+        .and_where(super::is_live((P::Table, P::Deleted)))
         .take();
     let any = statuses.iter().fold(Cond::any(), |any, one| any.add(status().eq(*one)));
     any.add(not_in(&GONE).add(Expr::exists(copying)))
