@@ -439,10 +439,11 @@ mod tests {
         ];
         for (algorithm, expected) in cases {
             let tap = Tap::start(Digest::new(algorithm).unwrap());
-            let (to, chunks) = channel();
+            let (to, mut chunks) = channel();
             let data = stream(vec![Ok(Bytes::from_static(b"abc"))]);
-            feed(data, limits(9, Some(3)), vec![tap.end()], to).await.unwrap();
-            drop(chunks);
+            let feeding = feed(data, limits(9, Some(3)), vec![tap.end()], to);
+            let taking = async { while let Ok(Some(_)) = chunks.next().await {} };
+            assert_eq!(tokio::join!(feeding, taking).0, Ok(3));
             assert_eq!(tap.finish().await.unwrap().hex().unwrap(), expected, "{algorithm:?}");
         }
     }
