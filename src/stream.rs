@@ -22,7 +22,7 @@ const GATHERED: usize = 256 * 1024;
 const SMALL: usize = 8 * 1024;
 /// Chunks that wait for a digest, at the most. Those who look at the data share them.
 const QUEUE: usize = 2;
-/// Chunks that wait for the store, at the most: all that an upload keeps in memory while its store takes nothing.
+/// Chunks that wait for the store, at the most: an upload keeps little in memory while its store takes nothing.
 const STORE_QUEUE: usize = 1;
 
 /// Bytes from a client or from a store; an error ends them.

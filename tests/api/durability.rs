@@ -418,24 +418,29 @@ mod on_a_server {
         member.delete(&format!("{image}/tags/b")).await.expect(204);
     }
 
-    /// Passes on what is said, until it is told to swallow all that comes on the connections that there are.
-    async fn pass_or_swallow(mut client: TcpStream, mut server: TcpStream, mut swallowed: watch::Receiver<()>) {
-        tokio::select! {
-            _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
-            _ = swallowed.changed() => std::future::pending().await,
-        }
+    /// The database behind a relay, and what tells it to swallow all that comes on the connections that there are.
+    async fn behind_a_swallower(database: &Database) -> (Database, watch::Sender<()>) {
+        let swallow = watch::Sender::new(());
+        let swallows = swallow.clone();
+        let pass = move |mut client, mut server| {
+            let mut swallowed = swallows.subscribe();
+            async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = swallowed.changed() => std::future::pending().await,
+                }
+            }
+        };
+        (database.behind(pass).await, swallow)
     }
 
     /// As behind a firewall that forgot them.
     #[tokio::test(flavor = "multi_thread")]
     async fn connections_that_swallow_everything_are_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let database = Database::create(dir.path()).await;
-        let swallow = watch::Sender::new(());
-        let swallows = swallow.clone();
-        let pass = move |client, server| pass_or_swallow(client, server, swallows.subscribe());
+        let (database, swallow) = behind_a_swallower(&Database::create(dir.path()).await).await;
         let s = TestServer::builder()
-            .database(database.behind(pass).await)
+            .database(database)
             .option("database", "max_pool_size", 1)
             .option("database", "max_overflow", 0)
             .option("database", "pool_timeout", 1)
@@ -463,11 +468,9 @@ mod on_a_server {
     async fn a_process_shows_that_it_lives_whatever_its_connections_do() {
         let server = DatabaseServer::start();
         let database = server.database().await;
-        let swallow = watch::Sender::new(());
-        let swallows = swallow.clone();
-        let pass = move |client, server| pass_or_swallow(client, server, swallows.subscribe());
+        let (relayed, swallow) = behind_a_swallower(&database).await;
         let s = TestServer::builder()
-            .database(database.behind(pass).await)
+            .database(relayed)
             .without("glimpse", "heartbeat")
             .option("glimpse", "heartbeat", 1)
             .environment("RUST_LOG", "info,glimpse=debug")
