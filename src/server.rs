@@ -34,7 +34,7 @@ use crate::{
 /// Connections at a time; one more waits in the listener's backlog.
 const MAX_CONNECTIONS: usize = 4096;
 /// Bytes of a connection's read buffer. What a request's head may have of them is bounded behind it, exactly.
-const MAX_BUFFER: usize = 64 * 1024;
+const MAX_BUFFER: usize = 128 * 1024;
 /// How often the policy's files are looked at for a change.
 const POLICY_LOOK: Duration = Duration::from_secs(1);
 /// Signs of life more often than this say nothing more.

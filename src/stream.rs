@@ -1,17 +1,26 @@
-//! An image's bytes on their way: gathered from what the network brings, bounded, and hashed beside their way into a store.
+//! An image's bytes on their way: gathered from what the network brings, bounded, and hashed beside their way into a store; read
+//! ahead on their way out.
 //!
 //! A store pulls [`Chunks`]; [`feed`] fills them. Between the two, and before each digest, is a bounded queue, so that a
 //! slow store slows the client down. A chunk's bytes are shared, not copied. Work that keeps a processor or a disk busy runs
-//! on blocking threads in pieces that end by themselves: however many uploads there are, none waits for another's end.
+//! on blocking threads in pieces that soon end by themselves: however many uploads and downloads there are, none waits for
+//! another's end.
 
-use std::{ops::ControlFlow, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    io,
+    ops::ControlFlow,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
+use flume::SendTimeoutError;
 use futures_util::{Stream, StreamExt as _};
 use openssl::hash::{Hasher, MessageDigest};
 use tokio::{
-    sync::{mpsc, oneshot},
-    task::{JoinHandle, spawn_blocking},
+    sync::{oneshot, watch},
+    task::{JoinError, JoinHandle, spawn_blocking},
 };
 
 use crate::config::{HashAlgorithm, OptionValue as _};
@@ -24,6 +33,13 @@ const SMALL: usize = 8 * 1024;
 const QUEUE: usize = 2;
 /// Chunks that wait for the store, at the most: an upload keeps little in memory while its store takes nothing.
 const STORE_QUEUE: usize = 1;
+/// Parts that are read before they are asked for, besides the one that is being read.
+const READ_AHEAD: usize = 1;
+/// How long a piece of work stays on its blocking thread with nothing to do. To give itself back and be called again costs several
+/// times as much as to be woken; but threads are few, and who sends or takes slowly may not keep one.
+const WAIT: Duration = Duration::from_millis(5);
+/// How long a piece of work stays on its blocking thread at all, where it has always something to do.
+const TURN: Duration = Duration::from_millis(100);
 
 /// Bytes from a client or from a store; an error ends them.
 pub(crate) type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, BoxError>> + Send>>;
@@ -55,27 +71,56 @@ impl Chunk {
 pub(crate) struct Cut;
 
 /// An image's data as a store takes it.
-pub(crate) struct Chunks(mpsc::Receiver<Chunk>);
+pub(crate) struct Chunks {
+    chunks: flume::Receiver<Chunk>,
+    ended: watch::Receiver<bool>,
+}
 
 impl Chunks {
     /// The next part; `None` at the good end.
     pub(crate) async fn next(&mut self) -> Result<Option<Chunk>, Cut> {
-        // Whoever feeds says when it is the end; without a word, it was given up.
-        match self.0.recv().await {
-            Some(chunk) if chunk.len == 0 => Ok(None),
-            Some(chunk) => Ok(Some(chunk)),
-            None => Err(Cut),
+        match self.chunks.recv_async().await {
+            Ok(chunk) => Ok(Some(chunk)),
+            Err(_) => self.end().await.map(|()| None),
         }
+    }
+
+    /// Waits until no more parts are sent.
+    ///
+    /// # Errors
+    /// [`Cut`], unless that was the good end.
+    pub(crate) async fn end(&mut self) -> Result<(), Cut> {
+        // Without a word, it was given up.
+        self.ended.wait_for(|ended| *ended).await.map(|_| ()).map_err(|_| Cut)
+    }
+
+    /// Lets a worker take each part, on blocking threads. Returns it at the good end.
+    ///
+    /// # Errors
+    /// Those of the worker, and [`Cut`].
+    pub(crate) async fn work_off<W, E>(mut self, worker: W, take: fn(&mut W, &Chunk) -> Result<(), E>) -> Result<W, E>
+    where
+        W: Send + 'static,
+        E: From<Cut> + From<JoinError> + Send + 'static,
+    {
+        let take = move |worker: &mut W, chunk: &Chunk| take(worker, chunk).map(ControlFlow::Continue);
+        let worker = work_off(self.chunks.clone(), worker, take).await?;
+        self.end().await?;
+        Ok(worker)
     }
 }
 
 /// The feeding end of [`Chunks`].
-pub(crate) struct Feed(mpsc::Sender<Chunk>);
+pub(crate) struct Feed {
+    chunks: flume::Sender<Chunk>,
+    ended: watch::Sender<bool>,
+}
 
 /// A queue from [`feed`] to a store.
 pub(crate) fn channel() -> (Feed, Chunks) {
-    let (sender, receiver) = mpsc::channel(STORE_QUEUE);
-    (Feed(sender), Chunks(receiver))
+    let (sender, receiver) = flume::bounded(STORE_QUEUE);
+    let (end, ended) = watch::channel(false);
+    (Feed { chunks: sender, ended: end }, Chunks { chunks: receiver, ended })
 }
 
 /// Why the data did not come to its end.
@@ -89,8 +134,8 @@ pub(crate) enum Broken {
     TooMuch(u64),
     /// More came than was said, when so many bytes had come.
     MoreThanSaid(u64),
-    /// Less came than was said: so many bytes.
-    LessThanSaid(u64),
+    /// Not as much came as was said, but so many bytes.
+    NotAsSaid(u64),
     /// The store takes no more; it knows why.
     Refused,
     /// One of those who look at it wants no more; it knows why.
@@ -104,8 +149,8 @@ pub(crate) struct Limits {
     pub(crate) patience: Duration,
     /// Bytes at the most.
     pub(crate) most: u64,
-    /// Bytes, where that was said.
-    pub(crate) expected: Option<u64>,
+    /// Bytes, where that was said. Below zero is what no data has.
+    pub(crate) expected: Option<i64>,
 }
 
 /// Parts who has data from who wants it, in another task. The data is gathered where it comes from: to hand on frame by frame what
@@ -126,7 +171,7 @@ pub(crate) struct Demand(oneshot::Sender<Order>);
 
 struct Order {
     limits: Limits,
-    taps: Vec<mpsc::Sender<Chunk>>,
+    taps: Vec<flume::Sender<Chunk>>,
     to: Feed,
     fed: oneshot::Sender<Result<u64, Broken>>,
 }
@@ -142,7 +187,7 @@ impl Supply {
 
 impl Demand {
     /// [`feed`], by the other end.
-    pub(crate) async fn feed(self, limits: Limits, taps: Vec<mpsc::Sender<Chunk>>, to: Feed) -> Result<u64, Broken> {
+    pub(crate) async fn feed(self, limits: Limits, taps: Vec<flume::Sender<Chunk>>, to: Feed) -> Result<u64, Broken> {
         let (fed, done) = oneshot::channel();
         // Where the other end is gone, so is the order.
         let _ = self.0.send(Order { limits, taps, to, fed });
@@ -154,7 +199,7 @@ impl Demand {
 pub(crate) async fn feed(
     mut data: ByteStream,
     limits: Limits,
-    taps: Vec<mpsc::Sender<Chunk>>,
+    taps: Vec<flume::Sender<Chunk>>,
     to: Feed,
 ) -> Result<u64, Broken> {
     let mut came = 0;
@@ -174,23 +219,23 @@ pub(crate) async fn feed(
             if came > limits.most {
                 return Err(Broken::TooMuch(came));
             }
-            if limits.expected.is_some_and(|expected| came > expected) {
+            if limits.expected.is_some_and(|expected| i128::from(came) > expected.into()) {
                 return Err(Broken::MoreThanSaid(came));
             }
             gathered.push(frame);
-        } else if limits.expected.is_some_and(|expected| came < expected) {
-            return Err(Broken::LessThanSaid(came));
+        } else if limits.expected.is_some_and(|expected| i128::from(came) != expected.into()) {
+            return Err(Broken::NotAsSaid(came));
         }
         if gathered.len >= GATHERED || (ended && gathered.len > 0) {
             let chunk = gathered.take();
             for tap in &taps {
-                tap.send(chunk.clone()).await.map_err(|_| Broken::Unwanted)?;
+                tap.send_async(chunk.clone()).await.map_err(|_| Broken::Unwanted)?;
             }
-            to.0.send(chunk).await.map_err(|_| Broken::Refused)?;
+            to.chunks.send_async(chunk).await.map_err(|_| Broken::Refused)?;
         }
         if ended {
-            // An empty chunk is the end.
-            to.0.send(gathered.take()).await.map_err(|_| Broken::Refused)?;
+            // Not by the queue, which takes what waits for a place in it also where the one who waits is gone.
+            to.ended.send(true).map_err(|_| Broken::Refused)?;
             return Ok(came);
         }
     }
@@ -227,6 +272,78 @@ impl Gathered {
     }
 }
 
+/// Lets a worker take chunk after chunk from a queue, on blocking threads, until there are no more, or it wants no more.
+async fn work_off<W, E, T>(from: flume::Receiver<Chunk>, mut worker: W, take: T) -> Result<W, E>
+where
+    W: Send + 'static,
+    E: From<JoinError> + Send + 'static,
+    T: Fn(&mut W, &Chunk) -> Result<ControlFlow<()>, E> + Copy + Send + 'static,
+{
+    while let Ok(first) = from.recv_async().await {
+        let from = from.clone();
+        let piece = spawn_blocking(move || {
+            let over = Instant::now() + TURN;
+            let mut next = Some(first);
+            while let Some(chunk) = next {
+                if take(&mut worker, &chunk)?.is_break() {
+                    return Ok((worker, ControlFlow::Break(())));
+                }
+                // Not to be kept while there is nothing to do.
+                drop(chunk);
+                next = if Instant::now() < over { from.recv_timeout(WAIT).ok() } else { None };
+            }
+            Ok::<_, E>((worker, ControlFlow::Continue(())))
+        });
+        let ended;
+        (worker, ended) = piece.await??;
+        if ended.is_break() {
+            break;
+        }
+    }
+    Ok(worker)
+}
+
+/// Lets who reads from a disk run ahead of who takes the parts, on blocking threads.
+pub(crate) fn read_ahead<R>(mut reader: R) -> impl Stream<Item = io::Result<Bytes>> + Send
+where
+    R: Iterator<Item = io::Result<Bytes>> + Send + 'static,
+{
+    let (to, parts) = flume::bounded(READ_AHEAD);
+    tokio::spawn(async move {
+        loop {
+            let theirs = to.clone();
+            let piece = spawn_blocking(move || {
+                let over = Instant::now() + TURN;
+                while let Some(part) = reader.next() {
+                    if Instant::now() >= over {
+                        return Some((reader, part));
+                    }
+                    match theirs.send_timeout(part, WAIT) {
+                        Ok(()) => {}
+                        Err(SendTimeoutError::Timeout(part)) => return Some((reader, part)),
+                        Err(SendTimeoutError::Disconnected(_)) => return None,
+                    }
+                }
+                None
+            });
+            let part;
+            (reader, part) = match piece.await {
+                Ok(Some(more)) => more,
+                Ok(None) => return,
+                Err(error) => {
+                    // Whoever takes the parts may be gone.
+                    let _ = to.send_async(Err(io::Error::other(error))).await;
+                    return;
+                }
+            };
+            if to.send_async(part).await.is_err() {
+                return;
+            }
+        }
+    });
+    parts.into_stream()
+}
+
 /// Looks at data as it passes.
 pub(crate) trait Look: Send + 'static {
     /// Sees the next bytes; `Break` is the end of all of the data's way.
@@ -243,41 +360,27 @@ impl<A: Look, B: Look> Look for (A, B) {
 
 /// Somebody who looks at all of the data, on threads beside the one that stores it.
 pub(crate) struct Tap<L> {
-    to: mpsc::Sender<Chunk>,
+    to: flume::Sender<Chunk>,
     done: JoinHandle<Result<L, BoxError>>,
 }
 
 impl<L: Look> Tap<L> {
     /// Lets somebody look at what is sent to [`Tap::end`].
-    pub(crate) fn start(mut looker: L) -> Self {
-        let (to, mut from) = mpsc::channel::<Chunk>(QUEUE);
-        let done = tokio::spawn(async move {
-            while let Some(first) = from.recv().await {
-                // As much as there is; never waiting for more, for then uploads could wait for each other's threads.
-                let piece = spawn_blocking(move || {
-                    let mut next = Some(first);
-                    while let Some(chunk) = next {
-                        for frame in chunk.frames() {
-                            if looker.see(frame)?.is_break() {
-                                return Ok((looker, None));
-                            }
-                        }
-                        next = from.try_recv().ok();
-                    }
-                    Ok::<_, BoxError>((looker, Some(from)))
-                });
-                let more;
-                (looker, more) = piece.await??;
-                let Some(more) = more else { break };
-                from = more;
+    pub(crate) fn start(looker: L) -> Self {
+        let (to, from) = flume::bounded(QUEUE);
+        let see = |looker: &mut L, chunk: &Chunk| {
+            for frame in chunk.frames() {
+                if looker.see(frame)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
             }
-            Ok::<_, BoxError>(looker)
-        });
-        Self { to, done }
+            Ok(ControlFlow::Continue(()))
+        };
+        Self { to, done: tokio::spawn(work_off(from, looker, see)) }
     }
 
     /// Where the data goes.
-    pub(crate) fn end(&self) -> mpsc::Sender<Chunk> {
+    pub(crate) fn end(&self) -> flume::Sender<Chunk> {
         self.to.clone()
     }
 
@@ -360,14 +463,18 @@ mod tests {
         Box::pin(futures_util::stream::iter(frames))
     }
 
-    fn limits(most: u64, expected: Option<u64>) -> Limits {
-        Limits { patience: Duration::from_secs(5), most, expected }
+    fn limits(most: u64, expected: Option<i64>) -> Limits {
+        Limits { patience: Duration::from_secs(60), most, expected }
     }
 
     async fn passed(frames: Vec<Result<Bytes, BoxError>>, limits: Limits) -> (Result<u64, Broken>, Vec<usize>, bool) {
+        pass(stream(frames), limits).await
+    }
+
+    async fn pass(data: ByteStream, limits: Limits) -> (Result<u64, Broken>, Vec<usize>, bool) {
         let (to, mut chunks) = channel();
         let md5 = Tap::start(Digest::new(H::Md5).unwrap());
-        let feeding = feed(stream(frames), limits, vec![md5.end()], to);
+        let feeding = feed(data, limits, vec![md5.end()], to);
         let taking = async {
             let mut sizes = Vec::new();
             loop {
@@ -378,6 +485,7 @@ mod tests {
             }
         };
         let (fed, (sizes, good)) = tokio::join!(feeding, taking);
+        md5.finish().await.unwrap();
         (fed, sizes, good)
     }
 
@@ -398,10 +506,26 @@ mod tests {
         for (limits, broken) in [
             (limits(5, None), Broken::TooMuch(6)),
             (limits(9, Some(5)), Broken::MoreThanSaid(6)),
-            (limits(9, Some(7)), Broken::LessThanSaid(6)),
+            (limits(9, Some(7)), Broken::NotAsSaid(6)),
+            (limits(9, Some(-1)), Broken::MoreThanSaid(3)),
         ] {
             assert_eq!(passed(frames(), limits).await, (Err(broken), vec![], false));
         }
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_says_nothing_of_the_end() {
+        let (to, mut chunks) = channel();
+        let frames = (0..=STORE_QUEUE).map(|_| Ok(Bytes::from_static(&[1; GATHERED]))).collect();
+        let mut feeding = Box::pin(feed(stream(frames), limits(u64::MAX, None), vec![], to));
+        assert!(futures_util::poll!(&mut feeding).is_pending());
+        // What waits for a place gets it.
+        assert!(matches!(chunks.next().await, Ok(Some(_))));
+        drop(feeding);
+        while let Ok(next) = chunks.next().await {
+            assert!(next.is_some());
+        }
+        assert!(chunks.end().await.is_err());
     }
 
     /// Wants nothing.
@@ -424,36 +548,75 @@ mod tests {
         sated.finish().await.unwrap();
     }
 
-    /// Read off Python's hashlib.
+    #[test]
+    fn one_thread_is_enough_for_all() {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.enable_time().max_blocking_threads(1).build().unwrap();
+        let inside = runtime.enter();
+        let endless = || futures_util::stream::repeat_with(|| Ok(Bytes::from_static(&[1; GATHERED])));
+        let limits = || limits(u64::MAX, None);
+        runtime.spawn(pass(Box::pin(endless()), limits()));
+        runtime.spawn(pass(Box::pin(endless().take(1).chain(futures_util::stream::pending())), limits()));
+        let read = || read_ahead(std::iter::repeat_with(|| Ok(Bytes::from_static(b"part"))));
+        runtime.spawn(read().for_each(|_| async {}));
+        let untaken = read();
+        runtime.block_on(async {
+            // Each of them has had the thread.
+            tokio::time::sleep(TURN * 8).await;
+            for _ in 0..3 {
+                let passed = passed(vec![Ok(Bytes::from_static(b"data"))], limits());
+                let passed = tokio::time::timeout(Duration::from_secs(10), passed).await;
+                assert_eq!(passed, Ok((Ok(4), vec![4], true)));
+            }
+        });
+        drop((untaken, inside));
+        runtime.shutdown_background();
+    }
+
+    #[tokio::test]
+    async fn what_is_read_ahead_comes_in_order_to_its_end() {
+        let read =
+            (0..9u8).map(|n| if n < 8 { Ok(Bytes::copy_from_slice(&[n])) } else { Err(io::Error::other("torn")) });
+        let mut parts = read_ahead(read);
+        for n in 0..8u8 {
+            // Longer than a thread waits, now and then.
+            tokio::time::sleep(if n % 3 == 0 { WAIT * 3 } else { Duration::ZERO }).await;
+            assert_eq!(parts.next().await.unwrap().unwrap(), &[n][..]);
+        }
+        assert_eq!(parts.next().await.unwrap().unwrap_err().to_string(), "torn");
+        assert!(parts.next().await.is_none());
+    }
+
+    /// Read off Python's hashlib: how many digits, and the first of them.
     #[tokio::test]
     async fn digests_are_hashlibs() {
         let cases = [
-            (H::Md5, "900150983cd24fb0d6963f7d28e17f72"),
-            (H::Sha1, "a9993e364706816aba3e25717850c26c9cd0d89d"),
-            (H::Sha256, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-            (H::Sha512_256, "53048e2681941ef99b2e29b76b4c7dabe4c2d0c634fc6d46e0e2f13107e7af23"),
-            (H::Sha3_256, "3a985da74fe225b2045c172d6bd390bd855f086e3e9d525b46bfe24511431532"),
-            (H::Blake2s, "508c5e8c327c14e2e1a72ba34eeb452f37458b209ed63a294d999b4c86675982"),
-            (H::Ripemd160, "8eb208f7e05d987a9b044a8e98c6b087f15a0bfc"),
-            (H::Sm3, "66c7f0f462eeedd9d1f2d46bdc10e4e24167c4875cf2f7a2297da02b8f4ba8e0"),
+            ("md5", 32, "900150983cd24fb0d6963f7d28e17f72"),
+            ("sha1", 40, "a9993e364706816aba3e25717850c26c"),
+            ("sha224", 56, "23097d223405d8228642a477bda255b3"),
+            ("sha256", 64, "ba7816bf8f01cfea414140de5dae2223"),
+            ("sha384", 96, "cb00753f45a35e8bb5a03d699ac65007"),
+            ("sha512", 128, "ddaf35a193617abacc417349ae204131"),
+            ("sha512_224", 56, "4634270f707b6a54daae7530460842e2"),
+            ("sha512_256", 64, "53048e2681941ef99b2e29b76b4c7dab"),
+            ("sha3_224", 56, "e642824c3f8cf24ad09234ee7d3c766f"),
+            ("sha3_256", 64, "3a985da74fe225b2045c172d6bd390bd"),
+            ("sha3_384", 96, "ec01498288516fc926459f58e2c6ad8d"),
+            ("sha3_512", 128, "b751850b1a57168a5693cd924b6b096e"),
+            ("blake2b", 128, "ba80a53f981c4d0d6a2797b69f12f6e9"),
+            ("blake2s", 64, "508c5e8c327c14e2e1a72ba34eeb452f"),
+            ("ripemd160", 40, "8eb208f7e05d987a9b044a8e98c6b087"),
+            ("sm3", 64, "66c7f0f462eeedd9d1f2d46bdc10e4e2"),
         ];
-        for (algorithm, expected) in cases {
-            let tap = Tap::start(Digest::new(algorithm).unwrap());
+        for (name, length, expected) in cases {
+            let tap = Tap::start(Digest::new(algorithm(name).unwrap()).unwrap());
             let (to, mut chunks) = channel();
             let data = stream(vec![Ok(Bytes::from_static(b"abc"))]);
             let feeding = feed(data, limits(9, Some(3)), vec![tap.end()], to);
             let taking = async { while let Ok(Some(_)) = chunks.next().await {} };
             assert_eq!(tokio::join!(feeding, taking).0, Ok(3));
-            assert_eq!(tap.finish().await.unwrap().hex().unwrap(), expected, "{algorithm:?}");
-        }
-    }
-
-    #[test]
-    fn openssl_has_every_algorithm() {
-        let all = "md5 sha1 sha224 sha256 sha384 sha512 sha512_224 sha512_256 sha3_224 sha3_256 sha3_384 sha3_512 blake2b \
-             blake2s ripemd160 sm3";
-        for name in all.split(' ') {
-            assert!(MessageDigest::from_name(openssl_name(algorithm(name).unwrap())).is_some(), "{name}");
+            let found = tap.finish().await.unwrap().hex().unwrap();
+            assert_eq!((found.len(), &found[..32]), (length, expected), "{name}");
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::{iter::once, ops::ControlFlow, sync::Arc};
 
-use tokio::sync::mpsc;
-
 use crate::{
     app::App,
     config::HashAlgorithm,
@@ -44,7 +42,7 @@ impl Observers {
     }
 
     /// Where the data goes.
-    pub(super) fn ends(&self) -> Vec<mpsc::Sender<Chunk>> {
+    pub(super) fn ends(&self) -> Vec<flume::Sender<Chunk>> {
         once(self.content_and_md5.end()).chain(self.secure.as_ref().map(Tap::end)).collect()
     }
 

@@ -6,9 +6,9 @@
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
-    io::{self, IoSlice, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, IoSlice, Seek as _, Write as _},
     ops::Range,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,19 +17,16 @@ use std::{
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
-use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
     db::locations::LocationUrl,
-    stream::{Chunk, Chunks},
+    stream::{self, Chunk, Chunks},
 };
 
 /// Bytes that are read at a time.
 const READ: usize = 256 * 1024;
-/// Chunks that are read before they are asked for.
-const READ_AHEAD: usize = 2;
 /// Bytes after which those before are sent to the disk, so that the last sync is short.
 const SYNC_EVERY: u64 = 64 * 1024 * 1024;
 /// How a file begins while it is written; its image's and its upload's ids follow.
@@ -214,7 +211,7 @@ fn path_of(dirs: &[Dir], url: &LocationUrl) -> Result<PathBuf> {
 
 /// Runs work on a blocking thread.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Error::Unavailable(error.into()))?
+    tokio::task::spawn_blocking(work).await?
 }
 
 /// Removes a file, if it is there.
@@ -226,7 +223,7 @@ fn remove(path: impl AsRef<Path>) -> io::Result<()> {
 }
 
 impl Driver for FileDriver {
-    async fn put(&self, object: &Object, mut data: Chunks, size: u64) -> Result<Stored> {
+    async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
         if self.fault.is_some() {
             return Err(Error::ReadOnly);
         }
@@ -234,10 +231,8 @@ impl Driver for FileDriver {
         let dir = self.in_time(move || Self::choose(&dirs, size).cloned()).await?;
         let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
         let hole = self.hole;
-        let mut file = blocking(move || Unfinished::create(unfinished, hole).map_err(from_io)).await?;
-        while let Some(chunk) = data.next().await? {
-            file = blocking(move || file.write(&chunk).map_err(from_io).map(|()| file)).await?;
-        }
+        let file = blocking(move || Unfinished::create(unfinished, hole).map_err(from_io)).await?;
+        let file = data.work_off(file, |file, chunk| file.write(chunk).map_err(from_io)).await?;
         let permissions = self.permissions;
         blocking(move || file.finish(permissions).map_err(from_io)).await?;
         Ok(Stored { url: format!("file://{path}").into(), metadata: self.metadata_of(&path) })
@@ -277,7 +272,8 @@ impl Driver for FileDriver {
             })
             .await?;
         let range = range.unwrap_or(0..size);
-        Ok(Blob { size: Some(size), data: Box::pin(Reading::start(file, range).map(|part| part.map_err(Into::into))) })
+        let reading = Reading { file, range, buffers: Buffers::default() };
+        Ok(Blob { size: Some(size), data: Box::pin(stream::read_ahead(reading).map(|part| part.map_err(Into::into))) })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
@@ -447,18 +443,6 @@ fn join_thread(thread: std::thread::JoinHandle<io::Result<()>>) -> io::Result<()
     thread.join().map_err(|_| io::Error::other("a sync panicked"))?
 }
 
-/// A file that is read ahead of who takes its bytes.
-struct Reading {
-    parts: mpsc::Receiver<io::Result<Bytes>>,
-    reader: JoinHandle<()>,
-}
-
-impl Drop for Reading {
-    fn drop(&mut self) {
-        self.reader.abort();
-    }
-}
-
 /// Memory that chunks of a file are read into, again and again: to take it anew for each chunk, and to clear it, costs as much
 /// as to send it. There is as much of it as there are chunks between the file and the client.
 #[derive(Clone, Default)]
@@ -494,46 +478,29 @@ impl Drop for Part {
     }
 }
 
-impl Reading {
-    fn start(file: File, range: Range<u64>) -> impl futures_util::Stream<Item = io::Result<Bytes>> + Send {
-        let (send, parts) = mpsc::channel(READ_AHEAD);
-        let reader = tokio::spawn(async move {
-            let (mut file, mut range) = (Some(file), range);
-            let buffers = Buffers::default();
-            let mut started = false;
-            while !range.is_empty()
-                && let Some(mut open) = file.take()
-            {
-                // A place in the queue first: a piece of work on a blocking thread must end by itself.
-                let Ok(place) = send.reserve().await else { return };
-                let start = (!started).then_some(range.start);
-                started = true;
-                let length = READ.min(usize::try_from(range.end - range.start).unwrap_or(READ));
-                let home = buffers.clone();
-                let read = tokio::task::spawn_blocking(move || {
-                    if let Some(start) = start {
-                        open.seek(SeekFrom::Start(start))?;
-                    }
-                    let mut part = Part { memory: home.take(), length, home };
-                    open.read_exact(&mut part.memory[..length])?;
-                    Ok((open, part))
-                });
-                match read.await.unwrap_or_else(|error| Err(io::Error::other(error))) {
-                    Ok((open, part)) => {
-                        range.start += length as u64;
-                        place.send(Ok(Bytes::from_owner(part)));
-                        file = Some(open);
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "an image's data is cut off: its file is shorter than it was, or cannot be read");
-                        place.send(Err(error));
-                    }
-                }
-            }
-        });
-        futures_util::stream::unfold(Self { parts, reader }, |mut reading| async move {
-            reading.parts.recv().await.map(|part| (part, reading))
-        })
+/// Reads a part of a file, chunk by chunk, until something fails.
+struct Reading {
+    file: File,
+    /// What is left.
+    range: Range<u64>,
+    buffers: Buffers,
+}
+
+impl Iterator for Reading {
+    type Item = io::Result<Bytes>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.range.is_empty() {
+            return None;
+        }
+        let length = READ.min(usize::try_from(self.range.end - self.range.start).unwrap_or(READ));
+        let mut part = Part { memory: self.buffers.take(), length, home: self.buffers.clone() };
+        let read = self.file.read_exact_at(&mut part.memory[..length], self.range.start);
+        if let Err(error) = &read {
+            tracing::error!(%error, "an image's data is cut off: its file is shorter than it was, or cannot be read");
+        }
+        self.range.start = if read.is_ok() { self.range.start + length as u64 } else { self.range.end };
+        Some(read.map(|()| Bytes::from_owner(part)))
     }
 }
 

@@ -19,6 +19,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
+use tokio::task::JoinError;
 
 pub(crate) use self::{
     hold::Hold,
@@ -72,6 +73,12 @@ pub(crate) enum Error {
     /// The store does not answer, or not as it should.
     #[error("{0}")]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<JoinError> for Error {
+    fn from(error: JoinError) -> Self {
+        Self::Unavailable(error.into())
+    }
 }
 
 /// The result of a call to a store.
