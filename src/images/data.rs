@@ -157,8 +157,6 @@ impl Upload {
         let cap = options.default.image_size_cap;
         let observers = Observers::start(&self.app, image)?;
         let expected = said.filter(|size| *size != 0);
-        // A size below zero is one that no data has.
-        let expected = expected.map(|size| u64::try_from(size).unwrap_or(0));
         let limits = stream::Limits {
             patience: options.glimpse.client_timeout,
             most: left.bound().map_or(cap, |left| left.min(cap)),
@@ -166,7 +164,8 @@ impl Upload {
         };
         let (feed, chunks) = stream::channel();
         let mut feeding = pin!(data.feed(limits, observers.ends(), feed));
-        let mut putting = pin!(self.store.put(object, chunks, expected.unwrap_or(0)));
+        let mut putting =
+            pin!(self.store.put(object, chunks, expected.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)));
         let (fed, stored) = tokio::select! {
             stored = &mut putting => match stored {
                 Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),
@@ -214,7 +213,9 @@ impl Upload {
     /// Puts the data into its place, if the image is still this upload's. Two statements.
     async fn place(&self, object: &Object, record: &uploads::Upload, stored: &Stored) -> Result<Hold> {
         let app = &*self.app;
-        let hold = self.store.hold(object).await.map_err(cannot_store)?;
+        // Whoever has it may have been stopped.
+        let hold = async { self.store.hold(object).await.map_err(cannot_store) };
+        let hold = bounded(app, hold).await?;
         // Whoever takes the row from now on waits for the end of the hold before they remove what is in place.
         let ours = async {
             let mut conn = app.db.acquire().await?;
@@ -331,7 +332,7 @@ fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
         Broken::MoreThanSaid(came) => {
             Error::Invalid(format!("Size exceeds: expected {expected} bytes, got {came} bytes"))
         }
-        Broken::LessThanSaid(came) => {
+        Broken::NotAsSaid(came) => {
             Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {came} bytes"))
         }
         Broken::Refused | Broken::Unwanted => Error::Internal("the data was not taken, and nobody said why".into()),

@@ -170,7 +170,7 @@ impl S3Driver {
             while sending.beside(source.has_more()).await?? {
                 let wanted = self.part_size(sending.number, size);
                 let left = if size == 0 { wanted } else { size.saturating_sub(source.taken).max(1) };
-                let mut part = sending.beside(Part::reserve(wanted.min(left))).await??;
+                let mut part = sending.beside(source.unless_cut(Part::reserve(wanted.min(left)))).await???;
                 while part.gathering.len < wanted && sending.beside(source.has_more()).await?? {
                     source.pour(&mut part, wanted);
                 }
@@ -224,7 +224,7 @@ impl Driver for S3Driver {
         self.client().map_err(|_| Error::ReadOnly)?;
         let mut source = Source::new(data);
         let wanted = self.part_size(0, size);
-        let mut part = Part::reserve(if size == 0 { wanted } else { wanted.min(size) }).await?;
+        let mut part = source.unless_cut(Part::reserve(if size == 0 { wanted } else { wanted.min(size) })).await??;
         while part.gathering.len < wanted && source.has_more().await? {
             source.pour(&mut part, wanted);
         }
@@ -380,6 +380,18 @@ impl Source {
             }
         }
         Ok(!self.waiting.is_empty())
+    }
+
+    /// Waits for something else, unless the data breaks off meanwhile.
+    async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
+        let mut work = std::pin::pin!(work);
+        if !self.ended {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                end = self.data.end() => end?,
+            }
+        }
+        Ok(work.await)
     }
 
     /// Moves what is there into a part, up to so many bytes.

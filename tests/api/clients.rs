@@ -152,15 +152,26 @@ async fn the_main_job_in_glance() {
 
 /// The login that users of a cloud have.
 #[tokio::test]
-async fn openstack_with_a_password_at_keystone() {
+async fn openstack_and_glance_with_a_password() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
     let mut shell = Shell { environment: Shell::path(), server };
     shell.environment.extend(keystone.environment("member1", "p1"));
     shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
+    // It is their home, too.
+    let home = shell.server.data_dir();
+    let inside = format!("mkdir -p {0} && cd {0}", home.display());
+    shell.run(&format!("{inside} && head -c 3000000 /dev/urandom > disk.raw"));
     // With a terminal, as a user has one: this login makes the client take a closed standard input for something else.
-    shell.run("script -qec 'openstack image create --tag aaaa --tag bbbb demo' /dev/null");
+    let create = "openstack image create --file disk.raw --disk-format raw --tag aaaa --tag bbbb demo";
+    shell.run(&format!("{inside} && script -qec '{create}' /dev/null"));
+    shell.run(&format!("{inside} && openstack image save --file copy.raw demo && cmp disk.raw copy.raw"));
+    shell.run(&format!(
+        "glance image-create --id {IMAGE} --name other --disk-format raw --container-format bare <&- && {inside} && \
+         glance image-upload --file disk.raw {IMAGE} && glance image-download --file second.raw {IMAGE} && \
+         cmp disk.raw second.raw && glance image-delete {IMAGE}"
+    ));
     shell.run("openstack image unset --tag aaaa demo");
     assert_eq!(shell.shown()["tags"], serde_json::json!(["bbbb"]));
     shell.run("openstack image list -f value -c Name | grep demo");

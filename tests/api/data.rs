@@ -87,15 +87,20 @@ async fn nothing_is_left(client: &Client, image: &str, dir: &Path) {
     assert_eq!(download(client, image).await, b"whole");
 }
 
-/// Begins an upload of ten bytes more than is sent now.
-pub(crate) async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
+/// Sends the head of an upload of so many bytes.
+pub(crate) async fn head_of_upload(base: &str, image: &str, length: usize, more: &str) -> TcpStream {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
     let head = format!(
         "PUT {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
-         Content-Type: application/octet-stream\r\nContent-Length: {}\r\n\r\n",
-        sent.len() + 10
+         Content-Type: application/octet-stream\r\nContent-Length: {length}\r\n{more}\r\n"
     );
     stream.write_all(head.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Begins an upload of ten bytes more than is sent now.
+pub(crate) async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
+    let mut stream = head_of_upload(base, image, sent.len() + 10, "").await;
     stream.write_all(sent).await.unwrap();
     stream
 }
@@ -243,12 +248,15 @@ async fn requests_are_answered_as_by_glance() {
         ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "many")], "x"),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "3")], "abcdef"),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "9")], "abcdef"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "-1")], "abcdef"),
+        ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "-1")], ""),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-Image-Meta-Store", "nope")], "x"),
         ("PUT", "bare", vec![("Content-Type", data)], "x"),
         ("PUT", "half", vec![("Content-Type", data)], "x"),
         ("PUT", "full", vec![("Content-Type", data)], "x"),
         ("PUT", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", vec![("Content-Type", data)], "x"),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-Image-Meta-Store", "fs")], "x"),
+        ("HEAD", "full", vec![], ""),
         ("GET", "bare", vec![], ""),
         ("GET", "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90", vec![], ""),
         ("GET", "full", vec![], ""),
@@ -320,12 +328,8 @@ async fn a_refusal_comes_before_the_data() {
         let answer = raw(&s.base, head.as_bytes()).await;
         assert_eq!(raw_status(&answer), expected, "{answer}");
     }
-    let mut stream = TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap();
-    let head = format!(
-        "PUT {empty}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n\
-         Content-Type: application/octet-stream\r\nContent-Length: 4\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let expects = "Expect: 100-continue\r\nConnection: close\r\n";
+    let mut stream = head_of_upload(&s.base, &empty, 4, expects).await;
     let mut asked = [0; 25];
     stream.read_exact(&mut asked).await.unwrap();
     assert_eq!(&asked, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -333,6 +337,27 @@ async fn a_refusal_comes_before_the_data() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert_eq!(raw_status(&answer), 204, "{answer}");
+}
+
+/// As Horizon lets a browser send the data itself.
+#[tokio::test]
+async fn a_page_uploads_from_another_site() {
+    let s = TestServer::builder().option("cors", "allowed_origin", "http://horizon.example").start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let from_page =
+        |method: &str| member.request(method, &format!("{image}/file")).header("Origin", "http://horizon.example");
+    let asks = from_page("OPTIONS")
+        .header("Access-Control-Request-Method", "PUT")
+        .header("Access-Control-Request-Headers", "content-type,x-auth-token");
+    let answer = member.send(asks).await.expect(200);
+    assert_eq!(answer.header("access-control-allow-methods"), "PUT");
+    assert_eq!(answer.header("access-control-allow-headers"), "content-type,x-auth-token");
+    let data = bytes(600_000);
+    let sends = from_page("PUT").header("Content-Type", "application/octet-stream").body(data.clone());
+    let answer = member.send(sends).await.expect(204);
+    assert_eq!(answer.header("access-control-allow-origin"), "http://horizon.example");
+    assert_eq!(download(&member, &image).await, data);
 }
 
 #[tokio::test]
@@ -586,7 +611,24 @@ async fn an_upload_that_cannot_become_active_leaves_nothing() {
     nothing_is_left(&member, &raw, &images).await;
 }
 
-/// `kill -9` at many points in the lives of images; the next start brings each of them to a good end.
+/// Whoever has the hold on the image's place may have been stopped with it.
+#[tokio::test]
+async fn a_place_that_somebody_holds_is_not_waited_for_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let images = dir.path().join("images");
+    let s = with_store(dir.path()).option("glimpse", "request_timeout", "0.5").start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let hold = images.join(format!(".glimpse-hold.{}", id(&image)));
+    let held = fs::File::create(&hold).unwrap();
+    held.lock().unwrap();
+    upload(&member, &image, "data").await.expect(503);
+    assert_eq!(files(&images), [hold.file_name().unwrap().to_str().unwrap()]);
+    fs::remove_file(&hold).unwrap();
+    nothing_is_left(&member, &image, &images).await;
+}
+
+/// `kill -9` at ten points of uploads, and at three of deletions; the next start brings each of them to a good end.
 #[tokio::test]
 async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     use sqlx::Executor as _;
@@ -605,12 +647,21 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
         queued.push(waiting_image(&member).await);
         begun(&queued[queued.len() - 1], &bytes(sent)).await;
     }
+    // Before anything came that was asked for.
+    queued.push(waiting_image(&member).await);
+    let mut asked = head_of_upload(&s.base, &queued[queued.len() - 1], 10, "Expect: 100-continue\r\n").await;
+    asked.read_exact(&mut [0; 25]).await.unwrap();
     // Before the image is taken, and with all of its data there, which it may keep, and which it may not.
     let (taken, whole) = (waiting_image(&member).await, waiting_image(&member).await);
     let unfit = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    // And with all of its data on the disk, which has to wait for its place.
+    let held = waiting_image(&member).await;
+    let hold = fs::File::create(images.join(format!(".glimpse-hold.{}", id(&held)))).unwrap();
+    hold.lock().unwrap();
+    begun(&held, b"abc").await;
     begun(&whole, b"abc").await;
     begun(&unfit, b"abc").await;
-    eventually("all are begun", || async { (files(&images).len() == 9).then_some(()) }).await;
+    eventually("all are begun", || async { (files(&images).len() == 12).then_some(()) }).await;
     // The last one has its answer.
     let active = image_with(&member, b"abc").await;
     let mut other = s.database.connect().await;
@@ -622,7 +673,7 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
         let request = request.header("Content-Type", "application/octet-stream").body("abc");
         let _ = tokio::join!(waiting.0.try_send(request), waiting.0.try_send(waiting.0.request("DELETE", &waiting.2)));
     });
-    for stream in streams.iter_mut().rev().take(2) {
+    for stream in streams.iter_mut().rev().take(3) {
         stream.write_all(b"0123456789").await.unwrap();
     }
     // In place, and waiting for its row; and gone, and waiting for its row.
@@ -630,8 +681,8 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     let is_left = || files(&images).iter().any(|name| name.contains(id(&unfit)));
     eventually("the other is refused", || async { (!is_left()).then_some(()) }).await;
     s.kill();
-    drop(other);
-    queued.extend([taken, whole, unfit]);
+    drop((other, hold));
+    queued.extend([held, taken, whole, unfit]);
     fs::remove_file(images.join(id(&deleted[2]))).unwrap();
     for image in &deleted[1..] {
         s.database.execute(&format!("UPDATE images SET status = 'pending_delete' WHERE id = '{}'", id(image))).await;
@@ -650,8 +701,8 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     let mut kept = [id(&active).to_owned(), id(&deleted[0]).to_owned()];
     kept.sort();
     eventually("nothing else is left", || async { (files(&images) == kept).then_some(()) }).await;
-    for image in &queued[3..] {
-        let data: &[u8] = if *image == queued[6] { &disks()[0].1 } else { b"whole" };
+    for image in &queued {
+        let data: &[u8] = if image == queued.last().unwrap() { &disks()[0].1 } else { b"whole" };
         upload(&member, image, data.to_vec()).await.expect(204);
     }
     assert_eq!(s.database.count("SELECT COUNT(*) FROM glimpse_uploads").await, 0);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    data::{begun_upload, bytes, download, id, image_with, status, upload, waiting_image},
+    data::{begun_upload, bytes, download, head_of_upload, id, image_with, status, upload, waiting_image},
     support::{Client, Database, Fault, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
 };
 
@@ -151,6 +151,32 @@ async fn faults_on_the_way_are_overcome() {
     upload(&member, &refused, "refused").await.expect(503);
     assert_eq!(status(&member, &refused).await, "queued");
     upload(&member, &refused, "taken").await.expect(204);
+}
+
+/// The parts of all uploads have so much memory together, and who waits for theirs can leave.
+#[tokio::test]
+async fn who_leaves_before_their_turn_is_gone_at_once() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let member = s.member("p1");
+    let begun = async || {
+        let image = waiting_image(&member).await;
+        let stream = head_of_upload(&s.base, &image, 100_000_000, "").await;
+        eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+        (image, stream)
+    };
+    let mut taking = Vec::new();
+    // 112 MiB are for parts, and a part is of five MiB here.
+    for _ in 0..112 / 5 {
+        taking.push(begun().await);
+    }
+    let (image, stream) = begun().await;
+    drop(stream);
+    eventually("it waits for data again", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
+    for (image, _stream) in &taking {
+        assert_eq!(status(&member, image).await, "saving");
+    }
+    nothing_is_left(&member, &image, &s3).await;
 }
 
 #[tokio::test]
