@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 # As deployers write it, for both.
 AUTHTOKEN = """
 [paste_deploy]
-flavor = keystone
+flavor = {flavor}
 [keystone_authtoken]
 auth_url = {keystone}
 www_authenticate_uri = {keystone}
@@ -141,12 +141,17 @@ class Glance:
     """A real one: uWSGI with two processes."""
 
     name = "Glance"
+    flavor = "keystone"
+
+    def more(self):
+        """What its configuration has besides."""
+        return ""
 
     def __init__(self, work, url, keystone):
-        self.dir, self.url, self.port = f"{work}/glance", url, free_port()
+        self.dir, self.url, self.port = f"{work}/{self.name.replace(' ', '-')}", url, free_port()
         os.makedirs(self.dir, exist_ok=True)
         with open(f"{self.dir}/more.conf", "w") as more:
-            more.write(AUTHTOKEN.format(keystone=keystone.url))
+            more.write(self.more() + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
         run(f"{HOME}/tests/glance", "sync", url, stderr=open(f"{self.dir}/sync.log", "w"))
         self.processes = None
 
@@ -182,7 +187,7 @@ class Glimpse:
         with open(self.config, "w") as config:
             config.write(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {self.port}\nlog_file = {self.dir}/log\nenabled_backends = fs:file\n")
             config.write(f"[glance_store]\ndefault_backend = fs\n[fs]\nfilesystem_store_datadir = {self.dir}/images\n")
-            config.write(f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url))
+            config.write(f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
         run(program, "--config-file", self.config, "db", "sync", stderr=open(f"{self.dir}/sync.log", "w"))
         self.process = None
 
