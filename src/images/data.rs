@@ -20,7 +20,7 @@ use crate::{
         images::{DataFacts, Image, ImageId, Status},
         uploads,
     },
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
     limits::{Resource, StorageLeft},
     store::{self, Hold, Object, Store, Stored},
     stream::{self, Broken, ByteStream, Demand},
@@ -425,10 +425,16 @@ pub(crate) async fn download(
                 }
             },
             Err(error) => {
-                tracing::error!(location = location.id, %error, "an image's data cannot be read there");
+                tracing::error!(
+                    location = location.id,
+                    error = with_causes(&error),
+                    "an image's data cannot be read there"
+                );
                 last = Some(match error {
                     store::Error::NoRange(_) => Error::Invalid(error.to_string()),
-                    store::Error::TimedOut(_) => Error::StoreUnavailable(error.to_string()),
+                    store::Error::TimedOut(_) | store::Error::Unreachable(_) => {
+                        Error::StoreUnavailable(error.to_string())
+                    }
                     error => Error::Unavailable { service: "the image's store", source: error.into() },
                 });
             }

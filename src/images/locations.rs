@@ -22,7 +22,7 @@ use crate::{
         images::{Image, Status},
         locations::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     },
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
     limits::StorageLeft,
     schemas, store,
     stream::{self, Digest},
@@ -395,7 +395,7 @@ async fn ask(app: &App, url: &LocationUrl) -> Found {
             Found::Nothing
         }
         Err(error) => {
-            tracing::info!(%error, "a location cannot be added");
+            tracing::info!(error = with_causes(&error), "a location cannot be added");
             Found::Silence
         }
     }

@@ -11,7 +11,6 @@ use crate::{
     config::HttpStore,
     db::locations::LocationUrl,
     egress::{Filter, Refused, Strictness},
-    error::with_causes,
     stream::Chunks,
 };
 
@@ -64,14 +63,14 @@ impl HttpDriver {
                 ));
             }
             if let (true, Some(Host::Domain(host))) = (self.is_resolved_elsewhere(&url), url.host()) {
-                self.filter.resolve(host, strictness).await.map_err(unavailable)?;
+                self.filter.resolve(host, strictness).await.map_err(unreachable)?;
             }
             let client = match strictness {
                 Strictness::New => &self.new,
                 Strictness::Kept => &self.kept,
             };
             let sent = client.request(method.clone(), url.clone()).send().await;
-            let response = sent.map_err(|error| unavailable(error.without_url().into()))?;
+            let response = sent.map_err(|error| unreachable(error.without_url().into()))?;
             match response.status() {
                 StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => {
                     let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
@@ -105,8 +104,8 @@ fn hop(from: &Url, to: &str) -> Option<String> {
     if is_whole { Some(to.to_owned()) } else { from.join(to).ok().map(String::from) }
 }
 
-fn unavailable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
-    Refused::cause_of(&*error).map_or_else(|| Error::Unavailable(with_causes(&*error).into()), Error::Refused)
+fn unreachable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    Refused::cause_of(&*error).map_or_else(|| Error::Unreachable(error), Error::Refused)
 }
 
 fn proxy_url(proxy: &str) -> String {

@@ -70,6 +70,9 @@ pub(crate) enum Error {
     /// The store takes too long.
     #[error("Operation timed out after {0}s. Check storage health and connectivity.")]
     TimedOut(u32),
+    /// The web server of a location cannot be reached.
+    #[error("Remote server where the image is present is unavailable.")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store does not answer, or not as it should.
     #[error("{0}")]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),

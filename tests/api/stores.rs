@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 
 use crate::{
-    data::{bytes, download, files, image_with, upload, waiting_image},
+    data::{bytes, download, files, id, image_with, upload, waiting_image},
     support::{Database, Glance, ServerBuilder, TestServer, Web, eventually, mode},
 };
 
@@ -362,6 +362,15 @@ async fn data_on_a_web_server_is_read() {
         let read = async { request.send().await?.bytes().await };
         assert!(read.await.is_err(), "{path}");
     }
+    // Nobody listens there.
+    let gone = located("/data").await;
+    let nowhere = format!("http://127.0.0.1:1/u-{}", id(&gone));
+    s.database
+        .execute(&format!("UPDATE image_locations SET value = '{nowhere}' WHERE image_id = '{}'", id(&gone)))
+        .await;
+    let answer = member.get(&format!("{gone}/file")).await.expect(503);
+    answer.says("Remote server where the image is present is unavailable.");
+    assert!(s.log().contains("Connection refused"), "{}", s.log());
     // Nobody knows how much it is.
     let unsized_image = located("/open").await;
     s.database
