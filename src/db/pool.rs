@@ -23,8 +23,9 @@ use super::PoolLimits;
 /// given out.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
 /// How long a connection on which something was broken off may take to be ready for something else. Then it is closed: its place in the
-/// pool is another's.
-const READY_TIMEOUT: Duration = Duration::from_secs(5);
+/// pool is another's, who has waited for less than `pool_timeout`. sqlx waits for ever for the answer to a statement that it was about to
+/// send.
+const READY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Connections at hand at the most: what a burst needed beyond them, sqlx's pool closes after a while.
 const MAX_AT_HAND: usize = 16;
 /// How long the server may take to say why it cannot be reached, and how long that counts for whoever else asks: it is asked
