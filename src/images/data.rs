@@ -153,7 +153,8 @@ impl Upload {
         let options = &self.app.config;
         // The image counts already.
         self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
-        let left = self.admit(said.filter(|size| *size > 0).and_then(|size| u64::try_from(size).ok())).await?;
+        let size = said.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
+        let left = self.admit(size).await?;
         let cap = options.default.image_size_cap;
         let observers = Observers::start(&self.app, image)?;
         let expected = said.filter(|size| *size != 0);
@@ -164,8 +165,7 @@ impl Upload {
         };
         let (feed, chunks) = stream::channel();
         let mut feeding = pin!(data.feed(limits, observers.ends(), feed));
-        let mut putting =
-            pin!(self.store.put(object, chunks, expected.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)));
+        let mut putting = pin!(self.store.put(object, chunks, size.unwrap_or(0)));
         let (fed, stored) = tokio::select! {
             stored = &mut putting => match stored {
                 Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),

@@ -385,11 +385,9 @@ impl Source {
     /// Waits for something else, unless the data breaks off meanwhile.
     async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
         let mut work = std::pin::pin!(work);
-        if !self.ended {
-            tokio::select! {
-                done = &mut work => return Ok(done),
-                end = self.data.end() => end?,
-            }
+        tokio::select! {
+            done = &mut work => return Ok(done),
+            end = self.data.end() => end?,
         }
         Ok(work.await)
     }
