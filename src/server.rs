@@ -26,6 +26,7 @@ use crate::{
     error::Error,
     http,
     images::{
+        audit::Audit,
         housekeeping::{self, Watch},
         uploads,
     },
@@ -237,12 +238,16 @@ async fn look_for_ever(app: &App) {
 /// Ends what was broken off, by others or here, and can wait.
 async fn tidy_for_ever(app: &App) {
     let every = heartbeat(app);
+    let mut audit = Audit::default();
     // Not at once: clients wait for who has just started.
     let mut pause = every;
     loop {
         tokio::time::sleep(pause).await;
         if let Err(error) = housekeeping::tidy(app, every).await {
             tracing::warn!(%error, "deletions that were broken off, and what uploads have left, cannot be looked for now");
+        }
+        if let Err(error) = audit.next(app, every * housekeeping::STILL).await {
+            tracing::warn!(%error, "images cannot be audited now");
         }
         pause = every * TIDY_EVERY;
     }

@@ -192,6 +192,9 @@ group! {
         retry_interval: Duration = Duration::from_secs(10),
         /// Seconds that a request waits for a free connection, and on SQLite for another program's lock once it has one.
         pool_timeout: Duration = Duration::from_secs(5),
+        /// Galera's wsrep_sync_wait for each connection: with 1, a read waits until its node has what other nodes committed before.
+        /// Without it, the server's own setting counts.
+        mysql_wsrep_sync_wait: Option<i64> = None,
     }
 }
 

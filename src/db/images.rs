@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use chrono::NaiveDateTime;
+use chrono::{NaiveDateTime, SubsecRound as _, TimeDelta};
 use sea_query::{Expr, ExprTrait, IntoTableRef, NullOrdering, Order, Query, SelectStatement, UpdateStatement};
 
 use super::{
@@ -195,13 +195,19 @@ pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Ima
     Ok(row.filter(|row| row.id == id.as_str()))
 }
 
-/// As [`get`], and takes the row's lock until the transaction ends; SQLite has one writer in any case.
+/// As [`get`], and takes the image's lock until the transaction ends: a transaction that acts on what it reads of an image, or of
+/// its tags, members and locations, calls this first. SQLite has one writer in any case; in a Galera cluster the row's lock holds in
+/// one node alone, so the lock there is also a [row that is changed](super::image_locks). One statement; one more in a cluster.
 pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image>> {
     if !id.is_uuid() {
         return Ok(None);
     }
     let row: Option<Image> = tx.optional(live(&[id.as_str()]).lock_exclusive().take()).await?;
-    Ok(row.filter(|row| row.id == id.as_str()))
+    let row = row.filter(|row| row.id == id.as_str());
+    if row.is_some() && tx.is_clustered() {
+        super::image_locks::take(tx, id.as_str()).await?;
+    }
+    Ok(row)
 }
 
 /// Writes what differs between an image as it was read and as it is to be; who calls holds the row's lock. One statement.
@@ -246,13 +252,16 @@ pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, 
     Ok(s.execute(update).await? == 1)
 }
 
-/// Notes that an image's data is about to be removed, if the image still is as it was read: in that status, not protected, not
-/// deleted. One statement.
-pub(crate) async fn begin_deletion(s: &mut impl Session, image: &Image, now: NaiveDateTime) -> Result<bool> {
-    let update = moving(&image.id, image.status, Status::PendingDelete, now)
-        .and_where(Expr::col(Images::Protected).eq(false))
-        .take();
-    Ok(s.execute(update).await? == 1)
+/// Sets an image to `pending_delete`, before its data is removed; the transaction holds the image's lock. Returns the image as it is
+/// from then on, or `None` where its status is no longer the one that was read. One statement.
+///
+/// Its time of change is later than before by a second at least, which is how exactly MySQL keeps it: so of several deletions of one
+/// image, only the one that began last can [take it back](set_status_of_unchanged).
+pub(crate) async fn begin_deletion(tx: &mut Tx, image: &Image, now: NaiveDateTime) -> Result<Option<Image>> {
+    let latest = image.updated_at.map_or(now, |before| Ord::max(before, now));
+    let time = latest.trunc_subsecs(0) + TimeDelta::seconds(1);
+    let begun = tx.execute(moving(&image.id, image.status, Status::PendingDelete, time)).await? == 1;
+    Ok(begun.then(|| Image { status: Status::PendingDelete, updated_at: Some(time), ..image.clone() }))
 }
 
 /// As [`set_status`], if nobody has changed the image at all since it was read. One statement.
@@ -281,8 +290,27 @@ pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec
     s.all(query).await
 }
 
-/// Sets when the image was changed last, and takes its row's lock until the transaction ends: those who write an
-/// image's tags wait for each other here. `false` when it was deleted meanwhile.
+/// Reads images that have data, in the order of their ids, after an id and so many at the most. One statement, through the primary
+/// key.
+pub(crate) async fn with_data(s: &mut impl Session, after: &str, most: u64) -> Result<Vec<Image>> {
+    let query = Query::select()
+        .columns(COLUMNS)
+        .from(Images::Table)
+        .and_where(Expr::col(Images::Id).gt(after))
+        .and_where(super::is_live(Images::Deleted))
+        .and_where(Expr::col(Images::Status).is_in([Status::Active, Status::Deactivated]))
+        .order_by(Images::Id, Order::Asc)
+        .limit(most)
+        .take();
+    s.all(query).await
+}
+
+/// Reads those of these images that are not deleted, in no order. One statement, through the primary key.
+pub(crate) async fn all(s: &mut impl Session, ids: &[&str]) -> Result<Vec<Image>> {
+    s.all(live(ids)).await
+}
+
+/// Sets when the image was changed last. `false` when it is deleted. One statement.
 pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
     let update = Query::update()
         .table(Images::Table)
@@ -341,20 +369,32 @@ pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) 
     Ok(s.execute(update).await? == 1)
 }
 
+/// Lets an image wait for data again whose data is gone; the transaction holds the image's lock. One statement.
+pub(crate) async fn lose_data(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
+    let update = moving(id, Status::Active, Status::Queued, now)
+        .value(Images::Size, None::<i64>)
+        .value(Images::VirtualSize, None::<i64>)
+        .value(Images::Checksum, None::<String>)
+        .value(Images::OsHashAlgo, None::<String>)
+        .value(Images::OsHashValue, None::<String>)
+        .take();
+    tx.execute(update).await.map(drop)
+}
+
 /// Marks the image as deleted, if it still is as it was read: in that status, not deleted, and not protected, unless its deletion had
-/// [begun](begin_deletion) before. The row stays as the tombstone of its id.
-pub(crate) async fn delete(s: &mut impl Session, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
+/// [begun](begin_deletion) before. The row stays as the tombstone of its id. One statement.
+pub(crate) async fn delete(tx: &mut Tx, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
     let mut update = moving(&image.id, image.status, to, now);
     update.value(Images::Deleted, true).value(Images::DeletedAt, now);
     if image.status != Status::PendingDelete {
         update.and_where(Expr::col(Images::Protected).eq(false));
     }
-    Ok(s.execute(update).await? == 1)
+    Ok(tx.execute(update).await? == 1)
 }
 
-/// Removes an image's members, and marks what else belongs to it as deleted: its properties, tags and locations. Four
-/// statements.
-pub(crate) async fn delete_children(s: &mut impl Session, image_id: &str, now: NaiveDateTime) -> Result<()> {
+/// Removes a deleted image's members, and marks its properties, tags and locations as deleted. Four statements; one more in a
+/// cluster, for the row of its lock.
+pub(crate) async fn delete_children(tx: &mut Tx, image_id: &str, now: NaiveDateTime) -> Result<()> {
     let children = [
         ImageProperties::Table.into_table_ref(),
         ImageTags::Table.into_table_ref(),
@@ -370,9 +410,12 @@ pub(crate) async fn delete_children(s: &mut impl Session, image_id: &str, now: N
             .and_where(Expr::col(ImageTags::ImageId).eq(image_id))
             .and_where(super::is_live(ImageTags::Deleted))
             .take();
-        s.execute(update).await?;
+        tx.execute(update).await?;
     }
-    super::members::delete_all(s, image_id).await
+    if tx.is_clustered() {
+        super::image_locks::remove(tx, image_id).await?;
+    }
+    super::members::delete_all(tx, image_id).await
 }
 
 /// Hands an image's data over to `glance-scrubber`, which removes what it finds in this state. `true` when there is

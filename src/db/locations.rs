@@ -3,12 +3,12 @@
 use std::fmt;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, NullOrdering, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, NullOrdering, Order, Query, SelectStatement, UpdateStatement};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Result, Session,
+    Result, Session, Tx,
     images::Status,
     tables::{ImageLocations, Images},
     text_enum::text_enum,
@@ -116,6 +116,24 @@ pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Locat
     Ok(rows.into_iter().map(Location::from).collect())
 }
 
+/// Reads the locations of these images, and those that were removed from them with their data: their status is `Deleted`. In the
+/// order of their numbers. One statement, through the index on `image_id`.
+pub(crate) async fn with_deleted(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Location>> {
+    use ImageLocations as L;
+    if image_ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let query = Query::select()
+        .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt])
+        .from(L::Table)
+        .and_where(Expr::col(L::ImageId).is_in(image_ids.iter().copied()))
+        .and_where(super::is_live(L::Deleted).or(Expr::col(L::Status).eq(LocationStatus::Deleted)))
+        .order_by(L::Id, Order::Asc)
+        .take();
+    let rows: Vec<Row> = s.all(query).await?;
+    Ok(rows.into_iter().map(Location::from).collect())
+}
+
 /// The locations of these images, through the index on `image_id`.
 pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     use ImageLocations as L;
@@ -205,29 +223,33 @@ pub(crate) async fn release(s: &mut impl Session, id: i32, now: NaiveDateTime) -
     mark(s, &[id], LocationStatus::PendingDelete, now).await
 }
 
-/// Gives a location back that was taken from its image, unless its removal was [resumed](resume), or the image has gone meanwhile:
-/// then its data is nobody's, and its removal goes on. One statement, through the primary keys.
-pub(crate) async fn restore(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<bool> {
+/// Gives a location that was taken from its image back to it, unless its removal was [resumed](resume); the transaction holds the
+/// image's lock. One statement, through the primary key.
+pub(crate) async fn restore(tx: &mut Tx, id: i32, now: NaiveDateTime) -> Result<()> {
     use ImageLocations as L;
-    let image = Query::select()
-        .expr(Expr::val(1))
-        .from(Images::Table)
-        .and_where(Expr::col((Images::Table, Images::Id)).equals((L::Table, L::ImageId)))
-        .and_where(Expr::col((Images::Table, Images::Deleted)).eq(false))
-        .and_where(Expr::col((Images::Table, Images::Status)).ne(Status::PendingDelete))
+    let update = activating(id, LocationStatus::PendingDelete, now)
+        .and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt))
         .take();
-    let update = Query::update()
+    tx.execute(update).await.map(drop)
+}
+
+/// Gives a location back to its image that was marked as deleted, and whose data is there; the transaction holds the image's lock.
+/// One statement, through the primary key.
+pub(crate) async fn undelete(tx: &mut Tx, id: i32, now: NaiveDateTime) -> Result<()> {
+    tx.execute(activating(id, LocationStatus::Deleted, now)).await.map(drop)
+}
+
+fn activating(id: i32, from: LocationStatus, now: NaiveDateTime) -> UpdateStatement {
+    use ImageLocations as L;
+    Query::update()
         .table(L::Table)
         .value(L::Status, LocationStatus::Active)
         .value(L::Deleted, false)
         .value(L::DeletedAt, None::<NaiveDateTime>)
         .value(L::UpdatedAt, now)
         .and_where(Expr::col(L::Id).eq(id))
-        .and_where(Expr::col(L::Status).eq(LocationStatus::PendingDelete))
-        .and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt))
-        .and_where(Expr::exists(image))
-        .take();
-    Ok(s.execute(update).await? == 1)
+        .and_where(Expr::col(L::Status).eq(from))
+        .take()
 }
 
 /// Reads removals that are under way, so many at the most, those first that were touched longest ago; but for those of images that

@@ -18,7 +18,7 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migrator},
 };
 
-use super::{Db, Error, PoolLimits, Result, Session};
+use super::{ConnectionOptions, Db, Error, Result, Session};
 use crate::config::{DatabaseUrl, Target};
 
 /// Beside Glance's tables, under a name that is plainly ours.
@@ -252,7 +252,7 @@ impl Db {
     ///
     /// # Errors
     /// What `open` and `schema` tell.
-    pub(crate) async fn schema_at(url: &DatabaseUrl, limits: PoolLimits) -> Result<Schema> {
+    pub(crate) async fn schema_at(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Schema> {
         if matches!(&url.target, Target::Sqlite(path) if !path.exists()) {
             return Ok(Schema::EMPTY);
         }

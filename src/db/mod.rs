@@ -5,6 +5,7 @@
 //! and runs it again when the engine gave it up for another transaction.
 
 pub(crate) mod belongings;
+mod image_locks;
 pub(crate) mod images;
 pub(crate) mod listing;
 pub(crate) mod locations;
@@ -23,6 +24,10 @@ pub(crate) mod usage;
 use std::{
     future::Future,
     io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -127,9 +132,10 @@ impl From<sqlx::Error> for Error {
                 // Deadlock, lock wait timeout, and Galera's failed certification (which comes as a deadlock).
                 1213 | 1205 => Self::Conflict(error),
                 // Too many connections, access denied, no such database, shutdown in progress, connection killed, query
-                // interrupted or timed out, read-only while failing over, not yet prepared (Galera).
-                1040 | 1044 | 1045 | 1047 | 1049 | 1053 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969 | 3024
-                | 4031 => Self::Unavailable(error),
+                // interrupted or timed out, read-only while failing over. Galera: a node that is not (1047), or is no longer
+                // (1180), in its cluster; after 1180, whether the transaction was committed is unknown, so it is not run again.
+                1040 | 1044 | 1045 | 1047 | 1049 | 1053 | 1180 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969
+                | 3024 | 4031 => Self::Unavailable(error),
                 _ => Self::Fault(error),
             };
         }
@@ -250,18 +256,20 @@ pub(crate) enum Tx {
 /// Connections to a server database where the configuration sets no bound.
 const MAX_CONNECTIONS: i64 = 1000;
 
-/// How many connections there may be, how long a request waits for one, and how long they live.
+/// How connections to the database are opened and kept.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct PoolLimits {
+pub(crate) struct ConnectionOptions {
     /// Connections to a server database at most.
     pub(crate) max_connections: u32,
     /// The age at which a connection to a server is replaced.
     pub(crate) max_age: Option<Duration>,
     /// The longest wait for a free connection, and on SQLite for another process's lock.
     pub(crate) wait: Duration,
+    /// Galera's `wsrep_sync_wait` for each connection; `None` leaves the server's setting.
+    pub(crate) wsrep_sync_wait: Option<i64>,
 }
 
-impl From<&Database> for PoolLimits {
+impl From<&Database> for ConnectionOptions {
     fn from(options: &Database) -> Self {
         // SQLAlchemy's pool is without a bound where the overflow is negative, or the size is 0.
         let bounded = options.max_overflow >= 0 && options.max_pool_size > 0;
@@ -271,6 +279,7 @@ impl From<&Database> for PoolLimits {
             max_connections: max_connections.try_into().unwrap_or(1),
             max_age: options.connection_recycle_time.try_into().ok().map(Duration::from_secs),
             wait: options.pool_timeout,
+            wsrep_sync_wait: options.mysql_wsrep_sync_wait,
         }
     }
 }
@@ -280,7 +289,7 @@ impl Db {
     ///
     /// # Errors
     /// `Unavailable` where an SQLite file cannot be opened.
-    pub(crate) async fn open(url: &DatabaseUrl, limits: PoolLimits) -> Result<Self> {
+    pub(crate) async fn open(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Self> {
         Ok(match &url.target {
             Target::Sqlite(path) => {
                 let options = SqliteConnectOptions::new()
@@ -295,19 +304,29 @@ impl Db {
                     SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
                 };
                 Self::Sqlite {
-                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?),
+                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?, Arc::default()),
                     read: Pool::new(
                         pool(SQLITE_READERS).connect_lazy_with(options.pragma("cache_size", SQLITE_READER_CACHE)),
+                        Arc::default(),
                     ),
                 }
             }
             Target::Postgres(options) => {
                 let pool = PgPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
-                Self::Postgres(Pool::of_server(pool, (**options).clone(), limits))
+                Self::Postgres(Pool::of_server(pool, (**options).clone(), limits, Arc::default()))
             }
             Target::MySql(options) => {
-                let pool = MySqlPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_mysql(connection)));
-                Self::MySql(Pool::of_server(pool, (**options).clone(), limits))
+                let is_clustered = Arc::new(AtomicBool::new(false));
+                let found = Arc::clone(&is_clustered);
+                let pool = MySqlPoolOptions::new().after_connect(move |connection, _| {
+                    let found = Arc::clone(&found);
+                    Box::pin(async move {
+                        prepare_mysql(connection, limits.wsrep_sync_wait).await?;
+                        found.store(is_galera(connection).await?, Ordering::Relaxed);
+                        Ok(())
+                    })
+                });
+                Self::MySql(Pool::of_server(pool, (**options).clone(), limits, is_clustered))
             }
         })
     }
@@ -459,7 +478,7 @@ async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Err
 
 /// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
 /// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
-async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+async fn prepare_mysql(connection: &mut MySqlConnection, wsrep_sync_wait: Option<i64>) -> Result<(), sqlx::Error> {
     connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     connection.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')").await?;
     for habit in HABITS {
@@ -468,7 +487,17 @@ async fn prepare_mysql(connection: &mut MySqlConnection) -> Result<(), sqlx::Err
             tracing::debug!(%error, habit, "the server has habits of its own");
         }
     }
+    if let Some(level) = wsrep_sync_wait {
+        connection.execute(AssertSqlSafe(format!("SET SESSION wsrep_sync_wait = {level}"))).await?;
+    }
     Ok(())
+}
+
+/// Whether the server is a node of a Galera cluster. MySQL does not have the variable at all.
+async fn is_galera(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
+    let row: Option<(String, String)> =
+        sqlx::query_as("SHOW SESSION VARIABLES LIKE 'wsrep_on'").fetch_optional(connection).await?;
+    Ok(row.is_some_and(|(_, value)| value == "ON"))
 }
 
 impl Conn {
@@ -498,6 +527,14 @@ impl Conn {
 }
 
 impl Tx {
+    /// Whether the database is a cluster with several writers, where a lock on a row holds in one node alone.
+    fn is_clustered(&self) -> bool {
+        match self {
+            Self::Sqlite(_) | Self::Postgres(_) => false,
+            Self::MySql(held) => held.is_clustered(),
+        }
+    }
+
     async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(held) => held.commit().await?,
@@ -653,7 +690,12 @@ mod tests {
     async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
         let dir = tempfile::tempdir().unwrap();
         let url = dir.path().join("test.sqlite").into();
-        let limits = PoolLimits { max_connections: 1, max_age: None, wait: Duration::from_secs(1) };
+        let limits = ConnectionOptions {
+            max_connections: 1,
+            max_age: None,
+            wait: Duration::from_secs(1),
+            wsrep_sync_wait: None,
+        };
         let db = Db::open(&url, limits).await.unwrap();
         let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
         let mut held = write.acquire().await.unwrap();
@@ -668,7 +710,12 @@ mod tests {
     #[tokio::test]
     async fn sqlite_keeps_the_pages_of_a_listing() {
         let dir = tempfile::tempdir().unwrap();
-        let limits = PoolLimits { max_connections: 1, max_age: None, wait: Duration::from_secs(1) };
+        let limits = ConnectionOptions {
+            max_connections: 1,
+            max_age: None,
+            wait: Duration::from_secs(1),
+            wsrep_sync_wait: None,
+        };
         let db = Db::open(&dir.path().join("test.sqlite").into(), limits).await.unwrap();
         let Db::Sqlite { read, .. } = &db else { panic!("{db:?}") };
         let kibibytes: i64 = sqlx::query_scalar("PRAGMA cache_size")

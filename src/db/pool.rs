@@ -6,7 +6,10 @@
 
 use std::{
     fmt, io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -17,7 +20,7 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-use super::PoolLimits;
+use super::ConnectionOptions;
 
 /// How long a connection is given from one to the next. One that was idle for longer is asked whether it still lives before it is
 /// given out.
@@ -64,6 +67,8 @@ struct Shared<DB: Engine> {
     at_hand: std::sync::Mutex<Vec<AtHand<DB>>>,
     /// Why the server could not be reached, when it was last asked.
     last: Mutex<Option<Asked>>,
+    /// Whether the server that was connected to last is a node of a cluster with several writers.
+    is_clustered: Arc<AtomicBool>,
 }
 
 struct AtHand<DB: Engine> {
@@ -109,8 +114,8 @@ impl<DB: Engine> fmt::Debug for Pool<DB> {
 }
 
 impl<DB: Engine> Pool<DB> {
-    /// Of a pool of sqlx's that nobody else uses.
-    pub(super) fn new(pool: sqlx::Pool<DB>) -> Self {
+    /// Of a pool of sqlx's that nobody else uses. Whoever connects sets `is_clustered`.
+    pub(super) fn new(pool: sqlx::Pool<DB>, is_clustered: Arc<AtomicBool>) -> Self {
         let options = pool.options();
         let permits = Semaphore::new(options.get_max_connections() as usize);
         Self(Arc::new(Shared {
@@ -119,6 +124,7 @@ impl<DB: Engine> Pool<DB> {
             pool,
             at_hand: std::sync::Mutex::default(),
             last: Mutex::default(),
+            is_clustered,
         }))
     }
 
@@ -126,7 +132,8 @@ impl<DB: Engine> Pool<DB> {
     pub(super) fn of_server(
         options: PoolOptions<DB>,
         connect: <DB::Connection as Connection>::Options,
-        limits: PoolLimits,
+        limits: ConnectionOptions,
+        is_clustered: Arc<AtomicBool>,
     ) -> Self {
         let options = options
             .max_connections(limits.max_connections)
@@ -135,7 +142,7 @@ impl<DB: Engine> Pool<DB> {
             .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(move |connection, past| Box::pin(is_good(connection, past, limits.max_age)));
-        Self::new(options.connect_lazy_with(connect))
+        Self::new(options.connect_lazy_with(connect), is_clustered)
     }
 
     /// Takes a connection. No round trip, where one is at hand.
@@ -232,6 +239,11 @@ impl<DB: Engine> Shared<DB> {
 }
 
 impl<DB: Engine> Held<DB> {
+    /// Whether the server is a node of a cluster with several writers.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.shared.is_clustered.load(Ordering::Relaxed)
+    }
+
     /// To run a statement on. Of its end, [`Held::done`] is told.
     pub(crate) fn connection(&mut self) -> Result<&mut DB::Connection, sqlx::Error> {
         self.is_read = false;

@@ -117,3 +117,12 @@ pub(crate) enum GlimpseProcesses {
     Id,
     Beat,
 }
+
+/// Locks of images between the nodes of a Galera cluster: one of our own tables, on MySQL and MariaDB alone.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum GlimpseImageLocks {
+    Table,
+    ImageId,
+    /// How often the lock was taken.
+    Taken,
+}

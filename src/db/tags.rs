@@ -1,7 +1,7 @@
 //! The `image_tags` table.
 //!
 //! Glance's schema has no key that makes a tag unique, and its collation on MySQL ignores case. So whoever writes an
-//! image's tags takes the lock of the image's row first (`images::touch`), and every comparison is exact.
+//! image's tags takes the image's lock first (`images::get_locked`), and every comparison is exact.
 
 use chrono::NaiveDateTime;
 use sea_query::{Asterisk, Expr, ExprTrait, Query, SelectStatement};
@@ -94,6 +94,12 @@ pub(crate) async fn contains(s: &mut impl Session, image_id: &str, tag: &str) ->
         .limit(1)
         .take();
     Ok(s.optional::<TagRow>(query).await?.is_some())
+}
+
+/// How many tags the image has. One statement, through the index `(image_id, value)`.
+pub(crate) async fn count(s: &mut impl Session, image_id: &str) -> Result<i64> {
+    let count: Option<(i64,)> = s.optional(live(image_id).expr(Expr::col(ImageTags::Value).count()).take()).await?;
+    Ok(count.map_or(0, |(count,)| count))
 }
 
 /// The tags of these images, through the index on `image_id`.

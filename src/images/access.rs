@@ -32,7 +32,7 @@ pub(super) async fn find(app: &App, s: &mut impl Session, context: &Context, id:
     if_visible(app, s, context, image).await
 }
 
-/// As [`find`], and takes the image's row's lock until the transaction ends.
+/// As [`find`], and takes the image's lock until the transaction ends: every transaction that acts on an image reads it by this.
 pub(super) async fn find_locked(app: &App, tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Subject>> {
     let image = db::images::get_locked(tx, id).await?;
     if_visible(app, tx, context, image).await

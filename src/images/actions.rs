@@ -31,7 +31,7 @@ pub(crate) async fn reactivate(app: &App, context: &Context, id: &ImageId) -> Re
 async fn set_status(app: &App, context: &Context, id: &ImageId, action: &str, to: Status) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = access::find(app, &mut tx, context, id).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
             access::authorise(app, context, &image, action)?;
             if image.status == to {

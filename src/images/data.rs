@@ -114,8 +114,8 @@ impl Upload {
         let (app, id) = (&*self.app, &self.id);
         app.db
             .transaction(|mut tx| async move {
-                let image = access::find(app, &mut tx, &self.context, id).await?;
-                let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+                let image = access::find_locked(app, &mut tx, &self.context, id).await?;
+                let image = image.ok_or_else(|| not_found(id))?;
                 access::authorise(app, &self.context, &image, "upload_image")?;
                 access::check_mutable(&self.context, &image)?;
                 check_waits(&image)?;
@@ -243,8 +243,9 @@ impl Upload {
             .db
             .transaction(|mut tx| async move {
                 let now = self.app.now();
-                let ours = uploads::end(&mut tx, record).await?;
-                if !ours || !db::images::activate(&mut tx, &object.image_id, facts, now).await? {
+                // The image's row first: it is its lock.
+                let is_saving = db::images::activate(&mut tx, &object.image_id, facts, now).await?;
+                if !is_saving || !uploads::end(&mut tx, record).await? {
                     return Err(self.gone());
                 }
                 db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
@@ -310,6 +311,10 @@ fn check_waits(image: &Image) -> Result<()> {
     status::check_described(image)
 }
 
+fn not_found(id: &ImageId) -> Error {
+    Error::NotFound(format!("No image found with ID {id}"))
+}
+
 fn transition(from: Status) -> String {
     format!("Image status transition from {} to saving is not allowed", from.as_str())
 }
@@ -366,7 +371,7 @@ pub(crate) struct Download {
     pub(crate) data: ByteStream,
 }
 
-/// Hands an image's data out; `None` where it has none. Two statements.
+/// Hands an image's data out; `None` where it has none. Two statements; one more where the data cannot be read.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden`, `NoSuchRange`, `Invalid`, `Unavailable` when the data cannot be had or is not as long as it
@@ -380,7 +385,7 @@ pub(crate) async fn download(
 ) -> Result<Option<Download>> {
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?;
-    let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+    let image = image.filter(|image| image.status != Status::PendingDelete).ok_or_else(|| not_found(id))?;
     if image.status == Status::Deactivated && !context.is_admin {
         let message = "The requested image has been deactivated. Image data download is forbidden.";
         return Err(Error::Forbidden(message.to_owned()));
@@ -404,43 +409,73 @@ pub(crate) async fn download(
     locations.retain(|location| location.status == db::locations::LocationStatus::Active);
     let weight = |location: &db::locations::Location| super::stores::weight_of(app, location);
     locations.sort_by_key(|location| (!is_preferred(location), std::cmp::Reverse(weight(location))));
-    let mut last = None;
+    let mut failures = Vec::new();
     for location in &locations {
-        let opened =
-            async { app.stores.of(&location.url, &location.metadata)?.get(&location.url, range.clone()).await };
-        match opened.await {
-            Ok(blob) => match (known, blob.size) {
-                (Some(size), Some(found)) if size != found => {
-                    let error = format!("the data has {found} bytes, and should have {size}");
-                    tracing::error!(location = location.id, error, "an image's data cannot be read there");
-                    last = Some(Error::Unavailable { service: "the image's store", source: error.into() });
-                }
-                (Some(size), None) => {
-                    let data = exactly(blob.data, size, location.id);
-                    return Ok(Some(Download { size: known, range, checksum: image.image.checksum, data }));
-                }
-                (size, found) => {
-                    let size = size.or(found);
-                    return Ok(Some(Download { size, range, checksum: image.image.checksum, data: blob.data }));
-                }
-            },
-            Err(error) => {
-                tracing::error!(
-                    location = location.id,
-                    error = with_causes(&error),
-                    "an image's data cannot be read there"
-                );
-                last = Some(match error {
-                    store::Error::NoRange(_) => Error::Invalid(error.to_string()),
-                    store::Error::TimedOut(_) | store::Error::Unreachable(_) => {
-                        Error::StoreUnavailable(error.to_string())
-                    }
-                    error => Error::Unavailable { service: "the image's store", source: error.into() },
-                });
+        match open(app, location, known, range.clone()).await {
+            Ok((size, data)) => {
+                failures.iter().for_each(Failure::log);
+                return Ok(Some(Download { size, range, checksum: image.image.checksum, data }));
             }
+            Err(failure) => failures.push(failure),
         }
     }
-    last.map_or(Ok(None), Err)
+    // An image that is deleted concurrently has lost its locations or its data, and nothing is wrong.
+    let had_data = !failures.is_empty() || matches!(image.status, Status::Active | Status::Deactivated);
+    if had_data && is_deleted(app, context, id).await? {
+        return Err(not_found(id));
+    }
+    failures.iter().for_each(Failure::log);
+    failures.pop().map_or(Ok(None), |failure| Err(failure.error))
+}
+
+/// Why data cannot be read at a location.
+struct Failure {
+    location: i32,
+    /// For the log.
+    cause: String,
+    error: Error,
+}
+
+impl Failure {
+    fn log(&self) {
+        tracing::error!(location = self.location, error = self.cause, "an image's data cannot be read there");
+    }
+}
+
+/// Opens the data at a location. Returns the size of all of the data, where it is known, too.
+async fn open(
+    app: &App,
+    location: &db::locations::Location,
+    known: Option<u64>,
+    range: Option<Range<u64>>,
+) -> Result<(Option<u64>, ByteStream), Failure> {
+    let failure = |cause, error| Failure { location: location.id, cause, error };
+    let blob = async { app.stores.of(&location.url, &location.metadata)?.get(&location.url, range).await };
+    let blob = blob.await.map_err(|error| {
+        let cause = with_causes(&error);
+        let error = match error {
+            store::Error::NoRange(_) => Error::Invalid(error.to_string()),
+            store::Error::TimedOut(_) | store::Error::Unreachable(_) => Error::StoreUnavailable(error.to_string()),
+            error => Error::Unavailable { service: "the image's store", source: error.into() },
+        };
+        failure(cause, error)
+    })?;
+    match (known, blob.size) {
+        (Some(size), Some(found)) if size != found => {
+            let cause = format!("the data has {found} bytes, and should have {size}");
+            let source = cause.clone().into();
+            Err(failure(cause, Error::Unavailable { service: "the image's store", source }))
+        }
+        (Some(size), None) => Ok((known, exactly(blob.data, size, location.id))),
+        (size, found) => Ok((size.or(found), blob.data)),
+    }
+}
+
+/// Whether the image is deleted, or is being deleted, by now. One statement.
+async fn is_deleted(app: &App, context: &Context, id: &ImageId) -> Result<bool> {
+    let mut conn = app.db.acquire().await?;
+    let image = access::find(app, &mut conn, context, id).await?;
+    Ok(image.is_none_or(|image| image.status == Status::PendingDelete))
 }
 
 /// Data that ends with an error where it is longer or shorter than it should be. The last part is kept back until the end is

@@ -15,12 +15,13 @@ use crate::{
     store,
 };
 
-/// Deletes an image and its data: its row stays, as the tombstone of its id. Eight statements; with data, five more and one
-/// for each location.
+/// Deletes an image and its data: its row stays, as the tombstone of its id. Seven statements; with data, one more, and one for
+/// each location.
 ///
-/// An image with data is `pending_delete` first, so that nobody else removes it; when a store does not let its data go, it is
-/// what it was before. Left in that state by a process that was killed, or where nobody knows whether a store has removed the data,
-/// it can be deleted again, and is in any case. It goes on to its end also when the caller stops waiting for it.
+/// Data is removed only after a transaction that held the image's lock has set the image to `pending_delete`. Where a store refuses
+/// to remove it, the image becomes what it was before, unless another request has begun to delete it, too. An image that a killed
+/// process left in that state, or whose data may be gone, can be deleted again, and housekeeping does so in any case. The deletion
+/// goes on to its end also when the caller stops waiting for it.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
@@ -36,7 +37,7 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     let with_data = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
             access::authorise(app, context, &image, "delete_image")?;
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
@@ -49,21 +50,15 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
                 return Ok((tx, None));
             }
             check_transition(image.status, Status::Deleted)?;
-            let before = image.status;
-            let pending = status::may_become(before, Status::PendingDelete);
-            if pending && !db::images::begin_deletion(&mut tx, &image, app.now()).await? {
-                return Err(changed(id));
-            }
-            // As exactly as the engine keeps its times.
-            let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
-            Ok((tx, Some((image, before, locations))))
+            let begun = db::images::begin_deletion(&mut tx, &image, app.now()).await?.ok_or_else(|| changed(id))?;
+            Ok((tx, Some((begun, image.status, locations))))
         })
         .await?;
     match with_data {
         Some((image, before, locations)) => {
             let mut touched = false;
             let removed = remove(app, &image, &locations, &mut touched).await;
-            // What has, or may have, lost a part of its data must not be read again.
+            // An image that has, or may have, lost a part of its data must not be read again.
             if removed.is_err() && !touched {
                 bring_back(app, &image, before).await;
             }
@@ -76,8 +71,9 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
     }
 }
 
-/// Goes on with a deletion that was broken off; `false` when somebody else does, or did. Two statements, and those of the
-/// deletion. It sets the image's time first: one that cannot end waits behind all the others, whoever tries them next.
+/// Resumes an interrupted deletion of an image that is still as it was read; `false` where it is not, because another process
+/// resumes it, or has ended it. Three statements, and those of the deletion. It sets the image's time first: a deletion that cannot
+/// end waits behind all the others, whichever process tries them next.
 ///
 /// It ends also where the image was protected meanwhile: data of it may be gone already.
 ///
@@ -86,13 +82,13 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
 pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let id = &ImageId::from(image.id.clone());
-        // From here on, it does not become again what it was.
-        if !db::images::set_status_of_unchanged(&mut tx, image, Status::PendingDelete, app.now()).await? {
+        if db::images::get_locked(&mut tx, id).await?.as_ref() != Some(image) {
             return Ok((tx, None));
         }
-        let image = db::images::get(&mut tx, id).await?.ok_or_else(|| not_found(id))?;
-        let locations = db::locations::of(&mut tx, &image.id).await?;
-        Ok((tx, Some((image, locations))))
+        // From here on, the request that began the deletion cannot take it back.
+        let Some(begun) = db::images::begin_deletion(&mut tx, image, app.now()).await? else { return Ok((tx, None)) };
+        let locations = db::locations::of(&mut tx, &begun.id).await?;
+        Ok((tx, Some((begun, locations))))
     });
     let Some((image, locations)) = ours.await? else { return Ok(false) };
     let ended = match app.config.default.delayed_delete {

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Numbers that a dead process did not add to its own in time.
-const STILL: u32 = 3;
+pub(crate) const STILL: u32 = 3;
 /// Looks that others are given to undo an upload into a store that is not configured here.
 const FOREIGN: u32 = 30;
 /// Broken-off deletions that are looked for at a time; those that were tried longest ago come first.

@@ -6,6 +6,7 @@
 mod access;
 pub(crate) mod actions;
 mod attributes;
+pub(crate) mod audit;
 pub(crate) mod data;
 mod delete;
 mod facts;

@@ -72,7 +72,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
     let location = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find(app, &mut tx, context, id).await?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id}")))?;
             access::authorise(app, context, &image, "get_image_location")?;
             access::authorise(app, context, &image, "delete_image_location")?;
@@ -80,7 +80,6 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
                 let message = "It's not allowed to remove image data from store if image status is not 'active'";
                 return Err(Error::Conflict(message.to_owned()));
             }
-            // The row's lock: of two who remove an image's last two locations, one finds it the last.
             let now = app.now();
             if !db::images::touch(&mut tx, &image.id, now).await? {
                 return Err(Error::NotFound(format!("Failed to find image {id}")));
@@ -103,7 +102,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
 }
 
 /// Removes the data of a location that was released, unless that is left to `glance-scrubber`. The location is the image's again
-/// where its store does not let the data go. Two statements.
+/// where its store does not let the data go. One statement; two more where it refuses.
 ///
 /// # Errors
 /// As deletion of an image.
@@ -112,13 +111,15 @@ pub(super) async fn finish_removal(app: &App, location: &Location) -> Result<()>
         return Ok(());
     }
     let Err(error) = remove_released(app, location).await else { return Ok(()) };
-    // Where nobody knows, it stays noted, and is tried again.
+    // Where the data may be gone, the removal stays noted, and is tried again.
     if !super::delete::may_be_gone(&error) {
-        // The data is still there, and so is its location.
-        let id = location.id;
         app.db
             .transaction(|mut tx| async move {
-                db::locations::restore(&mut tx, id, app.now()).await?;
+                // The data of an image that is deleted meanwhile is no image's, and its removal goes on.
+                let image = db::images::get_locked(&mut tx, &ImageId::from(location.image_id.clone())).await?;
+                if image.is_some_and(|image| image.status != Status::PendingDelete) {
+                    db::locations::restore(&mut tx, location.id, app.now()).await?;
+                }
                 Ok((tx, ()))
             })
             .await?;
@@ -145,7 +146,7 @@ async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
     Ok(())
 }
 
-/// Goes on with a removal that was broken off; `false` when somebody else does, or did. Three statements.
+/// Resumes an interrupted removal; `false` where another process resumes it, or has ended it. Four statements.
 ///
 /// The data may have been removed, and the image copied to the same place again: that copy stays.
 ///
@@ -154,6 +155,7 @@ async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
 pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let (location, now) = (&removal.location, app.now());
+        db::images::get_locked(&mut tx, &ImageId::from(location.image_id.clone())).await?;
         let ours = db::locations::resume(&mut tx, removal, now).await?;
         let others = db::locations::of(&mut tx, &location.image_id).await?;
         let is_in_use = others.iter().any(|other| other.url == location.url);

@@ -1,7 +1,7 @@
 //! Adding a tag to an image, and removing one.
 //!
-//! Either is one transaction of three statements: the image is read and the caller's right checked, its `updated_at` is
-//! set, which takes its row's lock, and the one row of the tag is written. The image's other tags are not read.
+//! Either is one transaction of three statements: the image is read with its lock and the caller's right checked, its
+//! `updated_at` is set, and the one row of the tag is written. The image's other tags are not read.
 
 use super::{access, attributes::Subject, model::Tag};
 use crate::{
@@ -19,21 +19,19 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, tag: &Tag) -
     app.db
         .transaction(|mut tx| async move {
             let image = find(app, context, &mut tx, id, Action::Update).await?;
-            lock(app, context, &mut tx, &image, Action::Update).await?;
-            let quota = app.config.default.image_tag_quota();
-            if db::tags::insert(&mut tx, id.as_str(), tag.as_str(), quota, app.now()).await? {
+            touch(app, context, &mut tx, &image, Action::Update).await?;
+            let (quota, now) = (app.config.default.image_tag_quota(), app.now());
+            if db::tags::insert(&mut tx, id.as_str(), tag.as_str(), quota, now).await? {
                 return Ok((tx, ()));
             }
-            // Nothing was added: the tag was there, or the quota is used up.
+            // Nothing was added: the image has the tag, or its quota is used up.
             if db::tags::contains(&mut tx, id.as_str(), tag.as_str()).await? {
                 return Ok((tx, ()));
             }
-            let maximum = quota.unwrap_or_default();
-            Err(Error::LimitExceeded(format!(
-                "Image tag limit exceeded for image {id}: The limit has been exceeded on the number of allowed image \
-                 tags. Attempted: {}, Maximum: {maximum}:",
-                u64::from(maximum) + 1
-            )))
+            check_quota(&mut tx, id, quota).await?;
+            // A Glance on the same database, which takes no lock, has removed a tag since.
+            db::tags::insert(&mut tx, id.as_str(), tag.as_str(), None, now).await?;
+            Ok((tx, ()))
         })
         .await
 }
@@ -46,7 +44,7 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, tag: &Tag
     app.db
         .transaction(|mut tx| async move {
             let image = find(app, context, &mut tx, id, Action::Delete).await?;
-            if let Err(error) = lock(app, context, &mut tx, &image, Action::Delete).await {
+            if let Err(error) = touch(app, context, &mut tx, &image, Action::Delete).await {
                 let is_there = db::tags::contains(&mut tx, id.as_str(), tag.as_str()).await?;
                 return Err(if is_there { error } else { Error::NotFound(access::NOT_FOUND.to_owned()) });
             }
@@ -58,19 +56,31 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, tag: &Tag
         .await
 }
 
-/// Reads the image, if the policy lets the caller change it. One statement.
+/// Reads the image and takes its lock, if the policy lets the caller change it. One statement.
 async fn find(app: &App, context: &Context, tx: &mut Tx, id: &ImageId, action: Action) -> Result<Subject> {
-    let image = access::find(app, tx, context, id).await?.ok_or_else(|| not_found(id))?;
+    let image = access::find_locked(app, tx, context, id).await?.ok_or_else(|| not_found(id))?;
     access::authorise(app, context, &image, "modify_image").map_err(|error| action.refused(id, error))?;
     Ok(image)
 }
 
-/// Checks that the image is the caller's to change, and takes its row's lock. One statement.
-async fn lock(app: &App, context: &Context, tx: &mut Tx, image: &Subject, action: Action) -> Result<()> {
+/// Checks that the image is the caller's to change, and sets the time of its change. One statement.
+async fn touch(app: &App, context: &Context, tx: &mut Tx, image: &Subject, action: Action) -> Result<()> {
     let id = ImageId::from(image.id.clone());
     access::check_mutable(context, image).map_err(|error| action.refused(&id, error))?;
-    // Somebody may have deleted the image since.
     if db::images::touch(tx, &image.id, app.now()).await? { Ok(()) } else { Err(not_found(&id)) }
+}
+
+/// Checks that the image may have one tag more. One statement.
+async fn check_quota(tx: &mut Tx, id: &ImageId, quota: Option<u32>) -> Result<()> {
+    let Some(maximum) = quota else { return Ok(()) };
+    let attempted = db::tags::count(tx, id.as_str()).await? + 1;
+    if attempted <= i64::from(maximum) {
+        return Ok(());
+    }
+    Err(Error::LimitExceeded(format!(
+        "Image tag limit exceeded for image {id}: The limit has been exceeded on the number of allowed image tags. \
+         Attempted: {attempted}, Maximum: {maximum}:"
+    )))
 }
 
 fn not_found(id: &ImageId) -> Error {

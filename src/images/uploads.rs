@@ -55,7 +55,7 @@ impl Drop for Busy<'_> {
 }
 
 /// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
-/// `false` when the upload has ended, or somebody else undoes it. Six statements.
+/// `false` when the upload has ended, or somebody else undoes it. Seven statements.
 pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _alive = app.process.is_busy_with(&ours.upload_id);
@@ -77,6 +77,7 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     }
     app.db
         .transaction(|mut tx| async move {
+            db::images::get_locked(&mut tx, &ImageId::from(upload.image_id.clone())).await?;
             if db::uploads::end(&mut tx, ours_ref).await? {
                 db::images::requeue(&mut tx, &upload.image_id, app.now()).await?;
             }

@@ -17,7 +17,7 @@ use tokio::{
 use crate::support::{Answer, Client, Database, Glance, ServerBuilder, TestServer, eventually, raw, raw_status};
 
 /// A server whose one store has a name, and that store's folder.
-fn with_store(dir: &Path) -> ServerBuilder {
+pub(crate) fn with_store(dir: &Path) -> ServerBuilder {
     let images = dir.join("images");
     TestServer::builder()
         .option("DEFAULT", "enabled_backends", "fs:file")
@@ -475,7 +475,7 @@ async fn an_image_that_is_deleted_while_its_data_comes_leaves_nothing() {
 }
 
 /// The answer's status, on a connection that stays open.
-async fn answered(stream: &mut TcpStream) -> String {
+pub(crate) async fn answered(stream: &mut TcpStream) -> String {
     let mut start = vec![0; 12];
     stream.read_exact(&mut start).await.unwrap();
     String::from_utf8(start).unwrap()

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and shows why")]
 
+mod audit;
 mod auth;
 mod bad_input;
 mod clients;
@@ -20,6 +21,7 @@ mod locations;
 mod members;
 mod policy;
 mod protections;
+mod races;
 mod rigs;
 mod routes;
 mod s3;

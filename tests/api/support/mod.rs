@@ -2,6 +2,7 @@
 
 mod client;
 mod database;
+mod gate;
 mod glance;
 mod keystone;
 mod proxy;
@@ -15,6 +16,7 @@ use std::{future::Future, time::Duration};
 pub(crate) use self::{
     client::{Answer, Client, raw, raw_status},
     database::{Database, DatabaseServer, Engine},
+    gate::{Gate, Side},
     glance::Glance,
     keystone::Keystone,
     proxy::Proxy,

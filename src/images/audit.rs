@@ -1,0 +1,232 @@
+//! Images that claim to have data, and do not: they are found, reported, and repaired where that is safe.
+//!
+//! No request leaves such an image. One can come from a release before this rule held, from a restored backup, or from somebody who
+//! removed data by hand. An audit inspects a page of images at a time, asks their stores, and asks them again a while later, so that a
+//! deletion or an upload that is under way has ended by then. It never trusts a store that has nothing: a folder that is not mounted
+//! looks the same as one whose files are gone, so a missing object counts only where another one in the same folder or bucket was
+//! found.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, stream};
+
+use crate::{
+    app::App,
+    db::{
+        self, Conn,
+        images::{Image, ImageId, Status},
+        locations::{Location, LocationStatus},
+    },
+    error::Result,
+    store,
+};
+
+/// Images of one page.
+const PAGE: u64 = 1000;
+/// Objects that stores are asked for at the same time.
+const CONCURRENT: usize = 8;
+
+/// Where the next page begins.
+#[derive(Default)]
+pub(crate) struct Audit {
+    after: String,
+}
+
+/// An image, with its locations and those that were removed from it.
+#[derive(Debug, Clone, PartialEq)]
+struct Audited {
+    image: Image,
+    locations: Vec<Location>,
+    removed: Vec<Location>,
+}
+
+/// What is at an image's locations.
+#[derive(Debug, Default)]
+struct Findings {
+    /// The image's data.
+    present: Vec<Location>,
+    /// Nothing, though other data of the same folder or bucket is there.
+    missing: Vec<Location>,
+    /// What is wrong beside that, for the log.
+    doubts: Vec<String>,
+}
+
+impl Audit {
+    /// Audits the next page. Two statements for a page, two more for its suspects, and four for each repair; one request to a store
+    /// for each location.
+    ///
+    /// # Errors
+    /// `Unavailable`: the page is audited again the next time.
+    pub(crate) async fn next(&mut self, app: &App, quiet: Duration) -> Result<()> {
+        let patience = app.config.glimpse.request_timeout;
+        let after = self.after.as_str();
+        let page = app.db.acquire().await?.in_time(patience, async |conn| page(conn, after).await).await?;
+        let last = page.last().map(|audited| audited.image.id.clone());
+        let is_full = page.len() as u64 == PAGE;
+        let mut folders = HashSet::new();
+        let suspects = suspects(app, page, &mut folders).await;
+        if !suspects.is_empty() {
+            tokio::time::sleep(quiet).await;
+            let ids: Vec<&str> = suspects.iter().map(|(audited, _)| audited.image.id.as_str()).collect();
+            let now = app.db.acquire().await?.in_time(patience, async |conn| audited(conn, &ids).await).await?;
+            let before: Vec<Audited> = suspects.into_iter().map(|(audited, _)| audited).collect();
+            let unchanged = now.into_iter().filter(|audited| before.contains(audited)).collect();
+            for (audited, findings) in self::suspects(app, unchanged, &mut folders).await {
+                super::in_time(patience, repair(app, &audited, &findings)).await?;
+            }
+        }
+        self.after = last.filter(|_| is_full).unwrap_or_default();
+        Ok(())
+    }
+}
+
+async fn page(conn: &mut Conn, after: &str) -> db::Result<Vec<Audited>> {
+    let images = db::images::with_data(conn, after, PAGE).await?;
+    with_locations(conn, images).await
+}
+
+async fn audited(conn: &mut Conn, ids: &[&str]) -> db::Result<Vec<Audited>> {
+    let images = db::images::all(conn, ids).await?;
+    with_locations(conn, images).await
+}
+
+async fn with_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<Audited>> {
+    let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
+    let mut locations: HashMap<String, Vec<Location>> = HashMap::new();
+    for location in db::locations::with_deleted(conn, &ids).await? {
+        locations.entry(location.image_id.clone()).or_default().push(location);
+    }
+    let audited = images.into_iter().map(|image| {
+        let all = locations.remove(&image.id).unwrap_or_default();
+        let (removed, locations) = all.into_iter().partition(|location| location.status == LocationStatus::Deleted);
+        Audited { image, locations, removed }
+    });
+    Ok(audited.collect())
+}
+
+/// Those of these images at whose locations something is wrong. Adds the folders that are known to have data to `folders`.
+async fn suspects(app: &App, page: Vec<Audited>, folders: &mut HashSet<String>) -> Vec<(Audited, Findings)> {
+    let all: Vec<(Audited, Findings)> = stream::iter(page)
+        .map(async |audited| {
+            let findings = ask(app, &audited).await;
+            (audited, findings)
+        })
+        .buffer_unordered(CONCURRENT)
+        .collect()
+        .await;
+    folders.extend(all.iter().flat_map(|(_, findings)| &findings.present).map(|location| folder(location).to_owned()));
+    all.into_iter()
+        .filter_map(|(audited, mut findings)| {
+            let is_certain =
+                |location: &Location| audited.removed.contains(location) || folders.contains(folder(location));
+            let (missing, uncertain): (Vec<_>, Vec<_>) = findings.missing.into_iter().partition(is_certain);
+            findings.missing = missing;
+            let nothing = |location: Location| {
+                format!("nothing is at location {}, nor anywhere else in its folder: is it mounted?", location.id)
+            };
+            findings.doubts.extend(uncertain.into_iter().map(nothing));
+            let has_removed_data = audited.locations.is_empty() && !findings.present.is_empty();
+            let is_good = findings.missing.is_empty() && findings.doubts.is_empty() && !has_removed_data;
+            (!is_good).then_some((audited, findings))
+        })
+        .collect()
+}
+
+/// Asks the stores for an image's data: at its locations, or, where it has none any more, at those that were removed from it.
+async fn ask(app: &App, audited: &Audited) -> Findings {
+    let mut findings = Findings::default();
+    if audited.locations.is_empty() && audited.removed.is_empty() && audited.image.size > Some(0) {
+        findings.doubts.push("it has no location".to_owned());
+    }
+    let of_image = if audited.locations.is_empty() { &audited.removed } else { &audited.locations };
+    let size = audited.image.size.and_then(|size| u64::try_from(size).ok());
+    for location in of_image.iter().filter(|location| location.status != LocationStatus::PendingDelete) {
+        let Ok(store) = app.stores.of(&location.url, &location.metadata) else { continue };
+        // What is on a web server is its owner's business.
+        if store.is_read_only() {
+            continue;
+        }
+        match store.size(&location.url).await {
+            Ok(found) if Some(found) == size => findings.present.push(location.clone()),
+            Ok(found) => findings.doubts.push(format!("{found} bytes are at location {}", location.id)),
+            Err(store::Error::NotFound) => findings.missing.push(location.clone()),
+            // A store that is away is reported by those who need it.
+            Err(error) => tracing::debug!(location = location.id, %error, "a location cannot be audited now"),
+        }
+    }
+    findings
+}
+
+/// What a location's URL begins with, up to its last part.
+fn folder(location: &Location) -> &str {
+    location.url.expose().rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Repairs an image that is still as it was audited, and reports it.
+async fn repair(app: &App, audited: &Audited, findings: &Findings) -> Result<()> {
+    let Audited { image, locations, .. } = audited;
+    let (id, size, hash) = (&image.id, image.size, image.os_hash_value.as_deref());
+    for doubt in &findings.doubts {
+        tracing::error!(image = id, size, doubt, "an image's data is not what the image says");
+    }
+    let is_found = locations.is_empty() && !findings.present.is_empty();
+    let is_lost = findings.missing.len() == locations.len().max(1) && findings.present.is_empty();
+    if findings.missing.is_empty() && !is_found {
+        return Ok(());
+    }
+    // A deactivated image stays one: nobody may upload to it.
+    if image.status != Status::Active {
+        tracing::error!(
+            image = id,
+            size,
+            os_hash_value = hash,
+            "data of a deactivated image is gone, or its location is marked as deleted"
+        );
+        return Ok(());
+    }
+    let repaired = app
+        .db
+        .transaction(|mut tx| async move {
+            let now = app.now();
+            if db::images::get_locked(&mut tx, &ImageId::from(image.id.clone())).await?.as_ref() != Some(image)
+                || db::locations::of(&mut tx, &image.id).await? != *locations
+            {
+                return Ok((tx, false));
+            }
+            if is_found {
+                for location in &findings.present {
+                    db::locations::undelete(&mut tx, location.id, now).await?;
+                }
+            } else {
+                let ids: Vec<i32> = findings.missing.iter().map(|location| location.id).collect();
+                db::locations::mark(&mut tx, &ids, LocationStatus::Deleted, now).await?;
+                if is_lost {
+                    db::images::lose_data(&mut tx, &image.id, now).await?;
+                }
+            }
+            Ok((tx, true))
+        })
+        .await?;
+    match (repaired, is_found, is_lost) {
+        (false, ..) => {}
+        (true, true, _) => tracing::warn!(
+            image = id,
+            "the image's location was marked as deleted, and its data is there: the location is restored"
+        ),
+        (true, false, true) => tracing::error!(
+            image = id,
+            size,
+            os_hash_value = hash,
+            "the image's data is gone: the image is queued again, and waits for an upload of it"
+        ),
+        (true, false, false) => tracing::error!(
+            image = id,
+            size,
+            "the image's data is gone from one of its stores: that location is removed, the others have it"
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,143 @@
+//! Images whose data is not where they say: housekeeping finds them, reports them, and repairs them where that is safe.
+
+use std::{fs, path::Path};
+
+use crate::{
+    data::{bytes, download, files, id, image_with, status, upload, with_store},
+    support::{ServerBuilder, TestServer, eventually},
+};
+
+async fn set_location(s: &TestServer, image: &str, deleted: bool) {
+    let (deleted, status) = if deleted { ("1", "deleted") } else { ("0", "active") };
+    let deleted = if s.database.truth() == "TRUE" { format!("'{deleted}'") } else { deleted.to_owned() };
+    let set = format!("UPDATE image_locations SET deleted = {deleted}, status = '{status}'");
+    s.database.execute(&format!("{set} WHERE image_id = '{}'", id(image))).await;
+}
+
+fn with_audits(builder: ServerBuilder) -> ServerBuilder {
+    builder.without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1")
+}
+
+/// Waits until this is in the log, in a line about the image.
+async fn is_reported(s: &TestServer, image: &str, level: &str, what: &str) {
+    eventually("it is reported", || {
+        let log = s.log();
+        let is_it = |line: &str| line.contains(level) && line.contains(id(image)) && line.contains(what);
+        std::future::ready(log.lines().any(is_it).then_some(()))
+    })
+    .await;
+}
+
+/// A server with three images, that is stopped.
+async fn three_images(dir: &Path) -> (TestServer, [String; 3]) {
+    let mut s = with_audits(with_store(dir)).start().await;
+    let member = s.member("p1");
+    let images = [
+        image_with(&member, &bytes(1000)).await,
+        image_with(&member, &bytes(2000)).await,
+        image_with(&member, &bytes(3000)).await,
+    ];
+    s.kill();
+    (s, images)
+}
+
+#[tokio::test]
+async fn a_location_that_is_marked_as_deleted_is_restored_where_its_data_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, ..]) = three_images(dir.path()).await;
+    set_location(&s, &image, true).await;
+    s.start_again().await;
+    is_reported(&s, &image, "WARN", "the location is restored").await;
+    assert_eq!(download(&s.member("p1"), &image).await, bytes(1000));
+}
+
+/// Whether its location was marked as deleted, or not any more when its process was killed.
+#[tokio::test]
+async fn an_active_image_whose_data_is_gone_is_queued_again() {
+    for marked in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut s, [image, other, _]) = three_images(dir.path()).await;
+        set_location(&s, &image, marked).await;
+        fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
+        s.start_again().await;
+        is_reported(&s, &image, "ERROR", "the image is queued again").await;
+        let member = s.member("p1");
+        let shown = member.get(&image).await.expect(200).json();
+        for name in ["size", "checksum", "os_hash_value", "virtual_size"] {
+            assert!(shown[name].is_null(), "{name} is {}", shown[name]);
+        }
+        assert_eq!(shown["status"], "queued");
+        upload(&member, &image, bytes(1000)).await.expect(204);
+        assert_eq!(download(&member, &image).await, bytes(1000));
+        assert_eq!(download(&member, &other).await, bytes(2000));
+    }
+}
+
+#[tokio::test]
+async fn a_store_in_which_nothing_is_found_is_reported_and_not_believed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, images) = three_images(dir.path()).await;
+    let (there, away) = (dir.path().join("images"), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    fs::create_dir(&there).unwrap();
+    s.start_again().await;
+    for image in &images {
+        is_reported(&s, image, "ERROR", "is it mounted?").await;
+        assert_eq!(status(&s.member("p1"), image).await, "active");
+    }
+    fs::remove_dir_all(&there).unwrap();
+    fs::rename(&away, &there).unwrap();
+    assert_eq!(download(&s.member("p1"), &images[0]).await, bytes(1000));
+}
+
+#[tokio::test]
+async fn data_of_another_size_is_reported_and_nothing_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, ..]) = three_images(dir.path()).await;
+    fs::write(dir.path().join("images").join(id(&image)), b"abc").unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "3 bytes are at location").await;
+    assert_eq!(status(&s.member("p1"), &image).await, "active");
+}
+
+/// Its owner could upload other data in its place.
+#[tokio::test]
+async fn a_deactivated_image_whose_data_is_gone_stays_deactivated() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, ..]) = three_images(dir.path()).await;
+    s.database.execute(&format!("UPDATE images SET status = 'deactivated' WHERE id = '{}'", id(&image))).await;
+    fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "data of a deactivated image is gone").await;
+    assert_eq!(status(&s.member("p1"), &image).await, "deactivated");
+}
+
+/// The location that is gone is removed; the image stays as it is.
+#[tokio::test]
+async fn an_image_that_one_of_its_stores_has_lost_keeps_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = |name: &str| dir.path().join(name).display().to_string();
+    let builder = TestServer::builder()
+        .option("DEFAULT", "enabled_backends", "fast:file, slow:file")
+        .option("glance_store", "default_backend", "fast")
+        .option("fast", "filesystem_store_datadir", folder("fast"))
+        .option("slow", "filesystem_store_datadir", folder("slow"));
+    let mut s = with_audits(builder).start().await;
+    let member = s.member("p1");
+    let (image, _other) = (image_with(&member, &bytes(1000)).await, image_with(&member, &bytes(2000)).await);
+    s.kill();
+    let name = id(&image);
+    fs::copy(dir.path().join("fast").join(name), dir.path().join("slow").join(name)).unwrap();
+    let url = format!("file://{}/{name}", folder("slow"));
+    let columns = "image_id, value, meta_data, status, created_at, deleted";
+    let deleted = if s.database.truth() == "TRUE" { "FALSE" } else { "0" };
+    let values = format!("'{name}', '{url}', '{{\"store\": \"slow\"}}', 'active', '2026-01-01 00:00:00', {deleted}");
+    s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+    fs::remove_file(dir.path().join("fast").join(name)).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "that location is removed").await;
+    let member = s.member("p1");
+    assert_eq!(download(&member, &image).await, bytes(1000));
+    assert_eq!(member.get(&image).await.expect(200).json()["stores"], "slow");
+    assert_eq!(files(&dir.path().join("slow")), [name]);
+}

@@ -1,0 +1,231 @@
+//! Two requests on one image at the same time: each test holds a statement of one of them at a relay before the database, and lets
+//! the other one go on meanwhile. SQLite has one writer, and needs none of this.
+
+/// About database servers: the profiles postgres and mysql run these.
+mod on_a_server {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+        time::Duration,
+    };
+
+    use reqwest::RequestBuilder;
+    use serde_json::{Value, json};
+    use sqlx::{AnyConnection, Executor as _};
+    use tempfile::TempDir;
+    use tokio::{io::AsyncWriteExt as _, task::JoinHandle, time::timeout};
+
+    use crate::{
+        data::{answered, begun_upload, download, files, id, image_with, status, waiting_image, with_store},
+        support::{Answer, Client, Database, Gate, Side, TestServer, eventually},
+    };
+
+    /// What a request is given to end, if nothing makes it wait.
+    const A_MOMENT: Duration = Duration::from_secs(1);
+
+    /// Two servers on one database and one store; the second one's statements pass a gate.
+    struct Rig {
+        dir: TempDir,
+        direct: TestServer,
+        gate: Gate,
+        gated: TestServer,
+    }
+
+    impl Rig {
+        async fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let database = Database::create(dir.path()).await;
+            let server = |database| {
+                let quiet = with_store(dir.path()).without("glimpse", "heartbeat").option("glimpse", "heartbeat", 600);
+                quiet.option("DEFAULT", "image_tag_quota", 2).database(database)
+            };
+            let direct = server(database.clone()).start().await;
+            let (gate, behind) = Gate::before(&database).await;
+            let gated = server(behind).start().await;
+            Self { dir, direct, gate, gated }
+        }
+
+        fn images(&self) -> PathBuf {
+            self.dir.path().join("images")
+        }
+
+        fn member(&self) -> Client {
+            self.direct.member("p1")
+        }
+
+        /// Sends a request through the gate, and waits until it is held there.
+        async fn held(&self, side: Side, text: &'static str, method: &str, path: &str) -> JoinHandle<Answer> {
+            let (client, method, path) = (self.gated.member("p1"), method.to_owned(), path.to_owned());
+            self.gate.arm(side, text);
+            let request = tokio::spawn(async move { client.send(client.request(&method, &path)).await });
+            self.gate.holds().await;
+            request
+        }
+    }
+
+    /// Lets a request go on for a moment, opens the gate, and returns the answer.
+    async fn meanwhile(rig: &Rig, request: RequestBuilder) -> Answer {
+        let client = rig.member();
+        let mut request = Box::pin(client.send(request));
+        let answer = timeout(A_MOMENT, &mut request).await;
+        rig.gate.open();
+        match answer {
+            Ok(answer) => answer,
+            Err(_) => request.await,
+        }
+    }
+
+    fn protection(client: &Client, image: &str) -> RequestBuilder {
+        patch(client, image, &json!([{"op": "replace", "path": "/protected", "value": true}]))
+    }
+
+    fn patch(client: &Client, image: &str, changes: &Value) -> RequestBuilder {
+        let request = client.request("PATCH", image).body(changes.to_string());
+        request.header("Content-Type", "application/openstack-images-v2.1-json-patch")
+    }
+
+    /// Whether the image is as a client was told: it is there with its data, or nothing is left of it.
+    async fn is_whole_or_gone(member: &Client, image: &str, dir: &Path, data: &[u8]) {
+        match member.get(image).await.status.as_u16() {
+            200 => {
+                assert_eq!(status(member, image).await, "active");
+                assert_eq!(download(member, image).await, data);
+            }
+            404 => eventually("no data is left", || async { files(dir).is_empty().then_some(()) }).await,
+            other => panic!("{other}"),
+        }
+    }
+
+    const LOCATIONS: &str = "FROM image_locations";
+
+    /// The deletion reads the image before its upload ends, and its locations after; the image is protected before the deletion ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn deleting_an_image_at_the_end_of_its_upload_destroys_no_data_of_an_image_that_stays() {
+        let rig = Rig::start().await;
+        let image = waiting_image(&rig.member()).await;
+        let mut stream = begun_upload(&rig.direct.base, &image, b"abc").await;
+        eventually("the upload has begun", || async { (files(&rig.images()).len() == 1).then_some(()) }).await;
+        let deletion = rig.held(Side::Statement, LOCATIONS, "DELETE", &image).await;
+        stream.write_all(b"0123456789").await.unwrap();
+        let mut end = Box::pin(answered(&mut stream));
+        let uploaded = timeout(A_MOMENT, &mut end).await;
+        rig.gate.arm(Side::Statement, "UPDATE image_locations");
+        rig.gate.holds().await;
+        let protected = meanwhile(&rig, protection(&rig.member(), &image)).await;
+        let uploaded = match uploaded {
+            Ok(answer) => answer,
+            Err(_) => end.await,
+        };
+        assert!(["HTTP/1.1 204", "HTTP/1.1 410"].contains(&uploaded.as_str()), "{uploaded}");
+        let (deleted, protected) = (deletion.await.unwrap(), protected.status.as_u16());
+        assert!(
+            [(204, 404), (204, 409), (403, 200)].contains(&(deleted.status.as_u16(), protected)),
+            "{deleted:?}, {protected}"
+        );
+        is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc0123456789").await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn deleting_an_image_while_it_is_deactivated_succeeds() {
+        let rig = Rig::start().await;
+        let image = image_with(&rig.member(), b"abc").await;
+        let deletion = rig.held(Side::Statement, LOCATIONS, "DELETE", &image).await;
+        let deactivated = meanwhile(&rig, rig.member().request("POST", &format!("{image}/actions/deactivate"))).await;
+        assert!([204, 403, 404].contains(&deactivated.status.as_u16()), "{deactivated:?}");
+        deletion.await.unwrap().expect(204);
+        is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc").await;
+    }
+
+    /// One has read the image, and the other one is in the middle of removing its data.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_two_deletions_of_one_image_neither_is_a_conflict() {
+        let rig = Rig::start().await;
+        let image = image_with(&rig.member(), b"abc").await;
+        let first = rig.held(Side::Statement, LOCATIONS, "DELETE", &image).await;
+        let other = nobody_changes_locations(&rig).await;
+        let (client, path) = (rig.member(), image.clone());
+        let second = tokio::spawn(async move { client.delete(&path).await });
+        tokio::time::sleep(A_MOMENT).await;
+        rig.gate.open();
+        tokio::time::sleep(A_MOMENT).await;
+        drop(other);
+        let mut statuses = [first.await.unwrap().status.as_u16(), second.await.unwrap().status.as_u16()];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [204, 404]);
+        is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc").await;
+    }
+
+    /// A transaction that has the lock of every location's row.
+    async fn nobody_changes_locations(rig: &Rig) -> AnyConnection {
+        let mut other = rig.direct.database.connect().await;
+        other.execute("BEGIN").await.unwrap();
+        other.execute("UPDATE image_locations SET meta_data = '{}'").await.unwrap();
+        other
+    }
+
+    /// Its locations are gone when they are read, or its data is gone when it is opened.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn downloading_an_image_that_is_deleted_meanwhile_is_not_found_and_no_error() {
+        for side in [Side::Statement, Side::Answer] {
+            let rig = Rig::start().await;
+            let image = image_with(&rig.member(), b"abc").await;
+            let download = rig.held(side, LOCATIONS, "GET", &format!("{image}/file")).await;
+            rig.member().delete(&image).await.expect(204);
+            rig.gate.open();
+            let answer = download.await.unwrap().expect(404).says("No image found with ID");
+            let log = rig.gated.log_of(&answer).await.concat();
+            assert!(!log.contains("ERROR"), "{log}");
+        }
+    }
+
+    /// The store refuses the first one, which is about to make the image active again when the second one removes the data.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refused_deletion_does_not_take_another_one_back() {
+        let rig = Rig::start().await;
+        let image = image_with(&rig.member(), b"abc").await;
+        let (file, aside) = (rig.images().join(id(&image)), rig.dir.path().join("aside"));
+        fs::rename(&file, &aside).unwrap();
+        // What is a folder cannot be removed as a file.
+        fs::create_dir(&file).unwrap();
+        let first = rig.held(Side::Statement, "AND updated_at = ", "DELETE", &image).await;
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&aside, &file).unwrap();
+        // The second one cannot end, either.
+        let other = nobody_changes_locations(&rig).await;
+        let (client, path) = (rig.member(), image.clone());
+        let second = tokio::spawn(async move { client.delete(&path).await });
+        eventually("the second one removes the data", || async { files(&rig.images()).is_empty().then_some(()) }).await;
+        rig.gate.open();
+        first.await.unwrap().expect(403);
+        assert_eq!(status(&rig.member(), &image).await, "pending_delete");
+        drop(other);
+        second.await.unwrap().expect(204);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_image_keeps_its_owner_until_a_tag_that_its_owner_adds_is_there() {
+        let rig = Rig::start().await;
+        let image = rig.member().create_image(&json!({})).await;
+        let tag = rig.held(Side::Statement, "UPDATE images", "PUT", &format!("{image}/tags/a")).await;
+        let admin = rig.direct.admin();
+        let another = json!([{"op": "replace", "path": "/owner", "value": "p2"}]);
+        let mut patched = Box::pin(admin.send(patch(&admin, &image, &another)));
+        assert!(timeout(A_MOMENT, &mut patched).await.is_err(), "the image's lock is not held");
+        rig.gate.open();
+        patched.await.expect(200);
+        tag.await.unwrap().expect(204);
+    }
+
+    /// A Glance on the same database takes no lock.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_tag_quota_is_counted_before_a_tag_is_refused() {
+        let rig = Rig::start().await;
+        let image = rig.member().create_image(&json!({"tags": ["a"]})).await;
+        let tag = format!("{image}/tags/a");
+        let adding = rig.held(Side::Statement, "SELECT image_id, value FROM image_tags", "PUT", &tag).await;
+        rig.direct.database.execute(&format!("DELETE FROM image_tags WHERE image_id = '{}'", id(&image))).await;
+        rig.gate.open();
+        adding.await.unwrap().expect(204);
+        assert_eq!(rig.member().tags(&image).await, ["a"]);
+    }
+}

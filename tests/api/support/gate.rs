@@ -1,0 +1,131 @@
+//! A relay before a database server that holds one statement, so that a test decides what happens meanwhile.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::watch,
+};
+
+use super::Database;
+
+/// Where a statement is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// Before the database gets it.
+    Statement,
+    /// Once the database has answered it.
+    Answer,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The statement has not come yet.
+    Armed,
+    Holding,
+}
+
+/// A gate that holds the next statement with a given text. A statement is seen when it is prepared: at its first time on a connection.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    state: watch::Sender<State>,
+    armed: Arc<Mutex<(Side, &'static str)>>,
+}
+
+impl Gate {
+    /// A gate, and the database behind it.
+    pub(crate) async fn before(database: &Database) -> (Self, Database) {
+        let gate = Self { state: watch::Sender::new(State::Open), armed: Arc::new(Mutex::new((Side::Statement, ""))) };
+        let passing = gate.clone();
+        let behind = database.behind(move |client, server| passing.clone().pass(client, server)).await;
+        (gate, behind)
+    }
+
+    /// Holds the next statement with this text, in which quotation marks do not count. One that is held goes on.
+    pub(crate) fn arm(&self, side: Side, text: &'static str) {
+        *self.armed.lock().unwrap() = (side, text);
+        self.state.send_replace(State::Armed);
+    }
+
+    /// Waits until a statement is held.
+    pub(crate) async fn holds(&self) {
+        let mut state = self.state.subscribe();
+        let held = state.wait_for(|state| *state == State::Holding);
+        tokio::time::timeout(std::time::Duration::from_secs(20), held).await.expect("the statement comes").unwrap();
+    }
+
+    /// Lets it go on.
+    pub(crate) fn open(&self) {
+        self.state.send_replace(State::Open);
+    }
+
+    async fn pass(self, client: TcpStream, server: TcpStream) {
+        let _ = (client.set_nodelay(true), server.set_nodelay(true));
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        // Whether this connection's next answer is the one to hold.
+        let holds_answer = Arc::new(Mutex::new(0_u8));
+        let expected = Arc::clone(&holds_answer);
+        let there = async {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
+                if let Some(side) = self.takes(&buffer[..bytes]) {
+                    match side {
+                        Side::Statement => self.hold().await,
+                        // The answer to its preparation, and the rows.
+                        Side::Answer => *expected.lock().unwrap() = 2,
+                    }
+                }
+                if to_server.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let back = async {
+            let mut buffer = vec![0; 1 << 16];
+            while let Ok(bytes @ 1..) = from_server.read(&mut buffer).await {
+                let is_last = {
+                    let mut left = holds_answer.lock().unwrap();
+                    let was = *left;
+                    *left = was.saturating_sub(1);
+                    was == 1
+                };
+                if is_last {
+                    self.hold().await;
+                }
+                if to_client.write_all(&buffer[..bytes]).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = there => {}
+            () = back => {}
+        }
+    }
+
+    /// Whether these bytes are the statement that is waited for. It is taken once.
+    fn takes(&self, bytes: &[u8]) -> Option<Side> {
+        let (side, text) = *self.armed.lock().unwrap();
+        let plain: Vec<u8> = bytes.iter().copied().filter(|byte| !b"`\"".contains(byte)).collect();
+        let found = plain.windows(text.len().max(1)).any(|part| part == text.as_bytes());
+        let next = if side == Side::Statement { State::Holding } else { State::Open };
+        let taken = found
+            && self.state.send_if_modified(|state| {
+                let is_armed = *state == State::Armed;
+                if is_armed {
+                    *state = next;
+                }
+                is_armed
+            });
+        taken.then_some(side)
+    }
+
+    async fn hold(&self) {
+        self.state.send_replace(State::Holding);
+        let mut state = self.state.subscribe();
+        let _ = state.wait_for(|state| *state != State::Holding).await;
+    }
+}
