@@ -18,7 +18,7 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migrator},
 };
 
-use super::{ConnectionOptions, Db, Error, Result, Session};
+use super::{ConnectionOptions, Db, Error, Result, Session, sync_lock::SyncLock};
 use crate::config::{DatabaseUrl, Target};
 
 /// Beside Glance's tables, under a name that is plainly ours.
@@ -208,6 +208,13 @@ async fn lock_postgres(connection: &mut PgConnection) -> Result<(), MigrateError
     }
 }
 
+/// Waits for another program's migrations, with a limit: MariaDB does not wait for a lock without one, which is how sqlx asks for it.
+async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError> {
+    let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
+    let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(connection).await?;
+    if locked == Some(1) { Ok(()) } else { Err(MigrateError::Source(BUSY.into())) }
+}
+
 /// What remains of an index whose building was interrupted is in the way of the next attempt.
 async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let unfinished: Vec<String> = sqlx::query_scalar(
@@ -361,19 +368,25 @@ impl Db {
                 ran
             }
             Self::MySql(pool) => {
-                // MariaDB does not wait for a lock without a limit, which is how sqlx asks for it.
                 let mut held = pool.acquire().await?;
+                let is_clustered = held.is_clustered();
                 let connection = held.connection()?;
-                let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
-                let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(&mut *connection).await?;
-                if locked != Some(1) {
-                    return Err(MigrateError::Source(BUSY.into()));
-                }
+                let cluster_lock = if is_clustered {
+                    let beating = pool.acquire().await?.detach()?;
+                    let lock = SyncLock::take(connection, beating).await;
+                    Some(lock.map_err(|error| MigrateError::Source(error.into()))?)
+                } else {
+                    lock_mysql(connection).await?;
+                    None
+                };
                 let ran = match undo_unfinished_indexes(connection).await {
                     Ok(()) => record_and_run(migrator, recorded, connection).await,
                     Err(error) => Err(error.into()),
                 };
-                // The lock goes with its connection.
+                if let Some(lock) = cluster_lock {
+                    lock.release(connection).await;
+                }
+                // A server's own lock goes with its connection.
                 held.close().await?;
                 ran
             }

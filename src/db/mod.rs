@@ -15,6 +15,7 @@ mod pool;
 pub(crate) mod processes;
 pub(crate) mod properties;
 pub(crate) mod purge;
+mod sync_lock;
 pub(crate) mod tables;
 pub(crate) mod tags;
 pub(crate) mod text_enum;

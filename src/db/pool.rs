@@ -260,6 +260,11 @@ impl<DB: Engine> Held<DB> {
         drop(self.at_hand.take().map(|at_hand| at_hand.connection.detach()));
     }
 
+    /// Takes the connection out of the pool, whose limit it does not count for any more.
+    pub(super) fn detach(mut self) -> Result<DB::Connection, sqlx::Error> {
+        self.at_hand.take().map(|at_hand| at_hand.connection.detach()).ok_or(sqlx::Error::PoolClosed)
+    }
+
     /// Ends the connection with its server, and waits for that.
     pub(super) async fn close(mut self) -> Result<(), sqlx::Error> {
         match self.at_hand.take() {
