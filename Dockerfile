@@ -17,7 +17,7 @@ COPY --from=build /src/target/release/glimpse /usr/local/bin/glimpse
 USER glimpse
 WORKDIR /var/lib/glimpse
 VOLUME /var/lib/glimpse
-# In a container, loopback would be the container's own. Who may come in is still asked.
+# Loopback would be reachable only inside the container. Callers are still authenticated.
 ENV GLIMPSE_DATA_DIR=/var/lib/glimpse/data OS_DEFAULT__BIND_HOST=0.0.0.0
 EXPOSE 9292
 STOPSIGNAL SIGTERM
