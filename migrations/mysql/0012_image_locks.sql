@@ -1,6 +1,6 @@
 -- In a Galera cluster, whoever takes an image's lock changes its row here: see docs/adr/0002.
 
-CREATE TABLE glimpse_image_locks (
+CREATE TABLE IF NOT EXISTS glimpse_image_locks (
     image_id VARCHAR(36) NOT NULL,
     taken BIGINT NOT NULL,
     PRIMARY KEY (image_id)

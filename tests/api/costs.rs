@@ -4,7 +4,10 @@
 
 use serde_json::json;
 
-use crate::support::{Answer, Client, Engine, TestServer};
+use crate::{
+    data::{image_with, waiting_image},
+    support::{Answer, Client, Engine, TestServer},
+};
 
 /// The statements of a request, but for BEGIN and COMMIT, as `SELECT`, `UPDATE`, …
 async fn statements(s: &TestServer, answer: &Answer) -> Vec<String> {
@@ -84,6 +87,21 @@ async fn seeing_a_shared_image_costs_a_member_one_statement_more() {
     }
     let answer = s.member("p1").post(&members, &json!({"member": "p3"})).await.expect(200);
     assert!(statements(&s, &answer).await.len() <= 5);
+}
+
+/// One statement more for an image that has data, and one for each location.
+#[tokio::test]
+async fn deleting_an_image_costs_seven_statements() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let member = s.member("p1");
+    let (without, with) = (waiting_image(&member).await, image_with(&member, b"abc").await);
+    let ending = ["UPDATE", "UPDATE", "UPDATE", "UPDATE", "DELETE"];
+    for (image, beginning) in
+        [(without, vec!["SELECT", "SELECT"]), (with, vec!["SELECT", "SELECT", "UPDATE", "UPDATE"])]
+    {
+        let answer = member.delete(&image).await.expect(204);
+        assert_eq!(statements(&s, &answer).await, [beginning.as_slice(), &ending].concat());
+    }
 }
 
 /// About a database server: the profiles of the engines run this.
