@@ -25,6 +25,7 @@ mod images;
 mod inspect;
 mod limits;
 mod log;
+mod model;
 mod policy;
 mod schemas;
 mod server;

@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 7] = [
     &["images", "schemas"],
     &["auth", "policy", "limits", "db", "store", "inspect"],
     &["stream", "egress"],
-    &["context", "config", "error"],
+    &["model", "context", "config", "error"],
 ];
 
 fn layer(module: &str) -> usize {

@@ -9,12 +9,13 @@ use sqlx::{ColumnIndex, Database, Decode, FromRow, Type};
 
 use super::{
     ROW_WEIGHT, Result, Session,
-    images::{self, Image, ImageId},
-    locations::{self, Location, LocationStatus, LocationUrl},
+    images::{self},
+    locations::{self},
     properties::{self, Property},
     tables::{ImageLocations as L, ImageProperties as P, ImageTags as T, Images},
     tags::{self, TagRow},
 };
+use crate::model::{Image, ImageId, Location, LocationStatus, LocationUrl};
 
 /// What belongs to images. The database has no order for it that is the same on each engine.
 #[derive(Debug, Default)]
@@ -105,13 +106,10 @@ pub(crate) async fn with_image(
     id: &ImageId,
     with_locations: bool,
 ) -> Result<Option<(Image, Belongings)>> {
-    if !id.is_uuid() {
-        return Ok(None);
-    }
     let found = with_images(s, &[id.as_str()], with_locations, &mut { usize::MAX }).await?;
     let Some((mut images, belongings)) = found else { return Ok(None) };
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
-    Ok(images.pop().filter(|image| image.id == id.as_str()).map(|image| (image, belongings)))
+    Ok(images.pop().filter(|image| image.id == *id).map(|image| (image, belongings)))
 }
 
 /// Reads those of these images that are not deleted, by their primary key and in no order, and what belongs to them, where it has

@@ -1,131 +1,13 @@
 //! The `images` table.
 
-use std::fmt;
-
 use chrono::{NaiveDateTime, SubsecRound as _, TimeDelta};
 use sea_query::{Expr, ExprTrait, IntoTableRef, NullOrdering, Order, Query, SelectStatement, UpdateStatement};
 
 use super::{
     Result, Session, Tx,
     tables::{ImageLocations, ImageProperties, ImageTags, Images},
-    text_enum::text_enum,
 };
-
-text_enum! {
-    /// Who may see an image: a native enum in PostgreSQL and MySQL, text in SQLite.
-    pub(crate) enum Visibility("image_visibility") {
-        /// Only its owner.
-        Private = "private",
-        /// Everybody; listed for everybody.
-        Public = "public",
-        /// Its owner and its members.
-        Shared = "shared",
-        /// Everybody; listed for its owner only.
-        Community = "community",
-    }
-}
-
-text_enum! {
-    /// Where an image is in its life.
-    pub(crate) enum Status("") {
-        /// The record is there, its data is not.
-        Queued = "queued",
-        /// Data is being uploaded.
-        Saving = "saving",
-        /// Data is being staged for an import.
-        Uploading = "uploading",
-        /// Staged data is being imported.
-        Importing = "importing",
-        /// The data is there.
-        Active = "active",
-        /// The data is there, but only an admin may read it.
-        Deactivated = "deactivated",
-        /// An upload went wrong, by an old Glance.
-        Killed = "killed",
-        /// Gone; its id is never given out again.
-        Deleted = "deleted",
-        /// Gone, with data that is still to be removed.
-        PendingDelete = "pending_delete",
-    }
-}
-
-/// An image's id, as the client wrote it. Only one that [`ImageId::is_uuid`] can name an image.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ImageId(String);
-
-impl ImageId {
-    /// Whether this has the form of an id: hexadecimal digits and hyphens, 8-4-4-4-12, in either case.
-    pub(crate) fn is_uuid(&self) -> bool {
-        is_uuid(&self.0)
-    }
-
-    /// The id's text.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl From<String> for ImageId {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl fmt::Display for ImageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Whether the text is a UUID in the form that Glance's schema asks for.
-pub(crate) fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
-}
-
-/// A row of `images` that is not deleted.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub(crate) struct Image {
-    /// Its id.
-    pub(crate) id: String,
-    /// Its name; names need not be unique.
-    pub(crate) name: Option<String>,
-    /// Bytes of data, once there is data.
-    pub(crate) size: Option<i64>,
-    /// Where it is in its life.
-    pub(crate) status: Status,
-    /// When it was created, in UTC.
-    pub(crate) created_at: NaiveDateTime,
-    /// When it was changed last, in UTC.
-    pub(crate) updated_at: Option<NaiveDateTime>,
-    /// The data's disk format, one of the configured ones.
-    pub(crate) disk_format: Option<String>,
-    /// The data's container format, one of the configured ones.
-    pub(crate) container_format: Option<String>,
-    /// The data's MD5, in hexadecimal digits.
-    pub(crate) checksum: Option<String>,
-    /// The project that it belongs to.
-    pub(crate) owner: Option<String>,
-    /// GiB of disk that an instance needs at least.
-    pub(crate) min_disk: i32,
-    /// MiB of memory that an instance needs at least.
-    pub(crate) min_ram: i32,
-    /// Whether it refuses to be deleted.
-    pub(crate) protected: bool,
-    /// Bytes of the disk that the data describes.
-    pub(crate) virtual_size: Option<i64>,
-    /// Who may see it.
-    pub(crate) visibility: Visibility,
-    /// Whether default listings leave it out.
-    pub(crate) os_hidden: bool,
-    /// The name of the data's secure hash.
-    pub(crate) os_hash_algo: Option<String>,
-    /// The data's secure hash, in hexadecimal digits.
-    pub(crate) os_hash_value: Option<String>,
-}
+use crate::model::{DataFacts, Image, ImageId, Status};
 
 pub(super) const COLUMNS: [Images; 18] = [
     Images::Id,
@@ -187,23 +69,17 @@ pub(crate) async fn insert(s: &mut impl Session, image: &Image) -> Result<()> {
 
 /// Reads an image that is not deleted, by its primary key.
 pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Image>> {
-    if !id.is_uuid() {
-        return Ok(None);
-    }
     let row: Option<Image> = s.optional(live(&[id.as_str()])).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
-    Ok(row.filter(|row| row.id == id.as_str()))
+    Ok(row.filter(|row| row.id == *id))
 }
 
 /// As [`get`], and takes the image's lock until the transaction ends: a transaction that acts on what it reads of an image, or of
 /// its tags, members and locations, calls this first. SQLite has one writer in any case; in a Galera cluster the row's lock holds in
 /// one node alone, so the lock there is also a [row that is changed](super::image_locks). One statement; one more in a cluster.
 pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image>> {
-    if !id.is_uuid() {
-        return Ok(None);
-    }
     let row: Option<Image> = tx.optional(live(&[id.as_str()]).lock_exclusive().take()).await?;
-    let row = row.filter(|row| row.id == id.as_str());
+    let row = row.filter(|row| row.id == *id);
     if row.is_some() && tx.is_clustered() {
         super::image_locks::take(tx, id.as_str()).await?;
     }
@@ -331,21 +207,6 @@ fn moving(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateState
         .and_where(Expr::col(Images::Status).eq(from))
         .and_where(Expr::col(Images::Deleted).eq(false));
     update
-}
-
-/// What is known of data once all of it has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct DataFacts {
-    /// Its bytes.
-    pub(crate) size: i64,
-    /// The size of the disk in it, where that is known.
-    pub(crate) virtual_size: Option<i64>,
-    /// Its MD5, in hexadecimal digits.
-    pub(crate) checksum: String,
-    /// The name of its secure hash.
-    pub(crate) os_hash_algo: String,
-    /// Its secure hash, in hexadecimal digits.
-    pub(crate) os_hash_value: String,
 }
 
 /// Makes an image active whose data was being saved. `false` when that is not so any more.

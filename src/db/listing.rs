@@ -17,10 +17,10 @@ use sea_query::{
 
 use super::{
     Result, Session,
-    images::{COLUMNS, Image, ImageId, Status, Visibility},
-    members::MemberStatus,
+    images::COLUMNS,
     tables::{ImageMembers, Images, Indexes},
 };
+use crate::model::{Image, ImageId, MemberStatus, Status, Visibility};
 
 /// Rows that are read and sorted without a second thought.
 const FEW: u64 = 500;
@@ -165,9 +165,6 @@ struct Row {
 /// Reads the image after which a page starts: one that the viewer may know of, be it in the listing or not. For an admin it may
 /// be deleted. One statement.
 pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &ImageId) -> Result<Option<Image>> {
-    if !id.is_uuid() {
-        return Ok(None);
-    }
     let mut query = Query::select();
     query.columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Id).eq(id.as_str()));
     if !viewer.is_admin {
@@ -186,7 +183,7 @@ pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &Image
     }
     let row: Option<Image> = s.optional(query).await?;
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
-    Ok(row.filter(|row| row.id == id.as_str()))
+    Ok(row.filter(|row| row.id == *id))
 }
 
 /// Images of one visibility, and maybe of one owner.

@@ -7,34 +7,8 @@
 use chrono::NaiveDateTime;
 use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
 
-use super::{Result, Session, tables::ImageMembers as M, text_enum::text_enum};
-
-text_enum! {
-    /// What a project makes of an image that is shared with it.
-    pub(crate) enum MemberStatus("") {
-        /// Nothing yet: the image is not listed.
-        Pending = "pending",
-        /// The image is listed.
-        Accepted = "accepted",
-        /// The image is not to be listed.
-        Rejected = "rejected",
-    }
-}
-
-/// A project that an image is shared with.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
-pub(crate) struct Member {
-    /// The image.
-    pub(crate) image_id: String,
-    /// The project.
-    pub(crate) member: String,
-    /// What it makes of it.
-    pub(crate) status: MemberStatus,
-    /// When it was added, in UTC.
-    pub(crate) created_at: NaiveDateTime,
-    /// When its status was changed last, in UTC.
-    pub(crate) updated_at: Option<NaiveDateTime>,
-}
+use super::{Result, Session, tables::ImageMembers as M};
+use crate::model::{Member, MemberStatus};
 
 const COLUMNS: [M; 5] = [M::ImageId, M::Member, M::Status, M::CreatedAt, M::UpdatedAt];
 

@@ -18,7 +18,6 @@ pub(crate) mod purge;
 mod sync_lock;
 pub(crate) mod tables;
 pub(crate) mod tags;
-pub(crate) mod text_enum;
 pub(crate) mod uploads;
 pub(crate) mod usage;
 

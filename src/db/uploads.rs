@@ -2,13 +2,15 @@
 
 use sea_query::{Expr, ExprTrait, Query};
 
+use crate::model::ImageId;
+
 use super::{Result, Session, tables::GlimpseUploads as U};
 
 /// An upload under way. While its row is there, the image is its own.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Upload {
     /// The image that gets the data.
-    pub(crate) image_id: String,
+    pub(crate) image_id: ImageId,
     /// Which upload: there may be several for an image, one after the other.
     pub(crate) upload_id: String,
     /// The process that it is in.
@@ -22,11 +24,11 @@ pub(crate) async fn begin(s: &mut impl Session, upload: &Upload) -> Result<()> {
     let delete =
         Query::delete().from_table(U::Table).and_where(Expr::col(U::ImageId).eq(upload.image_id.as_str())).take();
     s.execute(delete).await?;
-    let values = [&upload.image_id, &upload.upload_id, &upload.process_id, &upload.store];
+    let values = [upload.image_id.as_str(), &upload.upload_id, &upload.process_id, &upload.store];
     let insert = Query::insert()
         .into_table(U::Table)
         .columns([U::ImageId, U::UploadId, U::ProcessId, U::Store])
-        .values_panic(values.map(|text| Expr::from(text.as_str())))
+        .values_panic(values.map(Expr::from))
         .take();
     s.execute(insert).await.map(drop)
 }

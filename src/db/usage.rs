@@ -7,9 +7,9 @@ use sea_query::{Asterisk, Cond, Condition, Expr, ExprTrait, Query, SelectStateme
 
 use super::{
     Result, Session,
-    images::Status,
     tables::{ImageLocations, ImageProperties, Images},
 };
+use crate::model::Status;
 
 /// An image in one of these has nothing any more.
 const GONE: [Status; 3] = [Status::Killed, Status::PendingDelete, Status::Deleted];

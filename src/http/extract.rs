@@ -18,9 +18,9 @@ use super::{SharedApp, error::Refusal, linger::Lingering, middleware::limits::Hu
 use crate::{
     app::App,
     context::Context,
-    db::images::ImageId,
     error::Error,
-    images::{data::NewData, model::Tag, range::Asked},
+    images::{data::NewData, range::Asked},
+    model::{RequestedId, Tag},
 };
 
 /// Bytes of a JSON body at the most. It takes some forty times of that in memory once it is read.
@@ -51,7 +51,7 @@ impl<const N: usize> FromRequestParts<SharedApp> for PathVariables<N> {
 }
 
 /// The image that the path names.
-pub(super) struct ImagePath(pub(super) ImageId);
+pub(super) struct ImagePath(pub(super) RequestedId);
 
 impl FromRequestParts<SharedApp> for ImagePath {
     type Rejection = Response;
@@ -63,7 +63,7 @@ impl FromRequestParts<SharedApp> for ImagePath {
 }
 
 /// The image and the tag that the path names.
-pub(super) struct TagPath(pub(super) ImageId, pub(super) Tag);
+pub(super) struct TagPath(pub(super) RequestedId, pub(super) Tag);
 
 impl FromRequestParts<SharedApp> for TagPath {
     type Rejection = Response;
@@ -76,7 +76,7 @@ impl FromRequestParts<SharedApp> for TagPath {
 }
 
 /// The image and the member that the path names.
-pub(super) struct MemberPath(pub(super) ImageId, pub(super) String);
+pub(super) struct MemberPath(pub(super) RequestedId, pub(super) String);
 
 impl FromRequestParts<SharedApp> for MemberPath {
     type Rejection = Response;

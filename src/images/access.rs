@@ -6,11 +6,9 @@ use super::attributes::{self, Seen, Subject};
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self, Session, Tx,
-        images::{Image, ImageId, Visibility},
-    },
+    db::{self, Session, Tx},
     error::{Error, Result},
+    model::{Image, RequestedId, Visibility},
     policy::Target,
 };
 
@@ -27,14 +25,26 @@ pub(super) const NOT_FOUND: &str = "The resource could not be found.";
 
 /// Reads an image that the caller may know of. One statement, one more where another project shares the image, and one where
 /// the policy names custom properties.
-pub(super) async fn find(app: &App, s: &mut impl Session, context: &Context, id: &ImageId) -> Result<Option<Subject>> {
-    let image = db::images::get(s, id).await?;
+pub(super) async fn find(
+    app: &App,
+    s: &mut impl Session,
+    context: &Context,
+    id: &RequestedId,
+) -> Result<Option<Subject>> {
+    let Some(id) = id.id() else { return Ok(None) };
+    let image = db::images::get(s, &id).await?;
     if_visible(app, s, context, image).await
 }
 
 /// As [`find`], and takes the image's lock until the transaction ends: every transaction that acts on an image reads it by this.
-pub(super) async fn find_locked(app: &App, tx: &mut Tx, context: &Context, id: &ImageId) -> Result<Option<Subject>> {
-    let image = db::images::get_locked(tx, id).await?;
+pub(super) async fn find_locked(
+    app: &App,
+    tx: &mut Tx,
+    context: &Context,
+    id: &RequestedId,
+) -> Result<Option<Subject>> {
+    let Some(id) = id.id() else { return Ok(None) };
+    let image = db::images::get_locked(tx, &id).await?;
     if_visible(app, tx, context, image).await
 }
 

@@ -1,21 +1,19 @@
 //! Taking an image's data from its users for a while, and giving it back.
 
-use super::{access, status::may_become};
+use super::access;
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self,
-        images::{ImageId, Status},
-    },
+    db::{self},
     error::{Error, Result},
+    model::{RequestedId, Status, may_become},
 };
 
 /// Lets nobody but an admin read the image's data. Nothing happens to one that is deactivated already. Two statements.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also in any other status than active), `Conflict` when its status changed meanwhile.
-pub(crate) async fn deactivate(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+pub(crate) async fn deactivate(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     set_status(app, context, id, "deactivate", Status::Deactivated).await
 }
 
@@ -23,12 +21,12 @@ pub(crate) async fn deactivate(app: &App, context: &Context, id: &ImageId) -> Re
 ///
 /// # Errors
 /// As [`deactivate`].
-pub(crate) async fn reactivate(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+pub(crate) async fn reactivate(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     set_status(app, context, id, "reactivate", Status::Active).await
 }
 
 /// `action` is the name of the policy's rule as well.
-async fn set_status(app: &App, context: &Context, id: &ImageId, action: &str, to: Status) -> Result<()> {
+async fn set_status(app: &App, context: &Context, id: &RequestedId, action: &str, to: Status) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;

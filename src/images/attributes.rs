@@ -13,7 +13,7 @@ use super::protections::Operation;
 use crate::{
     app::App,
     context::Context,
-    db::images::{Image, Visibility},
+    model::{Image, Visibility},
     policy::{Attributes, Target, Value},
 };
 

@@ -15,12 +15,9 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{
     app::App,
-    db::{
-        self, Conn,
-        images::{Image, ImageId, Status},
-        locations::{Location, LocationStatus},
-    },
+    db::{self, Conn},
     error::Result,
+    model::{Image, ImageId, Location, LocationStatus, Status},
     store,
 };
 
@@ -64,7 +61,7 @@ impl Audit {
         let patience = app.config.glimpse.request_timeout;
         let after = self.after.as_str();
         let page = app.db.acquire().await?.in_time(patience, async |conn| page(conn, after).await).await?;
-        let last = page.last().map(|audited| audited.image.id.clone());
+        let last = page.last().map(|audited| audited.image.id.to_string());
         let is_full = page.len() as u64 == PAGE;
         let mut folders = HashSet::new();
         let suspects = suspects(app, page, &mut folders).await;
@@ -95,7 +92,7 @@ async fn audited(conn: &mut Conn, ids: &[&str]) -> db::Result<Vec<Audited>> {
 
 async fn with_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<Audited>> {
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
-    let mut locations: HashMap<String, Vec<Location>> = HashMap::new();
+    let mut locations: HashMap<ImageId, Vec<Location>> = HashMap::new();
     for location in db::locations::with_deleted(conn, &ids).await? {
         locations.entry(location.image_id.clone()).or_default().push(location);
     }
@@ -168,7 +165,7 @@ fn folder(location: &Location) -> &str {
 /// Repairs an image that is still as it was audited, and reports it.
 async fn repair(app: &App, audited: &Audited, findings: &Findings) -> Result<()> {
     let Audited { image, locations, .. } = audited;
-    let (id, size, hash) = (&image.id, image.size, image.os_hash_value.as_deref());
+    let (id, size, hash) = (image.id.as_str(), image.size, image.os_hash_value.as_deref());
     for doubt in &findings.doubts {
         tracing::error!(image = id, size, doubt, "an image's data is not what the image says");
     }
@@ -191,7 +188,7 @@ async fn repair(app: &App, audited: &Audited, findings: &Findings) -> Result<()>
         .db
         .transaction(|mut tx| async move {
             let now = app.now();
-            if db::images::get_locked(&mut tx, &ImageId::from(image.id.clone())).await?.as_ref() != Some(image)
+            if db::images::get_locked(&mut tx, &image.id).await?.as_ref() != Some(image)
                 || db::locations::of(&mut tx, &image.id).await? != *locations
             {
                 return Ok((tx, false));

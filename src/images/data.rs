@@ -11,17 +11,14 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use uuid::Uuid;
 
-use super::{access, facts::Observers, range::Asked, status};
+use super::{access, facts::Observers, range::Asked};
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self,
-        images::{DataFacts, Image, ImageId, Status},
-        uploads,
-    },
+    db::{self, uploads},
     error::{Error, Result, with_causes},
     limits::{Resource, StorageLeft},
+    model::{DataFacts, Image, ImageId, Location, LocationStatus, RequestedId, Status, check_described, may_become},
     store::{self, Hold, Object, Store, Stored},
     stream::{self, Broken, ByteStream, Demand},
 };
@@ -42,11 +39,13 @@ pub(crate) struct NewData {
 /// # Errors
 /// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not wait for data, `LimitExceeded`, `Gone` when the
 /// image was deleted meanwhile, `StoreUnavailable`.
-pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &ImageId, new: NewData) -> Result<()> {
+pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &RequestedId, new: NewData) -> Result<()> {
     let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
     app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
     let store = chosen_store(app, new.store.as_deref())?;
-    let upload = Upload { app: Arc::clone(app), context: context.clone(), id: id.clone(), store };
+    let requested = id.clone();
+    let id = requested.id().ok_or_else(|| not_found(&requested))?;
+    let upload = Upload { app: Arc::clone(app), context: context.clone(), requested, id, store };
     let span = tracing::Span::current();
     let (supply, demand) = stream::apart(new.data);
     let mut work = app.work.spawn(tracing::Instrument::instrument(upload.run(new.size, demand), span));
@@ -68,6 +67,7 @@ fn chosen_store(app: &App, chosen: Option<&str>) -> Result<Arc<Store>> {
 struct Upload {
     app: Arc<App>,
     context: Context,
+    requested: RequestedId,
     id: ImageId,
     store: Arc<Store>,
 }
@@ -75,7 +75,7 @@ struct Upload {
 impl Upload {
     async fn run(self, said: Option<i64>, data: Demand) -> Result<()> {
         let record = uploads::Upload {
-            image_id: self.id.to_string(),
+            image_id: self.id.clone(),
             upload_id: Uuid::new_v4().to_string(),
             process_id: self.app.process.id.clone(),
             store: self.store.id.clone(),
@@ -83,7 +83,7 @@ impl Upload {
         // While this lives, the upload is not taken for one that was cut off.
         let _alive = self.app.process.is_busy_with(&record.upload_id);
         let image = bounded(&self.app, self.begin(&record, said)).await?;
-        let object = Object { image_id: image.id.clone(), upload_id: record.upload_id.clone() };
+        let object = Object { image_id: image.id.to_string(), upload_id: record.upload_id.clone() };
         let (stored, size, observers) = match self.transfer(&image, &object, said, data).await {
             Ok(done) => done,
             Err(error) => {
@@ -111,7 +111,7 @@ impl Upload {
 
     /// Takes the image for this upload. Five statements.
     async fn begin(&self, record: &uploads::Upload, size: Option<i64>) -> Result<Image> {
-        let (app, id) = (&*self.app, &self.id);
+        let (app, id) = (&*self.app, &self.requested);
         app.db
             .transaction(|mut tx| async move {
                 let image = access::find_locked(app, &mut tx, &self.context, id).await?;
@@ -305,13 +305,13 @@ fn later(error: Error) -> Result<bool> {
 
 /// Checks that the image waits for data and says what data.
 fn check_waits(image: &Image) -> Result<()> {
-    if !status::may_become(image.status, Status::Saving) {
+    if !may_become(image.status, Status::Saving) {
         return Err(Error::Conflict(transition(image.status)));
     }
-    status::check_described(image)
+    check_described(image)
 }
 
-fn not_found(id: &ImageId) -> Error {
+fn not_found(id: &RequestedId) -> Error {
     Error::NotFound(format!("No image found with ID {id}"))
 }
 
@@ -379,7 +379,7 @@ pub(crate) struct Download {
 pub(crate) async fn download(
     app: &App,
     context: &Context,
-    id: &ImageId,
+    id: &RequestedId,
     asked: &Asked,
     prefer: &[String],
 ) -> Result<Option<Download>> {
@@ -403,11 +403,11 @@ pub(crate) async fn download(
         Some(size) => asked.of(size)?,
         None => None,
     };
-    let is_preferred = |location: &db::locations::Location| {
+    let is_preferred = |location: &Location| {
         location.metadata.get("store").and_then(|store| store.as_str()).is_some_and(|id| prefer.iter().any(|p| p == id))
     };
-    locations.retain(|location| location.status == db::locations::LocationStatus::Active);
-    let weight = |location: &db::locations::Location| super::stores::weight_of(app, location);
+    locations.retain(|location| location.status == LocationStatus::Active);
+    let weight = |location: &Location| super::stores::weight_of(app, location);
     locations.sort_by_key(|location| (!is_preferred(location), std::cmp::Reverse(weight(location))));
     let mut failures = Vec::new();
     for location in &locations {
@@ -445,7 +445,7 @@ impl Failure {
 /// Opens the data at a location. Returns the size of all of the data, where it is known, too.
 async fn open(
     app: &App,
-    location: &db::locations::Location,
+    location: &Location,
     known: Option<u64>,
     range: Option<Range<u64>>,
 ) -> Result<(Option<u64>, ByteStream), Failure> {
@@ -472,7 +472,7 @@ async fn open(
 }
 
 /// Whether the image is deleted, or is being deleted, by now. One statement.
-async fn is_deleted(app: &App, context: &Context, id: &ImageId) -> Result<bool> {
+async fn is_deleted(app: &App, context: &Context, id: &RequestedId) -> Result<bool> {
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?;
     Ok(image.is_none_or(|image| image.status == Status::PendingDelete))

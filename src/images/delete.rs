@@ -1,17 +1,14 @@
 //! Deleting an image, with its data.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
-use super::{access, status};
+use super::access;
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self, Tx,
-        images::{Image, ImageId, Status},
-        locations::Location,
-    },
+    db::{self, Tx},
     error::{Error, Result},
+    model::{Image, Location, RequestedId, Status, may_become},
     store,
 };
 
@@ -25,7 +22,7 @@ use crate::{
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
-pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &ImageId) -> Result<()> {
+pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId) -> Result<()> {
     let (span, id) = (tracing::Span::current(), id.clone());
     let (app_of_work, context) = (Arc::clone(app), context.clone());
     let work = async move { run(&app_of_work, &context, &id).await };
@@ -33,7 +30,7 @@ pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &ImageId) -> R
     work.await.map_err(|error| Error::Internal(error.into()))?
 }
 
-async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
+async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     let with_data = app
         .db
         .transaction(|mut tx| async move {
@@ -65,7 +62,7 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
             removed
         }
         None => {
-            discard_staged(app, id.as_str()).await;
+            discard_staged(app, &id.to_string()).await;
             Ok(())
         }
     }
@@ -81,7 +78,7 @@ async fn run(app: &App, context: &Context, id: &ImageId) -> Result<()> {
 /// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
 pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
-        let id = &ImageId::from(image.id.clone());
+        let id = &image.id;
         if db::images::get_locked(&mut tx, id).await?.as_ref() != Some(image) {
             return Ok((tx, None));
         }
@@ -126,16 +123,16 @@ async fn discard_staged(app: &App, image_id: &str) {
     }
 }
 
-fn not_found(id: &ImageId) -> Error {
+fn not_found(id: impl Display) -> Error {
     Error::NotFound(format!("Failed to find image {id} to delete"))
 }
 
-fn changed(id: &ImageId) -> Error {
+fn changed(id: impl Display) -> Error {
     Error::Conflict(format!("Image {id} was changed by another request; try again."))
 }
 
 fn check_transition(from: Status, to: Status) -> Result<()> {
-    if status::may_become(from, to) {
+    if may_become(from, to) {
         return Ok(());
     }
     let (from, to) = (from.as_str(), to.as_str());
@@ -152,7 +149,7 @@ async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Resu
         db::images::release_data(tx, &image.id).await?;
     }
     let now = app.now();
-    let id = ImageId::from(image.id.clone());
+    let id = image.id.clone();
     if !db::images::delete(tx, image, to, now).await? {
         // Somebody was faster: with its deletion, or with a change.
         return Err(match db::images::get(tx, &id).await? {
@@ -173,10 +170,14 @@ async fn remove_data(app: &App, image: &Image, locations: &[Location], touched: 
         match removal.await {
             Ok(()) => *touched = true,
             Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
-                tracing::warn!(image = image.id, location = location.id, %error, "no data is removed");
+                tracing::warn!(image = image.id.as_str(), location = location.id, %error, "no data is removed");
             }
             Err(store::Error::NoStore) => {
-                tracing::warn!(image = image.id, location = location.id, "the data is left to glance-scrubber");
+                tracing::warn!(
+                    image = image.id.as_str(),
+                    location = location.id,
+                    "the data is left to glance-scrubber"
+                );
                 gone = false;
                 continue;
             }
@@ -220,6 +221,6 @@ async fn bring_back(app: &App, image: &Image, to: Status) {
         })
         .await;
     if let Err(error) = back {
-        tracing::error!(image = image.id, %error, "the image stays pending_delete; its deletion goes on later");
+        tracing::error!(image = image.id.as_str(), %error, "the image stays pending_delete; its deletion goes on later");
     }
 }

@@ -5,9 +5,9 @@ use std::{iter::once, ops::ControlFlow, sync::Arc};
 use crate::{
     app::App,
     config::HashAlgorithm,
-    db::images::{DataFacts, Image},
     error::{Error, Result},
     inspect::{self, Inspection, Inspector, Refusal, Rules},
+    model::{DataFacts, Image},
     stream::{self, Chunk, Digest, Look, Tap},
 };
 
@@ -28,7 +28,7 @@ impl Observers {
         let digest = |algorithm| Digest::new(algorithm).map_err(Error::Internal);
         let content = Content {
             app: Arc::clone(app),
-            image_id: image.id.clone(),
+            image_id: image.id.to_string(),
             disk_format: image.disk_format.clone().unwrap_or_default(),
             container_format: image.container_format.clone().unwrap_or_default(),
             inspector: Inspector::new(),

@@ -16,12 +16,12 @@ use crate::{
     app::App,
     db::{
         self, Conn,
-        images::Image,
         locations::Removal,
         processes::{self, Process},
         uploads::Upload,
     },
     error::Result,
+    model::Image,
     store::Object,
 };
 
@@ -77,7 +77,7 @@ impl Watch {
             if app.stores.named(&upload.store).is_none() && living.len() > 1 {
                 let looks = before.get(&upload.upload_id).map_or(0, |looks| looks + 1);
                 if looks == 0 {
-                    let (image, store) = (&upload.image_id, &upload.store);
+                    let (image, store) = (upload.image_id.as_str(), &upload.store);
                     tracing::warn!(image, store, "an upload was cut off into a store that is not configured here");
                 }
                 if looks < FOREIGN {
@@ -85,13 +85,13 @@ impl Watch {
                     continue;
                 }
             }
-            let image = &upload.image_id;
+            let image = upload.image_id.as_str();
             if let Err(why) = undo_dead(app, upload).await {
                 match told.get(image) == Some(&why) {
                     true => tracing::debug!(image, why, "{CANNOT_UNDO}"),
                     false => tracing::warn!(image, why, "{CANNOT_UNDO}"),
                 }
-                self.stuck.insert(image.clone(), why);
+                self.stuck.insert(image.to_owned(), why);
             }
         }
         for Process { id, .. } in processes.iter().filter(|process| !living.contains(&process.id)) {
@@ -132,7 +132,7 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
 
 /// Undoes an upload that was cut off, or tells why that cannot be done now.
 async fn undo_dead(app: &App, upload: &Upload) -> Result<(), String> {
-    let (image, store) = (&upload.image_id, app.stores.named(&upload.store));
+    let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
     // Who holds the image's place may stall for ever, and there are other uploads.
     let undone = tokio::time::timeout(app.config.glimpse.request_timeout, undo(app, upload, store.as_deref()));
     let undone = undone.await.map_err(|_| "the database, the store, or who holds the image's place takes too long")?;
@@ -241,6 +241,7 @@ async fn go_on(app: &App, image: &str, work: impl Future<Output = Result<bool>>,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ImageId;
 
     /// However often we look, others are given the time that they need.
     #[test]
@@ -256,7 +257,7 @@ mod tests {
         let every = Duration::from_millis(100);
         let process = |id: &str, beat| Process { id: id.to_owned(), beat };
         let upload = |process: &str| Upload {
-            image_id: process.to_owned(),
+            image_id: ImageId::new(),
             upload_id: process.to_owned(),
             process_id: process.to_owned(),
             store: String::new(),

@@ -7,23 +7,14 @@ use std::{collections::HashMap, slice};
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    access,
-    attributes::Subject,
-    check_quota,
-    status::{check_described, may_become},
-    stores,
-};
+use super::{access, attributes::Subject, check_quota, stores};
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self, Session,
-        images::{Image, Status},
-        locations::{Location, LocationStatus, LocationUrl, UNWRITTEN},
-    },
+    db::{self, Session},
     error::{Error, Result, with_causes},
     limits::StorageLeft,
+    model::{Image, Location, LocationStatus, LocationUrl, Status, UNWRITTEN, check_described, may_become},
     schemas, store,
     stream::{self, Digest},
 };

@@ -4,16 +4,13 @@
 //! with its row's lock and the caller's right checked, the member looked for, and its one row written. Whoever has the
 //! lock counts what stays.
 
-use super::{access, attributes::Subject, model::MemberId};
+use super::{access, attributes::Subject};
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self, Session, Tx,
-        images::{Image, ImageId, Visibility},
-        members::{Member, MemberStatus},
-    },
+    db::{self, Session, Tx},
     error::{Error, Result},
+    model::{Image, Member, MemberId, MemberStatus, RequestedId, Visibility},
 };
 
 const ONLY_SHARED: &str = "Only shared images have members.";
@@ -23,21 +20,21 @@ const ONLY_SHARED: &str = "Only shared images have members.";
 /// # Errors
 /// `NotFound` (image), `Forbidden` (also where the image is not a shared one), `LimitExceeded`, `Conflict` when it is
 /// shared with it already.
-pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &MemberId) -> Result<Member> {
+pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: &MemberId) -> Result<Member> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("create", id))?;
             check_side(app, context, &image, Side::Owner, || not_allowed("create", id))?;
             authorise(app, context, &image, "add_member")?;
-            check_quota(app, &mut tx, id).await?;
-            if db::members::get(&mut tx, id.as_str(), member.as_str()).await?.is_some() {
+            check_quota(app, &mut tx, &image).await?;
+            if db::members::get(&mut tx, &image.id, member.as_str()).await?.is_some() {
                 let member = member.as_str();
                 return Err(Error::Conflict(format!("Member {member} is duplicated for image {id}")));
             }
             let now = app.now();
             let member = Member {
-                image_id: image.image.id,
+                image_id: image.image.id.to_string(),
                 member: member.as_str().to_owned(),
                 status: MemberStatus::Pending,
                 created_at: now,
@@ -53,7 +50,7 @@ pub(crate) async fn add(app: &App, context: &Context, id: &ImageId, member: &Mem
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also where the image is not a shared one).
-pub(crate) async fn list(app: &App, context: &Context, id: &ImageId) -> Result<Vec<Member>> {
+pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Result<Vec<Member>> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::Forbidden(format!("Not allowed to list members for image {id}: {ONLY_SHARED}"));
     let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
@@ -74,7 +71,7 @@ pub(crate) async fn list(app: &App, context: &Context, id: &ImageId) -> Result<V
 ///
 /// # Errors
 /// `NotFound`.
-pub(crate) async fn show(app: &App, context: &Context, id: &ImageId, member: &str) -> Result<Member> {
+pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<Member> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::NotFound(ONLY_SHARED.to_owned());
     let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
@@ -90,7 +87,7 @@ pub(crate) async fn show(app: &App, context: &Context, id: &ImageId, member: &st
 pub(crate) async fn set_status(
     app: &App,
     context: &Context,
-    id: &ImageId,
+    id: &RequestedId,
     member: &str,
     status: Option<MemberStatus>,
 ) -> Result<Member> {
@@ -106,7 +103,7 @@ pub(crate) async fn set_status(
                 Error::Invalid(format!("Incorrect request: {statuses}"))
             })?;
             let now = app.now();
-            if !db::members::set_status(&mut tx, id.as_str(), member, status, now).await? {
+            if !db::members::set_status(&mut tx, &image.id, member, status, now).await? {
                 // A Glance beside us was faster.
                 return Err(no_member(&image.id, member));
             }
@@ -119,7 +116,7 @@ pub(crate) async fn set_status(
 ///
 /// # Errors
 /// `NotFound` (image, member), `Forbidden` (also where the image is not a shared one).
-pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, member: &str) -> Result<()> {
+pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
@@ -127,7 +124,7 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &ImageId, member: &
             check_side(app, context, &image, Side::Owner, || not_allowed("delete", id))?;
             find_member(app, context, &mut tx, &image, member).await?;
             authorise(app, context, &image, "delete_member")?;
-            if !db::members::delete(&mut tx, id.as_str(), member).await? {
+            if !db::members::delete(&mut tx, &image.id, member).await? {
                 return Err(no_member(&image.id, member));
             }
             Ok((tx, ()))
@@ -154,7 +151,7 @@ fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: 
 }
 
 /// The image, if the caller may know of it and it is a shared one.
-fn only_shared(image: Option<Subject>, id: &ImageId, not_shared: impl FnOnce() -> Error) -> Result<Subject> {
+fn only_shared(image: Option<Subject>, id: &RequestedId, not_shared: impl FnOnce() -> Error) -> Result<Subject> {
     let image = image.ok_or_else(|| Error::NotFound(format!("Image {id} not found.")))?;
     if image.visibility == Visibility::Shared { Ok(image) } else { Err(not_shared()) }
 }
@@ -189,17 +186,18 @@ fn authorise(app: &App, context: &Context, image: &Subject, rule: &str) -> Resul
 }
 
 /// Checks that there may be one member more.
-async fn check_quota(app: &App, tx: &mut Tx, id: &ImageId) -> Result<()> {
+async fn check_quota(app: &App, tx: &mut Tx, image: &Image) -> Result<()> {
     let Some(maximum) = app.config.default.image_member_quota() else {
         return Ok(());
     };
-    let attempted = db::members::count(tx, id.as_str()).await? + 1;
+    let attempted = db::members::count(tx, &image.id).await? + 1;
     if attempted <= i64::from(maximum) {
         return Ok(());
     }
     Err(Error::LimitExceeded(format!(
-        "Image member limit exceeded for image {id}: The limit has been exceeded on the number of allowed image members \
-         for this image. Attempted: {attempted}, Maximum: {maximum}:"
+        "Image member limit exceeded for image {}: The limit has been exceeded on the number of allowed image members \
+         for this image. Attempted: {attempted}, Maximum: {maximum}:",
+        image.id
     )))
 }
 
@@ -207,6 +205,6 @@ fn no_member(image_id: &str, member: &str) -> Error {
     Error::NotFound(format!("{member} not found in the member list of the image {image_id}."))
 }
 
-fn not_allowed(what: &str, id: &ImageId) -> Error {
+fn not_allowed(what: &str, id: &RequestedId) -> Error {
     Error::Forbidden(format!("Not allowed to {what} members for image {id}."))
 }

@@ -17,7 +17,6 @@ pub(crate) mod model;
 pub(crate) mod protections;
 pub(crate) mod query;
 pub(crate) mod range;
-mod status;
 pub(crate) mod stores;
 pub(crate) mod tags;
 pub(crate) mod update;
@@ -25,12 +24,10 @@ pub(crate) mod uploads;
 
 use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
-use uuid::Uuid;
-
 pub(crate) use self::delete::delete;
 use self::{
     attributes::Seen,
-    model::{ImageView, NewImage, Tag, check_storable, requirement},
+    model::{ImageView, NewImage, requirement},
     protections::Operation,
     query::ListQuery,
 };
@@ -40,12 +37,11 @@ use crate::{
     db::{
         self, Session,
         belongings::Belongings,
-        images::{Image, ImageId, Status},
         listing::{Term, Viewer},
-        locations::LocationStatus,
     },
     error::{Error, Result},
     limits::Resource,
+    model::{Image, ImageId, LocationStatus, RequestedId, Status, Tag, check_storable},
     policy::Target,
 };
 
@@ -71,7 +67,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     check_quota("properties", new.properties.len(), app.config.default.image_property_quota())?;
     let now = app.now();
     let image = Image {
-        id: new.id.map_or_else(|| Uuid::new_v4().to_string(), |id| id.to_string()),
+        id: new.id.unwrap_or_else(ImageId::new),
         name: new.name,
         size: None,
         status: Status::Queued,
@@ -167,10 +163,11 @@ fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
 ///
 /// # Errors
 /// `NotFound`.
-pub(crate) async fn show(app: &App, context: &Context, id: &ImageId) -> Result<ImageView> {
+pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId) -> Result<ImageView> {
     let mut conn = app.db.acquire().await?;
     let not_found = || Error::NotFound(format!("No image found with ID {id}"));
-    let found = db::belongings::with_image(&mut conn, id, shows_locations(app)).await?;
+    let id = id.id().ok_or_else(not_found)?;
+    let found = db::belongings::with_image(&mut conn, &id, shows_locations(app)).await?;
     let (image, belongings) = found.ok_or_else(not_found)?;
     if !access::is_visible(&mut conn, context, &image).await? {
         return Err(not_found());
@@ -209,7 +206,10 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     let marker = match &query.marker {
         None => None,
         Some(id) => {
-            let image = db::listing::marker(&mut conn, &viewer, id).await?;
+            let image = match id.id() {
+                Some(id) => db::listing::marker(&mut conn, &viewer, &id).await?,
+                None => None,
+            };
             Some(image.ok_or_else(|| Error::Invalid(format!("No image found with ID {id}")))?)
         }
     };
@@ -248,7 +248,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     };
     let more = ids.len() > limit as usize || !all_read;
     // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
-    let next_marker = images.last().filter(|_| more).map(|view| view.image.id.clone());
+    let next_marker = images.last().filter(|_| more).map(|view| view.image.id.to_string());
     app.protections.hide(&app.policy, context, &mut images);
     Ok(Page { images, next_marker })
 }
@@ -285,7 +285,7 @@ fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belonging
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
     let places: HashMap<String, usize> =
-        views.iter().enumerate().map(|(place, view)| (view.image.id.clone(), place)).collect();
+        views.iter().enumerate().map(|(place, view)| (view.image.id.to_string(), place)).collect();
     for row in properties {
         if let Some(place) = places.get(&row.image_id) {
             // The first version of the API wrote NULL values; this one shows them as empty.
@@ -298,7 +298,7 @@ fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belonging
         }
     }
     for location in locations.into_iter().filter(|location| location.status == LocationStatus::Active) {
-        if let Some(place) = places.get(&location.image_id) {
+        if let Some(place) = places.get(location.image_id.as_str()) {
             // Where the data of a deactivated image is, is as good as the data.
             let is_hidden = views[*place].image.status == Status::Deactivated && !context.is_admin;
             views[*place].locations.extend((!is_hidden).then_some(location));

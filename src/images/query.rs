@@ -2,14 +2,10 @@
 
 use chrono::{Datelike as _, NaiveDate, NaiveDateTime, TimeDelta};
 
-use super::model::check_storable;
 use crate::{
-    db::{
-        images::ImageId,
-        listing::{Compare, Direction, Filter, SortKey, Term, Wanted},
-        members::MemberStatus,
-    },
+    db::listing::{Compare, Direction, Filter, SortKey, Term, Wanted},
     error::{Error, Result},
+    model::{MemberStatus, RequestedId, check_storable},
 };
 
 /// A listing that somebody asks for.
@@ -18,7 +14,7 @@ pub(crate) struct ListQuery {
     /// Images a page, where the request says.
     pub(crate) limit: Option<u32>,
     /// The image after which the page starts.
-    pub(crate) marker: Option<ImageId>,
+    pub(crate) marker: Option<RequestedId>,
     /// The order: its keys tell any two images apart.
     pub(crate) sort: Vec<(SortKey, Direction)>,
     /// What the images have in common.

@@ -4,12 +4,9 @@ use super::access;
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self,
-        images::{ImageId, Status},
-        locations::{Location, Removal},
-    },
+    db::{self, locations::Removal},
     error::{Error, Result},
+    model::{Location, RequestedId, Status},
     policy::Target,
     store::{self, Store},
 };
@@ -62,7 +59,7 @@ pub(super) fn weight_of(app: &App, location: &Location) -> i64 {
 /// # Errors
 /// `NotFound`, `Conflict` when there is no such store or the image is not active, `Forbidden` also when it is the only
 /// store that the image is in.
-pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &ImageId) -> Result<()> {
+pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &RequestedId) -> Result<()> {
     if !app.stores.are_named {
         return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
     }
@@ -116,7 +113,7 @@ pub(super) async fn finish_removal(app: &App, location: &Location) -> Result<()>
         app.db
             .transaction(|mut tx| async move {
                 // The data of an image that is deleted meanwhile is no image's, and its removal goes on.
-                let image = db::images::get_locked(&mut tx, &ImageId::from(location.image_id.clone())).await?;
+                let image = db::images::get_locked(&mut tx, &location.image_id).await?;
                 if image.is_some_and(|image| image.status != Status::PendingDelete) {
                     db::locations::restore(&mut tx, location.id, app.now()).await?;
                 }
@@ -132,7 +129,7 @@ async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
     match app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await {
         Ok(()) => {}
         Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
-            tracing::warn!(image = location.image_id, location = location.id, %error, "no data is removed");
+            tracing::warn!(image = location.image_id.as_str(), location = location.id, %error, "no data is removed");
         }
         Err(error) => return Err(error),
     }
@@ -155,7 +152,7 @@ async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
 pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let (location, now) = (&removal.location, app.now());
-        db::images::get_locked(&mut tx, &ImageId::from(location.image_id.clone())).await?;
+        db::images::get_locked(&mut tx, &location.image_id).await?;
         let ours = db::locations::resume(&mut tx, removal, now).await?;
         let others = db::locations::of(&mut tx, &location.image_id).await?;
         let is_in_use = others.iter().any(|other| other.url == location.url);

@@ -10,7 +10,7 @@ use super::{
     attributes::Subject,
     check_owner, check_quota,
     locations::{self, Findings, LocationsChange, Room},
-    model::{ImageView, Tag, requirement},
+    model::{ImageView, requirement},
     or_conflict,
     protections::Operation,
     with_belongings,
@@ -18,12 +18,9 @@ use super::{
 use crate::{
     app::App,
     context::Context,
-    db::{
-        self, Session, Tx,
-        images::{ImageId, Status, Visibility},
-        locations::{Location, LocationStatus, UNWRITTEN},
-    },
+    db::{self, Session, Tx},
     error::{Error, Result},
+    model::{Location, LocationStatus, RequestedId, Status, Tag, UNWRITTEN, Visibility},
 };
 
 /// One change of a patch, in the order of the request.
@@ -122,7 +119,12 @@ pub(crate) const ATTRIBUTES: [&str; 10] = [
 /// # Errors
 /// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`; for locations also `Invalid`, `Conflict`, and what a store
 /// says that does not let data go.
-pub(crate) async fn update(app: &Arc<App>, context: &Context, id: &ImageId, changes: &[Change]) -> Result<ImageView> {
+pub(crate) async fn update(
+    app: &Arc<App>,
+    context: &Context,
+    id: &RequestedId,
+    changes: &[Change],
+) -> Result<ImageView> {
     let findings = &look(app, context, id, changes).await?;
     let (before, mut after) = app
         .db
@@ -149,12 +151,12 @@ pub(crate) async fn update(app: &Arc<App>, context: &Context, id: &ImageId, chan
     Ok(after)
 }
 
-fn not_found(id: &ImageId) -> Error {
+fn not_found(id: &RequestedId) -> Error {
     Error::NotFound(format!("No image found with ID {id}"))
 }
 
 /// Asks web servers about locations that are to be added, each once the changes before it were found good.
-async fn look(app: &App, context: &Context, id: &ImageId, changes: &[Change]) -> Result<Findings> {
+async fn look(app: &App, context: &Context, id: &RequestedId, changes: &[Change]) -> Result<Findings> {
     let mut findings = Findings::default();
     if !app.config.default.show_multiple_locations || !changes.iter().any(Change::adds_locations) {
         return Ok(findings);

@@ -10,13 +10,9 @@ use uuid::Uuid;
 
 use crate::{
     app::App,
-    db::{
-        self,
-        images::{Image, ImageId, Status},
-        processes,
-        uploads::Upload,
-    },
+    db::{self, processes, uploads::Upload},
     error::{Error, Result},
+    model::{Image, Status},
     store::{self, Object, Store},
 };
 
@@ -77,7 +73,7 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     }
     app.db
         .transaction(|mut tx| async move {
-            db::images::get_locked(&mut tx, &ImageId::from(upload.image_id.clone())).await?;
+            db::images::get_locked(&mut tx, &upload.image_id).await?;
             if db::uploads::end(&mut tx, ours_ref).await? {
                 db::images::requeue(&mut tx, &upload.image_id, app.now()).await?;
             }
@@ -89,11 +85,11 @@ pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
 
 /// Removes what an upload has left, which is ours to undo; `false` when it is not any more. Two statements.
 async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
-    let object = Object { image_id: upload.image_id.clone(), upload_id: upload.upload_id.clone() };
+    let object = Object { image_id: upload.image_id.to_string(), upload_id: upload.upload_id.clone() };
     let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
     let hold = match store.hold(&object).await {
         Err(error @ (store::Error::NoStore | store::Error::ReadOnly)) => {
-            tracing::warn!(image = upload.image_id, store = store.id, %error, "what an upload has left may stay there");
+            tracing::warn!(image = upload.image_id.as_str(), store = store.id, %error, "what an upload has left may stay there");
             return Ok(true);
         }
         hold => hold.map_err(cannot)?,
@@ -101,7 +97,7 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
     // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
     let (still_ours, image) = {
         let mut conn = app.db.acquire().await?;
-        let image = db::images::get(&mut conn, &ImageId::from(upload.image_id.clone())).await?;
+        let image = db::images::get(&mut conn, &upload.image_id).await?;
         (db::uploads::holds(&mut conn, ours).await?, image)
     };
     if !still_ours {
@@ -113,7 +109,10 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
     let hold = match image.is_none_or(|image| is_without_data(&image)) {
         true => Some(hold),
         false => {
-            tracing::warn!(image = upload.image_id, "the image has got other data: what is in its place stays");
+            tracing::warn!(
+                image = upload.image_id.as_str(),
+                "the image has got other data: what is in its place stays"
+            );
             hold.release().await;
             None
         }

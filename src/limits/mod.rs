@@ -17,7 +17,7 @@ pub(crate) use self::storage::StorageLeft;
 use crate::{
     config::Config,
     context::Context,
-    db::{self, Db, Session, images::ImageId},
+    db::{self, Db, Session},
     error::{Error, Result},
 };
 
@@ -123,11 +123,11 @@ impl Limits {
     ///
     /// # Errors
     /// `Unavailable`.
-    pub(crate) async fn storage_left(&self, db: &Db, context: &Context, image: &ImageId) -> Result<StorageLeft> {
+    pub(crate) async fn storage_left(&self, db: &Db, context: &Context, image: &str) -> Result<StorageLeft> {
         if !self.bounds_storage() {
             return Ok(StorageLeft::unbounded());
         }
-        self.storage_left_in(&mut db.acquire().await?, context, Some(image.as_str())).await
+        self.storage_left_in(&mut db.acquire().await?, context, Some(image)).await
     }
 
     /// As [`Self::storage_left`], by a connection that is there; beside all that the project has, where no image is named.
@@ -197,7 +197,7 @@ mod tests {
             let limits = Limits::new(&config, || DateTime::UNIX_EPOCH).unwrap();
             let identity = Identity { project_id: Some(project.to_owned()), ..Default::default() };
             let context = Context { identity: identity.into(), is_admin: false };
-            limits.storage_left(&db, &context, &image.to_owned().into()).await.unwrap().bound()
+            limits.storage_left(&db, &context, image).await.unwrap().bound()
         };
         assert_eq!(left("user_storage_quota = 200B", "p", "c").await, Some(90));
         assert_eq!(left("user_storage_quota = 200B", "p", "a").await, Some(150));

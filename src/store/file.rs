@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
-    db::locations::LocationUrl,
+    model::LocationUrl,
     stream::{self, Chunk, Chunks},
 };
 

@@ -9,8 +9,8 @@ use url::{Host, Url};
 use super::{Blob, Driver, Error, Hold, Object, Result, Stored};
 use crate::{
     config::HttpStore,
-    db::locations::LocationUrl,
     egress::{Filter, Refused, Strictness},
+    model::LocationUrl,
     stream::Chunks,
 };
 

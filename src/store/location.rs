@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::{Error, Result};
-use crate::db::locations::LocationUrl;
+use crate::model::LocationUrl;
 
 /// The URL's scheme, in lower case; empty where it has none.
 pub(super) fn scheme(url: &LocationUrl) -> String {

@@ -26,8 +26,8 @@ pub(crate) use self::{
     registry::{Store, Stores},
 };
 use crate::{
-    db::locations::LocationUrl,
     egress::Refused,
+    model::LocationUrl,
     stream::{ByteStream, Chunks, Cut},
 };
 

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
-    db::locations::LocationUrl,
     egress::Filter,
+    model::LocationUrl,
     stream::Chunks,
 };
 

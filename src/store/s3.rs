@@ -29,7 +29,7 @@ use self::client::{Client, Gathering, PATIENCE, Payload, Place, S3Error};
 use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
 use crate::{
     config::S3Store,
-    db::locations::LocationUrl,
+    model::LocationUrl,
     stream::{BoxError, Chunks, Cut},
 };
 

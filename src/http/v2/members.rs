@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::{
     context::Context,
-    db::members::Member,
     error::{Error, Result},
     http::{
         SharedApp,
         extract::{ImagePath, Json, MemberPath, NoBody},
         json,
     },
-    images::{members, model::MemberId},
+    images::members,
+    model::{Member, MemberId},
 };
 
 #[derive(Serialize)]

@@ -53,7 +53,8 @@ impl Gate {
     pub(crate) async fn holds(&self) {
         let mut state = self.state.subscribe();
         let held = state.wait_for(|state| *state == State::Holding);
-        tokio::time::timeout(std::time::Duration::from_secs(20), held).await.expect("the statement comes").unwrap();
+        let held = tokio::time::timeout(std::time::Duration::from_secs(20), held).await;
+        assert!(held.is_ok(), "the statement did not come");
     }
 
     /// Lets it go on.

@@ -5,18 +5,15 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
-    db::{
-        images::{ImageId, Visibility},
-        locations::{Location, LocationUrl},
-    },
     error::{Error, Result},
     http::json,
     images::{
         locations::{Claim, NewLocation},
-        model::{ImageView, NewImage, Tag, check_storable},
+        model::{ImageView, NewImage},
         stores,
         update::Attribute,
     },
+    model::{ImageId, Location, LocationUrl, Tag, Visibility, check_storable},
 };
 
 /// Bytes of a custom property's value at the most, as wide as MySQL's TEXT.
@@ -131,7 +128,8 @@ pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewIm
     }
     let forbid_equals = app.config.glimpse.forbid_equals_in_tags;
     Ok(NewImage {
-        id: text(&mut body, "id")?.map(ImageId::from),
+        // The schema has checked its form.
+        id: text(&mut body, "id")?.and_then(|id| ImageId::parse(&id)),
         name: text(&mut body, "name")?,
         disk_format: text(&mut body, "disk_format")?,
         container_format: text(&mut body, "container_format")?,

@@ -37,15 +37,15 @@ macro_rules! text_enum {
             }
         }
 
-        $crate::db::text_enum::text_type!($name, sqlx::Sqlite, |_name| false);
-        $crate::db::text_enum::text_type!($name, sqlx::MySql, |_name| false);
-        $crate::db::text_enum::text_type!($name, sqlx::Postgres, |name| name == $pg);
+        $crate::model::text_enum::text_type!($name, sqlx::Sqlite, |_name| false);
+        $crate::model::text_enum::text_type!($name, sqlx::MySql, |_name| false);
+        $crate::model::text_enum::text_type!($name, sqlx::Postgres, |name| name == $pg);
 
         impl From<$name> for sea_query::Expr {
             fn from(value: $name) -> Self {
                 let text = sea_query::Expr::val(value.as_str());
                 // The cast is written on PostgreSQL alone.
-                if $pg.is_empty() { text } else { text.as_enum($pg) }
+                if $pg.is_empty() { text } else { sea_query::ExprTrait::as_enum(text, $pg) }
             }
         }
     };

@@ -1,12 +1,34 @@
-//! Which status an image may move to from which.
+//! The states of an image, and which of them may follow which.
 
-use crate::{
-    db::images::{Image, Status},
-    error::{Error, Result},
-};
+use super::{Image, text_enum::text_enum};
+use crate::error::{Error, Result};
+
+text_enum! {
+    /// Where an image is in its life.
+    pub(crate) enum Status("") {
+        /// The record is there, its data is not.
+        Queued = "queued",
+        /// Data is being uploaded.
+        Saving = "saving",
+        /// Data is being staged for an import.
+        Uploading = "uploading",
+        /// Staged data is being imported.
+        Importing = "importing",
+        /// The data is there.
+        Active = "active",
+        /// The data is there, but only an admin may read it.
+        Deactivated = "deactivated",
+        /// An upload went wrong, by an old Glance.
+        Killed = "killed",
+        /// Gone; its id is never given out again.
+        Deleted = "deleted",
+        /// Gone, with data that is still to be removed.
+        PendingDelete = "pending_delete",
+    }
+}
 
 /// Whether an image may move from one status to the other.
-pub(super) fn may_become(from: Status, to: Status) -> bool {
+pub(crate) fn may_become(from: Status, to: Status) -> bool {
     use Status::{Active, Deactivated, Deleted, Importing, Killed, PendingDelete, Queued, Saving, Uploading};
     let targets: &[Status] = match from {
         Queued => &[Saving, Uploading, Importing, Active, Deleted],
@@ -27,7 +49,7 @@ pub(super) fn may_become(from: Status, to: Status) -> bool {
 ///
 /// # Errors
 /// `Invalid`
-pub(super) fn check_described(image: &Image) -> Result<()> {
+pub(crate) fn check_described(image: &Image) -> Result<()> {
     let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
         .into_iter()
         .filter(|(_, format)| format.as_deref().unwrap_or_default().is_empty())
