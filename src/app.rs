@@ -21,12 +21,12 @@ use crate::{
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
     egress::Filter,
-    images::{
-        protections::{Protections, ProtectionsError},
-        uploads::Process,
-    },
     limits::Limits,
-    policy::{Policy, PolicyError},
+    policy::{
+        Policy, PolicyError,
+        protections::{Protections, ProtectionsError},
+    },
+    process::Process,
     schemas::{Schemas, SchemasError},
     store::Stores,
 };

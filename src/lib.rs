@@ -12,6 +12,7 @@
 //! * `stream` is data on its way, and `egress` where a user may send us for it;
 //! * `context`, `config` and `error` are what all of them speak of.
 
+mod access;
 mod app;
 mod auth;
 pub mod cli;
@@ -27,6 +28,7 @@ mod limits;
 mod log;
 mod model;
 mod policy;
+mod process;
 mod schemas;
 mod server;
 mod store;

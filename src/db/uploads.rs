@@ -2,9 +2,8 @@
 
 use sea_query::{Expr, ExprTrait, Query};
 
-use crate::model::ImageId;
-
 use super::{Result, Session, tables::GlimpseUploads as U};
+use crate::model::ImageId;
 
 /// An upload under way. While its row is there, the image is its own.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]

@@ -1,7 +1,8 @@
 //! Taking an image's data from its users for a while, and giving it back.
 
-use super::access;
+use crate::policy::rule;
 use crate::{
+    access,
     app::App,
     context::Context,
     db::{self},
@@ -14,7 +15,7 @@ use crate::{
 /// # Errors
 /// `NotFound`, `Forbidden` (also in any other status than active), `Conflict` when its status changed meanwhile.
 pub(crate) async fn deactivate(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
-    set_status(app, context, id, "deactivate", Status::Deactivated).await
+    set_status(app, context, id, rule::DEACTIVATE, Status::Deactivated).await
 }
 
 /// Takes a deactivation back. Nothing happens to an image that is active. Two statements.
@@ -22,7 +23,7 @@ pub(crate) async fn deactivate(app: &App, context: &Context, id: &RequestedId) -
 /// # Errors
 /// As [`deactivate`].
 pub(crate) async fn reactivate(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
-    set_status(app, context, id, "reactivate", Status::Active).await
+    set_status(app, context, id, rule::REACTIVATE, Status::Active).await
 }
 
 /// `action` is the name of the policy's rule as well.

@@ -11,8 +11,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use uuid::Uuid;
 
-use super::{access, facts::Observers, range::Asked};
+use super::{facts::Observers, range::Asked};
+use crate::policy::rule;
 use crate::{
+    access,
     app::App,
     context::Context,
     db::{self, uploads},
@@ -116,7 +118,7 @@ impl Upload {
             .transaction(|mut tx| async move {
                 let image = access::find_locked(app, &mut tx, &self.context, id).await?;
                 let image = image.ok_or_else(|| not_found(id))?;
-                access::authorise(app, &self.context, &image, "upload_image")?;
+                access::authorise(app, &self.context, &image, rule::UPLOAD_IMAGE)?;
                 access::check_mutable(&self.context, &image)?;
                 check_waits(&image)?;
                 let cap = app.config.default.image_size_cap;
@@ -390,9 +392,9 @@ pub(crate) async fn download(
         let message = "The requested image has been deactivated. Image data download is forbidden.";
         return Err(Error::Forbidden(message.to_owned()));
     }
-    access::authorise(app, context, &image, "download_image")?;
+    access::authorise(app, context, &image, rule::DOWNLOAD_IMAGE)?;
     if !prefer.is_empty() {
-        access::authorise(app, context, &image, "download_from_store")?;
+        access::authorise(app, context, &image, rule::DOWNLOAD_FROM_STORE)?;
         check_preferred(app, prefer)?;
     }
     let mut locations = db::locations::of(&mut conn, &image.id).await?;

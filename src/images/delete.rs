@@ -2,8 +2,9 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use super::access;
+use crate::policy::rule;
 use crate::{
+    access,
     app::App,
     context::Context,
     db::{self, Tx},
@@ -35,7 +36,7 @@ async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
         .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
-            access::authorise(app, context, &image, "delete_image")?;
+            access::authorise(app, context, &image, rule::DELETE_IMAGE)?;
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }

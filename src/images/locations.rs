@@ -7,8 +7,10 @@ use std::{collections::HashMap, slice};
 
 use serde_json::{Map, Value, json};
 
-use super::{access, attributes::Subject, check_quota, stores};
+use super::{check_quota, stores};
+use crate::policy::rule;
 use crate::{
+    access::{self, Subject},
     app::App,
     context::Context,
     db::{self, Session},
@@ -178,9 +180,9 @@ impl Draft<'_> {
             LocationsChange::Replace(locations) if locations.is_empty() => {
                 return Err(Error::NotPermitted("Cannot set locations to empty list.".to_owned()));
             }
-            LocationsChange::Replace(_) => ("set_image_location", "update", "replace"),
-            LocationsChange::Add(..) => ("set_image_location", "add", "add"),
-            LocationsChange::Remove(_) => ("delete_image_location", "remove", "remove"),
+            LocationsChange::Replace(_) => (rule::SET_IMAGE_LOCATION, "update", "replace"),
+            LocationsChange::Add(..) => (rule::SET_IMAGE_LOCATION, "add", "add"),
+            LocationsChange::Remove(_) => (rule::DELETE_IMAGE_LOCATION, "remove", "remove"),
         };
         access::authorise(app, context, self.subject, rule)?;
         if !app.config.default.show_multiple_locations {

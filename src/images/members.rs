@@ -4,8 +4,9 @@
 //! with its row's lock and the caller's right checked, the member looked for, and its one row written. Whoever has the
 //! lock counts what stays.
 
-use super::{access, attributes::Subject};
+use crate::policy::rule;
 use crate::{
+    access::{self, Subject},
     app::App,
     context::Context,
     db::{self, Session, Tx},
@@ -26,7 +27,7 @@ pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: 
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = only_shared(image, id, || not_allowed("create", id))?;
             check_side(app, context, &image, Side::Owner, || not_allowed("create", id))?;
-            authorise(app, context, &image, "add_member")?;
+            authorise(app, context, &image, rule::ADD_MEMBER)?;
             check_quota(app, &mut tx, &image).await?;
             if db::members::get(&mut tx, &image.id, member.as_str()).await?.is_some() {
                 let member = member.as_str();
@@ -54,8 +55,8 @@ pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Resu
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::Forbidden(format!("Not allowed to list members for image {id}: {ONLY_SHARED}"));
     let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
-    authorise(app, context, &image, "get_members")?;
-    if !access::allows(app, context, &image, "get_member") {
+    authorise(app, context, &image, rule::GET_MEMBERS)?;
+    if !access::allows(app, context, &image, rule::GET_MEMBER) {
         return Ok(Vec::new());
     }
     if context.is_admin || access::is_owner(context, &image) {
@@ -97,7 +98,7 @@ pub(crate) async fn set_status(
             let image = only_shared(image, id, || not_allowed("update", id))?;
             check_side(app, context, &image, Side::Member, || not_allowed("update", id))?;
             let found = find_member(app, context, &mut tx, &image, member).await?;
-            authorise(app, context, &image, "modify_member")?;
+            authorise(app, context, &image, rule::MODIFY_MEMBER)?;
             let status = status.ok_or_else(|| {
                 let statuses = "Status must be \"pending\", \"accepted\" or \"rejected\".";
                 Error::Invalid(format!("Incorrect request: {statuses}"))
@@ -123,7 +124,7 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, membe
             let image = only_shared(image, id, || not_allowed("delete", id))?;
             check_side(app, context, &image, Side::Owner, || not_allowed("delete", id))?;
             find_member(app, context, &mut tx, &image, member).await?;
-            authorise(app, context, &image, "delete_member")?;
+            authorise(app, context, &image, rule::DELETE_MEMBER)?;
             if !db::members::delete(&mut tx, &image.id, member).await? {
                 return Err(no_member(&image.id, member));
             }
@@ -164,7 +165,7 @@ async fn find_member(
     image: &Subject,
     member: &str,
 ) -> Result<Member> {
-    authorise(app, context, image, "get_member")?;
+    authorise(app, context, image, rule::GET_MEMBER)?;
     // What cannot be stored is nobody's name, and no engine needs to be asked.
     let found = if is_visible(context, image, member) && MemberId::parse(member).is_ok() {
         db::members::get(s, &image.id, member).await?
@@ -181,7 +182,7 @@ fn is_visible(context: &Context, image: &Image, member: &str) -> bool {
 
 /// Glance asks for the right to see the image first, whatever the other rule says.
 fn authorise(app: &App, context: &Context, image: &Subject, rule: &str) -> Result<()> {
-    access::authorise(app, context, image, "get_image")?;
+    access::authorise(app, context, image, rule::GET_IMAGE)?;
     access::authorise(app, context, image, rule)
 }
 

@@ -3,9 +3,7 @@
 //! A service function takes the caller's context and typed input, decides who may, owns the transaction, and returns
 //! domain values. What it costs is said in database statements; a transaction adds BEGIN and COMMIT.
 
-mod access;
 pub(crate) mod actions;
-mod attributes;
 pub(crate) mod audit;
 pub(crate) mod data;
 mod delete;
@@ -14,7 +12,6 @@ pub(crate) mod housekeeping;
 pub(crate) mod locations;
 pub(crate) mod members;
 pub(crate) mod model;
-pub(crate) mod protections;
 pub(crate) mod query;
 pub(crate) mod range;
 pub(crate) mod stores;
@@ -26,12 +23,12 @@ use std::{cmp::Reverse, collections::HashMap, time::Duration};
 
 pub(crate) use self::delete::delete;
 use self::{
-    attributes::Seen,
     model::{ImageView, NewImage, requirement},
-    protections::Operation,
     query::ListQuery,
 };
 use crate::{
+    access,
+    access::Seen,
     app::App,
     context::Context,
     db::{
@@ -42,7 +39,7 @@ use crate::{
     error::{Error, Result},
     limits::Resource,
     model::{Image, ImageId, LocationStatus, RequestedId, Status, Tag, check_storable},
-    policy::Target,
+    policy::{Target, protections::Operation, rule},
 };
 
 /// Bytes of what belongs to the images of a page, beside their rows, at the most: a page with more of it has fewer images.
@@ -102,7 +99,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         .await?;
     let tags = tags_text.into_iter().map(str::to_owned).collect();
     let mut view = ImageView { image, properties, tags, locations: Vec::new() };
-    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
+    hide(app, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
 
@@ -129,12 +126,12 @@ fn same_but_for_case() -> String {
 
 fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Option<&str>) -> Result<()> {
     let target = Target { owner, visibility: Some(new.visibility.as_str()), ..Target::default() };
-    if !app.policy.allows(&context.identity, "add_image", &target) {
+    if !app.policy.allows(&context.identity, rule::ADD_IMAGE, &target) {
         if owner != context.project_id() {
             let owner = owner.unwrap_or("None");
             return Err(Error::NotPermitted(format!("You are not permitted to create images owned by '{owner}'")));
         }
-        return Err(Error::policy_denied("add_image"));
+        return Err(Error::policy_denied(rule::ADD_IMAGE));
     }
     access::authorise_visibility(app, context, new.visibility, &target)?;
     // Where the defaults from before Glance had roles for projects count, which let everybody.
@@ -177,7 +174,7 @@ pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId) -> Resu
     if !is_shown(app, context, &view.image, &view.properties) {
         return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
     }
-    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut view));
+    hide(app, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
 
@@ -197,8 +194,8 @@ pub(crate) struct Page {
 /// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
 pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Result<Page> {
     let target = Target { owner: context.project_id(), ..Target::default() };
-    if !app.policy.allows(&context.identity, "get_images", &target) {
-        return Err(Error::policy_denied("get_images"));
+    if !app.policy.allows(&context.identity, rule::GET_IMAGES, &target) {
+        return Err(Error::policy_denied(rule::GET_IMAGES));
     }
     let limit = query.limit.unwrap_or(app.config.default.limit_param_default).min(app.config.default.api_limit_max);
     let viewer = Viewer { project: context.project_id(), is_admin: context.is_admin };
@@ -249,7 +246,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     let more = ids.len() > limit as usize || !all_read;
     // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.to_string());
-    app.protections.hide(&app.policy, context, &mut images);
+    hide(app, context, &mut images);
     Ok(Page { images, next_marker })
 }
 
@@ -259,7 +256,7 @@ fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, 
         let place = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
         Some(properties[place].1.as_str())
     };
-    app.policy.allows(&context.identity, "get_image", &Seen::new(app, context, image, &property).target())
+    app.policy.allows(&context.identity, rule::GET_IMAGE, &Seen::new(app, context, image, &property).target())
 }
 
 /// Reads what belongs to an image. One statement.
@@ -272,6 +269,24 @@ async fn with_belongings(app: &App, s: &mut impl Session, context: &Context, ima
 fn shows_locations(app: &App) -> bool {
     let options = &app.config.default;
     options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named
+}
+
+/// Takes the properties that the caller may not read out of images. Each name is checked once.
+fn hide(app: &App, context: &Context, views: &mut [ImageView]) {
+    if !app.protections.are_in_force() {
+        return;
+    }
+    let mut checked = HashMap::<String, bool>::new();
+    for view in views {
+        view.properties.retain(|(name, _)| match checked.get(name) {
+            Some(may) => *may,
+            None => {
+                let may = app.protections.may(&app.policy, context, Operation::Read, name);
+                checked.insert(name.clone(), may);
+                may
+            }
+        });
+    }
 }
 
 fn view(app: &App, context: &Context, image: Image, belongings: Belongings) -> Result<ImageView> {

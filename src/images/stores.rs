@@ -1,13 +1,13 @@
 //! The stores as clients see them, and an image's data in one of them.
 
-use super::access;
 use crate::{
+    access,
     app::App,
     context::Context,
     db::{self, locations::Removal},
     error::{Error, Result},
     model::{Location, RequestedId, Status},
-    policy::Target,
+    policy::{Target, rule},
     store::{self, Store},
 };
 
@@ -28,10 +28,10 @@ pub(crate) fn check_named(app: &App) -> Result<()> {
 /// `NotFound`, `Forbidden`
 pub(crate) fn authorise_detail(app: &App, context: &Context) -> Result<()> {
     check_named(app)?;
-    if app.policy.allows(&context.identity, "stores_info_detail", &Target::default()) {
+    if app.policy.allows(&context.identity, rule::STORES_INFO_DETAIL, &Target::default()) {
         return Ok(());
     }
-    Err(Error::policy_denied("stores_info_detail"))
+    Err(Error::policy_denied(rule::STORES_INFO_DETAIL))
 }
 
 /// The name of the store that a location is in, where stores have names.
@@ -71,8 +71,8 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id}")))?;
-            access::authorise(app, context, &image, "get_image_location")?;
-            access::authorise(app, context, &image, "delete_image_location")?;
+            access::authorise(app, context, &image, rule::GET_IMAGE_LOCATION)?;
+            access::authorise(app, context, &image, rule::DELETE_IMAGE_LOCATION)?;
             if image.status != Status::Active {
                 let message = "It's not allowed to remove image data from store if image status is not 'active'";
                 return Err(Error::Conflict(message.to_owned()));

@@ -5,8 +5,9 @@
 
 use std::fmt::Display;
 
-use super::{access, attributes::Subject};
+use crate::policy::rule;
 use crate::{
+    access::{self, Subject},
     app::App,
     context::Context,
     db::{self, Tx},
@@ -62,7 +63,7 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, tag: 
 /// Reads the image and takes its lock, if the policy lets the caller change it. One statement.
 async fn find(app: &App, context: &Context, tx: &mut Tx, id: &RequestedId, action: Action) -> Result<Subject> {
     let image = access::find_locked(app, tx, context, id).await?.ok_or_else(|| not_found(id))?;
-    access::authorise(app, context, &image, "modify_image").map_err(|error| action.refused(id, error))?;
+    access::authorise(app, context, &image, rule::MODIFY_IMAGE).map_err(|error| action.refused(id, error))?;
     Ok(image)
 }
 

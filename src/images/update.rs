@@ -6,21 +6,20 @@ use std::{
 };
 
 use super::{
-    access,
-    attributes::Subject,
-    check_owner, check_quota,
+    check_owner, check_quota, hide,
     locations::{self, Findings, LocationsChange, Room},
     model::{ImageView, requirement},
-    or_conflict,
-    protections::Operation,
-    with_belongings,
+    or_conflict, with_belongings,
 };
+use crate::policy::rule;
 use crate::{
+    access::{self, Subject},
     app::App,
     context::Context,
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Location, LocationStatus, RequestedId, Status, Tag, UNWRITTEN, Visibility},
+    policy::protections::Operation,
 };
 
 /// One change of a patch, in the order of the request.
@@ -147,7 +146,7 @@ pub(crate) async fn update(
     if !gone.is_empty() {
         discard(app, gone).await?;
     }
-    app.protections.hide(&app.policy, context, std::slice::from_mut(&mut after));
+    hide(app, context, std::slice::from_mut(&mut after));
     Ok(after)
 }
 
@@ -256,7 +255,7 @@ impl Draft {
             }
             Change::Locations(change) => self.located().apply(app, context, change, findings),
             Change::Remove(name) => {
-                access::authorise(app, context, &self.subject, "modify_image")?;
+                access::authorise(app, context, &self.subject, rule::MODIFY_IMAGE)?;
                 if ATTRIBUTES.contains(&name.as_str()) {
                     return Err(Error::NotPermitted(format!("Property {name} may not be removed.")));
                 }
@@ -283,7 +282,7 @@ impl Draft {
         if let Attribute::Visibility(visibility) = attribute {
             access::authorise_new_visibility(app, context, *visibility, &self.subject)?;
         }
-        access::authorise(app, context, &self.subject, "modify_image")
+        access::authorise(app, context, &self.subject, rule::MODIFY_IMAGE)
     }
 
     fn set(&mut self, app: &App, attribute: &Attribute) -> Result<()> {

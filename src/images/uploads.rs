@@ -1,10 +1,6 @@
 //! Uploads that are under way in this process, and how one that was cut off is undone.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -15,40 +11,6 @@ use crate::{
     model::{Image, Status},
     store::{self, Object, Store},
 };
-
-/// This process, and what it is busy with.
-pub(crate) struct Process {
-    /// Its id, new at every start.
-    pub(crate) id: String,
-    uploads: Mutex<HashSet<String>>,
-}
-
-/// While this lives, an upload is under way.
-pub(crate) struct Busy<'p> {
-    process: &'p Process,
-    upload: String,
-}
-
-impl Process {
-    pub(crate) fn new() -> Self {
-        Self { id: Uuid::new_v4().to_string(), uploads: Mutex::default() }
-    }
-
-    pub(super) fn is_busy_with(&self, upload_id: &str) -> Busy<'_> {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(upload_id.to_owned());
-        Busy { process: self, upload: upload_id.to_owned() }
-    }
-
-    pub(super) fn is_doing(&self, upload_id: &str) -> bool {
-        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).contains(upload_id)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.process.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.upload);
-    }
-}
 
 /// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
 /// `false` when the upload has ended, or somebody else undoes it. Seven statements.

@@ -1,5 +1,30 @@
 //! Glance 33's default rules, one row each, in Glance's order.
 
+/// The names of the rules that Glimpse evaluates.
+pub(crate) mod rule {
+    pub(crate) const ADD_IMAGE: &str = "add_image";
+    pub(crate) const ADD_MEMBER: &str = "add_member";
+    pub(crate) const COMMUNITIZE_IMAGE: &str = "communitize_image";
+    pub(crate) const DEACTIVATE: &str = "deactivate";
+    pub(crate) const DELETE_IMAGE: &str = "delete_image";
+    pub(crate) const DELETE_IMAGE_LOCATION: &str = "delete_image_location";
+    pub(crate) const DELETE_MEMBER: &str = "delete_member";
+    pub(crate) const DOWNLOAD_FROM_STORE: &str = "download_from_store";
+    pub(crate) const DOWNLOAD_IMAGE: &str = "download_image";
+    pub(crate) const GET_IMAGE: &str = "get_image";
+    pub(crate) const GET_IMAGE_LOCATION: &str = "get_image_location";
+    pub(crate) const GET_IMAGES: &str = "get_images";
+    pub(crate) const GET_MEMBER: &str = "get_member";
+    pub(crate) const GET_MEMBERS: &str = "get_members";
+    pub(crate) const MODIFY_IMAGE: &str = "modify_image";
+    pub(crate) const MODIFY_MEMBER: &str = "modify_member";
+    pub(crate) const PUBLICIZE_IMAGE: &str = "publicize_image";
+    pub(crate) const REACTIVATE: &str = "reactivate";
+    pub(crate) const SET_IMAGE_LOCATION: &str = "set_image_location";
+    pub(crate) const STORES_INFO_DETAIL: &str = "stores_info_detail";
+    pub(crate) const UPLOAD_IMAGE: &str = "upload_image";
+}
+
 /// A default rule.
 #[derive(Debug)]
 pub(super) struct Default {
@@ -59,29 +84,29 @@ pub(super) const RULES: &[Default] = &[
     anywhere("default", "").before(ADMIN),
     anywhere("context_is_admin", "role:admin"),
     anywhere("service_api", "role:service or role:admin"),
-    project("add_image", CREATOR).before(DEFAULT),
-    project("delete_image", MEMBER).before(DEFAULT),
-    project("get_image", WHO_SEES_IT).before(DEFAULT),
-    project("get_images", READER).before(DEFAULT),
-    project("modify_image", MEMBER).before(DEFAULT),
-    project("publicize_image", ADMIN),
-    project("communitize_image", MEMBER).before(DEFAULT),
-    project("download_image", WHO_USES_IT).before(DEFAULT),
-    project("download_from_store", WHO_USES_IT),
-    project("upload_image", MEMBER).before(DEFAULT),
-    project("delete_image_location", ADMIN).before(DEFAULT),
-    project("get_image_location", READER).before(DEFAULT),
-    project("set_image_location", MEMBER).before(DEFAULT),
+    project(rule::ADD_IMAGE, CREATOR).before(DEFAULT),
+    project(rule::DELETE_IMAGE, MEMBER).before(DEFAULT),
+    project(rule::GET_IMAGE, WHO_SEES_IT).before(DEFAULT),
+    project(rule::GET_IMAGES, READER).before(DEFAULT),
+    project(rule::MODIFY_IMAGE, MEMBER).before(DEFAULT),
+    project(rule::PUBLICIZE_IMAGE, ADMIN),
+    project(rule::COMMUNITIZE_IMAGE, MEMBER).before(DEFAULT),
+    project(rule::DOWNLOAD_IMAGE, WHO_USES_IT).before(DEFAULT),
+    project(rule::DOWNLOAD_FROM_STORE, WHO_USES_IT),
+    project(rule::UPLOAD_IMAGE, MEMBER).before(DEFAULT),
+    project(rule::DELETE_IMAGE_LOCATION, ADMIN).before(DEFAULT),
+    project(rule::GET_IMAGE_LOCATION, READER).before(DEFAULT),
+    project(rule::SET_IMAGE_LOCATION, MEMBER).before(DEFAULT),
     project("add_image_location", SERVICE_OR_CREATOR),
     project("fetch_image_location", SERVICE),
-    project("add_member", MEMBER).before(DEFAULT),
-    project("delete_member", MEMBER).before(DEFAULT),
-    project("get_member", OWNER_OR_SHARED_WITH).before(DEFAULT),
-    project("get_members", OWNER_OR_SHARED_WITH).before(DEFAULT),
-    project("modify_member", SHARED_WITH).before(DEFAULT),
+    project(rule::ADD_MEMBER, MEMBER).before(DEFAULT),
+    project(rule::DELETE_MEMBER, MEMBER).before(DEFAULT),
+    project(rule::GET_MEMBER, OWNER_OR_SHARED_WITH).before(DEFAULT),
+    project(rule::GET_MEMBERS, OWNER_OR_SHARED_WITH).before(DEFAULT),
+    project(rule::MODIFY_MEMBER, SHARED_WITH).before(DEFAULT),
     project("manage_image_cache", ADMIN),
-    project("deactivate", MEMBER).before(DEFAULT),
-    project("reactivate", MEMBER).before(DEFAULT),
+    project(rule::DEACTIVATE, MEMBER).before(DEFAULT),
+    project(rule::REACTIVATE, MEMBER).before(DEFAULT),
     project("copy_image", ADMIN),
     project("list_cached_nodes", ADMIN),
     project("get_task", DEFAULT).before(DEFAULT),
@@ -122,7 +147,7 @@ pub(super) const RULES: &[Default] = &[
     project("cache_delete", ADMIN).before(MANAGE_CACHE),
     project("cache_clean", ADMIN),
     project("cache_prune", ADMIN),
-    project("stores_info_detail", "rule:context_is_admin or rule:service_api").before(ADMIN),
+    project(rule::STORES_INFO_DETAIL, "rule:context_is_admin or rule:service_api").before(ADMIN),
 ];
 
 /// A default by its name.

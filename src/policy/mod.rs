@@ -13,6 +13,7 @@ mod file;
 mod follow;
 mod left;
 mod parse;
+pub(crate) mod protections;
 mod rules;
 mod target;
 mod template;
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 
 use self::{check::Judge, file::Files, follow::Followed, rules::Rules};
 pub(crate) use self::{
+    defaults::rule,
     file::PolicyError,
     rules::Origin,
     target::{Attributes, Target, Value},

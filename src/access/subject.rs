@@ -9,12 +9,11 @@ use std::{
 
 use chrono::{NaiveDateTime, Timelike as _};
 
-use super::protections::Operation;
 use crate::{
     app::App,
     context::Context,
     model::{Image, Visibility},
-    policy::{Attributes, Target, Value},
+    policy::{Attributes, Target, Value, protections::Operation},
 };
 
 /// The attributes that an image's row has, by Glance's names.
@@ -44,16 +43,16 @@ const OF_ROWS: [&str; 22] = [
 ];
 
 /// Whether a rule in force names what is not in an image's row.
-pub(super) fn are_beyond_rows(app: &App) -> bool {
+pub(crate) fn are_beyond_rows(app: &App) -> bool {
     app.policy.names_attribute(|name| !OF_ROWS.contains(&name))
 }
 
 /// An image that somebody wants to do something to.
 #[derive(Debug, Clone)]
-pub(super) struct Subject {
-    pub(super) image: Image,
+pub(crate) struct Subject {
+    pub(crate) image: Image,
     /// Its custom properties, where the policy asks for any.
-    pub(super) properties: BTreeMap<String, String>,
+    pub(crate) properties: BTreeMap<String, String>,
 }
 
 impl Deref for Subject {
@@ -71,7 +70,7 @@ impl DerefMut for Subject {
 }
 
 /// An image as the policy sees it for a caller.
-pub(super) struct Seen<'s> {
+pub(crate) struct Seen<'s> {
     app: &'s App,
     context: &'s Context,
     image: &'s Image,
@@ -80,7 +79,7 @@ pub(super) struct Seen<'s> {
 
 impl<'s> Seen<'s> {
     /// With custom properties by their names.
-    pub(super) fn new(
+    pub(crate) fn new(
         app: &'s App,
         context: &'s Context,
         image: &'s Image,
@@ -90,10 +89,10 @@ impl<'s> Seen<'s> {
     }
 
     /// For the policy to judge.
-    pub(super) fn target(&self) -> Target<'_> {
+    pub(crate) fn target(&self) -> Target<'_> {
         let Self { context, image, .. } = self;
         // Who sees a shared image of another project sees it as its member.
-        let as_member = image.visibility == Visibility::Shared && !super::access::is_owner(context, image);
+        let as_member = image.visibility == Visibility::Shared && !is_owner(context, image);
         Target {
             owner: image.owner.as_deref(),
             member: context.project_id().filter(|_| as_member),
@@ -151,4 +150,9 @@ fn of_row<'i>(image: &'i Image, name: &str) -> Option<Value<'i>> {
 fn time(time: NaiveDateTime) -> Value<'static> {
     let format = if time.nanosecond() < 1000 { "%Y-%m-%d %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S%.6f" };
     Value::Text(Cow::Owned(time.format(format).to_string()))
+}
+
+/// Whether the image belongs to the caller's project. What belongs to nobody does not.
+pub(crate) fn is_owner(context: &Context, image: &Image) -> bool {
+    image.owner.is_some() && image.owner.as_deref() == context.project_id()
 }

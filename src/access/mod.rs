@@ -1,31 +1,40 @@
-//! Who may know of an image, decided once, before what they may do to it.
+//! Access to images: whether a caller may know of an image, and what the policy lets them do to it. The first is decided before the
+//! second.
+
+mod subject;
 
 use std::collections::BTreeMap;
 
-use super::attributes::{self, Seen, Subject};
+pub(crate) use self::subject::{Seen, Subject, is_owner};
 use crate::{
     app::App,
     context::Context,
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Image, RequestedId, Visibility},
-    policy::Target,
+    policy::{Target, rule},
 };
 
 /// The rules of changes that only an image's owner made before Glance had roles for projects: while those defaults count, which
 /// let everybody, that is what keeps others out.
-const OWNERS_CHANGES: [&str; 6] =
-    ["delete_image", "delete_image_location", "upload_image", "modify_image", "deactivate", "reactivate"];
+const OWNERS_CHANGES: [&str; 6] = [
+    rule::DELETE_IMAGE,
+    rule::DELETE_IMAGE_LOCATION,
+    rule::UPLOAD_IMAGE,
+    rule::MODIFY_IMAGE,
+    rule::DEACTIVATE,
+    rule::REACTIVATE,
+];
 
 /// What Glance says of an image that belongs to somebody else.
-pub(super) const NOT_YOURS: &str = "You do not own this image";
+pub(crate) const NOT_YOURS: &str = "You do not own this image";
 
 /// What Glance says of an object that somebody may not know of.
-pub(super) const NOT_FOUND: &str = "The resource could not be found.";
+pub(crate) const NOT_FOUND: &str = "The resource could not be found.";
 
 /// Reads an image that the caller may know of. One statement, one more where another project shares the image, and one where
 /// the policy names custom properties.
-pub(super) async fn find(
+pub(crate) async fn find(
     app: &App,
     s: &mut impl Session,
     context: &Context,
@@ -37,7 +46,7 @@ pub(super) async fn find(
 }
 
 /// As [`find`], and takes the image's lock until the transaction ends: every transaction that acts on an image reads it by this.
-pub(super) async fn find_locked(
+pub(crate) async fn find_locked(
     app: &App,
     tx: &mut Tx,
     context: &Context,
@@ -52,7 +61,7 @@ pub(super) async fn find_locked(
 ///
 /// # Errors
 /// `Forbidden`
-pub(super) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
+pub(crate) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
     if context.is_admin || is_owner(context, image) {
         return Ok(());
     }
@@ -73,7 +82,7 @@ async fn if_visible(
         return Ok(None);
     }
     let mut properties = BTreeMap::new();
-    if attributes::are_beyond_rows(app) {
+    if subject::are_beyond_rows(app) {
         let rows = db::properties::of(s, &image.id).await?;
         properties.extend(rows.into_iter().map(|row| (row.name, row.value.unwrap_or_default())));
     }
@@ -82,7 +91,7 @@ async fn if_visible(
 
 /// Whether the caller may know of the image. Whoever it is shared with may, also before they accepted it, and after they
 /// rejected it: a status says what is listed. One statement where another project shares it, none otherwise.
-pub(super) async fn is_visible(s: &mut impl Session, context: &Context, image: &Image) -> Result<bool> {
+pub(crate) async fn is_visible(s: &mut impl Session, context: &Context, image: &Image) -> Result<bool> {
     let by_itself = context.is_admin || image.owner.is_none() || is_owner(context, image);
     Ok(match (image.visibility, context.project_id()) {
         _ if by_itself => true,
@@ -92,29 +101,24 @@ pub(super) async fn is_visible(s: &mut impl Session, context: &Context, image: &
     })
 }
 
-/// Whether the image belongs to the caller's project. What belongs to nobody does not.
-pub(super) fn is_owner(context: &Context, image: &Image) -> bool {
-    image.owner.is_some() && image.owner.as_deref() == context.project_id()
-}
-
 /// Checks that the policy's rule lets the caller do this to the image.
 ///
 /// # Errors
 /// `Forbidden`, or `NotFound` where the policy does not even let them see it.
-pub(super) fn authorise(app: &App, context: &Context, subject: &Subject, rule: &str) -> Result<()> {
+pub(crate) fn authorise(app: &App, context: &Context, subject: &Subject, rule: &str) -> Result<()> {
     let image = &subject.image;
     if allows(app, context, subject, rule) {
         let only_new = app.config.oslo_policy.enforce_new_defaults;
         return if only_new || !OWNERS_CHANGES.contains(&rule) { Ok(()) } else { check_mutable(context, image) };
     }
-    if rule == "get_image" || !allows(app, context, subject, "get_image") {
+    if rule == rule::GET_IMAGE || !allows(app, context, subject, rule::GET_IMAGE) {
         return Err(Error::NotFound(NOT_FOUND.to_owned()));
     }
     Err(Error::policy_denied(rule))
 }
 
 /// Whether the policy's rule lets the caller do this to the image.
-pub(super) fn allows(app: &App, context: &Context, subject: &Subject, rule: &str) -> bool {
+pub(crate) fn allows(app: &App, context: &Context, subject: &Subject, rule: &str) -> bool {
     let property = |name: &str| subject.properties.get(name).map(String::as_str);
     app.policy.allows(&context.identity, rule, &Seen::new(app, context, &subject.image, &property).target())
 }
@@ -123,7 +127,7 @@ pub(super) fn allows(app: &App, context: &Context, subject: &Subject, rule: &str
 ///
 /// # Errors
 /// `Forbidden`
-pub(super) fn authorise_visibility(
+pub(crate) fn authorise_visibility(
     app: &App,
     context: &Context,
     visibility: Visibility,
@@ -139,7 +143,7 @@ pub(super) fn authorise_visibility(
 ///
 /// # Errors
 /// `Forbidden`
-pub(super) fn authorise_new_visibility(
+pub(crate) fn authorise_new_visibility(
     app: &App,
     context: &Context,
     visibility: Visibility,
@@ -154,8 +158,8 @@ pub(super) fn authorise_new_visibility(
 /// The rule of a visibility that not everybody may give.
 fn rule_of(visibility: Visibility) -> Option<&'static str> {
     match visibility {
-        Visibility::Public => Some("publicize_image"),
-        Visibility::Community => Some("communitize_image"),
+        Visibility::Public => Some(rule::PUBLICIZE_IMAGE),
+        Visibility::Community => Some(rule::COMMUNITIZE_IMAGE),
         Visibility::Private | Visibility::Shared => None,
     }
 }

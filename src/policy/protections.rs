@@ -11,12 +11,11 @@ use std::{
 
 use fancy_regex::{Regex, RegexBuilder};
 
-use super::model::ImageView;
+use super::{Policy, Target};
 use crate::{
     config::RuleFormat,
     context::Context,
     error::{Error, Result},
-    policy::{Policy, Target},
 };
 
 /// What the service itself keeps in properties, which other rules see to; sections of this name do not count.
@@ -89,6 +88,11 @@ pub(crate) enum ProtectionsError {
 }
 
 impl Protections {
+    /// Whether there are any.
+    pub(crate) fn are_in_force(&self) -> bool {
+        self.rules.is_some()
+    }
+
     /// Reads the file, if there is one.
     ///
     /// # Errors
@@ -151,24 +155,6 @@ impl Protections {
             return Ok(());
         }
         Err(Error::Forbidden(format!("Attribute '{name}' is reserved.")))
-    }
-
-    /// Takes the properties that the caller may not read out of images. Each name is judged once.
-    pub(crate) fn hide(&self, policy: &Policy, context: &Context, views: &mut [ImageView]) {
-        if self.rules.is_none() {
-            return;
-        }
-        let mut judged = std::collections::HashMap::<String, bool>::new();
-        for view in views {
-            view.properties.retain(|(name, _)| match judged.get(name) {
-                Some(may) => *may,
-                None => {
-                    let may = self.may(policy, context, Operation::Read, name);
-                    judged.insert(name.clone(), may);
-                    may
-                }
-            });
-        }
     }
 }
 
