@@ -11,6 +11,7 @@ use std::{
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::{
     auth::{
@@ -21,6 +22,7 @@ use crate::{
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
     egress::Filter,
+    error::{Error, Result},
     limits::Limits,
     policy::{
         Policy, PolicyError,
@@ -57,6 +59,9 @@ pub(crate) struct App {
     clock: fn() -> DateTime<Utc>,
     draining: AtomicBool,
 }
+
+/// The parts, as handlers get them.
+pub(crate) type SharedApp = Arc<App>;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +167,16 @@ impl App {
     /// The time, in UTC, as exactly as every engine but MySQL stores it.
     pub(crate) fn now(&self) -> NaiveDateTime {
         (self.clock)().naive_utc().trunc_subsecs(6)
+    }
+
+    /// Starts work that outlives its request: it runs to its end also when the client disconnects, and a server that stops waits for it.
+    pub(crate) fn outlive<T, W>(&self, work: W) -> impl Future<Output = Result<T>> + use<T, W>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let ended = self.work.spawn(work.in_current_span());
+        async { ended.await.map_err(|error| Error::Internal(error.into()))? }
     }
 
     /// Whether the server finishes what is under way, and takes nothing new.

@@ -15,9 +15,11 @@
 mod access;
 mod app;
 mod auth;
+mod background;
 pub mod cli;
 mod config;
 mod context;
+mod data;
 mod db;
 mod egress;
 mod error;

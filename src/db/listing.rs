@@ -9,7 +9,6 @@
 //! they are more than [`FEW`], the ranges are walked in order and each image is looked at. The statement holds both ways,
 //! and whether there is a row beyond `FEW` shuts one of them before it starts: what an engine's statistics say does not matter.
 
-use chrono::NaiveDateTime;
 use sea_query::{
     Alias, Asterisk, Cond, Condition, Expr, ExprTrait, Order, Query, SelectStatement,
     extension::mysql::{IndexHintScope, MySqlSelectStatementExt as _},
@@ -20,7 +19,10 @@ use super::{
     images::COLUMNS,
     tables::{ImageMembers, Images, Indexes},
 };
-use crate::model::{Image, ImageId, MemberStatus, Status, Visibility};
+use crate::model::{
+    Comparison, Direction, Image, ImageFilter, ImageId, MemberStatus, SortKey, Status, Term, Visibility,
+    VisibilityFilter,
+};
 
 /// Rows that are read and sorted without a second thought.
 const FEW: u64 = 500;
@@ -28,101 +30,6 @@ const FEW: u64 = 500;
 const MAX_STARTS: usize = 3;
 /// Names of one filter that are ranges of their own.
 const MAX_NAMES: usize = 4;
-
-/// What the images of a listing have in common.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Filter {
-    /// Hidden images, or the others.
-    pub(crate) os_hidden: bool,
-    /// Of which visibility.
-    pub(crate) visibility: Wanted,
-    /// Whose.
-    pub(crate) owner: Option<String>,
-    /// Which of the images that are shared with the caller's project; `None` is all of them.
-    pub(crate) membership: Option<MemberStatus>,
-    /// What else; all of them hold.
-    pub(crate) terms: Vec<Term>,
-}
-
-impl Default for Filter {
-    fn default() -> Self {
-        Self {
-            os_hidden: false,
-            visibility: Wanted::Default,
-            owner: None,
-            membership: Some(MemberStatus::Accepted),
-            terms: Vec::new(),
-        }
-    }
-}
-
-/// The visibilities that a listing is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wanted {
-    /// Every one, but community images of the caller's project only.
-    Default,
-    /// Every one.
-    All,
-    /// One.
-    Only(Visibility),
-    /// Two at once, or one that there is not: nothing is listed.
-    None,
-}
-
-/// One condition of a listing. A list of texts holds where one of them is equal.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Term {
-    Id(Vec<String>),
-    Name(Vec<String>),
-    Status(Vec<String>),
-    ContainerFormat(Vec<String>),
-    DiskFormat(Vec<String>),
-    Checksum(String),
-    OsHashAlgo(String),
-    OsHashValue(String),
-    Protected(bool),
-    Size(Compare, i64),
-    VirtualSize(Compare, i64),
-    MinRam(Compare, i64),
-    MinDisk(Compare, i64),
-    CreatedAt(Compare, NaiveDateTime),
-    UpdatedAt(Compare, NaiveDateTime),
-    /// A custom property, by name and value.
-    Property(String, String),
-    /// A tag that the image has.
-    Tag(String),
-}
-
-/// How a column compares to a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Compare {
-    Below,
-    AtMost,
-    Equal,
-    Unequal,
-    AtLeast,
-    Above,
-}
-
-/// A column that a listing may be sorted by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum SortKey {
-    Name,
-    Status,
-    ContainerFormat,
-    DiskFormat,
-    Size,
-    Id,
-    CreatedAt,
-    UpdatedAt,
-}
-
-/// Which way a listing is sorted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
-    Asc,
-    Desc,
-}
 
 /// Who lists.
 #[derive(Debug, Clone, Copy)]
@@ -148,7 +55,7 @@ pub(crate) struct Page<'p> {
 pub(crate) async fn list(
     s: &mut impl Session,
     viewer: &Viewer<'_>,
-    filter: &Filter,
+    filter: &ImageFilter,
     page: &Page<'_>,
 ) -> Result<Vec<String>> {
     let listing = Listing { viewer, filter, page };
@@ -202,7 +109,7 @@ struct Sharing<'s> {
 
 struct Listing<'l> {
     viewer: &'l Viewer<'l>,
-    filter: &'l Filter,
+    filter: &'l ImageFilter,
     page: &'l Page<'l>,
 }
 
@@ -238,16 +145,16 @@ impl<'l> Listing<'l> {
     fn ranges(&self) -> Vec<Range<'l>> {
         let project = self.viewer.project;
         let wanted: &[Visibility] = match &self.filter.visibility {
-            Wanted::Default | Wanted::All => {
+            VisibilityFilter::Default | VisibilityFilter::All => {
                 &[Visibility::Public, Visibility::Community, Visibility::Shared, Visibility::Private]
             }
-            Wanted::Only(visibility) => std::slice::from_ref(visibility),
-            Wanted::None => &[],
+            VisibilityFilter::Only(visibility) => std::slice::from_ref(visibility),
+            VisibilityFilter::None => &[],
         };
         let range = |visibility: &Visibility| {
             let of_everybody = match visibility {
                 Visibility::Public => true,
-                Visibility::Community => self.filter.visibility != Wanted::Default,
+                Visibility::Community => self.filter.visibility != VisibilityFilter::Default,
                 Visibility::Shared | Visibility::Private => self.viewer.is_admin,
             };
             let asked_for = self.filter.owner.as_deref();
@@ -263,7 +170,10 @@ impl<'l> Listing<'l> {
 
     /// What is shared with the viewer's project by others.
     fn sharing(&self) -> Option<Sharing<'l>> {
-        let wanted = matches!(self.filter.visibility, Wanted::Default | Wanted::All | Wanted::Only(Visibility::Shared));
+        let wanted = matches!(
+            self.filter.visibility,
+            VisibilityFilter::Default | VisibilityFilter::All | VisibilityFilter::Only(Visibility::Shared)
+        );
         let project = self.viewer.project.filter(|_| wanted && !self.viewer.is_admin)?;
         Some(Sharing { project, membership: self.filter.membership })
     }
@@ -514,7 +424,7 @@ impl Term {
     }
 }
 
-impl Compare {
+impl Comparison {
     fn condition(self, column: Images, value: impl Into<Expr>) -> Condition {
         let column = Expr::col(column);
         let value = value.into();

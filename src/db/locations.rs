@@ -8,8 +8,7 @@ use super::{
     Result, Session, Tx,
     tables::{ImageLocations, Images},
 };
-use crate::model::Status;
-use crate::model::{ImageId, Location, LocationStatus, LocationUrl};
+use crate::model::{ImageId, Location, LocationStatus, LocationUrl, Status};
 
 #[derive(sqlx::FromRow)]
 struct Row {

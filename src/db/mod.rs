@@ -427,6 +427,15 @@ async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions,
     }
 }
 
+/// Bounds the time of what is done at the database, which may answer nothing at all.
+pub(crate) async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, crate::error::Error>>,
+) -> Result<T, crate::error::Error> {
+    let silent = || crate::error::Error::Unavailable { service: "the database", source: "it took too long".into() };
+    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(silent()))
+}
+
 /// That a column has the time that was read there, if any.
 fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -> Expr {
     let column = Expr::col(column);

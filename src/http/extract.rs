@@ -14,12 +14,12 @@ use hyper::body::Body as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{SharedApp, error::Refusal, linger::Lingering, middleware::limits::Hurry};
+use super::{error::Refusal, linger::Lingering, middleware::limits::Hurry};
 use crate::{
-    app::App,
+    app::{App, SharedApp},
     context::Context,
+    data::{range::Asked, upload::NewData},
     error::Error,
-    images::{data::NewData, range::Asked},
     model::{RequestedId, Tag},
 };
 

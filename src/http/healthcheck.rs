@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::SharedApp;
+use crate::app::SharedApp;
 
 pub(super) async fn show(State(app): State<SharedApp>, method: Method) -> Response {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))];

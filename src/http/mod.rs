@@ -23,10 +23,7 @@ use axum::{
 use tower::{ServiceBuilder, util::MapRequestLayer};
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::app::App;
-
-/// Shared by every handler.
-type SharedApp = Arc<App>;
+use crate::app::SharedApp;
 
 /// The whole interface, as one router.
 pub(crate) fn router(app: SharedApp) -> Router {

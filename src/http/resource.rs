@@ -9,7 +9,8 @@ use axum::{
     routing::MethodRouter,
 };
 
-use super::{SharedApp, error::Refusal};
+use super::error::Refusal;
+use crate::app::SharedApp;
 
 /// A path, with the methods that it answers. The others are answered with 405 and an `Allow` that lists these, HEAD
 /// too: Glance has it on no route of the API.

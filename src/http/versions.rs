@@ -7,8 +7,8 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::{SharedApp, links};
-use crate::app::App;
+use super::links;
+use crate::app::{App, SharedApp};
 
 /// Minor versions, in the order of Glance's list. The first `v2.17` is the current one.
 const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];

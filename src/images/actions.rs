@@ -1,6 +1,5 @@
 //! Taking an image's data from its users for a while, and giving it back.
 
-use crate::policy::rule;
 use crate::{
     access,
     app::App,
@@ -8,6 +7,7 @@ use crate::{
     db::{self},
     error::{Error, Result},
     model::{RequestedId, Status, may_become},
+    policy::rule,
 };
 
 /// Lets nobody but an admin read the image's data. Nothing happens to one that is deactivated already. Two statements.

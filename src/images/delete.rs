@@ -2,15 +2,15 @@
 
 use std::{fmt::Display, sync::Arc};
 
-use crate::policy::rule;
 use crate::{
     access,
     app::App,
     context::Context,
+    data::removal::{self, Removed},
     db::{self, Tx},
     error::{Error, Result},
     model::{Image, Location, RequestedId, Status, may_become},
-    store,
+    policy::rule,
 };
 
 /// Deletes an image and its data: its row stays, as the tombstone of its id. Seven statements; with data, one more, and one for
@@ -24,11 +24,8 @@ use crate::{
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
 pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId) -> Result<()> {
-    let (span, id) = (tracing::Span::current(), id.clone());
-    let (app_of_work, context) = (Arc::clone(app), context.clone());
-    let work = async move { run(&app_of_work, &context, &id).await };
-    let work = app.work.spawn(tracing::Instrument::instrument(work, span));
-    work.await.map_err(|error| Error::Internal(error.into()))?
+    let (own, context, id) = (Arc::clone(app), context.clone(), id.clone());
+    app.outlive(async move { run(&own, &context, &id).await }).await
 }
 
 async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
@@ -54,8 +51,7 @@ async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
         .await?;
     match with_data {
         Some((image, before, locations)) => {
-            let mut touched = false;
-            let removed = remove(app, &image, &locations, &mut touched).await;
+            let (touched, removed) = remove(app, &image, &locations).await;
             // An image that has, or may have, lost a part of its data must not be read again.
             if removed.is_err() && !touched {
                 bring_back(app, &image, before).await;
@@ -77,7 +73,7 @@ async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
 ///
 /// # Errors
 /// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
-pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
+pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let id = &image.id;
         if db::images::get_locked(&mut tx, id).await?.as_ref() != Some(image) {
@@ -91,7 +87,7 @@ pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
     let Some((image, locations)) = ours.await? else { return Ok(false) };
     let ended = match app.config.default.delayed_delete {
         true => end(app, &image, locations.is_empty()).await,
-        false => remove(app, &image, &locations, &mut false).await,
+        false => remove(app, &image, &locations).await.1,
     };
     match ended {
         // A client has deleted it again meanwhile.
@@ -100,11 +96,13 @@ pub(super) async fn resume(app: &App, image: &Image) -> Result<bool> {
     }
 }
 
-/// Removes an image's data, and marks it as deleted. Tells whether it has touched the data.
-async fn remove(app: &App, image: &Image, locations: &[Location], touched: &mut bool) -> Result<()> {
-    let gone = remove_data(app, image, locations, touched).await?;
-    *touched = true;
-    end(app, image, gone).await
+/// Removes an image's data, and marks the image as deleted. Returns whether some of the data is gone, or may be, too.
+async fn remove(app: &App, image: &Image, locations: &[Location]) -> (bool, Result<()>) {
+    let Removed { touched, done } = removal::remove_all(app, locations).await;
+    match done {
+        Ok(all) => (true, end(app, image, all).await),
+        Err(error) => (touched, Err(error)),
+    }
 }
 
 async fn end(app: &App, image: &Image, data_is_gone: bool) -> Result<()> {
@@ -160,57 +158,6 @@ async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Resu
     }
     db::images::delete_children(tx, &image.id, now).await?;
     Ok(())
-}
-
-/// Removes an image's data, and tells whether some of it is gone, or may be. `false` when some of it is in stores that only Glance
-/// knows.
-async fn remove_data(app: &App, image: &Image, locations: &[Location], touched: &mut bool) -> Result<bool> {
-    let mut gone = true;
-    for location in locations {
-        let removal = async { app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await };
-        match removal.await {
-            Ok(()) => *touched = true,
-            Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
-                tracing::warn!(image = image.id.as_str(), location = location.id, %error, "no data is removed");
-            }
-            Err(store::Error::NoStore) => {
-                tracing::warn!(
-                    image = image.id.as_str(),
-                    location = location.id,
-                    "the data is left to glance-scrubber"
-                );
-                gone = false;
-                continue;
-            }
-            Err(error) => {
-                *touched |= may_be_gone(&error);
-                return Err(cannot_delete(&image.id, error));
-            }
-        }
-        app.db
-            .transaction(|mut tx| async move {
-                db::locations::delete(&mut tx, location.id, app.now()).await?;
-                Ok((tx, ()))
-            })
-            .await?;
-    }
-    Ok(gone)
-}
-
-/// Whether data that was not removed may go all the same, or have gone: only a refusal is certain.
-pub(super) fn may_be_gone(error: &store::Error) -> bool {
-    !matches!(error, store::Error::DeleteDenied(_) | store::Error::NoStore)
-}
-
-/// What it means to the client that a store does not let data go.
-pub(super) fn cannot_delete(image: &str, error: store::Error) -> Error {
-    match error {
-        store::Error::DeleteDenied(message) => Error::Forbidden(message),
-        store::Error::TimedOut(_) => Error::StoreUnavailable(format!(
-            "Image {image} could not be deleted because the filesystem store operation timed out: {error}"
-        )),
-        error => Error::Unavailable { service: "the image's store", source: error.into() },
-    }
 }
 
 async fn bring_back(app: &App, image: &Image, to: Status) {

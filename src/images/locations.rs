@@ -7,16 +7,17 @@ use std::{collections::HashMap, slice};
 
 use serde_json::{Map, Value, json};
 
-use super::{check_quota, stores};
-use crate::policy::rule;
+use super::create::check_quota;
 use crate::{
     access::{self, Subject},
     app::App,
     context::Context,
+    data::removal,
     db::{self, Session},
     error::{Error, Result, with_causes},
     limits::StorageLeft,
     model::{Image, Location, LocationStatus, LocationUrl, Status, UNWRITTEN, check_described, may_become},
+    policy::rule,
     schemas, store,
     stream::{self, Digest},
 };
@@ -478,7 +479,7 @@ fn told(locations: &[Location]) -> String {
 /// As deletion of an image; what is behind the first that is refused is left to housekeeping.
 pub(super) async fn discard(app: &App, locations: &[Location]) -> Result<()> {
     for location in locations {
-        stores::finish_removal(app, location).await?;
+        removal::finish_removal(app, location).await?;
     }
     Ok(())
 }

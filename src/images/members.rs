@@ -4,7 +4,6 @@
 //! with its row's lock and the caller's right checked, the member looked for, and its one row written. Whoever has the
 //! lock counts what stays.
 
-use crate::policy::rule;
 use crate::{
     access::{self, Subject},
     app::App,
@@ -12,6 +11,7 @@ use crate::{
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Image, Member, MemberId, MemberStatus, RequestedId, Visibility},
+    policy::rule,
 };
 
 const ONLY_SHARED: &str = "Only shared images have members.";

@@ -4,11 +4,12 @@ use crate::{
     access,
     app::App,
     context::Context,
-    db::{self, locations::Removal},
+    data::{placement::name_of, removal},
+    db::{self},
     error::{Error, Result},
-    model::{Location, RequestedId, Status},
+    model::{RequestedId, Status},
     policy::{Target, rule},
-    store::{self, Store},
+    store::Store,
 };
 
 /// Checks that there are stores with names to speak of.
@@ -32,26 +33,6 @@ pub(crate) fn authorise_detail(app: &App, context: &Context) -> Result<()> {
         return Ok(());
     }
     Err(Error::policy_denied(rule::STORES_INFO_DETAIL))
-}
-
-/// The name of the store that a location is in, where stores have names.
-pub(crate) fn name_of<'a>(app: &'a App, location: &'a Location) -> Option<&'a str> {
-    let written = location.metadata.get("store").and_then(|name| name.as_str());
-    match app.stores.of(&location.url, &location.metadata) {
-        Ok(store) => Some(&store.id),
-        Err(_) => written,
-    }
-}
-
-/// The first of the locations in the stores of the highest weight.
-pub(crate) fn heaviest<'l>(app: &App, locations: &'l [Location]) -> Option<&'l Location> {
-    // Of several, the last one counts as the greatest.
-    locations.iter().rev().max_by_key(|location| weight_of(app, location))
-}
-
-/// The weight of the store that a location is in: the heaviest is read first.
-pub(super) fn weight_of(app: &App, location: &Location) -> i64 {
-    app.stores.of(&location.url, &location.metadata).map_or(0, |store| store.weight)
 }
 
 /// Removes an image's data from one of several stores that it is in. Six statements.
@@ -95,79 +76,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             Ok((tx, location))
         })
         .await?;
-    finish_removal(app, &location).await
-}
-
-/// Removes the data of a location that was released, unless that is left to `glance-scrubber`. The location is the image's again
-/// where its store does not let the data go. One statement; two more where it refuses.
-///
-/// # Errors
-/// As deletion of an image.
-pub(super) async fn finish_removal(app: &App, location: &Location) -> Result<()> {
-    if app.config.default.delayed_delete {
-        return Ok(());
-    }
-    let Err(error) = remove_released(app, location).await else { return Ok(()) };
-    // Where the data may be gone, the removal stays noted, and is tried again.
-    if !super::delete::may_be_gone(&error) {
-        app.db
-            .transaction(|mut tx| async move {
-                // The data of an image that is deleted meanwhile is no image's, and its removal goes on.
-                let image = db::images::get_locked(&mut tx, &location.image_id).await?;
-                if image.is_some_and(|image| image.status != Status::PendingDelete) {
-                    db::locations::restore(&mut tx, location.id, app.now()).await?;
-                }
-                Ok((tx, ()))
-            })
-            .await?;
-    }
-    Err(super::delete::cannot_delete(&location.image_id, error))
-}
-
-/// Removes the data of a location that is an image's no more.
-async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
-    match app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await {
-        Ok(()) => {}
-        Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
-            tracing::warn!(image = location.image_id.as_str(), location = location.id, %error, "no data is removed");
-        }
-        Err(error) => return Err(error),
-    }
-    let marked = app.db.transaction(|mut tx| async move {
-        db::locations::delete(&mut tx, location.id, app.now()).await?;
-        Ok((tx, ()))
-    });
-    if let Err(error) = marked.await {
-        tracing::warn!(location = location.id, %error, "data that is removed cannot be noted as removed now");
-    }
-    Ok(())
-}
-
-/// Resumes an interrupted removal; `false` where another process resumes it, or has ended it. Four statements.
-///
-/// The data may have been removed, and the image copied to the same place again: that copy stays.
-///
-/// # Errors
-/// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
-pub(super) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
-    let ours = app.db.transaction(|mut tx| async move {
-        let (location, now) = (&removal.location, app.now());
-        db::images::get_locked(&mut tx, &location.image_id).await?;
-        let ours = db::locations::resume(&mut tx, removal, now).await?;
-        let others = db::locations::of(&mut tx, &location.image_id).await?;
-        let is_in_use = others.iter().any(|other| other.url == location.url);
-        if ours && is_in_use {
-            db::locations::delete(&mut tx, location.id, now).await?;
-        }
-        Ok((tx, (ours, is_in_use)))
-    });
-    match ours.await? {
-        (false, _) => return Ok(false),
-        (true, true) => return Ok(true),
-        (true, false) => {}
-    }
-    let removed = remove_released(app, &removal.location).await.map(|()| true);
-    removed.map_err(|error| super::delete::cannot_delete(&removal.location.image_id, error))
+    removal::finish_removal(app, &location).await
 }
 
 /// The stores, in the configuration's order.

@@ -5,7 +5,6 @@
 
 use std::fmt::Display;
 
-use crate::policy::rule;
 use crate::{
     access::{self, Subject},
     app::App,
@@ -13,6 +12,7 @@ use crate::{
     db::{self, Tx},
     error::{Error, Result},
     model::{Image, RequestedId, Tag},
+    policy::rule,
 };
 
 /// Adds a tag. One that the image has already stays as it is.

@@ -6,12 +6,10 @@ use std::{
 };
 
 use super::{
-    check_owner, check_quota, hide,
+    create::{check_owner, check_quota, or_conflict, requirement},
     locations::{self, Findings, LocationsChange, Room},
-    model::{ImageView, requirement},
-    or_conflict, with_belongings,
+    view::{ImageView, hide, with_belongings},
 };
-use crate::policy::rule;
 use crate::{
     access::{self, Subject},
     app::App,
@@ -19,7 +17,7 @@ use crate::{
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Location, LocationStatus, RequestedId, Status, Tag, UNWRITTEN, Visibility},
-    policy::protections::Operation,
+    policy::{protections::Operation, rule},
 };
 
 /// One change of a patch, in the order of the request.
@@ -185,10 +183,8 @@ fn has_url(view: &ImageView, location: &Location) -> bool {
 
 /// Removes data, also when the caller stops waiting for it.
 async fn discard(app: &Arc<App>, locations: Vec<Location>) -> Result<()> {
-    let (span, app_of_work) = (tracing::Span::current(), Arc::clone(app));
-    let work = async move { locations::discard(&app_of_work, &locations).await };
-    let work = app.work.spawn(tracing::Instrument::instrument(work, span));
-    work.await.map_err(|error| Error::Internal(error.into()))?
+    let own = Arc::clone(app);
+    app.outlive(async move { locations::discard(&own, &locations).await }).await
 }
 
 /// An image on its way from what it is to what it is to be.
@@ -362,7 +358,7 @@ async fn write(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()>
     let gone = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
     let names: Vec<&str> = set.iter().chain(gone).map(|(name, _)| name.as_str()).collect();
     db::properties::delete(tx, id, &names).await?;
-    or_conflict(db::properties::insert(tx, id, &set, now).await, super::same_but_for_case)?;
+    or_conflict(db::properties::insert(tx, id, &set, now).await, super::create::same_but_for_case)?;
     let missing = |tags: &[String], from: &[String]| -> Vec<String> {
         tags.iter().filter(|tag| from.binary_search(tag).is_err()).cloned().collect()
     };

@@ -120,8 +120,8 @@ fn judge(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Op
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Failure, Found};
     use super::*;
+    use crate::inspect::{Failure, Found};
 
     const STRICT: Rules<'_> = Rules { require_match: true, nonfatal: &[] };
     const LENIENT: Rules<'_> = Rules { require_match: false, nonfatal: &[] };

@@ -4,6 +4,7 @@
 //! taken as they are.
 
 mod image;
+mod listing;
 mod location;
 mod member;
 mod status;
@@ -13,6 +14,7 @@ mod text_enum;
 
 pub(crate) use self::{
     image::{DataFacts, Image, ImageId, RequestedId, Visibility},
+    listing::{Comparison, Direction, ImageFilter, SortKey, Term, VisibilityFilter},
     location::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     member::{Member, MemberId, MemberStatus},
     status::{Status, check_described, may_become},

@@ -486,8 +486,8 @@ mod on_a_server {
             let log = s.log();
             log.lines().filter(|line| line.contains(level) && line.contains(what)).count()
         };
-        let failing = "other processes cannot be shown that this one lives";
-        let again = "other processes are shown again that this one lives";
+        let failing = "heartbeat failed";
+        let again = "heartbeat works again";
         let tried = told("DEBUG", failing);
         server.freeze();
         eventually("it fails again and again", || async { (told("DEBUG", failing) > tried + 2).then_some(()) }).await;

@@ -18,8 +18,8 @@ use moka::{Expiry, future::Cache};
 
 pub(crate) use self::client::{Client, KeystoneError};
 use self::token::Token;
+use super::{Asked, text};
 use crate::{
-    auth::{Asked, text},
     config::KeystoneAuthtoken,
     context::Identity,
     error::{Error, Result},

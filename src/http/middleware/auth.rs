@@ -8,12 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{
-    auth::Asked,
-    context::Context,
-    error::Error,
-    http::{SharedApp, error},
-};
+use crate::{app::SharedApp, auth::Asked, context::Context, error::Error, http::error};
 
 pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     if app.is_draining() {

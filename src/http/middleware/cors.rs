@@ -9,7 +9,7 @@ use axum::{
     response::Response,
 };
 
-use crate::{config::Cors, http::SharedApp};
+use crate::{app::SharedApp, config::Cors};
 
 /// Headers that every page may send.
 const SIMPLE_HEADERS: [&str; 8] = [

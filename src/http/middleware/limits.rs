@@ -15,9 +15,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::http::{
-    SharedApp,
-    error::{self, Refusal},
+use crate::{
+    app::SharedApp,
+    http::error::{self, Refusal},
 };
 
 /// Bytes of a request's target and headers: a Keystone token with a large catalog fits. hyper's own bound is on its

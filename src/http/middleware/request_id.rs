@@ -11,7 +11,7 @@ use axum::{
 use tracing::{Instrument as _, field::Empty};
 use uuid::Uuid;
 
-use crate::http::{SharedApp, error::Refusal};
+use crate::{app::SharedApp, http::error::Refusal};
 
 const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
 

@@ -3,12 +3,10 @@
 use axum::{extract::State, http::StatusCode};
 
 use crate::{
+    app::SharedApp,
     context::Context,
     error::Result,
-    http::{
-        SharedApp,
-        extract::{ImagePath, NoBody},
-    },
+    http::extract::{ImagePath, NoBody},
     images::actions,
 };
 

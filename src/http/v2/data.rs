@@ -8,13 +8,11 @@ use axum::{
 };
 
 use crate::{
+    app::SharedApp,
     context::Context,
+    data::{self, download::Download},
     error::Result,
-    http::{
-        SharedApp,
-        extract::{AskedRange, ImageData, ImagePath, NoBody, Query},
-    },
-    images::data::{self, Download},
+    http::extract::{AskedRange, ImageData, ImagePath, NoBody, Query},
 };
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");

@@ -2,6 +2,7 @@
 
 mod body;
 mod patch;
+mod query;
 
 use axum::{
     extract::State,
@@ -13,14 +14,14 @@ use serde::Serialize;
 
 use self::body::ImageBody;
 use crate::{
+    app::SharedApp,
     context::Context,
     error::Result,
     http::{
-        SharedApp,
         extract::{ImagePath, JsonObject, JsonPatch, NoBody, Query},
         json, links,
     },
-    images::{self, query::ListQuery},
+    images::{self},
 };
 
 const STORE_IDS: HeaderName = HeaderName::from_static("openstack-image-store-ids");
@@ -65,7 +66,7 @@ pub(super) async fn update(
     JsonPatch(dialect, operations): JsonPatch,
 ) -> Result<Response> {
     let changes = patch::changes(&app, dialect, operations)?;
-    let view = images::update::update(&app, &context, &id, &changes).await?;
+    let view = images::update(&app, &context, &id, &changes).await?;
     Ok(json::response(&ImageBody::new(&app, &view)))
 }
 
@@ -79,7 +80,7 @@ struct PageBody<'p> {
 }
 
 pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(pairs): Query) -> Result<Response> {
-    let page = images::list(&app, &context, &ListQuery::parse(&pairs)?).await?;
+    let page = images::list(&app, &context, &query::parse(&pairs)?).await?;
     let next = page.next_marker.as_deref();
     Ok(json::response(&PageBody {
         images: page.images.iter().map(|view| ImageBody::new(&app, view)).collect(),

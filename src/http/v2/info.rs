@@ -4,9 +4,10 @@ use axum::{extract::State, response::Response};
 use serde::{Serialize, Serializer};
 
 use crate::{
+    app::SharedApp,
     context::Context,
     error::Result,
-    http::{SharedApp, extract::NoBody, json},
+    http::{extract::NoBody, json},
     limits::Usage,
 };
 

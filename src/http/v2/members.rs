@@ -5,10 +5,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    app::SharedApp,
     context::Context,
     error::{Error, Result},
     http::{
-        SharedApp,
         extract::{ImagePath, Json, MemberPath, NoBody},
         json,
     },

@@ -20,7 +20,8 @@ use axum::{
     routing::any,
 };
 
-use super::{SharedApp, error::Refusal, middleware, resource::Resource, versions};
+use super::{error::Refusal, middleware, resource::Resource, versions};
+use crate::app::SharedApp;
 
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
     let resources = [

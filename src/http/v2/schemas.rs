@@ -2,7 +2,10 @@
 
 use axum::{extract::State, response::Response};
 
-use crate::http::{SharedApp, extract::NoBody, json};
+use crate::{
+    app::SharedApp,
+    http::{extract::NoBody, json},
+};
 
 pub(super) async fn image(State(app): State<SharedApp>, _: NoBody) -> Response {
     json::ascii_response(app.schemas.image())

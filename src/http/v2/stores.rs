@@ -5,11 +5,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::{
-    app::App,
+    app::{App, SharedApp},
     context::Context,
     error::Result,
     http::{
-        SharedApp,
         extract::{NoBody, PathVariables},
         json,
     },

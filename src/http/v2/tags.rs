@@ -3,12 +3,10 @@
 use axum::{extract::State, http::StatusCode};
 
 use crate::{
+    app::SharedApp,
     context::Context,
     error::Result,
-    http::{
-        SharedApp,
-        extract::{NoBody, TagPath},
-    },
+    http::extract::{NoBody, TagPath},
     images::tags,
 };
 

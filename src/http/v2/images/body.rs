@@ -5,13 +5,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     app::App,
+    data::placement,
     error::{Error, Result},
     http::json,
     images::{
+        create::NewImage,
         locations::{Claim, NewLocation},
-        model::{ImageView, NewImage},
-        stores,
         update::Attribute,
+        view::ImageView,
     },
     model::{ImageId, Location, LocationUrl, Tag, Visibility, check_storable},
 };
@@ -46,12 +47,12 @@ impl<'v> ImageBody<'v> {
     /// With what the configuration shows of it.
     pub(super) fn new(app: &App, view: &'v ImageView) -> Self {
         let options = &app.config.default;
-        let names = view.locations.iter().filter_map(|location| stores::name_of(app, location));
+        let names = view.locations.iter().filter_map(|location| placement::name_of(app, location));
         let stores = if app.stores.are_named { names.collect::<Vec<_>>().join(",") } else { String::new() };
         Self {
             view,
             shows_locations: options.show_multiple_locations,
-            direct_url: stores::heaviest(app, &view.locations).filter(|_| options.show_image_direct_url),
+            direct_url: placement::heaviest(app, &view.locations).filter(|_| options.show_image_direct_url),
             stores,
         }
     }

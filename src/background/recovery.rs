@@ -1,7 +1,7 @@
 //! What was broken off, and what is left of it.
 //!
 //! Every process adds to a number of its own in the database, and looks at those of the others. One whose number stood still
-//! for as long as it takes to add to it [`STILL`] times is dead: whichever process sees that first undoes the uploads that it
+//! for as long as it takes to add to it [`MISSED`] times is dead: whichever process sees that first undoes the uploads that it
 //! had begun. Nobody's clock counts. Deletions that were broken off are gone on with, and files that nobody knows are removed.
 
 use std::{
@@ -9,31 +9,20 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
-
-use super::{delete, in_time, stores, uploads::undo};
+use super::MISSED;
 use crate::{
     app::App,
+    data::recovery::undo,
     db::{
-        self, Conn,
-        locations::Removal,
+        self, Conn, in_time,
         processes::{self, Process},
         uploads::Upload,
     },
     error::Result,
-    model::Image,
-    store::Object,
 };
 
-/// Numbers that a dead process did not add to its own in time.
-pub(crate) const STILL: u32 = 3;
 /// Looks that others are given to undo an upload into a store that is not configured here.
 const FOREIGN: u32 = 30;
-/// Broken-off deletions that are looked for at a time; those that were tried longest ago come first.
-const DELETIONS: u64 = 1000;
-/// Of these, so many are gone on with beside each other: a store that is away lets each of them wait.
-const BESIDE: usize = 8;
-
 const CANNOT_UNDO: &str = "an upload that was cut off cannot be undone now";
 
 /// What was seen of the other processes.
@@ -45,12 +34,6 @@ pub(crate) struct Watch {
     foreign: HashMap<String, u32>,
     /// Images whose upload could not be undone at the last look, and why, which was told.
     stuck: HashMap<String, String>,
-}
-
-/// Deletions that are under way, or were broken off.
-struct Deletions {
-    images: Vec<Image>,
-    removals: Vec<Removal>,
 }
 
 impl Watch {
@@ -107,7 +90,7 @@ impl Watch {
         let known = processes.iter().map(|process| (&process.id, Some(process.beat), patience(process.every(), every)));
         let is_unknown = |id: &&String| !processes.iter().any(|process| process.id == **id);
         // One that has just begun, or was taken for dead and is not.
-        let unknown = uploads.iter().map(|upload| &upload.process_id).filter(is_unknown).map(|id| (id, None, STILL));
+        let unknown = uploads.iter().map(|upload| &upload.process_id).filter(is_unknown).map(|id| (id, None, MISSED));
         let mut living = HashSet::from([own.to_owned()]);
         let before = std::mem::take(&mut self.seen);
         for (id, beat, patience) in known.chain(unknown).filter(|(id, ..)| *id != own) {
@@ -124,10 +107,10 @@ impl Watch {
     }
 }
 
-/// Looks of ours, one `every` so often, in which somebody else adds to their number [`STILL`] times.
+/// Looks of ours, one `every` so often, in which somebody else adds to their number [`MISSED`] times.
 fn patience(theirs: Duration, every: Duration) -> u32 {
-    let looks = (theirs * STILL).as_millis().div_ceil(every.as_millis().max(1));
-    u32::try_from(looks).unwrap_or(u32::MAX).max(STILL)
+    let looks = (theirs * MISSED).as_millis().div_ceil(every.as_millis().max(1));
+    u32::try_from(looks).unwrap_or(u32::MAX).max(MISSED)
 }
 
 /// Undoes an upload that was cut off, or tells why that cannot be done now.
@@ -155,89 +138,6 @@ async fn forget(app: &App, process: &str) -> Result<()> {
         .await
 }
 
-/// Goes on with deletions that nobody has touched for as long as it takes to see that a process is dead, and removes files that
-/// nobody knows.
-///
-/// # Errors
-/// `Unavailable`
-pub(crate) async fn tidy(app: &App, every: Duration) -> Result<()> {
-    let quiet = every * STILL;
-    let before = Deletions::read(app).await?;
-    tokio::time::sleep(quiet).await;
-    Deletions::read(app).await?.go_on_with(app, &before).await;
-    sweep(app, quiet).await
-}
-
-/// Removes files of uploads that nobody knows: an upload is noted before its file is made, and until it is gone.
-async fn sweep(app: &App, quiet: Duration) -> Result<()> {
-    for store in app.stores.iter() {
-        let found = match store.unfinished(quiet).await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(store = store.id, %error, "the store cannot be looked through");
-                continue;
-            }
-        };
-        if found.is_empty() {
-            continue;
-        }
-        let patience = app.config.glimpse.request_timeout;
-        let known = app.db.acquire().await?.in_time(patience, async |conn| db::uploads::all(conn).await).await?;
-        let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
-        for object in found.iter().filter(|object| !is_known(object)) {
-            match store.discard(object, None).await {
-                Ok(()) => tracing::warn!(image = object.image_id, "what an upload had left is removed"),
-                Err(error) => tracing::error!(image = object.image_id, %error, "what an upload had left stays"),
-            }
-        }
-    }
-    Ok(())
-}
-
-impl Deletions {
-    /// Two statements.
-    async fn read(app: &App) -> Result<Self> {
-        let read = async |conn: &mut Conn| {
-            let images = db::images::being_deleted(conn, DELETIONS).await?;
-            // With delayed deletion they wait until their image is deleted, for glance-scrubber.
-            let removals = match app.config.default.delayed_delete {
-                true => Vec::new(),
-                false => db::locations::being_removed(conn, DELETIONS).await?,
-            };
-            Ok(Self { images, removals })
-        };
-        Ok(app.db.acquire().await?.in_time(app.config.glimpse.request_timeout, read).await?)
-    }
-
-    /// Goes on with those that nobody has touched since before.
-    async fn go_on_with(self, app: &App, before: &Self) {
-        let images = self.images.iter().filter(|image| before.images.contains(image));
-        stream::iter(images)
-            .for_each_concurrent(BESIDE, async |image| {
-                let work = delete::resume(app, image);
-                go_on(app, &image.id, work, "a deletion").await;
-            })
-            .await;
-        let removals = self.removals.iter().filter(|removal| before.removals.contains(removal));
-        stream::iter(removals)
-            .for_each_concurrent(BESIDE, async |removal| {
-                let work = stores::resume_removal(app, removal);
-                go_on(app, &removal.location.image_id, work, "a removal from a store").await;
-            })
-            .await;
-    }
-}
-
-/// Tells how it went, in a time that a client would be given.
-async fn go_on(app: &App, image: &str, work: impl Future<Output = Result<bool>>, what: &'static str) {
-    match tokio::time::timeout(app.config.glimpse.request_timeout, work).await {
-        Ok(Ok(false)) => {}
-        Ok(Ok(true)) => tracing::warn!(image, "{what} that was broken off has come to its end"),
-        Ok(Err(error)) => tracing::error!(image, %error, "{what} was broken off, and cannot go on now"),
-        Err(_) => tracing::error!(image, "{what} was broken off, and cannot go on now: it takes too long"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,9 +147,9 @@ mod tests {
     #[test]
     fn a_process_is_as_slow_as_it_says() {
         let seconds = Duration::from_secs;
-        assert_eq!(patience(seconds(10), seconds(10)), STILL);
+        assert_eq!(patience(seconds(10), seconds(10)), MISSED);
         assert_eq!(patience(seconds(60), seconds(10)), 18);
-        assert_eq!(patience(seconds(1), seconds(10)), STILL);
+        assert_eq!(patience(seconds(1), seconds(10)), MISSED);
         assert_eq!(patience(Duration::MAX / 4, seconds(1)), u32::MAX);
     }
     #[test]

@@ -1,12 +1,10 @@
 //! Uploads that are under way in this process, and how one that was cut off is undone.
 
-use std::time::Duration;
-
 use uuid::Uuid;
 
 use crate::{
     app::App,
-    db::{self, processes, uploads::Upload},
+    db::{self, uploads::Upload},
     error::{Error, Result},
     model::{Image, Status},
     store::{self, Object, Store},
@@ -14,7 +12,7 @@ use crate::{
 
 /// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
 /// `false` when the upload has ended, or somebody else undoes it. Seven statements.
-pub(super) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
+pub(crate) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _alive = app.process.is_busy_with(&ours.upload_id);
     let ours_ref = &ours;
@@ -81,15 +79,4 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
     };
     store.discard(&object, hold).await.map_err(cannot)?;
     Ok(true)
-}
-
-/// Shows others that this process lives, which it does so often. A connection is waited for as long as `patience`, and the database's
-/// answer as long again: then the connection is given up, for another one may do. One statement, two at the first time.
-///
-/// # Errors
-/// `Unavailable`
-pub(crate) async fn beat(app: &App, every: Duration, patience: Duration) -> Result<()> {
-    let conn = super::in_time(patience, async { Ok(app.db.acquire_to_write().await?) }).await?;
-    conn.in_time(patience, async |conn| processes::beat(conn, &app.process.id, every).await).await?;
-    Ok(())
 }

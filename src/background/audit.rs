@@ -28,7 +28,7 @@ const CONCURRENT: usize = 8;
 
 /// Where the next page begins.
 #[derive(Default)]
-pub(crate) struct Audit {
+pub(super) struct Audit {
     after: String,
 }
 
@@ -57,7 +57,7 @@ impl Audit {
     ///
     /// # Errors
     /// `Unavailable`: the page is audited again the next time.
-    pub(crate) async fn next(&mut self, app: &App, quiet: Duration) -> Result<()> {
+    pub(super) async fn next(&mut self, app: &App, quiet: Duration) -> Result<()> {
         let patience = app.config.glimpse.request_timeout;
         let after = self.after.as_str();
         let page = app.db.acquire().await?.in_time(patience, async |conn| page(conn, after).await).await?;
@@ -72,7 +72,7 @@ impl Audit {
             let before: Vec<Audited> = suspects.into_iter().map(|(audited, _)| audited).collect();
             let unchanged = now.into_iter().filter(|audited| before.contains(audited)).collect();
             for (audited, findings) in self::suspects(app, unchanged, &mut folders).await {
-                super::in_time(patience, repair(app, &audited, &findings)).await?;
+                db::in_time(patience, repair(app, &audited, &findings)).await?;
             }
         }
         self.after = last.filter(|_| is_full).unwrap_or_default();

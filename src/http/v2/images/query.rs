@@ -3,23 +3,10 @@
 use chrono::{Datelike as _, NaiveDate, NaiveDateTime, TimeDelta};
 
 use crate::{
-    db::listing::{Compare, Direction, Filter, SortKey, Term, Wanted},
     error::{Error, Result},
-    model::{MemberStatus, RequestedId, check_storable},
+    images::list::ListQuery,
+    model::{Comparison, Direction, ImageFilter, MemberStatus, SortKey, Term, VisibilityFilter, check_storable},
 };
-
-/// A listing that somebody asks for.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct ListQuery {
-    /// Images a page, where the request says.
-    pub(crate) limit: Option<u32>,
-    /// The image after which the page starts.
-    pub(crate) marker: Option<RequestedId>,
-    /// The order: its keys tell any two images apart.
-    pub(crate) sort: Vec<(SortKey, Direction)>,
-    /// What the images have in common.
-    pub(crate) filter: Filter,
-}
 
 /// Parameters of a listing at the most: each is a condition that the database must plan.
 const MAX_PARAMETERS: usize = 64;
@@ -41,50 +28,48 @@ const SORT_KEYS: [(&str, SortKey); 8] = [
     ("updated_at", SortKey::UpdatedAt),
 ];
 
-impl ListQuery {
-    /// Reads a query string's pairs. A name that is no column filters on a custom property, as in Glance.
-    ///
-    /// # Errors
-    /// `Invalid`, with Glance's message.
-    pub(crate) fn parse(pairs: &[(String, String)]) -> Result<Self> {
-        let mut query = Self::default();
-        let mut sort = SortParameters::default();
-        if pairs.len() > MAX_PARAMETERS {
-            return Err(Error::Invalid(format!("A listing has {MAX_PARAMETERS} query parameters at the most.")));
-        }
-        for (at, (name, value)) in pairs.iter().enumerate() {
-            check_storable("Param values", name)?;
-            check_storable("Param values", value)?;
-            let comes_again = || pairs[at + 1..].iter().any(|(later, _)| later == name);
-            match name.as_str() {
-                "limit" => query.limit = Some(limit(value)?),
-                "marker" => query.marker = Some(value.clone().into()),
-                "sort" => sort.combined = Some(value),
-                "sort_key" => sort.keys.push(sort_key(value.trim())?),
-                "sort_dir" => sort.directions.push(direction(value.trim())?),
-                "member_status" => query.filter.membership = membership(value)?,
-                "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
-                // All of these hold.
-                "visibility" | "checksum" | "os_hash_value" => query.filter.add(name, value)?,
-                // Glance sets it itself.
-                "deleted" => {}
-                // Of the others, the last one counts.
-                _ if comes_again() => {}
-                _ => query.filter.add(name, value)?,
-            }
-        }
-        let joins = query.filter.terms.iter().filter(|term| matches!(term, Term::Tag(_) | Term::Property(..))).count();
-        if joins > MAX_JOINS {
-            return Err(Error::Invalid(format!(
-                "A listing is filtered by {MAX_JOINS} tags and custom properties at the most."
-            )));
-        }
-        query.sort = sort.order()?;
-        Ok(query)
+/// Reads a query string's pairs. A name that is no column filters on a custom property, as in Glance.
+///
+/// # Errors
+/// `Invalid`, with Glance's message.
+pub(super) fn parse(pairs: &[(String, String)]) -> Result<ListQuery> {
+    let mut query = ListQuery::default();
+    let mut sort = SortParameters::default();
+    if pairs.len() > MAX_PARAMETERS {
+        return Err(Error::Invalid(format!("A listing has {MAX_PARAMETERS} query parameters at the most.")));
     }
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        check_storable("Param values", name)?;
+        check_storable("Param values", value)?;
+        let comes_again = || pairs[at + 1..].iter().any(|(later, _)| later == name);
+        match name.as_str() {
+            "limit" => query.limit = Some(limit(value)?),
+            "marker" => query.marker = Some(value.clone().into()),
+            "sort" => sort.combined = Some(value),
+            "sort_key" => sort.keys.push(sort_key(value.trim())?),
+            "sort_dir" => sort.directions.push(direction(value.trim())?),
+            "member_status" => query.filter.membership = membership(value)?,
+            "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
+            // All of these hold.
+            "visibility" | "checksum" | "os_hash_value" => query.filter.add(name, value)?,
+            // Glance sets it itself.
+            "deleted" => {}
+            // Of the others, the last one counts.
+            _ if comes_again() => {}
+            _ => query.filter.add(name, value)?,
+        }
+    }
+    let joins = query.filter.terms.iter().filter(|term| matches!(term, Term::Tag(_) | Term::Property(..))).count();
+    if joins > MAX_JOINS {
+        return Err(Error::Invalid(format!(
+            "A listing is filtered by {MAX_JOINS} tags and custom properties at the most."
+        )));
+    }
+    query.sort = sort.order()?;
+    Ok(query)
 }
 
-impl Filter {
+impl ImageFilter {
     fn add(&mut self, name: &str, value: &str) -> Result<()> {
         let text = || value.to_owned();
         let term = match name {
@@ -123,7 +108,7 @@ impl Filter {
     }
 }
 
-impl Wanted {
+impl VisibilityFilter {
     /// What both ask for.
     fn and(self, other: Self) -> Self {
         match (self, other) {
@@ -140,13 +125,13 @@ impl Wanted {
     }
 }
 
-fn visibility(value: &str) -> Result<Wanted> {
+fn visibility(value: &str) -> Result<VisibilityFilter> {
     match value {
-        "all" => Ok(Wanted::All),
+        "all" => Ok(VisibilityFilter::All),
         // Not refused by Glance either: there is no such image.
-        "" => Ok(Wanted::None),
+        "" => Ok(VisibilityFilter::None),
         _ => match value.parse() {
-            Ok(visibility) => Ok(Wanted::Only(visibility)),
+            Ok(visibility) => Ok(VisibilityFilter::Only(visibility)),
             Err(_) => Err(Error::Invalid(format!("Invalid visibility value: {value}"))),
         },
     }
@@ -155,11 +140,11 @@ fn visibility(value: &str) -> Result<Wanted> {
 /// A column of numbers, or one end of its range.
 fn number(name: &str, value: &str) -> Result<Option<Term>> {
     let (column, compare) = if let Some(column) = name.strip_suffix("_min") {
-        (column, Compare::AtLeast)
+        (column, Comparison::AtLeast)
     } else if let Some(column) = name.strip_suffix("_max") {
-        (column, Compare::AtMost)
+        (column, Comparison::AtMost)
     } else {
-        (name, Compare::Equal)
+        (name, Comparison::Equal)
     };
     let term = match column {
         "size" => Term::Size,
@@ -335,21 +320,21 @@ fn closing_quote(text: &str) -> Option<usize> {
     })
 }
 
-fn comparison(name: &str, value: &str) -> Result<(Compare, NaiveDateTime)> {
+fn comparison(name: &str, value: &str) -> Result<(Comparison, NaiveDateTime)> {
     let (operator, text) = match timestamp(value) {
-        Some(time) => return Ok((Compare::Equal, time)),
+        Some(time) => return Ok((Comparison::Equal, time)),
         None => value.split_once(':').unwrap_or(("eq", value)),
     };
     let time = timestamp(text).ok_or_else(|| {
         Error::Invalid(format!("Bad \"{name}\" query filter format. Use ISO 8601 DateTime notation."))
     })?;
     let compare = match operator {
-        "gt" => Compare::Above,
-        "gte" => Compare::AtLeast,
-        "lt" => Compare::Below,
-        "lte" => Compare::AtMost,
-        "eq" => Compare::Equal,
-        "neq" => Compare::Unequal,
+        "gt" => Comparison::Above,
+        "gte" => Comparison::AtLeast,
+        "lt" => Comparison::Below,
+        "lte" => Comparison::AtMost,
+        "eq" => Comparison::Equal,
+        "neq" => Comparison::Unequal,
         _ => {
             return Err(Error::Invalid("Unable to filter on a unknown operator.".to_owned()));
         }
@@ -441,12 +426,15 @@ fn after_colon(rest: &mut &str, least: usize) -> Option<u32> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{ListQuery, quoted_list, timestamp};
-    use crate::db::listing::{Direction, SortKey};
+    use super::{quoted_list, timestamp};
+    use crate::{
+        images::list::ListQuery,
+        model::{Direction, SortKey},
+    };
 
     fn parse(query: &[(&str, &str)]) -> Result<ListQuery, String> {
         let pairs: Vec<_> = query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        ListQuery::parse(&pairs).map_err(|error| error.to_string())
+        super::parse(&pairs).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -506,7 +494,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_query_makes_it_panic(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..8)) {
-            let _ = ListQuery::parse(&pairs);
+            let _ = super::parse(&pairs);
         }
 
         #[test]

@@ -1,0 +1,168 @@
+//! Creating an image.
+
+use super::view::{ImageView, hide};
+use crate::{
+    access::{self},
+    app::App,
+    context::Context,
+    db::{self},
+    error::{Error, Result},
+    limits::Resource,
+    model::{Image, ImageId, Status, Tag, Visibility, check_storable},
+    policy::{Target, protections::Operation, rule},
+};
+
+/// Characters of an owner at the most, as wide as its column.
+const MAX_OWNER_LENGTH: usize = 255;
+
+/// An image that somebody wants to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewImage {
+    /// The id that the caller chose.
+    pub(crate) id: Option<ImageId>,
+    /// See [`Image`].
+    pub(crate) name: Option<String>,
+    /// See [`Image`].
+    pub(crate) disk_format: Option<String>,
+    /// See [`Image`].
+    pub(crate) container_format: Option<String>,
+    /// The owner, where the caller names one: `Some(None)` is nobody.
+    pub(crate) owner: Option<Option<String>>,
+    /// See [`Image`].
+    pub(crate) visibility: Visibility,
+    /// See [`Image`].
+    pub(crate) min_disk: i64,
+    /// See [`Image`].
+    pub(crate) min_ram: i64,
+    /// See [`Image`].
+    pub(crate) protected: bool,
+    /// See [`Image`].
+    pub(crate) os_hidden: bool,
+    /// Custom properties.
+    pub(crate) properties: Vec<(String, String)>,
+    /// Tags, each once.
+    pub(crate) tags: Vec<Tag>,
+}
+
+/// Creates an image without data. Three statements at the most, while the quotas are the default ones, and one more where
+/// Keystone limits how many images there may be.
+///
+/// # Errors
+/// `Forbidden`, `Conflict` when the id is taken, be it by a deleted image, `LimitExceeded`.
+pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
+    let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
+    authorise_creation(app, context, &new, owner.as_deref())?;
+    app.limits.enforce(&app.db, context, Resource::CountTotal, 1).await?;
+    for (name, _) in &new.properties {
+        app.protections.check(&app.policy, context, Operation::Create, name)?;
+    }
+    check_owner(owner.as_deref().unwrap_or_default())?;
+    check_quota("tags", new.tags.len(), app.config.default.image_tag_quota())?;
+    check_quota("properties", new.properties.len(), app.config.default.image_property_quota())?;
+    let now = app.now();
+    let image = Image {
+        id: new.id.unwrap_or_else(ImageId::new),
+        name: new.name,
+        size: None,
+        status: Status::Queued,
+        created_at: now,
+        updated_at: Some(now),
+        disk_format: new.disk_format,
+        container_format: new.container_format,
+        checksum: None,
+        owner: owner.filter(|owner| !owner.is_empty()),
+        min_disk: requirement("min_disk", new.min_disk)?,
+        min_ram: requirement("min_ram", new.min_ram)?,
+        protected: new.protected,
+        virtual_size: None,
+        visibility: new.visibility,
+        os_hidden: new.os_hidden,
+        os_hash_algo: None,
+        os_hash_value: None,
+    };
+    let (mut properties, tags) = (new.properties, new.tags);
+    properties.sort();
+    let tags_text: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+    let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
+    app.db
+        .transaction(|mut tx| async move {
+            let inserted = db::images::insert(&mut tx, row).await;
+            or_conflict(inserted, || format!("Image ID {} already exists!", row.id))?;
+            let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;
+            or_conflict(inserted, same_but_for_case)?;
+            db::tags::insert_all(&mut tx, &row.id, tags_ref, now).await?;
+            Ok((tx, ()))
+        })
+        .await?;
+    let tags = tags_text.into_iter().map(str::to_owned).collect();
+    let mut view = ImageView { image, properties, tags, locations: Vec::new() };
+    hide(app, context, std::slice::from_mut(&mut view));
+    Ok(view)
+}
+
+/// An owner may come from a token, and then has passed no schema.
+pub(super) fn check_owner(owner: &str) -> Result<()> {
+    if owner.chars().count() > MAX_OWNER_LENGTH {
+        return Err(Error::Invalid(format!("Owner is too long, it has {MAX_OWNER_LENGTH} characters at the most.")));
+    }
+    check_storable("Owner", owner)
+}
+
+/// Says what a duplicate row means to the client.
+pub(super) fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Result<()> {
+    match inserted {
+        Err(db::Error::Duplicate) => Err(Error::Conflict(message())),
+        other => Ok(other?),
+    }
+}
+
+/// A collation of MySQL's ignores case, and a key says that a property's name is there once.
+pub(super) fn same_but_for_case() -> String {
+    "Property names that differ only in case cannot be told apart by this database.".to_owned()
+}
+
+fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Option<&str>) -> Result<()> {
+    let target = Target { owner, visibility: Some(new.visibility.as_str()), ..Target::default() };
+    if !app.policy.allows(&context.identity, rule::ADD_IMAGE, &target) {
+        if owner != context.project_id() {
+            let owner = owner.unwrap_or("None");
+            return Err(Error::NotPermitted(format!("You are not permitted to create images owned by '{owner}'")));
+        }
+        return Err(Error::policy_denied(rule::ADD_IMAGE));
+    }
+    access::authorise_visibility(app, context, new.visibility, &target)?;
+    // Where the defaults from before Glance had roles for projects count, which let everybody.
+    let only_new = app.config.oslo_policy.enforce_new_defaults;
+    if !only_new
+        && !context.is_admin
+        && new.owner.as_ref().is_some_and(|owner| owner.as_deref() != context.project_id())
+    {
+        let owner = owner.unwrap_or("None");
+        return Err(Error::Forbidden(format!("You are not permitted to create images owned by '{owner}'.")));
+    }
+    Ok(())
+}
+
+pub(super) fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> Result<()> {
+    match quota {
+        Some(maximum) if attempted > maximum as usize => Err(Error::LimitExceeded(format!(
+            "The limit has been exceeded on the number of allowed image {what}. Attempted: {attempted}, \
+             Maximum: {maximum}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// What an instance needs at least, as its column holds it.
+///
+/// # Errors
+/// `Invalid`
+pub(super) fn requirement(name: &str, value: i64) -> Result<i32> {
+    if value < 0 {
+        return Err(Error::Invalid(format!(
+            "Invalid value '{value}' for parameter '{name}': Cannot be a negative value"
+        )));
+    }
+    let too_large = |_| Error::Invalid(format!("'{name}' value out of range, must not exceed {}.", i32::MAX));
+    value.try_into().map_err(too_large)
+}

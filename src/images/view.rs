@@ -1,0 +1,129 @@
+//! An image as a caller sees it.
+
+use std::{cmp::Reverse, collections::HashMap};
+
+use crate::{
+    access::{self, Seen},
+    app::App,
+    context::Context,
+    data::placement,
+    db::{self, Session, belongings::Belongings},
+    error::{Error, Result},
+    model::{Image, Location, LocationStatus, RequestedId, Status},
+    policy::{protections::Operation, rule},
+};
+
+/// An image with everything that shows it.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageView {
+    /// Its row.
+    pub(crate) image: Image,
+    /// Custom properties, in the order of their names.
+    pub(crate) properties: Vec<(String, String)>,
+    /// Tags, in alphabetical order.
+    pub(crate) tags: Vec<String>,
+    /// Where its data is, the heaviest store first; read only where the configuration shows it, to who may see it.
+    pub(crate) locations: Vec<Location>,
+}
+
+/// Shows an image. One statement, one more where another project shares the image.
+///
+/// # Errors
+/// `NotFound`.
+pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId) -> Result<ImageView> {
+    let mut conn = app.db.acquire().await?;
+    let not_found = || Error::NotFound(format!("No image found with ID {id}"));
+    let id = id.id().ok_or_else(not_found)?;
+    let found = db::belongings::with_image(&mut conn, &id, shows_locations(app)).await?;
+    let (image, belongings) = found.ok_or_else(not_found)?;
+    if !access::is_visible(&mut conn, context, &image).await? {
+        return Err(not_found());
+    }
+    drop(conn);
+    let mut view = view(app, context, image, belongings)?;
+    if !is_shown(app, context, &view.image, &view.properties) {
+        return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
+    }
+    hide(app, context, std::slice::from_mut(&mut view));
+    Ok(view)
+}
+
+/// Whether the policy lets the caller see an image, with its properties in the order of their names.
+pub(super) fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, String)]) -> bool {
+    let property = |name: &str| {
+        let place = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
+        Some(properties[place].1.as_str())
+    };
+    app.policy.allows(&context.identity, rule::GET_IMAGE, &Seen::new(app, context, image, &property).target())
+}
+
+/// Reads what belongs to an image. One statement.
+pub(super) async fn with_belongings(
+    app: &App,
+    s: &mut impl Session,
+    context: &Context,
+    image: Image,
+) -> Result<ImageView> {
+    let belongings = db::belongings::of(s, &image.id, shows_locations(app)).await?;
+    view(app, context, image, belongings)
+}
+
+/// Whether anybody is shown where data is.
+pub(super) fn shows_locations(app: &App) -> bool {
+    let options = &app.config.default;
+    options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named
+}
+
+/// Takes the properties that the caller may not read out of images. Each name is checked once.
+pub(super) fn hide(app: &App, context: &Context, views: &mut [ImageView]) {
+    if !app.protections.are_in_force() {
+        return;
+    }
+    let mut checked = HashMap::<String, bool>::new();
+    for view in views {
+        view.properties.retain(|(name, _)| match checked.get(name) {
+            Some(may) => *may,
+            None => {
+                let may = app.protections.may(&app.policy, context, Operation::Read, name);
+                checked.insert(name.clone(), may);
+                may
+            }
+        });
+    }
+}
+
+fn view(app: &App, context: &Context, image: Image, belongings: Belongings) -> Result<ImageView> {
+    let mut views = views(app, context, vec![image], belongings);
+    views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
+}
+
+/// Images with what belongs to them, as far as the caller may see it.
+pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belongings) -> Vec<ImageView> {
+    let Belongings { properties, tags, locations } = belongings;
+    let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
+    let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
+    let places: HashMap<String, usize> =
+        views.iter().enumerate().map(|(place, view)| (view.image.id.to_string(), place)).collect();
+    for row in properties {
+        if let Some(place) = places.get(&row.image_id) {
+            // The first version of the API wrote NULL values; this one shows them as empty.
+            views[*place].properties.push((row.name, row.value.unwrap_or_default()));
+        }
+    }
+    for row in tags {
+        if let Some(place) = places.get(&row.image_id) {
+            views[*place].tags.push(row.value);
+        }
+    }
+    for location in locations.into_iter().filter(|location| location.status == LocationStatus::Active) {
+        if let Some(place) = places.get(location.image_id.as_str()) {
+            // Where the data of a deactivated image is, is as good as the data.
+            let is_hidden = views[*place].image.status == Status::Deactivated && !context.is_admin;
+            views[*place].locations.extend((!is_hidden).then_some(location));
+        }
+    }
+    for view in &mut views {
+        view.locations.sort_by_key(|location| Reverse(placement::weight_of(app, location)));
+    }
+    views
+}
