@@ -83,7 +83,7 @@ async fn if_visible(
     }
     let mut properties = BTreeMap::new();
     if subject::are_beyond_rows(app) {
-        let rows = db::properties::of(s, &image.id).await?;
+        let rows = db::properties::list(s, &image.id).await?;
         properties.extend(rows.into_iter().map(|row| (row.name, row.value.unwrap_or_default())));
     }
     Ok(Some(Subject { image, properties }))

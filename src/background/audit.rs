@@ -141,7 +141,7 @@ async fn ask(app: &App, audited: &Audited) -> Findings {
     let of_image = if audited.locations.is_empty() { &audited.removed } else { &audited.locations };
     let size = audited.image.size.and_then(|size| u64::try_from(size).ok());
     for location in of_image.iter().filter(|location| location.status != LocationStatus::PendingDelete) {
-        let Ok(store) = app.stores.of(&location.url, &location.metadata) else { continue };
+        let Ok(store) = app.stores.find(&location.url, &location.metadata) else { continue };
         // What is on a web server is its owner's business.
         if store.is_read_only() {
             continue;
@@ -189,7 +189,7 @@ async fn repair(app: &App, audited: &Audited, findings: &Findings) -> Result<()>
         .transaction(|mut tx| async move {
             let now = app.now();
             if db::images::get_locked(&mut tx, &image.id).await?.as_ref() != Some(image)
-                || db::locations::of(&mut tx, &image.id).await? != *locations
+                || db::locations::list(&mut tx, &image.id).await? != *locations
             {
                 return Ok((tx, false));
             }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::{placement, range::Asked, upload::not_found};
+use super::{placement, range::RangeRequest, upload::not_found};
 use crate::{
     access,
     app::App,
@@ -39,7 +39,7 @@ pub(crate) async fn download(
     app: &App,
     context: &Context,
     id: &RequestedId,
-    asked: &Asked,
+    range: &RangeRequest,
     prefer: &[String],
 ) -> Result<Option<Download>> {
     let mut conn = app.db.acquire().await?;
@@ -54,12 +54,12 @@ pub(crate) async fn download(
         access::authorise(app, context, &image, rule::DOWNLOAD_FROM_STORE)?;
         check_preferred(app, prefer)?;
     }
-    let mut locations = db::locations::of(&mut conn, &image.id).await?;
+    let mut locations = db::locations::list(&mut conn, &image.id).await?;
     drop(conn);
     // Without a size there is no data that a part could be of.
     let known = image.size.and_then(|size| u64::try_from(size).ok());
     let range = match known {
-        Some(size) => asked.of(size)?,
+        Some(size) => range.resolve(size)?,
         None => None,
     };
     let is_preferred = |location: &Location| {
@@ -109,7 +109,7 @@ async fn open(
     range: Option<Range<u64>>,
 ) -> Result<(Option<u64>, ByteStream), Failure> {
     let failure = |cause, error| Failure { location: location.id, cause, error };
-    let blob = async { app.stores.of(&location.url, &location.metadata)?.get(&location.url, range).await };
+    let blob = async { app.stores.find(&location.url, &location.metadata)?.get(&location.url, range).await };
     let blob = blob.await.map_err(|error| {
         let cause = with_causes(&error);
         let error = match error {

@@ -20,7 +20,7 @@ pub(super) fn chosen(app: &App, chosen: Option<&str>) -> Result<Arc<Store>> {
 /// The name of the store that a location is in, where stores have names.
 pub(crate) fn name_of<'a>(app: &'a App, location: &'a Location) -> Option<&'a str> {
     let written = location.metadata.get("store").and_then(|name| name.as_str());
-    match app.stores.of(&location.url, &location.metadata) {
+    match app.stores.find(&location.url, &location.metadata) {
         Ok(store) => Some(&store.id),
         Err(_) => written,
     }
@@ -34,5 +34,5 @@ pub(crate) fn heaviest<'l>(app: &App, locations: &'l [Location]) -> Option<&'l L
 
 /// The weight of the store that a location is in: the heaviest is read first.
 pub(crate) fn weight_of(app: &App, location: &Location) -> i64 {
-    app.stores.of(&location.url, &location.metadata).map_or(0, |store| store.weight)
+    app.stores.find(&location.url, &location.metadata).map_or(0, |store| store.weight)
 }

@@ -6,19 +6,19 @@ use crate::error::{Error, Result};
 
 /// The headers of a request that ask for a part.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct RangeRequest {
     /// `Range`
     pub(crate) range: Option<String>,
     /// `Content-Range`, which clients of long ago send instead.
     pub(crate) content_range: Option<String>,
 }
 
-impl Asked {
+impl RangeRequest {
     /// The part of data of this size; `None` is all of it.
     ///
     /// # Errors
     /// `NoSuchRange`; `Invalid` where several parts are asked for.
-    pub(crate) fn of(&self, size: u64) -> Result<Option<Range<u64>>> {
+    pub(crate) fn resolve(&self, size: u64) -> Result<Option<Range<u64>>> {
         match (&self.range, &self.content_range) {
             (Some(range), _) => from_range(range, size).map(Some),
             (None, Some(range)) => from_content_range(range, size).map(Some),
@@ -100,11 +100,11 @@ fn number(text: &str) -> (Option<u64>, &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::Asked;
+    use super::RangeRequest;
 
     fn range(text: &str, size: u64) -> Result<(u64, u64), String> {
-        let asked = Asked { range: Some(text.to_owned()), content_range: None };
-        asked.of(size).map(|range| range.map(|range| (range.start, range.end)).unwrap()).map_err(|e| e.to_string())
+        let asked = RangeRequest { range: Some(text.to_owned()), content_range: None };
+        asked.resolve(size).map(|range| range.map(|range| (range.start, range.end)).unwrap()).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn old_ranges() {
         let range = |text: &str| {
-            let asked = Asked { range: None, content_range: Some(text.to_owned()) };
-            asked.of(10).map(|range| range.unwrap()).map_err(|error| error.to_string())
+            let asked = RangeRequest { range: None, content_range: Some(text.to_owned()) };
+            asked.resolve(10).map(|range| range.unwrap()).map_err(|error| error.to_string())
         };
         assert_eq!(range("bytes 0-4/*"), Ok(0..5));
         assert_eq!(range("bytes 0-4/10"), Ok(0..5));

@@ -15,7 +15,7 @@ use crate::{
 /// # Errors
 /// What the store says.
 async fn remove(app: &App, location: &Location) -> store::Result<bool> {
-    match app.stores.of(&location.url, &location.metadata)?.delete(&location.url).await {
+    match app.stores.find(&location.url, &location.metadata)?.delete(&location.url).await {
         Ok(()) => Ok(true),
         Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
             tracing::warn!(image = location.image_id.as_str(), location = location.id, %error, "no data is removed");
@@ -115,7 +115,7 @@ pub(crate) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool>
         let (location, now) = (&removal.location, app.now());
         db::images::get_locked(&mut tx, &location.image_id).await?;
         let ours = db::locations::resume(&mut tx, removal, now).await?;
-        let others = db::locations::of(&mut tx, &location.image_id).await?;
+        let others = db::locations::list(&mut tx, &location.image_id).await?;
         let is_in_use = others.iter().any(|other| other.url == location.url);
         if ours && is_in_use {
             db::locations::delete(&mut tx, location.id, now).await?;

@@ -111,7 +111,7 @@ impl Upload {
                 if size.and_then(|size| u64::try_from(size).ok()).is_some_and(|size| size > cap) {
                     return Err(too_large());
                 }
-                if !db::locations::of(&mut tx, &image.id).await?.is_empty() {
+                if !db::locations::list(&mut tx, &image.id).await?.is_empty() {
                     return Err(Error::Conflict(format!("Image {id} has data already.")));
                 }
                 if !db::images::set_status(&mut tx, &image, Status::Saving, app.now()).await? {
@@ -237,7 +237,7 @@ impl Upload {
         let read = async {
             let mut conn = self.app.db.acquire().await?;
             let image = db::images::get(&mut conn, &self.id).await?;
-            Ok((image, db::locations::of(&mut conn, id).await?))
+            Ok((image, db::locations::list(&mut conn, id).await?))
         };
         let Ok((Some(image), locations)) = bounded(&self.app, read).await else { return false };
         image.status == Status::Active

@@ -42,7 +42,7 @@ pub(crate) struct Removal {
 }
 
 /// Reads the locations of an image, in their order. One statement, through the index on `image_id`.
-pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Location>> {
+pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Location>> {
     use ImageLocations as L;
     let query = of_images(&[image_id])
         .columns([L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt])

@@ -21,7 +21,7 @@ fn live(image_id: &str) -> SelectStatement {
 }
 
 /// Reads an image's members, in the order in which they were added. One statement, through the index on `image_id`.
-pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Member>> {
+pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Member>> {
     s.all(live(image_id).columns(COLUMNS).order_by(M::Id, Order::Asc).take()).await
 }
 

@@ -4,7 +4,7 @@
 //! and MySQL/MariaDB. A read takes `Db::acquire`, a write `Db::transaction`, which commits when its work returned `Ok`
 //! and runs it again when the engine gave it up for another transaction.
 
-pub(crate) mod belongings;
+pub(crate) mod details;
 mod image_locks;
 pub(crate) mod images;
 pub(crate) mod listing;

@@ -66,7 +66,7 @@ struct Shared<DB: Engine> {
     wait: Duration,
     at_hand: std::sync::Mutex<Vec<AtHand<DB>>>,
     /// Why the server could not be reached, when it was last asked.
-    last: Mutex<Option<Asked>>,
+    last: Mutex<Option<Probe>>,
     /// Whether the server that was connected to last is a node of a cluster with several writers.
     is_clustered: Arc<AtomicBool>,
 }
@@ -89,7 +89,7 @@ pub(crate) struct Held<DB: Engine> {
 }
 
 /// What the server said, when it was asked why: `None` is that it can be reached.
-struct Asked {
+struct Probe {
     when: Instant,
     reason: Option<Reason>,
 }
@@ -212,7 +212,7 @@ impl<DB: Engine> Shared<DB> {
             Some(reason) => reason,
             None => {
                 let reason = self.ask().await;
-                *last = Some(Asked { when: Instant::now(), reason: reason.clone() });
+                *last = Some(Probe { when: Instant::now(), reason: reason.clone() });
                 reason
             }
         };

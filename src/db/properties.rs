@@ -59,7 +59,7 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str])
 }
 
 /// Reads the properties of an image. One statement, through the index on `image_id`.
-pub(crate) async fn of(s: &mut impl Session, image_id: &str) -> Result<Vec<Property>> {
+pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Property>> {
     use ImageProperties as P;
     s.all(of_images(&[image_id]).columns([P::ImageId, P::Name, P::Value]).take()).await
 }

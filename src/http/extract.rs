@@ -18,7 +18,7 @@ use super::{error::Refusal, linger::Lingering, middleware::limits::Hurry};
 use crate::{
     app::{App, SharedApp},
     context::Context,
-    data::{range::Asked, upload::NewData},
+    data::{range::RangeRequest, upload::NewData},
     error::Error,
     model::{RequestedId, Tag},
 };
@@ -170,7 +170,7 @@ fn whole_number(text: &str) -> Option<i64> {
 }
 
 /// The part of an image's data that is asked for.
-pub(super) struct AskedRange(pub(super) Asked);
+pub(super) struct AskedRange(pub(super) RangeRequest);
 
 impl FromRequestParts<SharedApp> for AskedRange {
     type Rejection = Infallible;
@@ -178,7 +178,7 @@ impl FromRequestParts<SharedApp> for AskedRange {
     async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Infallible> {
         // What is no text is no range either.
         let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("no text").to_owned());
-        Ok(Self(Asked { range: text(header::RANGE), content_range: text(header::CONTENT_RANGE) }))
+        Ok(Self(RangeRequest { range: text(header::RANGE), content_range: text(header::CONTENT_RANGE) }))
     }
 }
 

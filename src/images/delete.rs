@@ -39,7 +39,7 @@ async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
             }
             // Where the policy lets them, and its owner alone may, Glance says so.
             access::check_mutable(context, &image).map_err(|_| not_found(id))?;
-            let locations = db::locations::of(&mut tx, &image.id).await?;
+            let locations = db::locations::list(&mut tx, &image.id).await?;
             if locations.is_empty() || app.config.default.delayed_delete {
                 mark(app, &mut tx, &image, locations.is_empty()).await?;
                 return Ok((tx, None));
@@ -81,7 +81,7 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
         }
         // From here on, the request that began the deletion cannot take it back.
         let Some(begun) = db::images::begin_deletion(&mut tx, image, app.now()).await? else { return Ok((tx, None)) };
-        let locations = db::locations::of(&mut tx, &begun.id).await?;
+        let locations = db::locations::list(&mut tx, &begun.id).await?;
         Ok((tx, Some((begun, locations))))
     });
     let Some((image, locations)) = ours.await? else { return Ok(false) };

@@ -74,15 +74,15 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         let rest = left.split_off(part.min(left.len()));
         // One image is shown in a page of its own, however large it is.
         let mut room = if left.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        let found = db::belongings::with_images(&mut conn, &left, shows_locations(app), &mut room).await?;
-        let Some((images, belongings)) = found else {
+        let found = db::details::with_images(&mut conn, &left, shows_locations(app), &mut room).await?;
+        let Some((images, details)) = found else {
             part = left.len() / 2;
             left.extend(rest);
             conn.give_up();
             conn = app.db.acquire().await?;
             continue;
         };
-        let mut views = views(app, context, images, belongings);
+        let mut views = views(app, context, images, details);
         views.retain(|view| is_shown(app, context, &view.image, &view.properties));
         // Of images that the policy hides, none is a marker: who may see what comes after them is shown it at once.
         if !views.is_empty() || rest.is_empty() {

@@ -339,7 +339,7 @@ impl Draft<'_> {
         // What the client says of the store counts for nothing, as in Glance: data is where its URL leads.
         let known = self.locations.iter().find(|known| known.url == new.url).map(|known| &known.metadata);
         if app.stores.are_named
-            && let Ok(store) = app.stores.of(&location.url, known.unwrap_or(&Map::new()))
+            && let Ok(store) = app.stores.find(&location.url, known.unwrap_or(&Map::new()))
         {
             location.metadata.insert("store".to_owned(), json!(store.id));
         }
@@ -380,7 +380,7 @@ impl Draft<'_> {
 
 /// Asks a web server how large the data is.
 async fn ask(app: &App, url: &LocationUrl) -> Found {
-    let size = async { app.stores.of_clients(url)?.size(url).await };
+    let size = async { app.stores.find_for_client(url)?.size(url).await };
     match size.await {
         Ok(size) => i64::try_from(size).ok().filter(|size| *size > 0).map_or(Found::Nothing, Found::Bytes),
         Err(store::Error::NotFound | store::Error::NoStore) => Found::Nothing,

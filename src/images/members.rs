@@ -60,7 +60,7 @@ pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Resu
         return Ok(Vec::new());
     }
     if context.is_admin || access::is_owner(context, &image) {
-        return Ok(db::members::of(&mut conn, &image.id).await?);
+        return Ok(db::members::list(&mut conn, &image.id).await?);
     }
     let Some(project) = context.project_id() else {
         return Ok(Vec::new());
@@ -72,7 +72,7 @@ pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Resu
 ///
 /// # Errors
 /// `NotFound`.
-pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<Member> {
+pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<Member> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::NotFound(ONLY_SHARED.to_owned());
     let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;

@@ -14,4 +14,4 @@ pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod view;
 
-pub(crate) use self::{create::create, delete::delete, list::list, update::update, view::show};
+pub(crate) use self::{create::create, delete::delete, list::list, update::update, view::get};

@@ -62,7 +62,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             if !db::images::touch(&mut tx, &image.id, now).await? {
                 return Err(Error::NotFound(format!("Failed to find image {id}")));
             }
-            let locations = db::locations::of(&mut tx, &image.id).await?;
+            let locations = db::locations::list(&mut tx, &image.id).await?;
             if locations.len() == 1 {
                 let message = "Cannot delete image data from the only store containing it. Consider deleting the image \
                      instead.";

@@ -8,7 +8,7 @@ use std::{
 use super::{
     create::{check_owner, check_quota, or_conflict, requirement},
     locations::{self, Findings, LocationsChange, Room},
-    view::{ImageView, hide, with_belongings},
+    view::{ImageView, hide, with_details},
 };
 use crate::{
     access::{self, Subject},
@@ -127,7 +127,7 @@ pub(crate) async fn update(
         .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
-            let before = with_belongings(app, &mut tx, context, image.image).await?;
+            let before = with_details(app, &mut tx, context, image.image).await?;
             if changes.is_empty() {
                 return Ok((tx, (before.clone(), before)));
             }
@@ -160,7 +160,7 @@ async fn look(app: &App, context: &Context, id: &RequestedId, changes: &[Change]
     }
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| not_found(id))?;
-    let before = with_belongings(app, &mut conn, context, image.image).await?;
+    let before = with_details(app, &mut conn, context, image.image).await?;
     let mut draft = Draft::of(app, &mut conn, context, &before, changes).await?;
     drop(conn);
     for change in changes {

@@ -7,7 +7,7 @@ use crate::{
     app::App,
     context::Context,
     data::placement,
-    db::{self, Session, belongings::Belongings},
+    db::{self, Session, details::Details},
     error::{Error, Result},
     model::{Image, Location, LocationStatus, RequestedId, Status},
     policy::{protections::Operation, rule},
@@ -30,17 +30,17 @@ pub(crate) struct ImageView {
 ///
 /// # Errors
 /// `NotFound`.
-pub(crate) async fn show(app: &App, context: &Context, id: &RequestedId) -> Result<ImageView> {
+pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId) -> Result<ImageView> {
     let mut conn = app.db.acquire().await?;
     let not_found = || Error::NotFound(format!("No image found with ID {id}"));
     let id = id.id().ok_or_else(not_found)?;
-    let found = db::belongings::with_image(&mut conn, &id, shows_locations(app)).await?;
-    let (image, belongings) = found.ok_or_else(not_found)?;
+    let found = db::details::with_image(&mut conn, &id, shows_locations(app)).await?;
+    let (image, details) = found.ok_or_else(not_found)?;
     if !access::is_visible(&mut conn, context, &image).await? {
         return Err(not_found());
     }
     drop(conn);
-    let mut view = view(app, context, image, belongings)?;
+    let mut view = view(app, context, image, details)?;
     if !is_shown(app, context, &view.image, &view.properties) {
         return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
     }
@@ -58,14 +58,14 @@ pub(super) fn is_shown(app: &App, context: &Context, image: &Image, properties: 
 }
 
 /// Reads what belongs to an image. One statement.
-pub(super) async fn with_belongings(
+pub(super) async fn with_details(
     app: &App,
     s: &mut impl Session,
     context: &Context,
     image: Image,
 ) -> Result<ImageView> {
-    let belongings = db::belongings::of(s, &image.id, shows_locations(app)).await?;
-    view(app, context, image, belongings)
+    let details = db::details::get(s, &image.id, shows_locations(app)).await?;
+    view(app, context, image, details)
 }
 
 /// Whether anybody is shown where data is.
@@ -92,14 +92,14 @@ pub(super) fn hide(app: &App, context: &Context, views: &mut [ImageView]) {
     }
 }
 
-fn view(app: &App, context: &Context, image: Image, belongings: Belongings) -> Result<ImageView> {
-    let mut views = views(app, context, vec![image], belongings);
+fn view(app: &App, context: &Context, image: Image, details: Details) -> Result<ImageView> {
+    let mut views = views(app, context, vec![image], details);
     views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
 }
 
 /// Images with what belongs to them, as far as the caller may see it.
-pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, belongings: Belongings) -> Vec<ImageView> {
-    let Belongings { properties, tags, locations } = belongings;
+pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, details: Details) -> Vec<ImageView> {
+    let Details { properties, tags, locations } = details;
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
     let mut views: Vec<ImageView> = images.into_iter().map(view).collect();
     let places: HashMap<String, usize> =

@@ -219,7 +219,7 @@ impl Stores {
     ///
     /// # Errors
     /// `NoStore`.
-    pub(crate) fn of_clients(&self, url: &LocationUrl) -> Result<&Arc<Store>> {
+    pub(crate) fn find_for_client(&self, url: &LocationUrl) -> Result<&Arc<Store>> {
         let mut found = self.stores.iter().filter(|store| matches!(store.driver, AnyDriver::Http(_)));
         // In this spelling alone Glance reads them.
         let is_webs = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
@@ -231,7 +231,7 @@ impl Stores {
     ///
     /// # Errors
     /// `NoStore`.
-    pub(crate) fn of(&self, url: &LocationUrl, metadata: &Map<String, Value>) -> Result<&Arc<Store>> {
+    pub(crate) fn find(&self, url: &LocationUrl, metadata: &Map<String, Value>) -> Result<&Arc<Store>> {
         let scheme = location::scheme(url);
         let mut candidates = self.stores.iter().filter(|store| store.has_scheme(&scheme));
         if !self.are_named {

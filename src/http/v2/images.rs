@@ -55,7 +55,7 @@ pub(super) async fn show(
     ImagePath(id): ImagePath,
     _: NoBody,
 ) -> Result<Response> {
-    let view = images::show(&app, &context, &id).await?;
+    let view = images::get(&app, &context, &id).await?;
     Ok(json::response(&ImageBody::new(&app, &view)))
 }
 

@@ -72,7 +72,7 @@ pub(super) async fn show(
     MemberPath(image, member): MemberPath,
     _: NoBody,
 ) -> Result<Response> {
-    let member = members::show(&app, &context, &image, &member).await?;
+    let member = members::get(&app, &context, &image, &member).await?;
     Ok(json::response(&MemberBody::from(member)))
 }
 

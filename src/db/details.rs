@@ -19,7 +19,7 @@ use crate::model::{Image, ImageId, Location, LocationStatus, LocationUrl};
 
 /// What belongs to images. The database has no order for it that is the same on each engine.
 #[derive(Debug, Default)]
-pub(crate) struct Belongings {
+pub(crate) struct Details {
     /// By name.
     pub(crate) properties: Vec<Property>,
     /// By image and text, each once.
@@ -105,11 +105,11 @@ pub(crate) async fn with_image(
     s: &mut impl Session,
     id: &ImageId,
     with_locations: bool,
-) -> Result<Option<(Image, Belongings)>> {
+) -> Result<Option<(Image, Details)>> {
     let found = with_images(s, &[id.as_str()], with_locations, &mut { usize::MAX }).await?;
-    let Some((mut images, belongings)) = found else { return Ok(None) };
+    let Some((mut images, details)) = found else { return Ok(None) };
     // MySQL's collation takes `A` for `a`; an id that differs is another id.
-    Ok(images.pop().filter(|image| image.id == *id).map(|image| (image, belongings)))
+    Ok(images.pop().filter(|image| image.id == *id).map(|image| (image, details)))
 }
 
 /// Reads those of these images that are not deleted, by their primary key and in no order, and what belongs to them, where it has
@@ -120,7 +120,7 @@ pub(crate) async fn with_images(
     ids: &[&str],
     with_locations: bool,
     room: &mut usize,
-) -> Result<Option<(Vec<Image>, Belongings)>> {
+) -> Result<Option<(Vec<Image>, Details)>> {
     if ids.is_empty() {
         return Ok(Some(Default::default()));
     }
@@ -140,7 +140,7 @@ pub(crate) async fn with_images(
 }
 
 /// Reads what belongs to an image. One statement.
-pub(crate) async fn of(s: &mut impl Session, image_id: &str, with_locations: bool) -> Result<Belongings> {
+pub(crate) async fn get(s: &mut impl Session, image_id: &str, with_locations: bool) -> Result<Details> {
     let statement = super::union_all(parts(&[image_id], 0, with_locations)).unwrap_or_default();
     Ok(sorted(s.all(statement).await?).1)
 }
@@ -184,8 +184,8 @@ fn zero() -> Expr {
 }
 
 /// Sorts by bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
-fn sorted(rows: Vec<Row>) -> (Vec<Image>, Belongings) {
-    let (mut images, mut all) = (Vec::new(), Belongings::default());
+fn sorted(rows: Vec<Row>) -> (Vec<Image>, Details) {
+    let (mut images, mut all) = (Vec::new(), Details::default());
     for row in rows {
         match row {
             Row::Image(row) => images.push(row),
