@@ -1,4 +1,4 @@
-"""Database engines for benches: each can be started, filled with images, asked, and made to tell its plans."""
+"""Database engines for benchmarks: each can be started, filled with images, queried, and asked for its query plans."""
 
 import os
 import re
@@ -9,10 +9,10 @@ import time
 
 HOME = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# A tenth of the images are public, shared and community each, the others private. A tenth belongs to one project, p1, with which 90
-# images of others are shared; the other projects have a thousandth each. Half of the images have the tag half, and the name
-# common; 100 images each have the names n0, n1 and so on, or as many as there are; three have the tag rare. One in fifty is deleted.
-# The order of creation is not that of the ids.
+# A tenth each of the images are public, shared and community; the others are private. A tenth belongs to one project, p1, with which 90
+# images of other projects are shared; each other project owns a thousandth. Half of the images have the tag half and the name common.
+# 100 images each (or fewer, if there are not enough) have the names n0, n1 and so on; three have the tag rare. One in fifty is deleted.
+# The order of creation differs from the order of the ids.
 IMAGES = """
 INSERT INTO images (id, name, size, status, created_at, updated_at, deleted, disk_format, container_format, owner, min_disk,
                     min_ram, protected, visibility, os_hidden)
@@ -41,7 +41,7 @@ SELECT {id}, CASE WHEN n < 1000 AND n % 10 <> 3 THEN '{own}' ELSE {other} END, {
 FROM {numbers} WHERE (n / 10) % 10 = 2
 """
 
-# What a Glance leaves of a tag that it deleted.
+# The row that a Glance leaves of a deleted tag.
 DELETED_TAGS = """
 INSERT INTO image_tags (image_id, value, created_at, deleted, deleted_at)
 SELECT '{image}', {value}, '2020-01-01 00:00:00', {true}, '2020-01-01 00:00:00'
@@ -85,7 +85,7 @@ class Sqlite:
         db = sqlite3.connect(f"{self.work}/many.sqlite")
         for title, path, token in pages:
             server.get(path, token)
-            # The one that finds the page; others look at a marker, count, or read what was found.
+            # The statement that finds the page; others read a marker, count, or read the images that were found.
             statement = next(statement for statement in server.statements() if "ORDER BY" in statement)
             values = [0] * statement.count("?")
             yield title, [row[3] for row in db.execute("EXPLAIN QUERY PLAN " + statement, values)]
@@ -132,7 +132,7 @@ class Postgres(Server):
             kind="'u' || (n % 7)", property="'property' || p", value="'value' || ((n * 31 + p) % 100)", other="'q' || (n % 997)", images=images, own=own,
         )
         for statement in (IMAGES, TAGS, PROPERTIES, MEMBERS):
-            # The rows fit each other; not to look that up for each of them takes a fraction of the time.
+            # The rows are consistent; skipping the checks of foreign keys takes a fraction of the time.
             self.sql("SET session_replication_role = replica;" + statement.format(**words).replace("'2020-01-01 00:00:00'", "timestamp '2020-01-01'"), database)
         self.sql("VACUUM ANALYZE", database)
 
@@ -205,17 +205,17 @@ def script(command, engine, folder):
     subprocess.run([f"{HOME}/tests/database", command, engine, folder], check=True, stdout=subprocess.DEVNULL)
 
 
-GIVEN = set()
+RETURNED = set()
 
 
 def free_port():
-    """One that nobody listens at, and that nobody else was given: a server may be started much later."""
+    """A port without a listener, which is returned only once: a server may be started much later."""
     while True:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        if port not in GIVEN:
-            GIVEN.add(port)
+        if port not in RETURNED:
+            RETURNED.add(port)
             return port
 
 

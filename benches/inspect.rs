@@ -1,4 +1,4 @@
-//! How fast the format inspection is: 1 GiB through it in chunks, against copying the same bytes.
+//! Measures the speed of the format inspection: 1 GiB in chunks, compared with copying the same bytes.
 //! `cargo bench --bench inspect`
 
 #![expect(clippy::print_stdout, reason = "it prints what it measured")]
@@ -13,7 +13,7 @@ use inspect::Inspector;
 
 const STREAM: usize = 1 << 30;
 
-/// Runs a job over the stream's chunks and prints the speed.
+/// Runs a job on each chunk of the stream, and prints the speed.
 fn measure(what: &str, chunk: &[u8], mut job: impl FnMut(usize, &[u8])) {
     let began = Instant::now();
     for n in 0..STREAM / chunk.len() {
@@ -27,7 +27,8 @@ fn measure(what: &str, chunk: &[u8], mut job: impl FnMut(usize, &[u8])) {
 }
 
 fn main() {
-    // The third has a footer somewhere, so its end is kept until it is the end; the fourth is text to the end.
+    // The third format has a footer at an unknown position, so the inspector keeps the end of the stream; the fourth is
+    // text up to the end.
     let mut footer = vec![0; 512];
     footer[..5].copy_from_slice(b"KDMV\x01");
     footer[28] = 1;

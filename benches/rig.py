@@ -1,4 +1,4 @@
-"""A Keystone, a Glance and a Glimpse on one database server, for benches that ask both the same; and what their processes cost."""
+"""A Keystone, a Glance and a Glimpse on one database server, for benchmarks that send both the same requests; and the cost of their processes."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CLIENTS = f"{HOME}/target/test-clients/bin"
 TICKS = os.sysconf("SC_CLK_TCK")
 MIB = 1024 * 1024
 
-# As deployers write it, for both.
+# As operators write it, for both servers.
 AUTHTOKEN = """
 [paste_deploy]
 flavor = {flavor}
@@ -33,7 +33,7 @@ service_type = image
 """
 
 
-def tell(text):
+def report(text):
     print(text, flush=True)
 
 
@@ -48,7 +48,7 @@ class Processes:
         self.pids = list(pids)
 
     def cpu(self):
-        """Seconds, with those of children that ended."""
+        """CPU seconds, including those of children that have ended."""
         total = 0
         for pid in self.pids:
             try:
@@ -72,7 +72,7 @@ class Processes:
         return total
 
     def peak(self):
-        """The most resident bytes that each has had, together."""
+        """The sum of the peak resident bytes of each process."""
         total = 0
         for pid in self.pids:
             with open(f"/proc/{pid}/status") as file:
@@ -95,7 +95,7 @@ def tree(pid):
 
 
 def exec_time(pid):
-    """When a process began, as time.clock_gettime(CLOCK_BOOTTIME) counts."""
+    """The start time of a process, on the clock CLOCK_BOOTTIME."""
     with open(f"/proc/{pid}/stat") as file:
         return int(file.read().rpartition(")")[2].split()[19]) / TICKS
 
@@ -126,7 +126,7 @@ class Keystone:
             return answer.headers["X-Subject-Token"], json.load(answer)["token"]["project"]["id"]
 
     def environment(self, user, project, images):
-        """What a user of the command line has."""
+        """The environment variables of a command-line user."""
         return {
             "PATH": os.environ["PATH"], "OS_AUTH_URL": self.url, "OS_USERNAME": user, "OS_PASSWORD": "secret", "OS_USER_DOMAIN_ID": "default",
             "OS_PROJECT_NAME": project, "OS_PROJECT_DOMAIN_ID": "default", "OS_IDENTITY_API_VERSION": "3", "OS_IMAGE_ENDPOINT_OVERRIDE": images,
@@ -138,13 +138,13 @@ class Keystone:
 
 
 class Glance:
-    """A real one: uWSGI with two processes."""
+    """A real Glance: uWSGI with two processes."""
 
     name = "Glance"
     flavor = "keystone"
 
     def more(self):
-        """What its configuration has besides."""
+        """Additional configuration."""
         return ""
 
     def __init__(self, work, url, keystone):
@@ -176,7 +176,7 @@ class Glance:
 
 
 class Glimpse:
-    """As `cargo build --release` makes it."""
+    """Glimpse as `cargo build --release` builds it."""
 
     name = "Glimpse"
 
@@ -212,7 +212,7 @@ class Glimpse:
 
 
 class Rig:
-    """Everything, in a folder that goes with it."""
+    """All servers, in a temporary folder that stop() removes."""
 
     def __init__(self, engine, program):
         self.work = tempfile.mkdtemp(prefix="glimpse-bench.")

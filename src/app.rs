@@ -1,4 +1,4 @@
-//! The parts of a running server, joined: built once, at start, and nowhere else.
+//! The parts of a running server. They are built and joined here, once, at start.
 
 use std::{
     fs, io,
@@ -21,7 +21,7 @@ use crate::{
     },
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
-    egress::Filter,
+    egress::EgressFilter,
     error::{Error, Result},
     limits::Limits,
     policy::{
@@ -33,67 +33,67 @@ use crate::{
     store::Stores,
 };
 
-/// What every request shares.
+/// The parts that all requests share.
 pub(crate) struct App {
     /// The options.
     pub(crate) config: Config,
-    /// Where the records are.
+    /// The database that keeps the records.
     pub(crate) db: Db,
-    /// Who callers are found out by.
+    /// Authenticates callers.
     pub(crate) authenticator: Authenticator,
-    /// What callers may do.
+    /// Authorises callers.
     pub(crate) policy: Policy,
-    /// How much they may have.
+    /// Enforces quotas.
     pub(crate) limits: Limits,
-    /// What callers may do with custom properties.
+    /// Authorises access to custom properties.
     pub(crate) protections: Protections,
-    /// What requests are checked against.
+    /// Validate request bodies.
     pub(crate) schemas: Schemas,
-    /// Where image data is.
+    /// The stores that keep image data.
     pub(crate) stores: Stores,
-    /// Which process this is.
+    /// This process.
     pub(crate) process: Process,
-    /// What goes on also when its request is given up.
+    /// Work that outlives its request.
     pub(crate) work: TaskTracker,
-    /// What time it is; a parameter, so that a test can set it.
+    /// Returns the current time. A field, so that a test can replace it.
     clock: fn() -> DateTime<Utc>,
     draining: AtomicBool,
 }
 
-/// The parts, as handlers get them.
+/// The shared parts, as handlers get them.
 pub(crate) type SharedApp = Arc<App>;
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The data directory cannot be made.
+    /// The data directory cannot be created.
     #[error("data directory {path}: {source}")]
     DataDir {
-        /// Where it should be.
+        /// The directory's path.
         path: String,
-        /// Why it is not.
+        /// The system's error.
         source: io::Error,
     },
-    /// The database cannot be opened, or is not what it should be.
+    /// The database cannot be opened, or its schema cannot be read.
     #[error("database {url}: {source}")]
     Database {
-        /// Which one, without its password.
+        /// The database's URL without its password.
         url: String,
-        /// Why.
+        /// The database's error.
         source: db::Error,
     },
     /// The database's schema is not at this program's version.
     #[error("database {url}: {message}")]
     Schema {
-        /// Which one, without its password.
+        /// The database's URL without its password.
         url: String,
-        /// What to do.
+        /// What the operator has to do.
         message: String,
     },
-    /// An option has a value that no other part can use.
+    /// An option has a value that the part which it configures rejects.
     #[error("{0}")]
     Config(String),
-    /// The users cannot be read.
+    /// The identity file cannot be read.
     #[error("identity file {0}")]
     Identity(String),
     /// The policy cannot be read.
@@ -114,8 +114,8 @@ impl From<IdentityError> for StartError {
 }
 
 impl App {
-    /// Opens the database, reads the users, and joins the parts. The embedded database is made here at the first start;
-    /// another one is never changed.
+    /// Reads the files, opens the database, and joins the parts. Creates and migrates the schema of the embedded database; never
+    /// changes the schema of another one.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
@@ -141,12 +141,12 @@ impl App {
         if config.database_is_embedded() {
             db.sync().await.map_err(error)?;
         }
-        let state = first_schema(&db, &url, &config.database).await.map_err(error)?.state;
+        let state = wait_for_schema(&db, &url, &config.database).await.map_err(error)?.state;
         if let Some((message, _)) = state.advice() {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");
-        let filter = Arc::new(Filter::new(&config.import_filtering_opts));
+        let filter = Arc::new(EgressFilter::new(&config.import_filtering_opts));
         let stores = Stores::open(&config.stores, &config.image_dir(), &filter).map_err(StartError::Config)?;
         Ok(Self {
             config,
@@ -164,12 +164,13 @@ impl App {
         })
     }
 
-    /// The time, in UTC, as exactly as every engine but MySQL stores it.
+    /// The current time in UTC, in microseconds: every engine but MySQL stores exactly that.
     pub(crate) fn now(&self) -> NaiveDateTime {
         (self.clock)().naive_utc().trunc_subsecs(6)
     }
 
-    /// Starts work that outlives its request: it runs to its end also when the client disconnects, and a server that stops waits for it.
+    /// Starts work that outlives its request: it runs to its end even if the client disconnects, and a server that stops waits for
+    /// it.
     pub(crate) fn outlive<T, W>(&self, work: W) -> impl Future<Output = Result<T>> + use<T, W>
     where
         T: Send + 'static,
@@ -179,12 +180,12 @@ impl App {
         async { ended.await.map_err(|error| Error::Internal(error.into()))? }
     }
 
-    /// Whether the server finishes what is under way, and takes nothing new.
+    /// Whether the server finishes the requests in progress and refuses new ones.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// Takes nothing new from now on.
+    /// Makes the server refuse new requests from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -198,19 +199,19 @@ pub(crate) fn read_files(config: &Config) -> Result<(Protections, Schemas), Star
     Ok((protections, Schemas::new(&config.image_format, config.custom_schema.as_deref())?))
 }
 
-/// Looks at the schema, which is the first that is asked of the database. A server that does not answer yet is asked again, as
-/// the configuration says: at a machine's start, it often comes later than its clients.
-async fn first_schema(db: &Db, url: &DatabaseUrl, options: &Database) -> db::Result<Schema> {
+/// Reads the schema's version, which is the first query. While the server does not answer, the query is retried as
+/// `[database] max_retries` and `retry_interval` say: when a machine boots, a database server often starts later than its clients.
+async fn wait_for_schema(db: &Db, url: &DatabaseUrl, options: &Database) -> db::Result<Schema> {
     let mut attempts: u64 = 1;
     loop {
         let give_up = match u64::try_from(options.max_retries) {
             Ok(max) => attempts >= max,
-            // A negative number is for ever.
+            // A negative number means no limit.
             Err(_) => false,
         };
         match db.schema().await {
             Err(db::Error::Unavailable(error)) if !give_up && !matches!(url.target, Target::Sqlite(_)) => {
-                tracing::warn!(database = %url, %error, attempts, "the database does not answer; it is asked again");
+                tracing::warn!(database = %url, %error, attempts, "the database does not answer; retrying");
                 tokio::time::sleep(options.retry_interval).await;
                 attempts += 1;
             }
@@ -233,9 +234,9 @@ fn authenticator(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Authen
     })
 }
 
-/// Makes the data directory, for its owner alone.
+/// Creates the data directory with access for its owner only.
 pub(crate) fn create_data_dir(config: &Config) -> Result<(), StartError> {
     let path = &config.glimpse.data_dir;
-    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
 }

@@ -1,9 +1,9 @@
-//! Where a URL that a user gives may lead.
+//! Restricts the URLs to which users can make this service connect, to prevent server-side request forgery (SSRF).
 //!
-//! Whoever can make this service ask a web server can try to reach what only this machine reaches: itself, its cloud's metadata,
-//! a neighbour that trusts it. A URL is therefore read here first, as Glance reads it (`[import_filtering_opts]`), and the
-//! addresses of its host are judged where the connection is made: what the name meant a moment before does not count. Every hop
-//! of a redirection is a URL that a user gives.
+//! A user who makes the service fetch a URL can try to reach what only this machine can reach: the machine itself, the cloud's
+//! metadata service, or a neighbour that trusts it. Therefore each URL is first checked against `[import_filtering_opts]`, as in
+//! Glance. The addresses of its host are checked when the connection is made, because an earlier lookup of the name could have
+//! returned other ones (DNS rebinding). Each redirection is checked like a URL that a user provides.
 
 use std::{
     fmt, io,
@@ -19,19 +19,19 @@ use url::{Host, Url};
 
 use crate::config::{HostAddress, ImportFilteringOpts, Port};
 
-/// Names that are looked up at once. Each takes a thread of those that read and write files, until the system's resolver comes
-/// back, and users choose whose name servers it waits for.
+/// The maximum number of concurrent DNS lookups. Each blocks a thread of the pool that also reads and writes files until the
+/// system's resolver returns, and users choose the name servers that it waits for.
 const MAX_LOOKUPS: usize = 8;
-/// How long who asks waits for the addresses of a name.
-const LOOKUP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a request waits for the addresses of a name.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The URL, or an address that its host has, is none that a user may send us to.
+/// Users are not allowed to make this service connect to the URL, or to any address of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a user may not send this service there: {0}")]
+#[error("this service does not connect there on behalf of users: {0}")]
 pub(crate) struct Refused(&'static str);
 
 impl Refused {
-    /// Finds this among the causes of another error.
+    /// Finds this error in the chain of causes of another one.
     pub(crate) fn cause_of(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
         let mut next = Some(error);
         while let Some(error) = next {
@@ -44,34 +44,34 @@ impl Refused {
     }
 }
 
-/// Which URLs are judged.
+/// How strictly a URL is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Strictness {
-    /// One that a user gives now: every option counts, and a name is one of DNS, in full.
+    /// A URL that a user provides now. All options apply, and a host name must be a fully qualified DNS name.
     New,
-    /// One that we keep. It was taken by other options, maybe by another program's: its addresses count.
+    /// A URL from the database. It was accepted under other options, or by Glance, so only the addresses of its host are checked.
     Kept,
 }
 
-/// What `[import_filtering_opts]` says.
+/// Checks URLs and addresses against `[import_filtering_opts]`.
 #[derive(Debug)]
-pub(crate) struct Filter {
+pub(crate) struct EgressFilter {
     options: ImportFilteringOpts,
-    names: Names,
+    names: NameResolver,
 }
 
-impl Filter {
-    /// A filter by these options.
+impl EgressFilter {
+    /// Creates a filter with these options, which uses the system's resolver.
     pub(crate) fn new(options: &ImportFilteringOpts) -> Self {
-        Self { options: options.clone(), names: Names::of_system() }
+        Self { options: options.clone(), names: NameResolver::system() }
     }
 
-    /// Reads a URL, and judges what can be seen of it without asking for its host's addresses.
+    /// Parses a URL and checks it, without resolving its host.
     ///
     /// # Errors
-    /// [`Refused`], also where it is none that everybody reads alike.
+    /// [`Refused`], also if the URL is invalid or ambiguous.
     pub(crate) fn check(&self, text: &str, strictness: Strictness) -> Result<Url, Refused> {
-        let (url, port) = read(text).ok_or(Refused("its URL can be read in several ways, or in none"))?;
+        let (url, port) = parse_url(text).ok_or(Refused("its URL is invalid or ambiguous"))?;
         if strictness == Strictness::New {
             self.check_parts(&url, port)?;
         }
@@ -81,28 +81,29 @@ impl Filter {
         Ok(url)
     }
 
-    /// Judges the scheme, the host and the port by the lists. Of two lists about the same, the one of what is allowed counts.
+    /// Checks the scheme, the host and the port against the lists. A list of allowed values takes precedence over the list of
+    /// disallowed ones.
     fn check_parts(&self, url: &Url, port: Option<u16>) -> Result<(), Refused> {
         let options = &self.options;
         let scheme = |list: &[String]| list.iter().any(|scheme| scheme == url.scheme());
-        if !in_force(&options.allowed_schemes.0, &options.disallowed_schemes.0, scheme) {
+        if !passes_lists(&options.allowed_schemes.0, &options.disallowed_schemes.0, scheme) {
             return Err(Refused("its scheme is not allowed"));
         }
         let host = url.host_str().map(unbracketed).unwrap_or_default();
         let named = |list: &[HostAddress]| list.iter().any(|entry| is_same(entry.as_str(), host));
-        if !in_force(&options.allowed_hosts.0, &options.disallowed_hosts.0, named) {
+        if !passes_lists(&options.allowed_hosts.0, &options.disallowed_hosts.0, named) {
             return Err(Refused("its host is not allowed"));
         }
-        // A port that is not named is not judged, as in Glance.
+        // As in Glance, a port that the URL does not contain is not checked.
         let Some(port) = port else { return Ok(()) };
         let listed = |list: &[Port]| list.iter().any(|entry| entry.0 == port);
-        if !in_force(&options.allowed_ports.0, &options.disallowed_ports.0, listed) {
+        if !passes_lists(&options.allowed_ports.0, &options.disallowed_ports.0, listed) {
             return Err(Refused("its port is not allowed"));
         }
         Ok(())
     }
 
-    /// Judges an address of a host. A host that is allowed by name may have any.
+    /// Checks an address of a host. A host that is allowed by name can have any address.
     fn check_address(&self, host: &str, address: IpAddr) -> Result<(), Refused> {
         let options = &self.options;
         let allowed = &options.allowed_hosts.0;
@@ -121,24 +122,25 @@ impl Filter {
         Ok(())
     }
 
-    /// The addresses of a host that are allowed.
+    /// Resolves a host, and returns those of its addresses that are allowed.
     ///
     /// # Errors
-    /// [`Refused`] where it has others only, and what the resolver says where it has none.
+    /// [`Refused`] if no address of the host is allowed, or the resolver's error if it has none.
     pub(crate) async fn resolve(
         &self,
         host: &str,
         strictness: Strictness,
     ) -> Result<Vec<SocketAddr>, Box<dyn std::error::Error + Send + Sync>> {
-        // With a dot at its end it is neither a short name of this machine's domain nor an address in an odd spelling.
+        // With a trailing dot, the resolver does not append this machine's search domain, and does not parse unusual spellings of
+        // addresses.
         let is_short = strictness == Strictness::New && !host.ends_with('.');
         let name = if is_short { format!("{host}.") } else { host.to_owned() };
         let found = match self.names.addresses(name).await {
             Ok(found) => found,
             Err(error) if is_short && error.kind() != io::ErrorKind::TimedOut => {
-                let is_of_this_machine = self.names.addresses(host.to_owned()).await.is_ok();
-                let refused = Refused("its host is known to this machine alone");
-                return Err(if is_of_this_machine { refused.into() } else { error.into() });
+                let is_local = self.names.addresses(host.to_owned()).await.is_ok();
+                let refused = Refused("its host is not a fully qualified DNS name");
+                return Err(if is_local { refused.into() } else { error.into() });
             }
             Err(error) => return Err(error.into()),
         };
@@ -156,70 +158,76 @@ impl Filter {
         }
     }
 
-    /// A resolver for a client that asks for such URLs: it connects to nothing else than what is allowed. `proxies` are hosts
-    /// of the operator's, which are not judged.
+    /// A resolver for an HTTP client that fetches users' URLs. It returns only allowed addresses. `proxies` are hosts that the
+    /// operator has configured; their addresses are not checked.
     pub(crate) fn resolver(self: &Arc<Self>, strictness: Strictness, proxies: &[String]) -> Arc<Resolver> {
         Arc::new(Resolver { filter: Arc::clone(self), strictness, proxies: proxies.into() })
     }
 }
 
-/// A look-up of a name's addresses.
+/// Looks up the addresses of a name.
 type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
 
-/// The addresses of names, of which a few are looked up at once.
-struct Names {
+/// Resolves names, with a limit on concurrent lookups.
+struct NameResolver {
     lookup: Box<Lookup>,
-    turns: Arc<Semaphore>,
-    patience: Duration,
+    slots: Arc<Semaphore>,
+    timeout: Duration,
 }
 
-impl Names {
-    /// As this machine resolves them.
-    fn of_system() -> Self {
-        Self::new(LOOKUP_PATIENCE, |name| {
+impl NameResolver {
+    /// Uses the system's resolver.
+    fn system() -> Self {
+        Self::new(LOOKUP_TIMEOUT, |name| {
             Box::pin(async move { Ok(tokio::net::lookup_host((name, 0)).await?.collect()) })
         })
     }
 
     fn new(
-        patience: Duration,
+        timeout: Duration,
         lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { lookup: Box::new(lookup), turns: Arc::new(Semaphore::new(MAX_LOOKUPS)), patience }
+        Self { lookup: Box::new(lookup), slots: Arc::new(Semaphore::new(MAX_LOOKUPS)), timeout }
     }
 
+    /// Looks up the addresses of a name.
+    ///
     /// # Errors
-    /// What the look-up says, or `TimedOut` where it, or the others before it, take too long.
+    /// The error of the lookup, or `TimedOut` if the lookup or the wait for a free slot takes too long.
     async fn addresses(&self, name: String) -> io::Result<Vec<SocketAddr>> {
         let found = async {
-            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+            let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
             let lookup = (self.lookup)(name);
-            // It goes on when nobody waits for it any more, and keeps its turn until its thread is free.
+            // The lookup cannot be cancelled. It runs in its own task, so that it occupies its slot until its thread is free, even
+            // if the request is cancelled.
             let work = tokio::spawn(async move {
                 let found = lookup.await;
-                drop(turn);
+                drop(slot);
                 found
             });
             work.await?
         };
         let too_slow = |_| {
-            let message = format!("its host's name was not resolved within {} s", self.patience.as_secs());
+            let message = format!("its host's name was not resolved within {} s", self.timeout.as_secs());
             Err(io::Error::new(io::ErrorKind::TimedOut, message))
         };
-        tokio::time::timeout(self.patience, found).await.unwrap_or_else(too_slow)
+        tokio::time::timeout(self.timeout, found).await.unwrap_or_else(too_slow)
     }
 }
 
-impl fmt::Debug for Names {
+impl fmt::Debug for NameResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Names").field("turns", &self.turns).field("patience", &self.patience).finish_non_exhaustive()
+        f.debug_struct("NameResolver")
+            .field("slots", &self.slots)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
-/// See [`Filter::resolver`].
+/// See [`EgressFilter::resolver`].
 #[derive(Debug)]
 pub(crate) struct Resolver {
-    filter: Arc<Filter>,
+    filter: Arc<EgressFilter>,
     strictness: Strictness,
     proxies: Arc<[String]>,
 }
@@ -238,28 +246,28 @@ impl Resolve for Resolver {
     }
 }
 
-/// Whether a thing passes two lists, of which the second counts where the first is empty.
-fn in_force<T>(allowed: &[T], disallowed: &[T], is_in: impl Fn(&[T]) -> bool) -> bool {
+/// Whether a value passes two lists. The list of disallowed values applies only if the list of allowed ones is empty.
+fn passes_lists<T>(allowed: &[T], disallowed: &[T], is_in: impl Fn(&[T]) -> bool) -> bool {
     if allowed.is_empty() { !is_in(disallowed) } else { is_in(allowed) }
 }
 
-/// Reads a URL with the port that is written in it. `None` where not everybody would read the same host in it: browsers take
-/// `0x7f.1` for an address, and `\` for the end of a host.
-fn read(text: &str) -> Option<(Url, Option<u16>)> {
+/// Parses a URL, and returns it with the port that it contains. `None` if the URL is invalid, or if parsers disagree on its host:
+/// some take `0x7f.1` for an address, or `\` for the end of the host.
+fn parse_url(text: &str) -> Option<(Url, Option<u16>)> {
     let url = Url::parse(text).ok()?;
     let (scheme, rest) = text.split_once("://")?;
     if text.chars().any(|c| c.is_ascii_control()) || !scheme.eq_ignore_ascii_case(url.scheme()) {
         return None;
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    let (user, place) = authority.rsplit_once('@').unwrap_or(("", authority));
+    let (user, host_and_port) = authority.rsplit_once('@').unwrap_or(("", authority));
     if user.contains('@') || authority.contains(['\\', ' ']) {
         return None;
     }
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let (host, port) = match host_and_port.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, ""),
         Some((host, port)) => (host, port.strip_prefix(':')?),
-        None => place.split_once(':').unwrap_or((place, "")),
+        None => host_and_port.split_once(':').unwrap_or((host_and_port, "")),
     };
     let port = match port {
         "" => None,
@@ -268,13 +276,13 @@ fn read(text: &str) -> Option<(Url, Option<u16>)> {
         }
         _ => return None,
     };
-    let alike = match url.host()? {
-        // A name of another script is one in ASCII to who connects.
+    let is_same_host = match url.host()? {
+        // The resolver gets an internationalised name in its ASCII form.
         Host::Domain(name) => !host.is_ascii() || host.eq_ignore_ascii_case(name),
         Host::Ipv4(address) => host.parse() == Ok(address),
         Host::Ipv6(address) => host.parse() == Ok(address),
     };
-    alike.then_some((url, port))
+    is_same_host.then_some((url, port))
 }
 
 fn literal(url: &Url) -> Option<IpAddr> {
@@ -289,7 +297,7 @@ fn unbracketed(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
-/// Whether an option means this host.
+/// Whether an entry of a list denotes this host.
 fn is_same(entry: &str, host: &str) -> bool {
     match (entry.parse::<IpAddr>(), host.parse::<IpAddr>()) {
         (Ok(entry), Ok(host)) => entry == host,
@@ -297,7 +305,7 @@ fn is_same(entry: &str, host: &str) -> bool {
     }
 }
 
-/// Whether a connection to this address ends on this machine or its links, or goes to many at once.
+/// Whether the address is one of this machine (loopback, unspecified), of its links (link-local, broadcast), or multicast.
 fn is_own(address: IpAddr) -> bool {
     address.is_loopback()
         || address.is_unspecified()
@@ -308,7 +316,7 @@ fn is_own(address: IpAddr) -> bool {
         }
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped, compatible, translated (NAT64), or carried (6to4).
+/// The IPv4 address that an IPv6 address embeds: IPv4-mapped, IPv4-compatible, NAT64 or 6to4. Otherwise the address itself.
 fn embedded(address: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = address else { return address };
     let pair = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into();
@@ -333,15 +341,15 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
-    use super::{Filter, MAX_LOOKUPS, Names, Strictness, read};
+    use super::{EgressFilter, MAX_LOOKUPS, NameResolver, Strictness, parse_url};
     use crate::config::{Config, Source, Sources};
 
-    fn filter(options: &str) -> Filter {
+    fn filter(options: &str) -> EgressFilter {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("test.conf");
         std::fs::write(&file, format!("[import_filtering_opts]\n{options}\n")).unwrap();
         let config = Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() }).unwrap();
-        Filter::new(&config.import_filtering_opts)
+        EgressFilter::new(&config.import_filtering_opts)
     }
 
     fn passes(options: &str, url: &str) -> bool {
@@ -349,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_glances() {
+    fn lists_are_applied_as_in_glance() {
         for (options, url, passed) in [
             ("", "http://a.example/", true),
             ("", "https://a.example/", true),
@@ -418,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_one_that_everybody_reads_alike() {
+    fn ambiguous_urls_are_refused() {
         for url in [
             "http://a/",
             "http://a",
@@ -429,7 +437,7 @@ mod tests {
             "HTTP://A/",
             "http://é.example/",
         ] {
-            assert!(read(url).is_some(), "{url}");
+            assert!(parse_url(url).is_some(), "{url}");
         }
         for url in [
             "",
@@ -463,19 +471,19 @@ mod tests {
             "http://a b/",
             "http:\\/\\/a/",
         ] {
-            assert!(read(url).is_none(), "{url}");
+            assert!(parse_url(url).is_none(), "{url}");
         }
-        assert_eq!(read("http://a:80/").map(|(_, port)| port), Some(Some(80)));
-        assert_eq!(read("http://a:/").map(|(_, port)| port), Some(None));
+        assert_eq!(parse_url("http://a:80/").map(|(_, port)| port), Some(Some(80)));
+        assert_eq!(parse_url("http://a:/").map(|(_, port)| port), Some(None));
     }
 
-    /// A name server that a user runs may answer never: that holds few threads, however often it is asked.
+    /// A name server under a user's control may never respond. It must not block many threads, however often it is queried.
     #[tokio::test]
-    async fn few_names_are_looked_up_at_once() {
+    async fn concurrent_lookups_are_limited() {
         let (begun, answers) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
         let (counter, gate) = (Arc::clone(&begun), Arc::clone(&answers));
         let mut filter = filter("");
-        filter.names = Names::new(Duration::from_millis(50), move |_| {
+        filter.names = NameResolver::new(Duration::from_millis(50), move |_| {
             counter.fetch_add(1, Ordering::Relaxed);
             let gate = Arc::clone(&gate);
             Box::pin(async move {
@@ -491,20 +499,20 @@ mod tests {
             let error = answer.unwrap_err().to_string();
             assert!(error.contains("its host's name was not resolved within"), "{error}");
         }
-        // Those who asked are gone; the look-ups are not, and nobody else's begins.
+        // The requests have timed out. Their lookups still occupy all slots, so no other lookup begins.
         filter.resolve("late.example", Strictness::New).await.unwrap_err();
         assert_eq!(begun.load(Ordering::Relaxed), MAX_LOOKUPS);
         answers.add_permits(1);
-        filter.names.patience = Duration::from_secs(60);
+        filter.names.timeout = Duration::from_secs(60);
         assert_eq!(filter.resolve("late.example", Strictness::New).await.unwrap().len(), 1);
     }
 
-    /// A name that this machine alone knows is refused; one that nobody could ask for is not taken for unknown.
+    /// A name that only this machine can resolve is refused. If a name cannot be resolved at all, that is the error.
     #[tokio::test]
-    async fn a_short_name_is_asked_for_where_the_full_one_is_not_known() {
+    async fn names_that_only_this_machine_resolves_are_refused() {
         let known = |name: &'static str| {
             let mut filter = filter("");
-            filter.names = Names::new(Duration::from_secs(60), move |asked| {
+            filter.names = NameResolver::new(Duration::from_secs(60), move |asked| {
                 let found = Ok(vec!["192.0.2.1:0".parse().unwrap()]);
                 let answer = if asked == name { found } else { Err(io::Error::other("not known")) };
                 Box::pin(future::ready(answer))
@@ -514,7 +522,7 @@ mod tests {
         let error = known("neighbour").resolve("neighbour", Strictness::New).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "a user may not send this service there: its host is known to this machine alone"
+            "this service does not connect there on behalf of users: its host is not a fully qualified DNS name"
         );
         assert_eq!(known("neighbour").resolve("neighbour", Strictness::Kept).await.unwrap().len(), 1);
         assert_eq!(known("a.example.").resolve("a.example", Strictness::New).await.unwrap().len(), 1);

@@ -1,16 +1,28 @@
 //! Glimpse: the OpenStack Image service (Glance, Image API v2) as one program.
 //!
-//! The modules are layers, from the top; imports point down this list (`tests/architecture.rs` holds them to it), but for
-//! services, which are handed the joined parts:
+//! The modules form rows. A module imports only from the rows below its own; `tests/architecture.rs` checks that. From top to
+//! bottom:
 //!
-//! * [`cli`] is the command line, `server` listens and drains, `log` writes what happens;
-//! * `http` turns requests into calls and results into responses;
-//! * `app` joins the parts, once, at start;
-//! * `images` and `schemas` are what the service does;
-//! * `auth` and `policy` say who asks and what they may do, `limits` how much; `db` keeps the records, `store` the data;
-//!   `inspect` recognises disk formats;
-//! * `stream` is data on its way, and `egress` where a user may send us for it;
-//! * `context`, `config` and `error` are what all of them speak of.
+//! * [`cli`]: the commands of the `glimpse` binary.
+//! * `server`: listens, serves connections, drains and stops.
+//! * `http`: routes, middleware and handlers. A handler parses a request, calls a service and renders the result; `http::error`
+//!   alone maps errors to statuses.
+//! * `background`: jobs that no request waits for: heartbeat, recovery, resumed deletions, audit, reload of the policy.
+//! * `images`: services for the records of images: create, view, list, update, delete, locations, members, tags.
+//! * `data`: services for the data of images: upload, download, removal, rollback of interrupted uploads.
+//! * `access`: decides whether a caller sees an image, and what the policy allows the caller to do to it.
+//! * `app`: `App`, the parts below, joined once at start.
+//! * `process`: this process among the processes on the same database. `limits`: quotas.
+//! * `db`: the records: connections, transactions, migrations, and one file of queries per noun.
+//! * `store`: the data: the `Driver` trait, the registry of stores, and the drivers.
+//! * `auth`: authenticates callers.
+//! * `model`: the vocabulary: `ImageId`, `Image`, `Status`, `Location`, `Member`, `Tag`. It knows no database and no HTTP.
+//! * `policy`: authorisation rules and property protections. `schemas`: JSON schemas. `stream`: data in transit. `keystone`: a
+//!   client for Keystone. `egress`: where a URL from a user is allowed to lead. `log`: log outputs.
+//! * `config`: the options. `inspect`: disk formats. `python`: values as Python reads and prints them. `context`: the caller.
+//!   `error`: the errors.
+//!
+//! `docs/architecture.md` describes the design and its rules.
 
 mod access;
 mod app;

@@ -1,7 +1,6 @@
-//! The log, as text for people or one JSON object a line: on standard error, or where the configuration says, which may be a
-//! file, the system's log and its journal at once.
+//! The log: text lines or JSON lines, to standard error or to any combination of a file, syslog and the systemd journal.
 //!
-//! `RUST_LOG` overrides the levels, for whoever hunts a fault.
+//! The environment variable `RUST_LOG` overrides the log levels, for debugging.
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,21 +22,20 @@ use tracing_subscriber::{
 
 use crate::config::{Config, DefaultGroup, LogFormat};
 
-/// What the system's log knows the program by.
+/// The program's name in syslog and the journal.
 const NAME: &str = "glimpse";
 const SYSLOG: &str = "/dev/log";
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-/// Changes the filter of the running log.
+/// The handle that changes the filter of the running log.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
-/// Where the running log goes.
+/// The outputs of the running log.
 static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
 
-/// Starts the log. Events before this are lost. The system's log and its journal may come later: without them it starts all the
-/// same.
+/// Starts the log. Events before this call are lost. If syslog or the journal is not available yet, the log starts without it.
 ///
 /// # Errors
-/// A file that cannot be written.
+/// If the log file cannot be opened.
 pub(crate) fn start(config: &Config) -> io::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(config));
     let (outputs, missing) = Outputs::open(&config.default)?;
@@ -49,20 +47,21 @@ pub(crate) fn start(config: &Config) -> io::Result<()> {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
-    // The first log is the one that writes.
+    // If the log was started before, the first start wins.
     let _ = FILTER.set(handle);
-    // A panic is a line of the log like any other, with the request that it is about.
+    // A panic is logged like any other event, with the id of its request.
     panic::set_hook(Box::new(|panic| {
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place = panic.location().map(tracing::field::display), "panic: {message}");
     }));
     for error in missing {
-        tracing::warn!("{error}; SIGHUP tries again");
+        tracing::warn!("{error}; SIGHUP retries");
     }
     Ok(())
 }
 
-/// Takes up a changed level, and opens every output again: the file may have been moved away, another one is made then.
+/// Applies a changed log level, and reopens every output. If the log file was moved away, for example by logrotate, a new one is
+/// created.
 pub(crate) fn reload(config: &Config) {
     for output in OUTPUTS.get().into_iter().flat_map(|outputs| &outputs.0) {
         if let Err(error) = output.open() {
@@ -72,19 +71,19 @@ pub(crate) fn reload(config: &Config) {
     if let Some(handle) = FILTER.get()
         && let Err(error) = handle.reload(filter(config))
     {
-        tracing::error!(%error, "the log's level cannot be changed");
+        tracing::error!(%error, "log level cannot be changed; the previous one stays in force");
     }
 }
 
 fn filter(config: &Config) -> EnvFilter {
     let level = if config.default.debug { "debug" } else { "info" };
-    // sqlx tells of every statement at debug; that is a fault hunter's wish, not a developer's.
+    // sqlx logs every statement at level debug. That is too much for `debug = true`; `RUST_LOG` can enable it.
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn")))
 }
 
-/// Where the log's file is, if it has one: `log_file`, in `log_dir` if that is set; with `log_dir` alone, named like the
-/// program.
-fn file(options: &DefaultGroup) -> Option<PathBuf> {
+/// The path of the log file, if one is configured: `log_file`, in `log_dir` if that is set. If only `log_dir` is set, the file is
+/// `glimpse.log` in it.
+fn file_path(options: &DefaultGroup) -> Option<PathBuf> {
     match (&options.log_dir, &options.log_file) {
         (None, None) => None,
         (None, Some(file)) => Some(file.clone()),
@@ -93,14 +92,14 @@ fn file(options: &DefaultGroup) -> Option<PathBuf> {
     }
 }
 
-/// Where lines go; none is standard error.
+/// The outputs of the log. If there are none, lines go to standard error.
 struct Outputs(Vec<Output>);
 
-/// One place where lines go.
+/// An output of the log.
 struct Output {
     kind: Kind,
     path: PathBuf,
-    /// What lines are written to, unless it could not be opened.
+    /// The open file or socket; empty if it could not be opened.
     sink: ArcSwapOption<Sink>,
 }
 
@@ -117,10 +116,10 @@ enum Sink {
 }
 
 impl Outputs {
-    /// Opens them all, and tells which could not be, where that is no error.
+    /// Opens all configured outputs. Also returns why syslog or the journal could not be opened, which is not an error.
     fn open(options: &DefaultGroup) -> io::Result<(Self, Vec<io::Error>)> {
         let (mut outputs, mut missing) = (Vec::new(), Vec::new());
-        if let Some(path) = file(options) {
+        if let Some(path) = file_path(options) {
             let output = Output::new(Kind::File, path);
             output.open()?;
             outputs.push(output);
@@ -140,17 +139,18 @@ impl Outputs {
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.connect(path).map_err(|error| at(path, &error))?;
-    // A log that nobody takes from must not hold up the server.
+    socket.connect(path).map_err(|error| with_path(path, &error))?;
+    // A log daemon that does not read must not block the server.
     socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-fn at(path: &Path, error: &io::Error) -> io::Error {
+/// An error that names the output.
+fn with_path(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot write the log to {}: {error}", path.display()))
 }
 
-/// Gives the log a line to write, for each event.
+/// Creates a [`Line`] for each event.
 struct Writer(&'static Outputs);
 
 impl<'a> MakeWriter<'a> for Writer {
@@ -165,7 +165,7 @@ impl<'a> MakeWriter<'a> for Writer {
     }
 }
 
-/// Writes one event, which comes whole.
+/// Writes one event to all outputs. The whole event arrives in a single call.
 struct Line<'a> {
     outputs: &'a [Output],
     level: Level,
@@ -173,7 +173,7 @@ struct Line<'a> {
 
 impl Write for Line<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // One that is broken must not silence the others; a line that none of them takes is for whoever started us.
+        // A failing output does not stop the others. If all fail, the line goes to standard error.
         let mut written = false;
         for output in self.outputs {
             written |= output.write(event, self.level).is_ok();
@@ -194,12 +194,12 @@ impl Output {
         Self { kind, path, sink: ArcSwapOption::empty() }
     }
 
-    /// Opens it, again if it was open; what was open stays where that fails.
+    /// Opens or reopens the output. If that fails, what was open before stays in use.
     fn open(&self) -> io::Result<()> {
         let sink = match self.kind {
             Kind::File => {
                 let file = OpenOptions::new().create(true).append(true).open(&self.path);
-                Sink::File(file.map_err(|error| at(&self.path, &error))?)
+                Sink::File(file.map_err(|error| with_path(&self.path, &error))?)
             }
             Kind::Syslog | Kind::Journal => Sink::Socket(connect(&self.path)?),
         };
@@ -220,13 +220,13 @@ impl Output {
             (None, _) => Err(io::ErrorKind::NotConnected.into()),
             (Some(Sink::File(file)), _) => (&*file).write_all(event),
             (Some(Sink::Socket(socket)), Kind::Journal) => {
-                // A value with its length before it may have line ends in it.
+                // In the journal's protocol, a value can contain line breaks if its length precedes it.
                 let head = format!("PRIORITY={severity}\nSYSLOG_IDENTIFIER={NAME}\nMESSAGE\n");
                 let length = (text.len() as u64).to_le_bytes();
                 socket.send(&[head.as_bytes(), &length, text, b"\n"].concat()).map(|_| ())
             }
             (Some(Sink::Socket(socket)), _) => {
-                // The facility is LOG_USER.
+                // 8 is the facility LOG_USER.
                 let priority = 8 + severity;
                 let head = format!("<{priority}>{NAME}[{}]: ", std::process::id());
                 socket.send(&[head.as_bytes(), text].concat()).map(|_| ())
@@ -241,14 +241,14 @@ mod tests {
 
     use tracing::Level;
 
-    use super::{Kind, Line, Output, file};
+    use super::{Kind, Line, Output, file_path};
     use crate::config::DefaultGroup;
 
     fn sent(kind: Kind) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
-        // Beside one that there is not.
+        // The first output does not exist.
         let outputs = [Output::new(Kind::Syslog, dir.path().join("none")), Output::new(kind, path)];
         assert!(outputs[0].open().is_err());
         outputs[1].open().unwrap();
@@ -259,28 +259,28 @@ mod tests {
     }
 
     #[test]
-    fn the_systems_log_gets_a_line_with_its_priority() {
+    fn syslog_gets_a_line_with_its_priority() {
         let line = String::from_utf8(sent(Kind::Syslog)).unwrap();
         assert_eq!(line, format!("<12>glimpse[{}]: two\nlines", std::process::id()));
     }
 
     #[test]
-    fn the_journal_gets_fields() {
+    fn the_journal_gets_fields_with_the_length_of_the_message() {
         let expected = b"PRIORITY=4\nSYSLOG_IDENTIFIER=glimpse\nMESSAGE\n\x09\0\0\0\0\0\0\0two\nlines\n";
         assert_eq!(sent(Kind::Journal), expected);
     }
 
     #[test]
-    fn the_file_is_where_oslo_has_it() {
+    fn the_path_of_the_file_is_that_of_oslo_log() {
         let options = |dir: Option<&str>, file: Option<&str>| DefaultGroup {
             log_dir: dir.map(Into::into),
             log_file: file.map(Into::into),
             ..DefaultGroup::default()
         };
-        assert_eq!(file(&options(None, None)), None);
-        assert_eq!(file(&options(None, Some("a.log"))).as_deref(), Some(Path::new("a.log")));
-        assert_eq!(file(&options(Some("/d"), Some("a.log"))).as_deref(), Some(Path::new("/d/a.log")));
-        assert_eq!(file(&options(Some("/d"), Some("/a.log"))).as_deref(), Some(Path::new("/a.log")));
-        assert_eq!(file(&options(Some("/d"), None)).as_deref(), Some(Path::new("/d/glimpse.log")));
+        assert_eq!(file_path(&options(None, None)), None);
+        assert_eq!(file_path(&options(None, Some("a.log"))).as_deref(), Some(Path::new("a.log")));
+        assert_eq!(file_path(&options(Some("/d"), Some("a.log"))).as_deref(), Some(Path::new("/d/a.log")));
+        assert_eq!(file_path(&options(Some("/d"), Some("/a.log"))).as_deref(), Some(Path::new("/a.log")));
+        assert_eq!(file_path(&options(Some("/d"), None)).as_deref(), Some(Path::new("/d/glimpse.log")));
     }
 }

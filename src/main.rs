@@ -1,8 +1,9 @@
-//! The `glimpse` program: command line, runtime, exit code.
+//! The `glimpse` binary: it runs the command line and returns its exit code.
 
 use std::process::ExitCode;
 
-/// glibc's gives memory back to the system that the next part of an image needs again: docs/adr/0010-jemalloc.md.
+/// jemalloc reuses freed memory for the next chunk of an image; glibc's allocator returns it to the system
+/// (docs/adr/0010-jemalloc.md).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

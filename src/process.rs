@@ -1,4 +1,4 @@
-//! This process, as others on the same database know it.
+//! The identity of this process among the processes on the same database.
 
 use std::{
     collections::HashSet,
@@ -7,15 +7,15 @@ use std::{
 
 use uuid::Uuid;
 
-/// This process, and what it is busy with.
+/// This process and the uploads that it is working on.
 pub(crate) struct Process {
-    /// Its id, new at every start.
+    /// A new id at every start.
     pub(crate) id: String,
     uploads: Mutex<HashSet<String>>,
 }
 
-/// While this lives, an upload is under way.
-pub(crate) struct Busy<'p> {
+/// Marks an upload as in progress in this process until it is dropped.
+pub(crate) struct ActiveUpload<'p> {
     process: &'p Process,
     upload: String,
 }
@@ -25,17 +25,18 @@ impl Process {
         Self { id: Uuid::new_v4().to_string(), uploads: Mutex::default() }
     }
 
-    pub(crate) fn is_busy_with(&self, upload_id: &str) -> Busy<'_> {
+    /// Marks the upload as in progress, so that recovery does not take it for an abandoned one.
+    pub(crate) fn begin_upload(&self, upload_id: &str) -> ActiveUpload<'_> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(upload_id.to_owned());
-        Busy { process: self, upload: upload_id.to_owned() }
+        ActiveUpload { process: self, upload: upload_id.to_owned() }
     }
 
-    pub(crate) fn is_doing(&self, upload_id: &str) -> bool {
+    pub(crate) fn is_uploading(&self, upload_id: &str) -> bool {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).contains(upload_id)
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for ActiveUpload<'_> {
     fn drop(&mut self) {
         self.process.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.upload);
     }

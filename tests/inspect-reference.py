@@ -1,10 +1,10 @@
-"""What Glance 33 and oslo.utils make of disk images, for tests/inspect.rs; run with target/test-services/bin/python.
+"""The results of Glance 33 and oslo.utils for disk images, for tests/inspect.rs; run with target/test-services/bin/python.
 
-Reads a question a line from standard input and answers each with a line of JSON on standard output. A question has the path
-of a file, changes to its content ([[offset, [byte, ...]], ...]), the length to cut it to (or null), the size of the chunks in
-which it arrives, and what is said of it: disk_format, container_format, require_image_format_match and
-gpt_safety_checks_nonfatal. The answer has the formats that were found, each with its virtual size (null where reading it
-fails), whether it is complete and the checks that it fails; the refusal or null, and the virtual size that the image gets.
+Reads one question per line from standard input, and answers each with one line of JSON on standard output. A question has the
+path of a file, changes of its content ([[offset, [byte, ...]], ...]), the length to truncate it to (or null), the size of the
+chunks in which it arrives, and the claims and options: disk_format, container_format, require_image_format_match and
+gpt_safety_checks_nonfatal. The answer has the formats found, each with its virtual size (null if reading it fails), whether it
+is complete, and the checks that it fails; the error that refuses the file, or null; and the image's virtual size.
 """
 
 import io
@@ -24,7 +24,7 @@ CONF([], project="glance", default_config_files=[], default_config_dirs=[])
 
 
 class Wrapper(format_inspector.InspectWrapper):
-    """Glance's inspector, kept."""
+    """Glance's inspector, which stays accessible after use."""
 
     last = None
 
@@ -38,7 +38,7 @@ location.format_inspector.InspectWrapper = Wrapper
 
 
 class Store:
-    """A store that reads, and keeps nothing."""
+    """A store that reads all data and discards it."""
 
     def __init__(self, chunk):
         self.chunk = chunk

@@ -1,5 +1,5 @@
-//! The format inspection against oslo.utils and Glance, on files that `qemu-img` made and on such files with bytes changed;
-//! and what must be true of it on any content.
+//! The format inspection, compared with oslo.utils and Glance on files made by `qemu-img` and on mutations of these
+//! files; and properties that must hold for any content.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -17,18 +17,19 @@ use std::{
 };
 
 use exercise::exercise;
-use inspect::{Format, Inspection, Refusal, Rules, VirtualSize, verdict};
+use inspect::{Format, Inspection, Rejection, Rules, VirtualSize, verdict};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The chunks in which Glance reads what a client sends.
+/// The size of the chunks in which Glance reads an upload.
 const GLANCE_CHUNK: usize = 64 * 1024;
-/// Files with changed bytes that are compared.
+/// The number of mutated files that are compared.
 const MUTATIONS: usize = 3000;
 
-/// A format in a stream: its size (none where it is unreadable), whether it is complete, the checks that failed.
+/// The formats found in a stream, each with its virtual size (none if it is unreadable), whether it is complete, and
+/// the checks that failed.
 type Seen = BTreeMap<String, (Option<u64>, bool, Vec<String>)>;
 
 /// The disk images of a test.
@@ -84,7 +85,7 @@ impl Corpus {
         }
         let mut files: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
         files.sort();
-        // What is further away no format looks at, and it is slow to read again and again.
+        // No format reads further than this, and reading the rest repeatedly would be slow.
         for file in &files {
             let file = fs::File::options().write(true).open(file).unwrap();
             file.set_len(file.metadata().unwrap().len().min(4 << 20)).unwrap();
@@ -93,7 +94,7 @@ impl Corpus {
     }
 }
 
-/// Images that `qemu-img` does not make.
+/// Images that `qemu-img` cannot create.
 fn crafted() -> Vec<(&'static str, Vec<u8>)> {
     let mbr = |entries: &[(usize, [u8; 16])]| {
         let mut disk = vec![0; 100_000];
@@ -130,7 +131,7 @@ fn crafted() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What is asked of Glance: a file with changes, and what is said of it.
+/// A question for Glance: a file with changes, and the claims about it.
 struct Question<'q> {
     file: &'q Path,
     changes: Vec<(usize, Vec<u8>)>,
@@ -176,7 +177,8 @@ impl Glance {
         Self { process, questions, answers }
     }
 
-    /// What it finds (none where that fails for a fault of its own), what it refuses the file with, and the virtual size.
+    /// Returns what Glance finds (none if it fails because of a bug of its own), the error with which it refuses the
+    /// file, and the virtual size.
     fn ask(&mut self, question: &Question<'_>, chunk: usize) -> (Option<Seen>, Option<String>, Value) {
         let question = json!({
             "path": question.file, "changes": question.changes, "length": question.length, "chunk": chunk,
@@ -189,7 +191,7 @@ impl Glance {
         let answer: Value = serde_json::from_str(&line).unwrap();
         let seen = answer["found"].as_object().map(|found| {
             found.iter().map(|(format, found)| {
-                // Numbers that are too large are floating-point here; negative ones say nothing.
+                // Numbers that are too large are floating-point here; negative sizes have no meaning.
                 let size = &found["size"];
                 let size = size.as_u64().or_else(|| size.as_i64().is_some().then_some(0));
                 let failures = found["failures"].as_array().unwrap().iter();
@@ -209,7 +211,7 @@ impl Drop for Glance {
     }
 }
 
-/// What we find, in the words of the other side.
+/// Glimpse's results in the form of the reference.
 fn seen(inspection: &Inspection) -> Seen {
     let seen = inspection.found.iter().map(|found| {
         let size = match found.virtual_size {
@@ -219,21 +221,22 @@ fn seen(inspection: &Inspection) -> Seen {
         };
         let mut failures: Vec<_> = found.failures.iter().map(|failure| failure.check.as_str().to_owned()).collect();
         failures.sort();
-        // Of what is cut, nothing more is said.
+        // The reference reports no failures of an incomplete format.
         let failures = if found.complete { failures } else { vec![] };
         (found.format.as_str().to_owned(), (size, found.complete, failures))
     });
     seen.collect()
 }
 
-/// Why we find something else than the reference does. What it finds depends on how the stream is cut, so what it needs two
-/// chunks for, or finds by luck in one, is among the reasons.
+/// The reason why Glimpse's result differs from the reference's. The reference's result depends on how the stream is
+/// split into chunks, so formats that it recognises only across two chunks, or only by chance within one, are among the
+/// reasons.
 fn known_difference(ours: &Seen, theirs: Option<&Seen>, content: &[u8]) -> Option<&'static str> {
     let Some(theirs) = theirs else {
-        // Its VMDK inspector asks itself for an attribute that is not there.
+        // The reference's VMDK inspector reads an attribute of itself that does not exist.
         return (!content.starts_with(b"KDMV")).then_some("a text that is not ASCII makes the reference fail");
     };
-    // What is refused has no size with us, and no matter.
+    // Glimpse reports no size for a refused file, and the size does not matter.
     let but_size = |seen: &Seen, format: &str| {
         let mut seen = seen.clone();
         seen.entry(format.to_owned()).and_modify(|found| found.0 = None);
@@ -267,7 +270,8 @@ fn known_difference(ours: &Seen, theirs: Option<&Seen>, content: &[u8]) -> Optio
     None
 }
 
-/// Asks both sides one question. What differs is told: why, where that is known, or all about it.
+/// Compares both sides on one question. Returns the reason of a known difference, or an error that describes an unknown
+/// one.
 fn compare(
     glance: &mut Glance,
     question: &Question<'_>,
@@ -289,8 +293,8 @@ fn compare(
     let rules = Rules { require_match: question.require_match, nonfatal: &question.nonfatal };
     let (refusal, size) = match verdict(&inspection, question.claimed, question.container, rules) {
         Ok(size) => (None, size),
-        // Glance says them in any order.
-        Err(Refusal::SeveralFormats(_)) if their_refusal.as_ref().is_some_and(|text| text.contains(',')) => {
+        // Glance lists the formats in any order.
+        Err(Rejection::SeveralFormats(_)) if their_refusal.as_ref().is_some_and(|text| text.contains(',')) => {
             (their_refusal.clone(), None)
         }
         Err(refusal) => (Some(refusal.to_string()), None),
@@ -306,7 +310,7 @@ fn compare(
     Err(format!("{}: {refusal:?} {size:?}, and not {their_refusal:?} {their_size}", about()))
 }
 
-/// What was compared.
+/// The results of all comparisons.
 #[derive(Default)]
 struct Report {
     compared: usize,
@@ -323,24 +327,24 @@ impl Report {
         }
     }
 
-    #[expect(clippy::print_stdout, reason = "for who runs the test with --nocapture")]
+    #[expect(clippy::print_stdout, reason = "for a developer who runs the test with --nocapture")]
     fn print(&self) {
         println!("{} compared", self.compared);
         for (reason, count) in &self.known {
             println!("{count:5} {reason}");
         }
         let shown = self.unknown.iter().take(30).map(String::as_str).collect::<Vec<_>>().join("\n");
-        assert!(self.unknown.is_empty(), "{} differences that nobody knows of, such as\n{shown}", self.unknown.len());
+        assert!(self.unknown.is_empty(), "{} unknown differences, such as\n{shown}", self.unknown.len());
     }
 }
 
 #[test]
-fn files_of_qemu_are_what_glance_takes_them_for() {
+fn disk_images_made_by_qemu_are_recognised_as_in_glance() {
     let corpus = Corpus::new();
     let mut glance = Glance::start();
     let mut report = Report::default();
     for file in &corpus.files {
-        // How it is cut changes nothing with us; with the reference, only in what is listed.
+        // Chunk boundaries do not affect Glimpse's result, and affect only the list of formats in the reference.
         let content = fs::read(file).unwrap();
         let smallest = if content.len() > 1 << 20 { 7 } else { 1 };
         for size in [smallest, 7, 512, 65536] {
@@ -360,12 +364,12 @@ fn files_of_qemu_are_what_glance_takes_them_for() {
         report.note(compare(&mut glance, &contained, GLANCE_CHUNK, &[65536]));
     }
     report.print();
-    // `child.vmdk` has a parent: the one file of qemu-img's that the reference lets pass.
+    // `child.vmdk` has a parent: it is the only file by qemu-img that the reference accepts and Glimpse refuses.
     assert_eq!(report.known.keys().collect::<Vec<_>>(), [&"a VMDK that QEMU reads otherwise is dangerous"]);
 }
 
 #[test]
-fn files_with_changed_bytes_are_what_glance_takes_them_for() {
+fn mutated_disk_images_are_recognised_as_in_glance() {
     let corpus = Corpus::new();
     let mut glance = Glance::start();
     let mut random = StdRng::seed_from_u64(5);
@@ -374,7 +378,7 @@ fn files_with_changed_bytes_are_what_glance_takes_them_for() {
     for n in 0..MUTATIONS {
         let file = &corpus.files[n % corpus.files.len()];
         let size = usize::try_from(fs::metadata(file).unwrap().len()).unwrap();
-        // Where formats look: heads, tables, the descriptor, the footer; seldom anywhere.
+        // The regions that formats read: headers, tables, the descriptor and the footer; rarely any other position.
         let regions = [
             (0, 128),
             (0, 128),
@@ -421,7 +425,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_content_in_any_pieces_is_one_thing(
+    fn the_result_for_any_content_is_independent_of_chunk_boundaries(
         format in any_format(),
         data in prop::collection::vec(prop_oneof![3 => any::<u8>(), 1 => Just(0), 1 => Just(b'\n')], 0..4096),
         sizes in prop::collection::vec(1usize..70_000, 1..8),
@@ -430,7 +434,7 @@ proptest! {
     }
 
     #[test]
-    fn any_text_in_any_pieces_is_one_thing(
+    fn the_result_for_any_text_is_independent_of_chunk_boundaries(
         magic in any::<bool>(),
         lines in prop::collection::vec(
             prop_oneof![

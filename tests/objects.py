@@ -1,7 +1,7 @@
-"""The objects of openstacksdk and python-glanceclient against a running Glimpse, as programs use them.
+"""Exercises the objects of openstacksdk and python-glanceclient against a running Glimpse, as programs use them.
 
-Takes its user from the environment (OS_AUTH_TYPE, OS_ENDPOINT, OS_USERNAME, OS_PASSWORD; TOKEN and BASE for glanceclient)
-and ends with an error at the first thing that is not as it should be.
+The user is configured in the environment (OS_AUTH_TYPE, OS_ENDPOINT, OS_USERNAME, OS_PASSWORD; TOKEN and BASE for glanceclient)
+and the script exits with an error at the first check that fails.
 """
 
 import os
@@ -12,7 +12,7 @@ import openstack
 
 def check(condition, what):
     if not condition:
-        raise SystemExit(f"not so: {what}")
+        raise SystemExit(f"check failed: {what}")
 
 
 def sdk():
@@ -50,7 +50,7 @@ def sdk():
     for one in made:
         image.delete_image(one.id, ignore_missing=False)
     check(list(image.images(tag="sdk")) == [], "images were deleted")
-    check(image.delete_image(first.id, ignore_missing=True) is None, "deleting what is gone is no error")
+    check(image.delete_image(first.id, ignore_missing=True) is None, "deleting a missing image is no error")
 
 
 def glance():
@@ -76,7 +76,7 @@ def glance():
         client.images.get("4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90")
         check(False, "an image that is not there is not found")
     except glanceclient.exc.HTTPNotFound as error:
-        check("No image found with ID" in str(error), f"it is said why: {error}")
+        check("No image found with ID" in str(error), f"the error has a reason: {error}")
     client.images.delete(made.id)
     check(list(client.images.list(filters={"name": "changed"})) == [], "the image was deleted")
 

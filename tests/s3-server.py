@@ -1,4 +1,4 @@
-"""Swift with its S3 API in one process; see tests/s3, which starts it: s3-server.py FOLDER PORT."""
+"""Swift with its S3 API in one process. tests/s3 starts it: s3-server.py FOLDER PORT."""
 
 import array
 import os
@@ -41,7 +41,7 @@ user_test_stranger = secret
 use = egg:swift#copy
 [filter:slo]
 use = egg:swift#slo
-# There is no expirer.
+# No expirer runs.
 allow_async_delete = false
 """
 
@@ -58,7 +58,7 @@ def serve(at, application):
     return listener, lambda: wsgi.server(listener, application, Silent(), protocol=SwiftHttpProtocol, log_output=False)
 
 
-# Before the servers are loaded, which read it.
+# This must be set before the servers are loaded, because they read it.
 utils.SWIFT_CONF_FILE = constraints.SWIFT_CONF_FILE = os.path.join(folder, "swift.conf")
 with open(utils.SWIFT_CONF_FILE, "w") as file:
     file.write("[swift-hash]\nswift_hash_path_suffix = tests\n[storage-policy:0]\nname = only\ndefault = yes\n")

@@ -1,10 +1,10 @@
-//! Answers every request with one and the same answer, by hyper alone: what a server of images cannot be faster than.
+//! Answers every request with the same response, by hyper alone: an upper bound for the speed of an image server.
 //!
 //! ```text
-//! constant ADDRESS FILE      FILE holds the answer: a header a line, an empty line, and the body
+//! constant ADDRESS FILE      FILE contains the response: one header per line, an empty line, and the body
 //! ```
 
-#![expect(clippy::unwrap_used, reason = "a bench ends by panicking")]
+#![expect(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 
 use std::{convert::Infallible, env, fs};
 
@@ -45,7 +45,7 @@ async fn main() {
                 let answer = answer.clone();
                 async move { Ok::<_, Infallible>(answer) }
             });
-            // A client that goes is no matter.
+            // A client may disconnect at any time.
             drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
         });
     }

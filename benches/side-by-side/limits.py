@@ -1,9 +1,9 @@
-"""What a server of images cannot be faster than: for what is written, the same SQL by the database's own bench, and for what is read, hyper
-with a constant answer of the same size. Each is measured with as many clients as the servers, on the same database, with the same images.
+"""Upper bounds for the speed of an image server: for writes, the same SQL run by the database's own benchmark, and for reads, hyper with a
+constant response of the same size. Each is measured with as many clients as the servers, on the same database, with the same images.
 
 - MariaDB: `mysqlslap`, which sends the statements as text;
 - PostgreSQL: `pgbench -M prepared`;
-- SQLite: a bare loop of sqlx with the same pragmas, `sqlite.rs` beside this.
+- SQLite: a bare loop of sqlx with the same pragmas, `sqlite.rs` in this folder.
 """
 
 import http.client
@@ -16,8 +16,8 @@ import time
 from engines import HOME, free_port
 from rig import Processes
 
-# What the placeholders stand for in the statements of a tag's transactions, in their order. What compares a tag on MariaDB has it twice:
-# by its collation, for the index, and by its bytes.
+# The meaning of the placeholders in the statements of a tag's transactions, in order. A comparison of a tag on MariaDB has it twice: by its
+# collation, for the index, and by its bytes.
 READ = ["image"]
 TOUCH = ["now", "image", "false"]
 INSERT = ["image", "tag", "now", "now", "false", "one", "image", "false", "exactly", "image", "false", "quota"]
@@ -27,7 +27,7 @@ QUOTA = "128"
 
 
 def build(*names):
-    """Builds benches, and returns the paths of their programs."""
+    """Builds benchmarks, and returns the paths of their programs."""
     command = ["cargo", "build", "--profile", "bench", "--locked", "--message-format", "json", *(f"--bench={name}" for name in names)]
     out = subprocess.run(command, cwd=HOME, check=True, stdout=subprocess.PIPE, text=True).stdout
     messages = [json.loads(line) for line in out.splitlines()]
@@ -44,7 +44,7 @@ def ask(rig, method, path):
 
 
 def record(rig, image):
-    """The statements by which Glimpse adds a tag and removes it, from its own log: those are measured, not some that are like them."""
+    """The statements with which Glimpse adds and removes a tag, from its own log, so that exactly these are measured."""
     rig.glimpse.start(RUST_LOG="info,sqlx=debug")
     path, log = f"/v2/images/{image}", f"{rig.glimpse.dir}/log"
     ask(rig, "GET", path)
@@ -56,14 +56,14 @@ def record(rig, image):
             file.seek(at)
             found = re.findall(r'request\{.*db\.statement="((?:[^"\\]|\\.)*)"', file.read())
         statements = [statement.replace("\\n", " ").replace('\\"', '"').strip() for statement in found]
-        # BEGIN and COMMIT are not there on each engine, and sqlx asks PostgreSQL for its types.
+        # Not every engine logs BEGIN and COMMIT, and sqlx asks PostgreSQL for its types.
         recorded.append([statement for statement in statements if re.search(r'["`](images|image_tags)["`]', statement)])
     rig.glimpse.stop()
     return recorded
 
 
 def write_out(statements, values, words):
-    """The statements with an expression in the place of each placeholder."""
+    """The statements, with each placeholder replaced by an expression."""
     assert len(statements) == len(values), statements
     written = []
     for statement, names in zip(statements, values):
@@ -74,7 +74,7 @@ def write_out(statements, values, words):
 
 
 class Sql:
-    """A tag added and removed, by the database's own bench."""
+    """Adding and removing a tag with the database's own benchmark."""
 
     words = {"now": None, "image": None, "tag": None, "false": "FALSE", "one": "1", "quota": QUOTA, "exactly": ["tag"]}
 
@@ -92,14 +92,14 @@ class Sql:
 
 class MySqlSlap(Sql):
     words = {"now": "UTC_TIMESTAMP()", "image": "@image", "tag": "@tag", "exactly": ["tag", "tag"]}
-    # It runs a number of queries, not for a time: as many as it would have run in that time the last time.
+    # mysqlslap runs a number of queries, not for a time. The number is derived from the rate of the previous run.
     rate = 100
 
     def run(self, clients, seconds, images):
         statements = [statement for transaction in self.transactions for statement in ("BEGIN", *transaction, "COMMIT")]
         rounds = max(10, round(self.rate * seconds / 2 / clients))
-        # Connections that come one after the other have different images. A variable has its connection's collation, and a column of
-        # another one would not be looked up in its index.
+        # Consecutive connections use different images. A variable has the collation of its connection, and MariaDB would not use the index of
+        # a column with a different collation.
         ids = ", ".join(f"'{image}'" for image in images[: 2 * clients])
         variables = f"@image = CONVERT(ELT(1 + CONNECTION_ID() % {len(images[: 2 * clients])}, {ids}) USING utf8mb3), @tag = CONVERT(CONCAT('limit-', CONNECTION_ID()) USING utf8mb3)"
         command = ["mysqlslap", "--no-defaults", "--skip-ssl", "-h", "127.0.0.1", "-P", self.engine.port, "-u", "root", "--create-schema=glimpse", "--no-drop", "--csv",
@@ -136,13 +136,13 @@ SQL = {"mysql": MySqlSlap, "postgres": PgBench, "sqlite": Sqlx}
 
 
 class Constant:
-    """hyper with one answer: that of Glimpse to a path, with its headers."""
+    """hyper with a constant response: Glimpse's response to a path, with its headers."""
 
     name = "hyper"
 
     def __init__(self, rig, program, path):
         answer, body = ask(rig, "GET", path)
-        # These two are hyper's.
+        # hyper adds these two itself.
         headers = [f"{name}: {value}" for name, value in answer.getheaders() if name.lower() not in ("date", "content-length")]
         file = f"{rig.work}/answer"
         with open(file, "wb") as out:

@@ -1,21 +1,23 @@
-//! Puts load on a server: a thread and a connection for each client, one request after another, every answer checked.
+//! Puts load on a server: each client has a thread and a connection, sends one request after another, and checks every
+//! response.
 //!
 //! ```text
 //! load --server 127.0.0.1:9292 --token TOKEN --work WORK --connections 8 --seconds 3 [--images ID,ID…] [--path PATH]
 //! ```
 //!
-//! | WORK | what a client does, over and over |
+//! | WORK | what each client does repeatedly |
 //! |---|---|
 //! | `tags` | adds a tag and removes it, on an image of its own |
 //! | `one` | the same, on the first image, where every client has a tag of its own |
-//! | `show` | shows an image, another one each time |
+//! | `show` | shows an image, a different one each time |
 //! | `get` | gets PATH |
 //! | `create` | creates an image and deletes it |
 //!
-//! It prints one line of JSON: answers as expected, others by status, seconds, and times of the expected ones in microseconds.
-//! With `--count N` it stops after N pairs in all instead of after a time.
+//! It prints one line of JSON: the number of expected responses, the numbers of other responses by status, the seconds, and
+//! the durations of the expected responses in microseconds. With `--count N` it stops after N pairs of requests in total
+//! instead of after a time.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends by panicking, and tells what it found")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark fails by panicking, and prints results")]
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What an image of `create` has, beside its name.
+/// The attributes of the images that `create` creates.
 const BODY: &str = r#"{"name": "bench", "disk_format": "qcow2", "container_format": "bare", "visibility": "private", "tags": ["a", "b"], "os_distro": "debian", "hw_disk_bus": "virtio", "hw_vif_model": "virtio"}"#;
 
 struct Arguments(Vec<String>);
@@ -54,7 +56,7 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Sends a request, and notes how long its answer took. Whether it is the expected one is told.
+    /// Sends a request, records the duration of the response, and returns whether the status is the expected one.
     fn ask(&mut self, method: &str, path: &str, body: &str, expected: u16) -> bool {
         let start = Instant::now();
         let status = self.answer(method, path, body);
@@ -66,7 +68,7 @@ impl Client<'_> {
         status == expected
     }
 
-    /// The status, or 0 where there was no answer.
+    /// Returns the status, or 0 if there was no response.
     fn answer(&mut self, method: &str, path: &str, body: &str) -> u16 {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nX-Auth-Token: {}\r\nAccept: application/json\r\n",
@@ -77,7 +79,7 @@ impl Client<'_> {
         } else {
             format!("{head}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())
         };
-        // A kept connection may have been closed meanwhile: then the request is sent again on a new one.
+        // The server may have closed the idle connection meanwhile; then the request is sent again on a new one.
         for _ in 0..2 {
             let fresh = self.connection.is_none();
             match self.exchange(&request) {
@@ -174,7 +176,7 @@ fn main() {
                     client.ask("DELETE", &tag, "", 204);
                 }
                 "show" => {
-                    // Far from the one before, as callers ask for them.
+                    // Far away from the previous image, as the requests of independent callers would be.
                     turn = turn.wrapping_add(7919);
                     client.ask("GET", &format!("/v2/images/{}", images[turn % images.len()]), "", 200);
                 }
@@ -218,7 +220,7 @@ fn main() {
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             clippy::cast_precision_loss,
-            reason = "a place"
+            reason = "an index"
         )]
         let place = (times.len() as f64 * part) as usize;
         times.get(place.min(times.len().saturating_sub(1))).copied().unwrap_or_default()

@@ -1,13 +1,14 @@
-//! Runs transactions on an SQLite file by sqlx alone: what a server of images cannot be faster than.
+//! Runs transactions on an SQLite file by sqlx alone: an upper bound for the speed of an image server.
 //!
 //! ```text
-//! sqlite FILE SCRIPT CLIENTS SECONDS IMAGES      IMAGES are ids with commas between; each client has one, in turn
+//! sqlite FILE SCRIPT CLIENTS SECONDS IMAGES      IMAGES are ids separated by commas; the clients use them in turn
 //! ```
 //!
-//! SCRIPT has a statement a line, and an empty line between two transactions; `?1` is the client's image, `?2` a tag of its own and
-//! `?3` the time. All clients wait for one connection, as SQLite has one writer. It prints how many transactions a second there were.
+//! SCRIPT has one statement per line, and an empty line between transactions. `?1` is the client's image, `?2` a tag of its
+//! own and `?3` the time. All clients share one connection, because SQLite has a single writer. It prints the number of
+//! transactions per second.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench ends by panicking, and tells what it found")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark fails by panicking, and prints results")]
 
 use std::{
     env, fs,
@@ -45,7 +46,7 @@ async fn main() {
     let [_, file, script, clients, seconds, images] = arguments.as_slice() else { panic!("see the head of sqlite.rs") };
     let script = fs::read_to_string(script).unwrap().leak();
     let images: Vec<&str> = images.split(',').collect();
-    // As src/db/mod.rs has it.
+    // As in src/db/mod.rs.
     let options = SqliteConnectOptions::new()
         .filename(file)
         .foreign_keys(true)

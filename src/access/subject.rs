@@ -13,7 +13,7 @@ use crate::{
     app::App,
     context::Context,
     model::{Image, Visibility},
-    policy::{Attributes, Target, Value, protections::Operation},
+    policy::{AttributeValue, Attributes, Target, protections::Operation},
 };
 
 /// The attributes that an image's row has, by Glance's names.
@@ -110,36 +110,36 @@ impl fmt::Debug for Seen<'_> {
 
 /// As Glance, a property that the caller may not read is none, and one with the name of an attribute is hidden by that.
 impl Attributes for Seen<'_> {
-    fn attribute(&self, name: &str) -> Option<Value<'_>> {
+    fn attribute(&self, name: &str) -> Option<AttributeValue<'_>> {
         of_row(self.image, name).or_else(|| {
             let value = (self.property)(name)?;
             let may = self.app.protections.may(&self.app.policy, self.context, Operation::Read, name);
-            may.then_some(Value::text(Some(value)))
+            may.then_some(AttributeValue::from_text(Some(value)))
         })
     }
 }
 
 /// By Glance's names, and as Python shows the values.
-fn of_row<'i>(image: &'i Image, name: &str) -> Option<Value<'i>> {
+fn of_row<'i>(image: &'i Image, name: &str) -> Option<AttributeValue<'i>> {
     Some(match name {
-        "id" | "image_id" => Value::text(Some(&image.id)),
-        "name" => Value::text(image.name.as_deref()),
-        "status" => Value::text(Some(image.status.as_str())),
-        "visibility" => Value::text(Some(image.visibility.as_str())),
-        "owner" | "project_id" => Value::text(image.owner.as_deref()),
+        "id" | "image_id" => AttributeValue::from_text(Some(&image.id)),
+        "name" => AttributeValue::from_text(image.name.as_deref()),
+        "status" => AttributeValue::from_text(Some(image.status.as_str())),
+        "visibility" => AttributeValue::from_text(Some(image.visibility.as_str())),
+        "owner" | "project_id" => AttributeValue::from_text(image.owner.as_deref()),
         // Whoever is one is named beside the image.
-        "member" | "member_id" => Value::Nothing,
-        "disk_format" => Value::text(image.disk_format.as_deref()),
-        "container_format" => Value::text(image.container_format.as_deref()),
-        "checksum" => Value::text(image.checksum.as_deref()),
-        "os_hash_algo" => Value::text(image.os_hash_algo.as_deref()),
-        "os_hash_value" => Value::text(image.os_hash_value.as_deref()),
-        "size" => Value::number(image.size),
-        "virtual_size" => Value::number(image.virtual_size),
-        "min_disk" => Value::number(Some(image.min_disk.into())),
-        "min_ram" => Value::number(Some(image.min_ram.into())),
-        "protected" => Value::boolean(image.protected),
-        "os_hidden" => Value::boolean(image.os_hidden),
+        "member" | "member_id" => AttributeValue::Nothing,
+        "disk_format" => AttributeValue::from_text(image.disk_format.as_deref()),
+        "container_format" => AttributeValue::from_text(image.container_format.as_deref()),
+        "checksum" => AttributeValue::from_text(image.checksum.as_deref()),
+        "os_hash_algo" => AttributeValue::from_text(image.os_hash_algo.as_deref()),
+        "os_hash_value" => AttributeValue::from_text(image.os_hash_value.as_deref()),
+        "size" => AttributeValue::from_number(image.size),
+        "virtual_size" => AttributeValue::from_number(image.virtual_size),
+        "min_disk" => AttributeValue::from_number(Some(image.min_disk.into())),
+        "min_ram" => AttributeValue::from_number(Some(image.min_ram.into())),
+        "protected" => AttributeValue::from_bool(image.protected),
+        "os_hidden" => AttributeValue::from_bool(image.os_hidden),
         "created_at" => time(image.created_at),
         "updated_at" => time(image.updated_at.unwrap_or(image.created_at)),
         _ => return None,
@@ -147,9 +147,9 @@ fn of_row<'i>(image: &'i Image, name: &str) -> Option<Value<'i>> {
 }
 
 /// As Python shows a time.
-fn time(time: NaiveDateTime) -> Value<'static> {
+fn time(time: NaiveDateTime) -> AttributeValue<'static> {
     let format = if time.nanosecond() < 1000 { "%Y-%m-%d %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S%.6f" };
-    Value::Text(Cow::Owned(time.format(format).to_string()))
+    AttributeValue::Text(Cow::Owned(time.format(format).to_string()))
 }
 
 /// Whether the image belongs to the caller's project. What belongs to nobody does not.

@@ -12,7 +12,7 @@ use std::{
 use super::MISSED;
 use crate::{
     app::App,
-    data::recovery::undo,
+    data::recovery::roll_back,
     db::{
         self, Conn, in_time,
         processes::{self, Process},
@@ -53,7 +53,7 @@ impl Watch {
         let told = std::mem::take(&mut self.stuck);
         for upload in &uploads {
             // One of ours that nobody is busy with was given up where the database was away.
-            let abandoned = upload.process_id == app.process.id && !app.process.is_doing(&upload.upload_id);
+            let abandoned = upload.process_id == app.process.id && !app.process.is_uploading(&upload.upload_id);
             if !abandoned && living.contains(&upload.process_id) {
                 continue;
             }
@@ -117,7 +117,7 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
 async fn undo_dead(app: &App, upload: &Upload) -> Result<(), String> {
     let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
     // Who holds the image's place may stall for ever, and there are other uploads.
-    let undone = tokio::time::timeout(app.config.glimpse.request_timeout, undo(app, upload, store.as_deref()));
+    let undone = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
     let undone = undone.await.map_err(|_| "the database, the store, or who holds the image's place takes too long")?;
     if undone.map_err(|error| error.to_string())? {
         tracing::warn!(image, "an upload that was cut off is undone");

@@ -1,4 +1,4 @@
-//! `glimpse config …`
+//! `glimpse config …`: checks or prints the configuration without starting the server.
 
 use std::{
     io::{self, Write as _},
@@ -16,10 +16,15 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
-    /// Tell what is wrong with the configuration and the policy files, and which options do nothing: exit code 0 when they can
-    /// be used, else 1
+    /// Check the configuration and the policy files
+    ///
+    /// Prints the files that were read, the errors in them, and a warning for each option that has no effect. The exit code is 0
+    /// if the server can start with this configuration, otherwise 1.
     Check,
-    /// Show every option's value, without secrets, and where it comes from
+    /// Print the value of every option, without secrets, and where it is set
+    ///
+    /// The output has the format of a configuration file; above each option, a comment names the file and line, the environment
+    /// variable or the default that its value comes from. The exit code is 1 if the configuration has errors.
     Show,
 }
 
@@ -28,14 +33,15 @@ pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
     let usable = match command {
         Command::Check => check(&reading)?,
         Command::Show => {
-            show(&reading)?;
+            print_settings(&reading)?;
             reading.errors.is_empty()
         }
     };
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Looks at the configuration and at the policy that it names.
+/// Checks the configuration and the files that it names: the policy, property protections and schemas. Returns whether the
+/// server can start with them.
 fn check(reading: &Reading) -> io::Result<bool> {
     let mut files = reading.files.clone();
     let mut errors: Vec<String> = reading.errors.iter().map(ToString::to_string).collect();
@@ -63,8 +69,8 @@ fn check(reading: &Reading) -> io::Result<bool> {
     Ok(errors.is_empty())
 }
 
-/// As a file would have it, but for secrets and dollar signs.
-fn show(reading: &Reading) -> io::Result<()> {
+/// Prints the settings in the format of a configuration file. Secrets are left out, and dollar signs are not escaped.
+fn print_settings(reading: &Reading) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for error in &reading.errors {
         writeln!(out, "# error: {error}")?;
@@ -77,7 +83,7 @@ fn show(reading: &Reading) -> io::Result<()> {
         }
         writeln!(out, "# {}", setting.place)?;
         let value = setting.value.replace('\n', "\n  ");
-        // What has no value cannot be written.
+        // The format has no way to write an option without a value.
         let comment = if value.is_empty() { "#" } else { "" };
         writeln!(out, "{comment}{} = {value}", setting.name)?;
     }

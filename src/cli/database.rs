@@ -1,4 +1,4 @@
-//! `glimpse db …`
+//! `glimpse db …`: the database's schema, and purging deleted rows.
 
 use std::process::ExitCode;
 
@@ -6,6 +6,7 @@ use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 
 use super::CommandResult;
+use crate::error::Error;
 use crate::{
     app::{self, StartError},
     config::Config,
@@ -19,30 +20,43 @@ use crate::{
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
-    /// Bring the database to the schema that this program needs
+    /// Create the schema, or upgrade it to the version that this program needs
+    ///
+    /// Run this before the first start and after each upgrade of Glimpse. The server does it by itself for the embedded
+    /// database. Running it again, or on several hosts concurrently, is safe.
     Sync,
-    /// Show the schema's version: Glance's revision, and the last migration of ours
+    /// Print the schema's version: the revision of Glance's schema, and Glimpse's last migration
     Version,
-    /// Tell whether the schema is up to date: exit code 0 when it is, 3 when `db sync` is needed, 5 when it is needed to end an
-    /// upgrade that Glance began, 1 when it cannot be used
+    /// Check whether the schema is up to date
+    ///
+    /// The exit code is 0 if it is, 3 if `db sync` is needed, 5 if `db sync` is needed to complete an upgrade that Glance began,
+    /// and 1 if the database cannot be used.
     Check,
-    /// The last step of a rolling upgrade: an upgrade that Glance began is ended
+    /// Complete an upgrade that Glance began, the last step of a rolling upgrade
     #[command(hide = true)]
     Contract,
-    /// Remove for good what belonged to images that were deleted, and deleted tasks; the images' own rows stay
+    /// Permanently remove deleted properties, tags, members, locations and tasks
+    ///
+    /// Removes the rows that were deleted at least --age_in_days ago. The rows of the deleted images themselves stay; `db
+    /// purge_images_table` removes them.
+    ///
+    /// Example: `glimpse db purge --age_in_days 90 --max_rows -1`
     Purge(Purge<30>),
-    /// Remove the rows of images that were deleted, for good: from then on their ids can be used again, by anybody
+    /// Permanently remove the rows of deleted images; run `db purge` first
+    ///
+    /// The row of a deleted image prevents its id from being used again. Once it is removed, any user can create an image with
+    /// this id.
     #[command(name = "purge_images_table", alias = "purge-images-table")]
     PurgeImagesTable(Purge<180>),
 }
 
-/// What is removed, by default after so many days.
+/// The options of a purge, whose default age is `DAYS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
 pub(super) struct Purge<const DAYS: i64> {
-    /// Only what was deleted so many days ago
+    /// Remove only rows that were deleted at least this many days ago
     #[arg(long = "age_in_days", alias = "age-in-days", default_value_t = DAYS, allow_negative_numbers = true)]
     age_in_days: i64,
-    /// Rows of a table at the most; -1 is all
+    /// Remove at most this many rows per table; -1 means all
     #[arg(long = "max_rows", alias = "max-rows", default_value_t = 100, allow_negative_numbers = true)]
     max_rows: i64,
     /// The same as --age_in_days
@@ -53,11 +67,11 @@ pub(super) struct Purge<const DAYS: i64> {
     rows: Option<i64>,
 }
 
-/// `db check`'s exit codes, as `glance-manage db check` has them for the steps that are needed.
+/// Exit codes of `db check` for the step that is needed, the same as those of `glance-manage db check`.
 const NEEDS_EXPAND: u8 = 3;
 const NEEDS_CONTRACT: u8 = 5;
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+#[expect(clippy::print_stdout, reason = "this is the output of the command")]
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     log::start(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -97,41 +111,41 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                     Some(Step::ByHand) => ExitCode::FAILURE,
                 })
             }
-            Command::Purge(what) => {
-                let (age, rows) = what.checked()?;
+            Command::Purge(options) => {
+                let (age, rows) = options.age_and_rows()?;
                 purge(&Db::open(&url, limits).await.map_err(error)?, &RECORDS, age, rows).await
             }
-            Command::PurgeImagesTable(what) => {
-                let (age, rows) = what.checked()?;
+            Command::PurgeImagesTable(options) => {
+                let (age, rows) = options.age_and_rows()?;
                 purge(&Db::open(&url, limits).await.map_err(error)?, &IMAGES, age, rows).await
             }
         }
     })
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+#[expect(clippy::print_stdout, reason = "this is the output of the command")]
 async fn sync(db: &Db) -> db::Result<()> {
     let synced = db.sync().await?;
     db.close().await;
-    let told =
+    let message =
         if synced { "Database is synced successfully." } else { "Database is up to date. No migrations needed." };
-    println!("{told}");
+    println!("{message}");
     Ok(())
 }
 
-/// Days since the epoch that Glance takes; a database has no older rows.
+/// The largest age that Glance accepts: no row is older than the epoch.
 fn days_since_the_epoch() -> i64 {
     now().timestamp() / (24 * 3600)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command asks the clock once")]
+#[expect(clippy::disallowed_methods, reason = "a command reads the clock once")]
 fn now() -> chrono::DateTime<Utc> {
     Utc::now()
 }
 
 impl<const DAYS: i64> Purge<DAYS> {
-    /// The age, and the bound on rows where there is one.
-    fn checked(self) -> Result<(TimeDelta, Option<u32>), String> {
+    /// Checks the options as Glance does. Returns the age, and the maximum number of rows, if there is one.
+    fn age_and_rows(self) -> Result<(TimeDelta, Option<u32>), String> {
         let (age, rows) = (self.days.unwrap_or(self.age_in_days), self.rows.unwrap_or(self.max_rows));
         if age < 0 {
             return Err("Must supply a non-negative value for age.".to_owned());
@@ -156,8 +170,8 @@ async fn purge(db: &Db, tables: &[Purged], age: TimeDelta, rows: Option<u32>) ->
         let table = what.table;
         match db.purge(*what, before, rows).await {
             Ok(removed) => tracing::info!("Deleted {removed} row(s) from table {table}"),
-            Err(error) if db::is_referred(&error) => {
-                tracing::error!(%error, "purging {table}: run `db purge` first, which removes what belongs to its rows");
+            Err(error @ Error::Conflict(_)) => {
+                tracing::error!(%error, "other tables refer to rows of table {table}; run `db purge` first");
                 return Err("Purge command failed, check glance-manage logs for more details.".into());
             }
             Err(error) => return Err(error.into()),

@@ -1,12 +1,12 @@
-//! The names that scripts call: started as `glance-api`, `glance-manage` or `glance-status` (by a link with that name), the
-//! program takes that command's arguments and exits with its codes.
+//! Glance's commands by their names. If the program is started through a link named `glance-api`, `glance-manage` or
+//! `glance-status`, it accepts that command's arguments and exits with its codes, so existing scripts keep working.
 
 use clap::{Args, Parser, Subcommand};
 
 use super::{CommandResult, SourceArguments, database, serve, status};
 use crate::config::{Config, Sources};
 
-/// A command of Glance's that this program stands in for.
+/// A command of Glance that this program replaces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
     Api,
@@ -15,8 +15,8 @@ pub(super) enum Name {
 }
 
 impl Name {
-    /// The command that a program of this name is.
-    pub(super) fn of(program: &str) -> Option<Self> {
+    /// The command that the path of the program names, if it is one of Glance's.
+    pub(super) fn from_program(program: &str) -> Option<Self> {
         let name = program.rsplit('/').next().unwrap_or_default();
         match name {
             "glance-api" => Some(Self::Api),
@@ -49,18 +49,18 @@ impl Name {
     }
 }
 
-/// What the commands about metadata definitions say.
-const NO_METADEFS: &str = "Glimpse does not serve metadata definitions yet, so it neither loads, unloads nor exports them; nothing \
-     was done. Glance's own glance-manage can do it, on this database too";
+/// The error of the commands for metadata definitions.
+const NO_METADEFS: &str = "Glimpse does not serve metadata definitions yet, so it cannot load, unload or export them; \
+     nothing was changed. Use Glance's own glance-manage, which works on this database too";
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
     Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)
 }
 
-/// Options that every command of OpenStack's has; each overrides the option of its name in `[DEFAULT]`.
+/// Options that every OpenStack command has. Each overrides the option of the same name in `[DEFAULT]`.
 #[derive(Debug, Args)]
 struct Common {
-    /// Log what is useful to a developer
+    /// Log at level DEBUG instead of INFO
     #[arg(long, short, global = true, overrides_with = "nodebug")]
     debug: bool,
 
@@ -68,15 +68,15 @@ struct Common {
     #[arg(long, global = true)]
     nodebug: bool,
 
-    /// The file that the log is written to
+    /// Write the log to this file, in --log-dir if that is given [default: standard error]
     #[arg(long, value_name = "FILE", global = true, alias = "logfile")]
     log_file: Option<String>,
 
-    /// The folder of the log's file
+    /// The directory of the log file; without --log-file, the file is glimpse.log
     #[arg(long, value_name = "DIR", global = true, alias = "logdir")]
     log_dir: Option<String>,
 
-    /// Write the log to the system's log
+    /// Write the log to syslog
     #[arg(long, global = true, overrides_with = "nouse_syslog")]
     use_syslog: bool,
 
@@ -84,7 +84,7 @@ struct Common {
     #[arg(long = "nouse-syslog", global = true)]
     nouse_syslog: bool,
 
-    /// Write the log to systemd's journal
+    /// Write the log to the systemd journal
     #[arg(long, global = true, overrides_with = "nouse_journal")]
     use_journal: bool,
 
@@ -107,7 +107,7 @@ impl Common {
     }
 }
 
-/// Serve the API, as Glance's command of this name did
+/// Run the API server (Glimpse in place of Glance's command of this name)
 #[derive(Debug, Parser)]
 #[command(name = "glance-api", version, max_term_width = 100)]
 struct Api {
@@ -117,7 +117,7 @@ struct Api {
     common: Common,
 }
 
-/// Prepare and look at the database, as Glance's command of this name does
+/// Manage the database (Glimpse in place of Glance's command of this name)
 #[derive(Debug, Parser)]
 #[command(name = "glance-manage", version, max_term_width = 100)]
 struct Manage {
@@ -131,7 +131,7 @@ struct Manage {
 
 #[derive(Debug, Subcommand)]
 enum ManageCommand {
-    /// Commands about the database
+    /// Create, upgrade, check or purge the database
     #[command(subcommand)]
     Db(DbCommand),
     /// The same as `db sync`
@@ -168,68 +168,68 @@ enum ManageCommand {
 
 #[derive(Debug, Subcommand)]
 enum DbCommand {
-    /// Bring the database to the schema that this program needs
+    /// Create the schema, or upgrade it to the version that this program needs
     Sync(Version),
     /// The same as sync
     Upgrade(Version),
-    /// The same as sync: the first step of a rolling upgrade
+    /// The first step of a rolling upgrade; the same as sync
     Expand,
-    /// Nothing is left to do after expand, which this checks
+    /// The second step of a rolling upgrade; the same as check, because expand already migrates the data
     Migrate,
-    /// The last step: nothing is left to do after expand, but to end an upgrade that Glance began
+    /// The last step of a rolling upgrade; completes an upgrade that Glance began, otherwise the same as check
     Contract,
-    /// Show the schema's revision
+    /// Print the schema's version
     Version,
-    /// Tell whether the schema is up to date: exit code 0 when it is, 3 when expand or sync is needed, 5 when contract is
+    /// Check whether the schema is up to date; the exit code is 0 if it is, 3 if expand or sync is needed, 5 if contract is needed
     Check,
-    /// Remove for good what belonged to images that were deleted, and deleted tasks; the images' own rows stay
+    /// Permanently remove deleted properties, tags, members, locations and tasks; the rows of deleted images stay
     Purge(database::Purge<30>),
-    /// Remove the rows of images that were deleted, for good: from then on their ids can be used again, by anybody
+    /// Permanently remove the rows of deleted images; afterwards, any user can create an image with one of their ids
     #[command(name = "purge_images_table")]
     PurgeImagesTable(database::Purge<180>),
-    /// Not done by Glimpse: tells so, and fails
+    /// Not supported by Glimpse; always fails
     #[command(name = "load_metadefs")]
     LoadMetadefs(Ignored),
-    /// Not done by Glimpse: tells so, and fails
+    /// Not supported by Glimpse; always fails
     #[command(name = "unload_metadefs")]
     UnloadMetadefs(Ignored),
-    /// Not done by Glimpse: tells so, and fails
+    /// Not supported by Glimpse; always fails
     #[command(name = "export_metadefs")]
     ExportMetadefs(Ignored),
 }
 
-/// Arguments of a command that is not done.
+/// The arguments of a command that Glimpse does not support.
 #[derive(Debug, Args)]
 struct Ignored {
-    /// Whatever Glance's command takes
+    /// Any arguments of Glance's command
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
     arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct Version {
-    /// Only the newest can be asked for
+    /// The revision to upgrade to; only the newest one (heads) is supported
     #[arg(long, value_parser = newest)]
     version: Option<String>,
 }
 
 #[derive(Debug, Args)]
 struct Positional {
-    /// Only the newest can be asked for
+    /// The revision to upgrade to; only the newest one (heads) is supported
     #[arg(value_parser = newest)]
     version: Option<String>,
 }
 
-/// A program knows one schema: its own.
+/// Accepts only the newest revision: a program can create no schema but its own.
 fn newest(text: &str) -> Result<String, String> {
     match text {
         "heads" | "head" | "2024_1_expand01" | "2024_1_contract01" => Ok(text.to_owned()),
-        _ => Err("this program syncs to its own schema, 2024_1_contract01, and to no other".to_owned()),
+        _ => Err("this program can upgrade only to its own schema, 2024_1_contract01".to_owned()),
     }
 }
 
 impl ManageCommand {
-    /// What is done; `None` is nothing, which must be told.
+    /// The equivalent command of `glimpse db`; `None` if Glimpse does not support this one.
     fn command(self) -> Option<database::Command> {
         Some(match self {
             ManageCommand::DbSync(_)
@@ -243,8 +243,8 @@ impl ManageCommand {
             | ManageCommand::DbMigrate
             | ManageCommand::Db(DbCommand::Check | DbCommand::Migrate) => database::Command::Check,
             ManageCommand::DbContract | ManageCommand::Db(DbCommand::Contract) => database::Command::Contract,
-            ManageCommand::Db(DbCommand::Purge(what)) => database::Command::Purge(what),
-            ManageCommand::Db(DbCommand::PurgeImagesTable(what)) => database::Command::PurgeImagesTable(what),
+            ManageCommand::Db(DbCommand::Purge(options)) => database::Command::Purge(options),
+            ManageCommand::Db(DbCommand::PurgeImagesTable(options)) => database::Command::PurgeImagesTable(options),
             ManageCommand::DbLoadMetadefs(_)
             | ManageCommand::DbUnloadMetadefs(_)
             | ManageCommand::DbExportMetadefs(_)
@@ -255,7 +255,7 @@ impl ManageCommand {
     }
 }
 
-/// Tell whether an upgrade can go on, as Glance's command of this name does
+/// Check whether an upgrade can continue (Glimpse in place of Glance's command of this name)
 #[derive(Debug, Parser)]
 #[command(name = "glance-status", version, max_term_width = 100)]
 struct Status {
@@ -269,13 +269,13 @@ struct Status {
 
 #[derive(Debug, Subcommand)]
 enum StatusCommand {
-    /// Commands about upgrades
+    /// Checks for an upgrade
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
 }
 
 #[derive(Debug, Subcommand)]
 enum UpgradeCommand {
-    /// Check the configuration and the database: exit code 0 when all is well, 1 with warnings, 2 when something fails
+    /// Check the configuration and the database; the exit code is 0 on success, 1 with warnings, 2 on failure
     Check,
 }

@@ -1,4 +1,4 @@
-//! `glimpse identity …`
+//! `glimpse identity …`: the users of a server that runs without Keystone.
 
 use std::{
     io::{self, Write as _},
@@ -19,33 +19,41 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the users, with their projects and roles
+    /// List the users with their projects and roles
     List,
-    /// Add a user and show how to log in
+    /// Add a user and print its credentials
+    ///
+    /// The credentials are printed once, as shell commands; only a hash is stored. A running server picks up the change within a
+    /// second.
+    ///
+    /// Example: `glimpse identity add ann --project web --role reader`
     Add {
-        /// The user's name
+        /// The name of the user
         name: String,
-        /// The project that the user acts for
+        /// The project that the user belongs to
         #[arg(long)]
         project: String,
-        /// A role: admin, member or reader, each of which implies those after it; may be repeated
+        /// A role of the user: admin (implies member and reader), member (implies reader), reader or another one. Can be
+        /// repeated
         #[arg(long, default_value = "member")]
         role: Vec<String>,
-        /// Read the password from standard input, instead of making one up
+        /// Read the password (8 to 72 bytes) from the first line of standard input, instead of generating one
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Give a user a new password and show how to log in
+    /// Set a new password and print the credentials
+    ///
+    /// The old password becomes invalid within a second on a running server.
     Passwd {
-        /// The user's name
+        /// The name of the user
         name: String,
-        /// Read the password from standard input, instead of making one up
+        /// Read the password (8 to 72 bytes) from the first line of standard input, instead of generating one
         #[arg(long)]
         password_stdin: bool,
     },
 }
 
-/// The users of the first start: name, project, role.
+/// The users that the first start creates: name, project, role.
 const FIRST_USERS: [(&str, &str, &str); 2] = [("admin", "admin", "admin"), ("demo", "demo", "member")];
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
@@ -57,47 +65,47 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             let password = Password::get(password_stdin)?;
             IdentityFile::change(&path, |file| {
                 if file.users.contains_key(&name) {
-                    let advice = format!("`glimpse identity passwd {name}` resets it");
-                    return Err(IdentityError::Refused(format!("user {name} is there already; {advice}")));
+                    let advice = format!("use `glimpse identity passwd {name}` to set a new password");
+                    return Err(IdentityError::Refused(format!("user {name} exists already; {advice}")));
                 }
                 file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
-                show_login(config, &name, &password)
+                print_credentials(config, &name, &password)
             })?;
         }
         Command::Passwd { name, password_stdin } => {
             let password = Password::get(password_stdin)?;
             IdentityFile::change(&path, |file| {
                 let Some(user) = file.users.get(&name).cloned() else {
-                    let advice = "`glimpse identity list` shows who is there";
+                    let advice = "`glimpse identity list` lists all users";
                     return Err(IdentityError::Refused(format!("there is no user {name}; {advice}")));
                 };
                 let user = NewUser { project: &user.project, roles: &user.roles, password: password.as_str() };
                 file.set(&name, user)?;
-                show_login(config, &name, &password)
+                print_credentials(config, &name, &password)
             })?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the users of the first start, unless they are there, and shows their secrets this once.
+/// Creates the users of the first start, unless the identity file exists, and prints their secrets. They are not shown again.
 pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
     let path = IdentityFile::path(&config.glimpse.data_dir);
     IdentityFile::change(&path, |file| {
-        // Another process may have been first.
+        // Another process may have created the file first.
         if path.exists() {
             return Ok(Change::None);
         }
         for (name, project, role) in FIRST_USERS {
             let secret = Password::Generated(generate_secret());
             file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
-            show_login(config, name, &secret)?;
+            print_credentials(config, name, &secret)?;
         }
         Ok(Change::Made)
     })
 }
 
-/// A password, and whether its user knows it already.
+/// A password: generated here, so it must be printed, or given by the operator.
 enum Password {
     Generated(String),
     Given(String),
@@ -128,9 +136,9 @@ fn list(file: &IdentityFile) -> io::Result<()> {
     Ok(())
 }
 
-/// Shows a user's secret on standard output, as lines to paste into a shell: the only time that anybody sees it, so it is
-/// shown before it is stored. Never in the log.
-fn show_login(config: &Config, name: &str, password: &Password) -> Result<Change, IdentityError> {
+/// Prints a user's secret to standard output, as lines to paste into a shell. It is printed before its hash is stored: if the
+/// output fails, no one would know the password. It is never written to the log.
+fn print_credentials(config: &Config, name: &str, password: &Password) -> Result<Change, IdentityError> {
     let mut out = io::stdout().lock();
     let shown = match password {
         Password::Given(_) => writeln!(out, "The password of {name} is set."),

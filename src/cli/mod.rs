@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: `glimpse` and its subcommands, and Glance's commands by their names.
 
 mod configuration;
 mod database;
@@ -21,10 +21,10 @@ use clap::{
 
 use crate::config::{Config, Source, Sources};
 
-/// The OpenStack Image service (Glance, Image API v2) as one program.
+/// The OpenStack Image service (Glance, Image API v2) in a single program.
 ///
-/// Without a configuration, `glimpse` starts on an SQLite database in ./glimpse-data, listens on 127.0.0.1:9292, and at
-/// its first start shows how to log in.
+/// Without a configuration, `glimpse` uses an SQLite database in ./glimpse-data and listens on 127.0.0.1:9292. The first start
+/// creates two users and prints their credentials.
 #[derive(Debug, Parser)]
 #[command(name = "glimpse", version, max_term_width = 100)]
 struct CommandLine {
@@ -35,42 +35,45 @@ struct CommandLine {
     command: Option<Command>,
 }
 
-/// Where options are written.
+/// The arguments that name the sources of the configuration.
 #[derive(Debug, Args)]
 struct SourceArguments {
-    /// A configuration file in Glance's format; may be repeated, a later one wins [default: Glance's own in /etc/glance,
-    /// or in the folder that OS_GLANCE_CONFIG_DIR names, if they exist]
-    #[arg(long, value_name = "FILE", global = true, value_parser = placed())]
-    config_file: Vec<Placed>,
+    /// Read options from this file, which is in Glance's format. Can be repeated; later files override earlier ones
+    /// [default: glance-image-import.conf and glance-api.conf, as far as they exist, in /etc/glance or in the directory
+    /// that OS_GLANCE_CONFIG_DIR names]
+    #[arg(long, value_name = "FILE", global = true, value_parser = parse_positioned_path())]
+    config_file: Vec<PositionedPath>,
 
-    /// A folder whose *.conf files are read in the order of their names; may be repeated. Files and folders are read in the
-    /// order in which they are named [default: Glance's own, in the same place]
-    #[arg(long, value_name = "DIR", global = true, value_parser = placed())]
-    config_dir: Vec<Placed>,
+    /// Read options from the *.conf files in this directory, in the order of their names. Can be repeated; files and
+    /// directories are read in the order in which the command line names them [default: glance.conf.d and
+    /// glance-api.conf.d, as far as they exist, in the same directory]
+    #[arg(long, value_name = "DIR", global = true, value_parser = parse_positioned_path())]
+    config_dir: Vec<PositionedPath>,
 
-    /// Where the embedded database and the users are [default: ./glimpse-data]
+    /// The directory of the embedded database, its images and the users; overrides `[glimpse] data_dir`
+    /// [default: ./glimpse-data]
     #[arg(long, value_name = "DIR", global = true, env = "GLIMPSE_DATA_DIR")]
     data_dir: Option<PathBuf>,
 }
 
-/// A path, and how many came before it: of two arguments, clap does not tell which came first.
+/// A path with its position among all paths on the command line. clap does not report the order of two different arguments.
 #[derive(Debug, Clone)]
-struct Placed {
-    before: usize,
+struct PositionedPath {
+    position: usize,
     path: PathBuf,
 }
 
-fn placed() -> impl TypedValueParser<Value = Placed> {
-    static BEFORE: AtomicUsize = AtomicUsize::new(0);
-    PathBufValueParser::new().map(|path| Placed { before: BEFORE.fetch_add(1, Ordering::Relaxed), path })
+fn parse_positioned_path() -> impl TypedValueParser<Value = PositionedPath> {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    PathBufValueParser::new().map(|path| PositionedPath { position: NEXT.fetch_add(1, Ordering::Relaxed), path })
 }
 
 impl From<SourceArguments> for Sources {
     fn from(arguments: SourceArguments) -> Self {
-        let files = arguments.config_file.into_iter().map(|file| (file.before, Source::File(file.path)));
-        let dirs = arguments.config_dir.into_iter().map(|dir| (dir.before, Source::Dir(dir.path)));
+        let files = arguments.config_file.into_iter().map(|file| (file.position, Source::File(file.path)));
+        let dirs = arguments.config_dir.into_iter().map(|dir| (dir.position, Source::Dir(dir.path)));
         let mut places: Vec<_> = files.chain(dirs).collect();
-        places.sort_by_key(|(before, _)| *before);
+        places.sort_by_key(|(position, _)| *position);
         let places = places.into_iter().map(|(_, place)| place).collect();
         Self { places, data_dir: arguments.data_dir, overrides: Vec::new() }.or_glances()
     }
@@ -78,31 +81,31 @@ impl From<SourceArguments> for Sources {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the API (what `glimpse` alone does too)
+    /// Run the API server; this is also what `glimpse` without a command does
     Serve,
-    /// Prepare or look at the database's schema
+    /// Create or upgrade the database's schema, check it, and purge deleted rows
     #[command(subcommand)]
     Db(database::Command),
-    /// Look at the configuration without starting
+    /// Check or print the configuration, without starting the server
     #[command(subcommand)]
     Config(configuration::Command),
-    /// Show the rules of who may do what, and try them
+    /// Print the policy rules in force, or evaluate one of them
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Show and change the users of a server that stands alone
+    /// Manage the users of a server that runs without Keystone (`[glimpse] auth = standalone`)
     #[command(subcommand)]
     Identity(identity::Command),
 }
 
-/// What ends a command, told on standard error.
+/// A command's exit code, or the error that `main` prints to standard error.
 type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 
-/// Runs the program.
+/// Runs the command that the command line names, and returns the process's exit code.
 #[must_use]
-#[expect(clippy::print_stderr, reason = "this is what a command's user sees")]
+#[expect(clippy::print_stderr, reason = "the user of a command reads its error there")]
 pub fn main() -> ExitCode {
     let program = std::env::args().next().unwrap_or_default();
-    let done = match glance::Name::of(&program) {
+    let done = match glance::Name::from_program(&program) {
         Some(name) => name.run(),
         None => run(CommandLine::parse()),
     };

@@ -1,4 +1,4 @@
-//! `glimpse policy …`
+//! `glimpse policy …`: prints the policy rules, and evaluates them.
 
 use std::{
     collections::BTreeMap,
@@ -17,46 +17,53 @@ use super::CommandResult;
 use crate::{
     config::Config,
     context::{self, Identity},
-    policy::{Policy, Target, Value},
+    policy::{AttributeValue, Policy, Target},
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Show every rule in force, and where it comes from: a file or Glance's defaults. The output can be a policy file
+    /// Print every policy rule in force, and where it is defined
+    ///
+    /// The output is a valid policy file. A comment behind each rule names the file and line, or Glance's default, that defines it.
     List,
-    /// Tell whether a rule would let somebody do it, and why: exit code 0 when it is allowed, 1 when it is denied
+    /// Evaluate a policy rule for a caller and a target, and explain the result
+    ///
+    /// The exit code is 0 if the action is allowed, 1 if it is denied.
+    ///
+    /// Example: `glimpse policy check --rule get_image --roles reader --project p1 --target owner=p2 --target visibility=private`
     Check(Question),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Question {
-    /// The rule, for example get_image
+    /// The name of the rule, for example get_image
     #[arg(long, required_unless_present = "questions")]
     rule: Option<String>,
 
-    /// The caller's roles, with commas between them; none is added that others imply
+    /// The caller's roles, separated by commas. Implied roles are not added: an admin in Keystone is `admin,member,reader`
     #[arg(long, value_delimiter = ',')]
     roles: Vec<String>,
 
-    /// The project that the caller's token is for
+    /// The id of the project that the caller's token is scoped to
     #[arg(long)]
     project: Option<String>,
 
-    /// The caller's user id
+    /// The id of the caller's user
     #[arg(long)]
     user: Option<String>,
 
-    /// What the caller's token is for
+    /// The scope of the caller's token
     #[arg(long, value_enum, default_value_t)]
     scope: Scope,
 
-    /// What it is done to, attribute by attribute, as a rule names them: owner=p1, visibility=shared, member_id=p2. Without
-    /// =VALUE, the attribute is there and has none. owner and project_id stand for each other, as do member and member_id
+    /// An attribute of the target, named as in the rules: owner=p1, visibility=shared or member_id=p2. Without =VALUE, the
+    /// attribute is None. owner also sets project_id and member also sets member_id, and vice versa. Can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     target: Vec<String>,
 
-    /// Many questions instead, one JSON object a line: {"rule": …, "roles": […], "project": …, "target": {…}, …}. Prints
-    /// a line for each, without reasons; exit code 0 when all are allowed
+    /// Evaluate many questions from this file (- is standard input), one JSON object per line: {"rule": …, "roles": […],
+    /// "project": …, "target": {…}, …}. Prints one line per question, without explanation; the exit code is 0 if all are
+    /// allowed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rule", "roles", "project", "user", "target"])]
     questions: Option<PathBuf>,
 }
@@ -82,7 +89,7 @@ impl From<Scope> for context::Scope {
     }
 }
 
-/// A question in a file.
+/// A question in the file of `--questions`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Line {
@@ -111,8 +118,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
 
 fn list(policy: &Policy) -> CommandResult {
     let mut out = io::stdout().lock();
-    for rule in policy.shown() {
-        // A text of JSON's is one of YAML's.
+    for rule in policy.rules() {
+        // A JSON string is also a YAML string.
         writeln!(out, "{}: {}  # {}", Json::from(rule.name), Json::from(rule.text), rule.origin)?;
     }
     Ok(ExitCode::SUCCESS)
@@ -130,16 +137,16 @@ fn check(policy: &Policy, question: Question) -> CommandResult {
                 }
                 let wrong = |error| format!("{}:{}: {error}", path.display(), number + 1);
                 let line: Line = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
-                let (rule, caller, target) = asked(line).map_err(wrong)?;
-                let (allowed, _) = judge(policy, &rule, &caller, &target).map_err(wrong)?;
+                let (rule, caller, target) = parse_question(line).map_err(wrong)?;
+                let (allowed, _) = explain(policy, &rule, &caller, &target).map_err(wrong)?;
                 writeln!(out, "{}", verdict(allowed))?;
                 all &= allowed;
             }
             all
         }
         None => {
-            let (rule, caller, target) = asked(question.into_line())?;
-            let (allowed, reason) = judge(policy, &rule, &caller, &target)?;
+            let (rule, caller, target) = parse_question(question.into_line())?;
+            let (allowed, reason) = explain(policy, &rule, &caller, &target)?;
             writeln!(out, "{}", verdict(allowed))?;
             for line in reason {
                 writeln!(out, "  {line}")?;
@@ -182,9 +189,10 @@ impl Question {
     }
 }
 
-type Attributes = BTreeMap<String, Value<'static>>;
+type Attributes = BTreeMap<String, AttributeValue<'static>>;
 
-fn asked(line: Line) -> Result<(String, Identity, Attributes), String> {
+/// The rule, the caller and the target that a question describes.
+fn parse_question(line: Line) -> Result<(String, Identity, Attributes), String> {
     let lower = |roles: Vec<String>| roles.iter().map(|role| role.to_lowercase()).collect::<Vec<_>>();
     let service = Identity { roles: line.service_roles, ..Identity::default() };
     let caller = Identity {
@@ -201,11 +209,11 @@ fn asked(line: Line) -> Result<(String, Identity, Attributes), String> {
     let mut target = Attributes::new();
     for (name, value) in line.target {
         let value = match value {
-            Json::Null => Value::Nothing,
-            Json::Bool(value) => Value::boolean(value),
-            Json::Number(number) => Value::Text(number.to_string().into()),
-            Json::String(text) => Value::Text(text.into()),
-            Json::Array(_) | Json::Object(_) => return Err(format!("the target's {name} is no text")),
+            Json::Null => AttributeValue::Nothing,
+            Json::Bool(value) => AttributeValue::from_bool(value),
+            Json::Number(number) => AttributeValue::Text(number.to_string().into()),
+            Json::String(text) => AttributeValue::Text(text.into()),
+            Json::Array(_) | Json::Object(_) => return Err(format!("the target's {name} must be a single value")),
         };
         target.insert(name, value);
     }
@@ -219,7 +227,8 @@ fn asked(line: Line) -> Result<(String, Identity, Attributes), String> {
     Ok((line.rule, caller, target))
 }
 
-fn judge(policy: &Policy, rule: &str, caller: &Identity, target: &Attributes) -> Result<(bool, Vec<String>), String> {
+/// Evaluates a rule. Returns whether the action is allowed, and the explanation line by line.
+fn explain(policy: &Policy, rule: &str, caller: &Identity, target: &Attributes) -> Result<(bool, Vec<String>), String> {
     let target = Target { attributes: Some(target), ..Target::default() };
     let verdict = policy.explain(caller, rule, &target).ok_or_else(|| {
         let hint = policy.nearest(rule).map(|near| format!("; was {near:?} meant?")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `glimpse serve`
+//! `glimpse serve`: starts the API server, and reloads its configuration on SIGHUP.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -9,11 +9,11 @@ use crate::{
     log, server,
 };
 
-/// Threads that serve requests, at the most: more only wait for each other.
+/// The maximum number of threads that serve requests. More threads would only wait for each other.
 const MAX_WORKERS: u32 = 1024;
 
-/// How long, at the end, files that are being removed are waited for.
-const LAST_FILES: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for file operations that are still in progress.
+const FILE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
@@ -22,11 +22,11 @@ pub(super) fn run(sources: Sources) -> CommandResult {
         app::create_data_dir(&config)?;
         super::identity::create_first_users(&config)?;
     }
-    // One TLS library for every connection that we open; without this, each would have to name it.
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "TLS was set up twice")?;
+    // The TLS library for all outbound connections; without a default, each client would have to name one.
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS provider is installed already")?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = config.default.workers {
-        // None at all is Glance's way to write one.
+        // In Glance, `workers = 0` means one process.
         runtime.worker_threads(workers.clamp(1, MAX_WORKERS) as usize);
     }
     let runtime = runtime.enable_all().build()?;
@@ -36,13 +36,13 @@ pub(super) fn run(sources: Sources) -> CommandResult {
         server::run(app, move || reload(&sources, &running)).await?;
         Ok(ExitCode::SUCCESS)
     });
-    // A file system that does not answer would keep us for ever.
-    runtime.shutdown_timeout(LAST_FILES);
+    // Without a timeout, a file system that does not respond would keep the process alive forever.
+    runtime.shutdown_timeout(FILE_TIMEOUT);
     done
 }
 
-/// Reads the configuration and the policy again: the log's level changes at once, the files of policy and users are watched in
-/// any case, and what needs a restart is told.
+/// Reloads the policy and the configuration. The log level changes at once. Groups whose changes need a restart are logged. The
+/// policy files and the identity file are watched in any case.
 fn reload(sources: &Sources, app: &App) {
     app.policy.reload();
     match Config::load(sources) {
@@ -53,11 +53,11 @@ fn reload(sources: &Sources, app: &App) {
             }
             let groups = config.groups_that_differ(&app.config);
             if groups.is_empty() {
-                tracing::info!("configuration was read again");
+                tracing::info!("configuration was reloaded");
             } else {
-                tracing::warn!("configuration was read again; changes of {} need a restart", groups.join(", "));
+                tracing::warn!("configuration was reloaded; changes of {} need a restart", groups.join(", "));
             }
         }
-        Err(error) => tracing::error!(%error, "configuration cannot be read; everything stays as it is"),
+        Err(error) => tracing::error!(%error, "configuration cannot be read; the previous one stays in force"),
     }
 }

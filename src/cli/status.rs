@@ -1,4 +1,5 @@
-//! `glance-status upgrade check`: whether this program can take over, as a table that scripts and people read.
+//! `glance-status upgrade check`: checks whether this program can replace the running one, and prints a table in the format of
+//! oslo.upgradecheck, which scripts parse.
 
 use std::process::ExitCode;
 
@@ -7,7 +8,7 @@ use crate::{
     db::{Db, migrate::Step},
 };
 
-/// How a check ended; the command's exit code is that of the worst.
+/// The result of a check. The command's exit code is that of the worst one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Outcome {
     Success,
@@ -51,10 +52,10 @@ fn database(config: &Config) -> (Outcome, String) {
     }
 }
 
-/// The widest line of the table.
+/// The width of the table's text, in characters.
 const WIDTH: usize = 76;
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+#[expect(clippy::print_stdout, reason = "this is the output of the command")]
 fn print(checks: &[(&str, Outcome, String)]) {
     let rule = format!("+{}+", "-".repeat(WIDTH + 2));
     let row = |text: &str| println!("| {text:WIDTH$} |");

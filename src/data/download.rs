@@ -5,7 +5,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::{placement, range::RangeRequest, upload::not_found};
+use super::{placement, range::RangeRequest};
 use crate::{
     access,
     app::App,
@@ -18,23 +18,22 @@ use crate::{
     stream::ByteStream,
 };
 
-/// Data on its way out.
+/// An image's data, ready to be sent to the client.
 pub(crate) struct Download {
-    /// Bytes of all of the data, where that is known.
+    /// The size of the complete data, if it is known.
     pub(crate) size: Option<u64>,
-    /// The part that is sent, where a part was asked for.
+    /// The range that is sent, if the client requested one.
     pub(crate) range: Option<Range<u64>>,
-    /// The MD5 of all of the data.
+    /// The MD5 of the complete data.
     pub(crate) checksum: Option<String>,
     /// The bytes.
     pub(crate) data: ByteStream,
 }
 
-/// Hands an image's data out; `None` where it has none. Two statements; one more where the data cannot be read.
+/// Opens an image's data. Returns `None` if the image has none. Two statements; one more if the data cannot be read.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden`, `NoSuchRange`, `Invalid`, `Unavailable` when the data cannot be had or is not as long as it
-/// should be.
+/// `NotFound`, `Forbidden`, `NoSuchRange`, `Invalid`, `Unavailable` when the data cannot be read or does not have the image's size.
 pub(crate) async fn download(
     app: &App,
     context: &Context,
@@ -44,7 +43,8 @@ pub(crate) async fn download(
 ) -> Result<Option<Download>> {
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?;
-    let image = image.filter(|image| image.status != Status::PendingDelete).ok_or_else(|| not_found(id))?;
+    let image =
+        image.filter(|image| image.status != Status::PendingDelete).ok_or_else(|| Error::image_not_found(id))?;
     if image.status == Status::Deactivated && !context.is_admin {
         let message = "The requested image has been deactivated. Image data download is forbidden.";
         return Err(Error::Forbidden(message.to_owned()));
@@ -56,7 +56,7 @@ pub(crate) async fn download(
     }
     let mut locations = db::locations::list(&mut conn, &image.id).await?;
     drop(conn);
-    // Without a size there is no data that a part could be of.
+    // An image without a size has no data, so a range is ignored.
     let known = image.size.and_then(|size| u64::try_from(size).ok());
     let range = match known {
         Some(size) => range.resolve(size)?,
@@ -70,7 +70,7 @@ pub(crate) async fn download(
     locations.sort_by_key(|location| (!is_preferred(location), std::cmp::Reverse(weight(location))));
     let mut failures = Vec::new();
     for location in &locations {
-        match open(app, location, known, range.clone()).await {
+        match open_location(app, location, known, range.clone()).await {
             Ok((size, data)) => {
                 failures.iter().for_each(Failure::log);
                 return Ok(Some(Download { size, range, checksum: image.image.checksum, data }));
@@ -78,31 +78,31 @@ pub(crate) async fn download(
             Err(failure) => failures.push(failure),
         }
     }
-    // An image that is deleted concurrently has lost its locations or its data, and nothing is wrong.
+    // If the image is deleted concurrently, its locations or data are missing rightly: that is not logged as an error.
     let had_data = !failures.is_empty() || matches!(image.status, Status::Active | Status::Deactivated);
     if had_data && is_deleted(app, context, id).await? {
-        return Err(not_found(id));
+        return Err(Error::image_not_found(id));
     }
     failures.iter().for_each(Failure::log);
     failures.pop().map_or(Ok(None), |failure| Err(failure.error))
 }
 
-/// Why data cannot be read at a location.
+/// The reason why data cannot be read at a location.
 struct Failure {
     location: i32,
-    /// For the log.
+    /// The complete reason, for the log.
     cause: String,
     error: Error,
 }
 
 impl Failure {
     fn log(&self) {
-        tracing::error!(location = self.location, error = self.cause, "an image's data cannot be read there");
+        tracing::error!(location = self.location, error = self.cause, "an image's data cannot be read at a location");
     }
 }
 
-/// Opens the data at a location. Returns the size of all of the data, where it is known, too.
-async fn open(
+/// Opens the data at a location. Also returns the size of the complete data, if it is known.
+async fn open_location(
     app: &App,
     location: &Location,
     known: Option<u64>,
@@ -115,31 +115,31 @@ async fn open(
         let error = match error {
             store::Error::NoRange(_) => Error::Invalid(error.to_string()),
             store::Error::TimedOut(_) | store::Error::Unreachable(_) => Error::StoreUnavailable(error.to_string()),
-            error => Error::Unavailable { service: "the image's store", source: error.into() },
+            error => Error::store_failed(error),
         };
         failure(cause, error)
     })?;
     match (known, blob.size) {
         (Some(size), Some(found)) if size != found => {
             let cause = format!("the data has {found} bytes, and should have {size}");
-            let source = cause.clone().into();
-            Err(failure(cause, Error::Unavailable { service: "the image's store", source }))
+            let error = Error::store_failed(cause.clone());
+            Err(failure(cause, error))
         }
-        (Some(size), None) => Ok((known, exactly(blob.data, size, location.id))),
+        (Some(size), None) => Ok((known, enforce_size(blob.data, size, location.id))),
         (size, found) => Ok((size.or(found), blob.data)),
     }
 }
 
-/// Whether the image is deleted, or is being deleted, by now. One statement.
+/// Whether the image has been deleted, or is being deleted. One statement.
 async fn is_deleted(app: &App, context: &Context, id: &RequestedId) -> Result<bool> {
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?;
     Ok(image.is_none_or(|image| image.status == Status::PendingDelete))
 }
 
-/// Data that ends with an error where it is longer or shorter than it should be. The last part is kept back until the end is
-/// certain, for a client that has got as much as it was told takes it for whole.
-fn exactly(data: ByteStream, size: u64, location: i32) -> ByteStream {
+/// Makes a stream of data end with an error if it is longer or shorter than `size`. Holds back the last chunk until the stream has
+/// ended: a client that got `Content-Length` bytes takes the data for complete.
+fn enforce_size(data: ByteStream, size: u64, location: i32) -> ByteStream {
     let state = (data.fuse(), size, None::<Bytes>);
     Box::pin(futures_util::stream::try_unfold(state, move |(mut data, mut left, mut kept)| async move {
         loop {
@@ -150,7 +150,7 @@ fn exactly(data: ByteStream, size: u64, location: i32) -> ByteStream {
             };
             if wrong {
                 let error = format!("the data is not the {size} bytes that it should be");
-                tracing::error!(location, error, "an image's data is cut off");
+                tracing::error!(location, error, "a download is aborted");
                 return Err(error.into());
             }
             let Some(part) = part else { return Ok(kept.take().map(|last| (last, (data, left, None)))) };

@@ -1,6 +1,6 @@
-//! Moves data from a source into a store, past the observers that find its digests and its format.
+//! Moves data from a source into a store, and shows it to the observers, which compute its digests and inspect its format.
 //!
-//! Nothing here knows why the data comes: the caller has the image, and makes it active or undoes what was begun.
+//! This module does not depend on the data's origin. The calling service owns the image, and activates it or rolls back.
 
 use std::{pin::pin, sync::Arc};
 
@@ -14,30 +14,30 @@ use crate::{
     stream::{self, Broken, Demand},
 };
 
-/// Data to be stored, and its bounds.
+/// Data to be stored, and its limits.
 pub(super) struct Source {
-    /// The bytes.
+    /// The data.
     pub(super) data: Demand,
-    /// The size that the sender announced. Glance takes 0 for none.
+    /// The size that the sender announced. As in Glance, 0 means that it is unknown.
     pub(super) size: Option<i64>,
-    /// What the project's quota leaves.
+    /// The rest of the project's storage quota.
     pub(super) left: StorageLeft,
 }
 
-/// Data that is stored, and not in its place yet.
+/// Data that is stored, but not yet at its image's path.
 pub(super) struct Ingested {
-    /// Where it is.
+    /// The stored data.
     pub(super) stored: Stored,
-    /// Its bytes.
+    /// The data's size in bytes.
     pub(super) size: u64,
-    /// What they found.
+    /// The observers, which have seen all data.
     pub(super) observers: Observers,
 }
 
-/// Moves all of the data into the store.
+/// Moves all data into the store.
 ///
 /// # Errors
-/// `Invalid`, `SlowClient`, `LimitExceeded`, `UnfitData`, `StoreUnavailable`, `Gone` where the store is for reading only.
+/// `Invalid`, `SlowClient`, `LimitExceeded`, `UnfitData`, `StoreUnavailable`, `Gone` if the store is read-only.
 pub(super) async fn ingest(
     app: &Arc<App>,
     image: &Image,
@@ -45,34 +45,34 @@ pub(super) async fn ingest(
     store: &Store,
     source: Source,
 ) -> Result<Ingested> {
-    let Source { data, size: said, left } = source;
-    let size = said.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+    let Source { data, size: announced, left } = source;
+    let size = announced.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
     let cap = app.config.default.image_size_cap;
     let observers = Observers::start(app, image)?;
-    let expected = said.filter(|size| *size != 0);
+    let expected = announced.filter(|size| *size != 0);
     let limits = stream::Limits {
         patience: app.config.glimpse.client_timeout,
         most: left.bound().map_or(cap, |left| left.min(cap)),
         expected,
     };
     let (feed, chunks) = stream::channel();
-    let mut feeding = pin!(data.feed(limits, observers.ends(), feed));
+    let mut feeding = pin!(data.feed(limits, observers.inputs(), feed));
     let mut putting = pin!(store.put(object, chunks, size));
     let (fed, stored) = tokio::select! {
         stored = &mut putting => match stored {
             Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),
-            // The client may go on sending for hours.
-            Err(error) => return Err(cannot_store(error)),
+            // Return at once: the client might go on sending for hours.
+            Err(error) => return Err(store_error(error)),
         },
         fed = &mut feeding => (fed, putting.await),
     };
     match (fed, stored) {
-        (Err(Broken::Unwanted), _) => Err(observers.objection().await),
-        (Err(Broken::Refused) | Ok(_), Err(error)) => Err(cannot_store(error)),
+        (Err(Broken::Unwanted), _) => Err(observers.into_error().await),
+        (Err(Broken::Refused) | Ok(_), Err(error)) => Err(store_error(error)),
         (Err(Broken::TooMuch(came)), _) if came <= cap => {
             Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()))
         }
-        (Err(broken), _) => Err(broke_off(broken, said)),
+        (Err(broken), _) => Err(interruption_error(broken, announced)),
         (Ok(size), Ok(stored)) => Ok(Ingested { stored, size, observers }),
     }
 }
@@ -85,8 +85,8 @@ pub(super) fn over_quota(why: String) -> Error {
     Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
 }
 
-/// What it means to the client that their data did not come to its end.
-fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
+/// Turns the reason why the data ended early into the client's error.
+fn interruption_error(broken: Broken, expected: Option<i64>) -> Error {
     let expected = expected.unwrap_or_default();
     match broken {
         Broken::Lost => Error::Invalid("The request body ended too early.".to_owned()),
@@ -98,12 +98,12 @@ fn broke_off(broken: Broken, expected: Option<i64>) -> Error {
         Broken::NotAsSaid(came) => {
             Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {came} bytes"))
         }
-        Broken::Refused | Broken::Unwanted => Error::Internal("the data was not taken, and nobody said why".into()),
+        Broken::Refused | Broken::Unwanted => Error::Internal("the data was rejected without a reason".into()),
     }
 }
 
-/// What it means to the client that the store did not take their data.
-pub(super) fn cannot_store(error: store::Error) -> Error {
+/// Turns a store's failure to store data into the client's error.
+pub(super) fn store_error(error: store::Error) -> Error {
     match error {
         store::Error::Full => Error::LimitExceeded(format!("Image storage media is full: {error}")),
         store::Error::WriteDenied => {
@@ -113,6 +113,6 @@ pub(super) fn cannot_store(error: store::Error) -> Error {
         store::Error::ReadOnly => {
             Error::Gone("Error in store configuration. Adding images to store is disabled.".to_owned())
         }
-        error => Error::Unavailable { service: "the image's store", source: error.into() },
+        error => Error::store_failed(error),
     }
 }

@@ -1,9 +1,9 @@
-//! The bytes of images: into their stores, out of them, and away.
+//! Services for the data of images: upload, download and removal.
 //!
-//! An upload holds its image by a row of its own (`db::uploads`). What it has begun is undone by the process that takes that row: by the
-//! uploading process when something goes wrong, by another one when that process died. The data at an image's place in a store is changed
-//! only by a process that has a hold on the place (`store::Hold`), and that found the row its own after it got the hold. So the data of an
-//! active image is the data that it became active with, however long a process stalls.
+//! An upload owns its image through a row of its own (`db::uploads`). A process that rolls back an upload takes over that row
+//! first: the uploading process does so after an error, and another process after the uploading process died. A process changes the
+//! data at an image's path in a store only while it has a hold on that path (`store::Hold`), and only if it still owned the row
+//! after it got the hold. So an active image keeps the data that it became active with, no matter how long a process stalls.
 
 pub(crate) mod download;
 mod ingest;

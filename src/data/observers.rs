@@ -1,4 +1,4 @@
-//! What is found out of an upload's data while it passes: its digests, what it is, and whether it may stay.
+//! Observers of an upload's data: they compute its digests, inspect its format, and reject unsafe data while it passes.
 
 use std::{iter::once, ops::ControlFlow, sync::Arc};
 
@@ -6,33 +6,33 @@ use crate::{
     app::App,
     config::HashAlgorithm,
     error::{Error, Result},
-    inspect::{self, Inspection, Inspector, Refusal, Rules},
+    inspect::{self, Inspection, Inspector, Rejection, Rules},
     model::{DataFacts, Image},
     stream::{self, Chunk, Digest, Look, Tap},
 };
 
-/// Those who look at an upload's data. Digests have threads of their own; to hand the data to another thread, too, costs more than to
-/// look at what it is.
+/// The observers of one upload. Each digest has a thread of its own. The inspection of the format shares one of them: it costs less
+/// than passing the data to another thread.
 pub(super) struct Observers {
     algorithm: HashAlgorithm,
-    content_and_md5: Tap<(Content, Digest)>,
-    /// None where it is the MD5.
+    content_and_md5: Tap<(ContentInspector, Digest)>,
+    /// `None` if the configured algorithm is MD5.
     secure: Option<Tap<Digest>>,
 }
 
 impl Observers {
-    /// For data of this image.
+    /// Starts the observers for data of this image.
     pub(super) fn start(app: &Arc<App>, image: &Image) -> Result<Self> {
         let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
         let algorithm = algorithm.unwrap_or(app.config.default.hashing_algorithm);
         let digest = |algorithm| Digest::new(algorithm).map_err(Error::Internal);
-        let content = Content {
+        let content = ContentInspector {
             app: Arc::clone(app),
             image_id: image.id.to_string(),
             disk_format: image.disk_format.clone().unwrap_or_default(),
             container_format: image.container_format.clone().unwrap_or_default(),
             inspector: Inspector::new(),
-            refusal: None,
+            rejection: None,
         };
         Ok(Self {
             algorithm,
@@ -41,16 +41,16 @@ impl Observers {
         })
     }
 
-    /// Where the data goes.
-    pub(super) fn ends(&self) -> Vec<flume::Sender<Chunk>> {
+    /// Returns the channels that the data must be sent to.
+    pub(super) fn inputs(&self) -> Vec<flume::Sender<Chunk>> {
         once(self.content_and_md5.end()).chain(self.secure.as_ref().map(Tap::end)).collect()
     }
 
-    /// What they found, after all of the data.
+    /// Returns the observers' results after the end of the data.
     ///
     /// # Errors
-    /// `UnfitData` when the data may not stay.
-    pub(super) async fn facts(self, size: u64) -> Result<DataFacts> {
+    /// `UnfitData` when the data is rejected.
+    pub(super) async fn finish(self, size: u64) -> Result<DataFacts> {
         let (content, md5) = self.content_and_md5.finish().await.map_err(Error::Internal)?;
         let virtual_size = content.virtual_size()?;
         let checksum = md5.hex().map_err(Error::Internal)?;
@@ -67,62 +67,63 @@ impl Observers {
         })
     }
 
-    /// Why one of them wanted no more of the data.
-    pub(super) async fn objection(self) -> Error {
-        let nothing = || Error::Internal("the data was not looked at to its end, and nobody said why".into());
-        self.facts(0).await.err().unwrap_or_else(nothing)
+    /// Returns the reason why an observer stopped before the end of the data.
+    pub(super) async fn into_error(self) -> Error {
+        let unknown = || Error::Internal("an observer stopped without a reason".into());
+        self.finish(0).await.err().unwrap_or_else(unknown)
     }
 }
 
-/// Finds out what the data is. It wants no more of it once it is certain that it may not stay.
-struct Content {
+/// Inspects the data's format. It stops as soon as it is certain that the data is rejected.
+struct ContentInspector {
     app: Arc<App>,
     image_id: String,
     disk_format: String,
     container_format: String,
     inspector: Inspector,
-    /// Why it may not stay, where that is certain already.
-    refusal: Option<Refusal>,
+    /// The reason for a rejection, once it is certain.
+    rejection: Option<Rejection>,
 }
 
-impl Look for Content {
+impl Look for ContentInspector {
     fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, Box<dyn std::error::Error + Send + Sync>> {
         if self.inspector.feed(bytes) {
-            self.refusal =
-                inspect::early_refusal(&self.inspector, &self.disk_format, &self.container_format, self.rules());
+            self.rejection =
+                inspect::early_rejection(&self.inspector, &self.disk_format, &self.container_format, self.rules());
         }
-        Ok(if self.refusal.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(if self.rejection.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
 }
 
-impl Content {
+impl ContentInspector {
     fn rules(&self) -> Rules<'_> {
         let options = &self.app.config.image_format;
         Rules { require_match: options.require_image_format_match, nonfatal: &options.gpt_safety_checks_nonfatal }
     }
 
-    /// The size of the disk in it, where that is known.
+    /// Returns the size of the disk in the data, if it is known.
     fn virtual_size(self) -> Result<Option<i64>> {
         let inspection = self.inspector.clone().finish();
         let verdict = |rules| inspect::verdict(&inspection, &self.disk_format, &self.container_format, rules);
-        // After an early refusal the rest is missing, which is not why.
-        match self.refusal.clone().map_or_else(|| verdict(self.rules()), Err) {
-            Err(refusal) => {
-                self.tell(&inspection, &refusal, "the data is refused");
-                Err(Error::UnfitData(refusal.to_string()))
+        // After an early rejection the rest of the data is missing, so another verdict would name the wrong reason.
+        match self.rejection.clone().map_or_else(|| verdict(self.rules()), Err) {
+            Err(rejection) => {
+                self.log_rejection(&inspection, &rejection, "the image's data is rejected");
+                Err(Error::UnfitData(rejection.to_string()))
             }
             Ok(size) => {
-                if let Err(refusal) = verdict(Rules { require_match: true, ..self.rules() }) {
-                    self.tell(&inspection, &refusal, "the data is not what the image says, and is taken all the same");
+                if let Err(rejection) = verdict(Rules { require_match: true, ..self.rules() }) {
+                    let message = "the data's format is not the image's; accepted, as the configuration allows";
+                    self.log_rejection(&inspection, &rejection, message);
                 }
                 size.map(|size| i64::try_from(size).map_err(|error| Error::Internal(error.into()))).transpose()
             }
         }
     }
 
-    fn tell(&self, inspection: &Inspection, refusal: &Refusal, what: &str) {
+    fn log_rejection(&self, inspection: &Inspection, rejection: &Rejection, message: &str) {
         let reasons: Vec<_> =
             inspection.found.iter().flat_map(|found| &found.failures).map(|failure| failure.reason).collect();
-        tracing::warn!(image = self.image_id, reason = %refusal, safety = reasons.join("; "), "{what}");
+        tracing::warn!(image = self.image_id, reason = %rejection, safety = reasons.join("; "), "{message}");
     }
 }

@@ -1,23 +1,23 @@
-//! Which part of an image's data a request asks for, as webob and Glance read it.
+//! Range requests for a part of an image's data, parsed as webob and Glance do.
 
 use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// The headers of a request that ask for a part.
+/// The range headers of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RangeRequest {
     /// `Range`
     pub(crate) range: Option<String>,
-    /// `Content-Range`, which clients of long ago send instead.
+    /// `Content-Range`, which old clients send instead.
     pub(crate) content_range: Option<String>,
 }
 
 impl RangeRequest {
-    /// The part of data of this size; `None` is all of it.
+    /// Returns the requested range of data of this size. `None` means all data.
     ///
     /// # Errors
-    /// `NoSuchRange`; `Invalid` where several parts are asked for.
+    /// `NoSuchRange`; `Invalid` if the request asks for several ranges.
     pub(crate) fn resolve(&self, size: u64) -> Result<Option<Range<u64>>> {
         match (&self.range, &self.content_range) {
             (Some(range), _) => from_range(range, size).map(Some),
@@ -27,63 +27,63 @@ impl RangeRequest {
     }
 }
 
-/// `bytes=1-2`, `bytes=1-`, `bytes=-2`: the end is in it, and may lie behind the data's.
+/// Parses `bytes=1-2`, `bytes=1-` and `bytes=-2`. The end is inclusive, and is clamped to the data's end.
 fn from_range(text: &str, size: u64) -> Result<Range<u64>> {
     if text.contains(',') {
         let message = "Requests with multiple ranges are not supported in Glance. You may make multiple single-range \
              requests instead.";
         return Err(Error::Invalid(message.to_owned()));
     }
-    let (start, end) = range_parts(text).ok_or_else(|| Error::NoSuchRange("Invalid Range header.".to_owned()))?;
+    let (start, end) = parse_range(text).ok_or_else(|| Error::NoSuchRange("Invalid Range header.".to_owned()))?;
     let range = match (start, end) {
         (Some(start), None) => start..size,
         (Some(start), Some(end)) if start <= end => start..end.saturating_add(1).min(size),
         (None, Some(last)) => size.saturating_sub(last)..size,
         _ => return Err(Error::NoSuchRange("Invalid Range header.".to_owned())),
     };
-    // The last none of the bytes are all of them, to Glance.
+    // As in Glance, `bytes=-0` means all data.
     let range = if (start, end) == (None, Some(0)) { 0..size } else { range };
-    if range.start >= size { Err(outside("start", "Start", "Range", size)) } else { Ok(range) }
+    if range.start >= size { Err(out_of_range("start", "Start", "Range", size)) } else { Ok(range) }
 }
 
-/// `bytes 1-2/*`, `bytes 1-2/3`
+/// Parses `bytes 1-2/*` and `bytes 1-2/3`.
 fn from_content_range(text: &str, size: u64) -> Result<Range<u64>> {
     let invalid = || Error::NoSuchRange("Invalid Content-Range header.".to_owned());
     let rest = strip_prefix_ignoring_case(text, "bytes ").ok_or_else(invalid)?;
-    let (start, rest) = number(rest);
-    let (end, rest) = number(rest.strip_prefix('-').ok_or_else(invalid)?);
+    let (start, rest) = parse_number(rest);
+    let (end, rest) = parse_number(rest.strip_prefix('-').ok_or_else(invalid)?);
     let (start, end) = start.zip(end).filter(|(start, end)| start <= end).ok_or_else(invalid)?;
     let length = rest.strip_prefix('/').ok_or_else(invalid)?;
-    let length = if length.starts_with('*') { None } else { Some(number(length).0.ok_or_else(invalid)?) };
+    let length = if length.starts_with('*') { None } else { Some(parse_number(length).0.ok_or_else(invalid)?) };
     let stop = end.saturating_add(1);
     if length.is_some_and(|length| stop > length) {
         return Err(invalid());
     }
     if stop > size && (length.is_none() || start < size) {
         let message = "Invalid stop position in Content-Range header. The stop position MUST be in the inclusive range";
-        return Err(Error::NoSuchRange(format!("{message} [0, {}].", last(size))));
+        return Err(Error::NoSuchRange(format!("{message} [0, {}].", last_position(size))));
     }
-    if start >= size { Err(outside("start", "Start", "Content-Range", size)) } else { Ok(start..stop) }
+    if start >= size { Err(out_of_range("start", "Start", "Content-Range", size)) } else { Ok(start..stop) }
 }
 
-fn outside(what: &str, title: &str, header: &str, size: u64) -> Error {
+fn out_of_range(what: &str, title: &str, header: &str, size: u64) -> Error {
     Error::NoSuchRange(format!(
         "Invalid {what} position in {header} header. {title} position MUST be in the inclusive range [0, {}].",
-        last(size)
+        last_position(size)
     ))
 }
 
-/// The last byte's place, which empty data does not have.
-fn last(size: u64) -> i128 {
+/// Returns the position of the last byte: -1 for empty data, as Glance prints it.
+fn last_position(size: u64) -> i128 {
     i128::from(size) - 1
 }
 
-/// The two numbers, with spaces where webob lets them be.
-fn range_parts(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+/// Parses the two numbers of a range, with spaces where webob allows them.
+fn parse_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let rest = strip_prefix_ignoring_case(text, "bytes")?.trim_start_matches(' ').strip_prefix('=')?;
-    let (start, rest) = number(rest.trim_start_matches(' '));
+    let (start, rest) = parse_number(rest.trim_start_matches(' '));
     let rest = rest.trim_start_matches(' ').strip_prefix('-')?;
-    Some((start, number(rest.trim_start_matches(' ')).0))
+    Some((start, parse_number(rest.trim_start_matches(' ')).0))
 }
 
 fn strip_prefix_ignoring_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str> {
@@ -91,8 +91,8 @@ fn strip_prefix_ignoring_case<'t>(text: &'t str, prefix: &str) -> Option<&'t str
     start.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// The digits at the start, and what is behind them. What is too large is larger than any data.
-fn number(text: &str) -> (Option<u64>, &str) {
+/// Parses the digits at the start, and returns the rest, too. A number too large for the type becomes its maximum.
+fn parse_number(text: &str) -> (Option<u64>, &str) {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     ((!digits.is_empty()).then(|| digits.parse().unwrap_or(u64::MAX)), rest)

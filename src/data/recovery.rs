@@ -1,4 +1,4 @@
-//! Uploads that are under way in this process, and how one that was cut off is undone.
+//! Rollback of an interrupted upload.
 
 use uuid::Uuid;
 
@@ -10,11 +10,11 @@ use crate::{
     store::{self, Object, Store},
 };
 
-/// Undoes an upload: takes it, removes what it may have put into the given store, and lets its image wait for data again.
-/// `false` when the upload has ended, or somebody else undoes it. Seven statements.
-pub(crate) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
+/// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
+/// `false` if the upload has completed, or another process rolls it back. Seven statements.
+pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
-    let _alive = app.process.is_busy_with(&ours.upload_id);
+    let _active = app.process.begin_upload(&ours.upload_id);
     let ours_ref = &ours;
     let taken = app
         .db
@@ -27,7 +27,7 @@ pub(crate) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
         return Ok(false);
     }
     if let Some(store) = store
-        && !discard(app, upload, &ours, store).await?
+        && !discard_data(app, upload, &ours, store).await?
     {
         return Ok(false);
     }
@@ -43,18 +43,20 @@ pub(crate) async fn undo(app: &App, upload: &Upload, store: Option<&Store>) -> R
     Ok(true)
 }
 
-/// Removes what an upload has left, which is ours to undo; `false` when it is not any more. Two statements.
-async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
+/// Removes the data of an upload whose row this process has taken over. Returns `false` if another process has taken over the row
+/// since. Two statements.
+async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
     let object = Object { image_id: upload.image_id.to_string(), upload_id: upload.upload_id.clone() };
-    let cannot = |error: store::Error| Error::Unavailable { service: "an image's store", source: error.into() };
     let hold = match store.hold(&object).await {
         Err(error @ (store::Error::NoStore | store::Error::ReadOnly)) => {
-            tracing::warn!(image = upload.image_id.as_str(), store = store.id, %error, "what an upload has left may stay there");
+            let image = upload.image_id.as_str();
+            tracing::warn!(image, store = store.id, %error, "data of an interrupted upload may remain in the store");
             return Ok(true);
         }
-        hold => hold.map_err(cannot)?,
+        hold => hold.map_err(Error::store_failed)?,
     };
-    // Waiting for it, we may have been taken for dead ourselves; what is in place is another upload's then.
+    // While this process waited for the hold, another one may have treated it as dead. Then the data at the path may belong to
+    // another upload.
     let (still_ours, image) = {
         let mut conn = app.db.acquire().await?;
         let image = db::images::get(&mut conn, &upload.image_id).await?;
@@ -64,19 +66,19 @@ async fn discard(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Re
         hold.release().await;
         return Ok(false);
     }
-    // An image that an operator has set back, and a Glance has uploaded to since, has data that is not the upload's.
+    // If an operator has reset the image's status, and a Glance has uploaded to it since, its data does not belong to this upload.
     let is_without_data = |image: &Image| matches!(image.status, Status::Queued | Status::Saving);
     let hold = match image.is_none_or(|image| is_without_data(&image)) {
         true => Some(hold),
         false => {
             tracing::warn!(
                 image = upload.image_id.as_str(),
-                "the image has got other data: what is in its place stays"
+                "the image has other data by now; the data at its path is kept"
             );
             hold.release().await;
             None
         }
     };
-    store.discard(&object, hold).await.map_err(cannot)?;
+    store.discard(&object, hold).await.map_err(Error::store_failed)?;
     Ok(true)
 }

@@ -1,6 +1,6 @@
-//! Removing data from its stores.
+//! Removal of data from its stores.
 //!
-//! Data is removed only once the database says so: its image is `pending_delete`, or its location is released.
+//! Data is removed only after a committed transaction has set its image to `pending_delete` or released its location.
 
 use crate::{
     app::App,
@@ -10,15 +10,16 @@ use crate::{
     store::{self},
 };
 
-/// Removes the data at a location. `false` where the store has none there, or never removes any.
+/// Removes the data at a location. Returns `false` if the store has no data there, or does not support removal.
 ///
 /// # Errors
-/// What the store says.
-async fn remove(app: &App, location: &Location) -> store::Result<bool> {
+/// The store's error.
+async fn remove_data(app: &App, location: &Location) -> store::Result<bool> {
     match app.stores.find(&location.url, &location.metadata)?.delete(&location.url).await {
         Ok(()) => Ok(true),
         Err(error @ (store::Error::NotFound | store::Error::NoDelete | store::Error::BadLocation(_))) => {
-            tracing::warn!(image = location.image_id.as_str(), location = location.id, %error, "no data is removed");
+            let image = location.image_id.as_str();
+            tracing::warn!(image, location = location.id, %error, "the store removed no data");
             Ok(false)
         }
         Err(error) => Err(error),
@@ -34,43 +35,47 @@ async fn mark_deleted(app: &App, location: &Location) -> Result<()> {
         .await
 }
 
-/// What became of an image's data.
-pub(crate) struct Removed {
-    /// Whether some of it is gone, or may be.
-    pub(crate) touched: bool,
-    /// `Ok(false)` where some of it is in stores that only Glance knows.
-    pub(crate) done: Result<bool>,
+/// The outcome of the removal of an image's data.
+pub(crate) struct RemovalOutcome {
+    /// Whether data was removed, or may have been.
+    pub(crate) may_have_removed: bool,
+    /// `Ok(false)` if some of the data is in stores that are configured for Glance only.
+    pub(crate) result: Result<bool>,
 }
 
-/// Removes all the data of an image that is `pending_delete`. One statement for each location.
-pub(crate) async fn remove_all(app: &App, locations: &[Location]) -> Removed {
-    let (mut touched, mut all) = (false, true);
+/// Removes all data of an image that is `pending_delete`. One statement for each location.
+pub(crate) async fn remove_all(app: &App, locations: &[Location]) -> RemovalOutcome {
+    let (mut may_have_removed, mut all) = (false, true);
     for location in locations {
         let image = location.image_id.as_str();
-        let removed = match remove(app, location).await {
+        let removed = match remove_data(app, location).await {
             Ok(removed) => {
-                touched |= removed;
+                may_have_removed |= removed;
                 mark_deleted(app, location).await
             }
             Err(store::Error::NoStore) => {
-                tracing::warn!(image, location = location.id, "the data is left to glance-scrubber");
+                tracing::warn!(
+                    image,
+                    location = location.id,
+                    "no configured store has this location; its data is left to glance-scrubber"
+                );
                 all = false;
                 Ok(())
             }
             Err(error) => {
-                touched |= may_be_gone(&error);
-                Err(cannot_delete(image, error))
+                may_have_removed |= is_uncertain(&error);
+                Err(removal_error(image, error))
             }
         };
         if let Err(error) = removed {
-            return Removed { touched, done: Err(error) };
+            return RemovalOutcome { may_have_removed, result: Err(error) };
         }
     }
-    Removed { touched, done: Ok(all) }
+    RemovalOutcome { may_have_removed, result: Ok(all) }
 }
 
-/// Removes the data of a location that was released, unless that is left to `glance-scrubber`. The location is the image's again
-/// where its store does not let the data go. One statement; two more where it refuses.
+/// Removes the data of a released location, unless the configuration leaves that to `glance-scrubber`. If the store refuses, the
+/// location is restored to the image. One statement; two more if the store refuses.
 ///
 /// # Errors
 /// As deletion of an image.
@@ -79,11 +84,11 @@ pub(crate) async fn finish_removal(app: &App, location: &Location) -> Result<()>
         return Ok(());
     }
     let Err(error) = remove_released(app, location).await else { return Ok(()) };
-    // Where the data may be gone, the removal stays noted, and is tried again.
-    if !may_be_gone(&error) {
+    // If the data may have been removed, the location stays released, and housekeeping retries the removal.
+    if !is_uncertain(&error) {
         app.db
             .transaction(|mut tx| async move {
-                // The data of an image that is deleted meanwhile is no image's, and its removal goes on.
+                // If the image was deleted concurrently, no image needs the data, and housekeeping resumes its removal.
                 let image = db::images::get_locked(&mut tx, &location.image_id).await?;
                 if image.is_some_and(|image| image.status != Status::PendingDelete) {
                     db::locations::restore(&mut tx, location.id, app.now()).await?;
@@ -92,24 +97,28 @@ pub(crate) async fn finish_removal(app: &App, location: &Location) -> Result<()>
             })
             .await?;
     }
-    Err(cannot_delete(&location.image_id, error))
+    Err(removal_error(&location.image_id, error))
 }
 
-/// Removes the data of a location that is no longer an image's.
+/// Removes the data of a released location.
 async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
-    remove(app, location).await?;
+    remove_data(app, location).await?;
     if let Err(error) = mark_deleted(app, location).await {
-        tracing::warn!(location = location.id, %error, "the data is removed, and its location cannot be marked as deleted now");
+        tracing::warn!(
+            location = location.id,
+            %error,
+            "the data is removed, but its location cannot be marked as deleted now; housekeeping will retry"
+        );
     }
     Ok(())
 }
 
-/// Resumes an interrupted removal; `false` where another process resumes it, or has ended it. Four statements.
+/// Resumes an interrupted removal. Returns `false` if another process resumes it, or has completed it. Four statements.
 ///
-/// The data may have been removed, and the image copied to the same place again: that copy stays.
+/// If the image has another location with the same URL, its data was copied there after the removal, and is kept.
 ///
 /// # Errors
-/// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
+/// `StoreUnavailable`, `Unavailable`, `Forbidden` if the store refuses.
 pub(crate) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let (location, now) = (&removal.location, app.now());
@@ -128,21 +137,21 @@ pub(crate) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool>
         (true, false) => {}
     }
     let removed = remove_released(app, &removal.location).await.map(|()| true);
-    removed.map_err(|error| cannot_delete(&removal.location.image_id, error))
+    removed.map_err(|error| removal_error(&removal.location.image_id, error))
 }
 
-/// Whether data that was not removed may go all the same, or have gone: only a refusal is certain.
-fn may_be_gone(error: &store::Error) -> bool {
+/// Whether the data may have been removed, or may still be, despite the error. Only a refusal is certain.
+fn is_uncertain(error: &store::Error) -> bool {
     !matches!(error, store::Error::DeleteDenied(_) | store::Error::NoStore)
 }
 
-/// What it means to the client that a store does not let data go.
-fn cannot_delete(image: &str, error: store::Error) -> Error {
+/// Turns a store's failure to remove data into the client's error.
+fn removal_error(image: &str, error: store::Error) -> Error {
     match error {
         store::Error::DeleteDenied(message) => Error::Forbidden(message),
         store::Error::TimedOut(_) => Error::StoreUnavailable(format!(
             "Image {image} could not be deleted because the filesystem store operation timed out: {error}"
         )),
-        error => Error::Unavailable { service: "the image's store", source: error.into() },
+        error => Error::store_failed(error),
     }
 }

@@ -1,11 +1,11 @@
-//! Uploading an image's data.
+//! Upload of an image's data.
 
 use std::{pin::pin, sync::Arc};
 
 use uuid::Uuid;
 
 use super::{
-    ingest::{Ingested, Source, cannot_store, ingest, over_quota, too_large},
+    ingest::{Ingested, Source, ingest, over_quota, store_error, too_large},
     placement, recovery,
 };
 use crate::{
@@ -21,28 +21,27 @@ use crate::{
     stream::{self, ByteStream, Demand},
 };
 
-/// Data that somebody sends.
+/// The input of an upload.
 pub(crate) struct NewData {
-    /// The store that they chose.
+    /// The store, if the client chose one.
     pub(crate) store: Option<String>,
-    /// The size that they say it has. Glance takes 0 for not saying.
+    /// The size that the client announced. As in Glance, 0 means that it is unknown.
     pub(crate) size: Option<i64>,
-    /// The bytes.
+    /// The data.
     pub(crate) data: ByteStream,
 }
 
-/// Takes an image's data in. It goes on to its good or bad end also when the caller stops waiting for it. Twelve
-/// statements.
+/// Uploads an image's data. The upload completes or is rolled back even if the caller disconnects. Twelve statements.
 ///
 /// # Errors
-/// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not wait for data, `LimitExceeded`, `Gone` when the
-/// image was deleted meanwhile, `StoreUnavailable`.
+/// `Invalid`, `NotFound`, `Forbidden`, `Conflict` when the image does not accept data, `LimitExceeded`, `Gone` when the image was
+/// deleted concurrently, `StoreUnavailable`.
 pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &RequestedId, new: NewData) -> Result<()> {
     let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
     app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
-    let store = placement::chosen(app, new.store.as_deref())?;
+    let store = placement::choose_store(app, new.store.as_deref())?;
     let requested = id.clone();
-    let id = requested.id().ok_or_else(|| not_found(&requested))?;
+    let id = requested.id().ok_or_else(|| Error::image_not_found(&requested))?;
     let upload = Upload { app: Arc::clone(app), context: context.clone(), requested, id, store };
     let (supply, demand) = stream::apart(new.data);
     let mut work = pin!(app.outlive(upload.run(new.size, demand)));
@@ -61,52 +60,52 @@ struct Upload {
 }
 
 impl Upload {
-    async fn run(self, said: Option<i64>, data: Demand) -> Result<()> {
+    async fn run(self, announced: Option<i64>, data: Demand) -> Result<()> {
         let record = uploads::Upload {
             image_id: self.id.clone(),
             upload_id: Uuid::new_v4().to_string(),
             process_id: self.app.process.id.clone(),
             store: self.store.id.clone(),
         };
-        // While this lives, the upload is not taken for one that was cut off.
-        let _alive = self.app.process.is_busy_with(&record.upload_id);
-        let image = bounded(&self.app, self.begin(&record, said)).await?;
+        // Until this is dropped, recovery does not take the upload for an abandoned one.
+        let _active = self.app.process.begin_upload(&record.upload_id);
+        let image = with_timeout(&self.app, self.begin(&record, announced)).await?;
         let object = Object { image_id: image.id.to_string(), upload_id: record.upload_id.clone() };
-        let Ingested { stored, size, observers } = match self.transfer(&image, &object, said, data).await {
-            Ok(done) => done,
+        let Ingested { stored, size, observers } = match self.transfer(&image, &object, announced, data).await {
+            Ok(ingested) => ingested,
             Err(error) => {
-                // The store keeps nothing of what failed, unless it cannot be reached.
-                let is_left = self.store.take_left(&object);
-                self.undo(&record, is_left).await.or_else(later)?;
+                // After a failure the store keeps data only if it could not be reached for the cleanup.
+                let has_leftovers = self.store.take_left(&object);
+                self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
                 return Err(error);
             }
         };
         let facts = async {
-            let facts = observers.facts(size).await?;
-            // Of two uploads that fit alone, both may not.
-            self.admit(Some(size)).await?;
+            let facts = observers.finish(size).await?;
+            // Check the quota again: two concurrent uploads may each fit into it, but not both.
+            self.check_storage_quota(Some(size)).await?;
             Ok(facts)
         };
         match facts.await {
             Ok(facts) => self.finish(&object, &record, &stored, &facts).await,
             Err(error) => {
-                let is_left = self.discard(&object).await;
-                self.undo(&record, is_left).await.or_else(later)?;
+                let has_leftovers = self.discard(&object).await;
+                self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
                 Err(error)
             }
         }
     }
 
-    /// Takes the image for this upload. Five statements.
+    /// Sets the image to `saving`, and makes this upload its owner. Five statements.
     async fn begin(&self, record: &uploads::Upload, size: Option<i64>) -> Result<Image> {
         let (app, id) = (&*self.app, &self.requested);
         app.db
             .transaction(|mut tx| async move {
                 let image = access::find_locked(app, &mut tx, &self.context, id).await?;
-                let image = image.ok_or_else(|| not_found(id))?;
+                let image = image.ok_or_else(|| Error::image_not_found(id))?;
                 access::authorise(app, &self.context, &image, rule::UPLOAD_IMAGE)?;
                 access::check_mutable(&self.context, &image)?;
-                check_waits(&image)?;
+                check_accepts_data(&image)?;
                 let cap = app.config.default.image_size_cap;
                 if size.and_then(|size| u64::try_from(size).ok()).is_some_and(|size| size > cap) {
                     return Err(too_large());
@@ -115,7 +114,7 @@ impl Upload {
                     return Err(Error::Conflict(format!("Image {id} has data already.")));
                 }
                 if !db::images::set_status(&mut tx, &image, Status::Saving, app.now()).await? {
-                    return Err(Error::Conflict(transition(Status::Saving)));
+                    return Err(forbidden_transition(Status::Saving));
                 }
                 uploads::begin(&mut tx, record).await?;
                 Ok((tx, image.image))
@@ -123,23 +122,23 @@ impl Upload {
             .await
     }
 
-    /// Checks that the project may store so many bytes, and says how many it may store at the most.
-    async fn admit(&self, size: Option<u64>) -> Result<StorageLeft> {
+    /// Checks that the project's storage quota admits data of this size, and returns the rest of the quota.
+    async fn check_storage_quota(&self, size: Option<u64>) -> Result<StorageLeft> {
         let left = self.app.limits.storage_left(&self.app.db, &self.context, &self.id).await?;
         left.admits(size).map_err(over_quota)?;
         Ok(left)
     }
 
     /// Moves the data into the store.
-    async fn transfer(&self, image: &Image, object: &Object, said: Option<i64>, data: Demand) -> Result<Ingested> {
-        // The image counts already.
+    async fn transfer(&self, image: &Image, object: &Object, announced: Option<i64>, data: Demand) -> Result<Ingested> {
+        // The image is `saving`, so it is among the counted ones already.
         self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
-        let size = said.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
-        let left = self.admit(size).await?;
-        ingest(&self.app, image, object, &self.store, Source { data, size: said, left }).await
+        let size = announced.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
+        let left = self.check_storage_quota(size).await?;
+        ingest(&self.app, image, object, &self.store, Source { data, size: announced, left }).await
     }
 
-    /// Puts the data into its place and makes the image active. Five statements.
+    /// Moves the data to the image's path and makes the image active. Five statements.
     async fn finish(
         &self,
         object: &Object,
@@ -147,45 +146,47 @@ impl Upload {
         stored: &Stored,
         facts: &DataFacts,
     ) -> Result<()> {
-        let hold = match self.place(object, record, stored).await {
+        let hold = match self.move_to_path(object, record, stored).await {
             Ok(hold) => hold,
             Err(error) => {
-                let is_left = self.discard(object).await;
-                self.undo(record, is_left).await.or_else(later)?;
+                let has_leftovers = self.discard(object).await;
+                self.roll_back(record, has_leftovers).await.or_else(log_failed_rollback)?;
                 return Err(error);
             }
         };
-        let done = bounded(&self.app, self.activate(object, record, stored, facts)).await;
+        let activated = with_timeout(&self.app, self.activate(object, record, stored, facts)).await;
         hold.release().await;
-        let Err(error) = done else { return Ok(()) };
-        // Whether it was committed may be unknown; the row tells, and without the row nothing is removed.
-        let undone = self.undo(record, true).await;
-        let ended = undone.or_else(later).is_ok_and(|undone| !undone);
-        if ended && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
+        let Err(error) = activated else { return Ok(()) };
+        // The commit may have succeeded despite the error. If it did, the upload's row no longer exists, and the rollback removes
+        // nothing.
+        let rolled_back = self.roll_back(record, true).await;
+        let has_completed = rolled_back.or_else(log_failed_rollback).is_ok_and(|rolled_back| !rolled_back);
+        if has_completed && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
 
-    /// Puts the data into its place, if the image is still this upload's. Two statements.
-    async fn place(&self, object: &Object, record: &uploads::Upload, stored: &Stored) -> Result<Hold> {
+    /// Moves the data to the image's path, if this upload still owns the image. Two statements.
+    async fn move_to_path(&self, object: &Object, record: &uploads::Upload, stored: &Stored) -> Result<Hold> {
         let app = &*self.app;
-        // Whoever has it may have been stopped.
-        let hold = async { self.store.hold(object).await.map_err(cannot_store) };
-        let hold = bounded(app, hold).await?;
-        // Whoever takes the row from now on waits for the end of the hold before they remove what is in place.
+        // The wait has a timeout: the process that has the hold may be stalled.
+        let hold = async { self.store.hold(object).await.map_err(store_error) };
+        let hold = with_timeout(app, hold).await?;
+        // A process that takes over the row from now on waits for the end of this hold before it removes data at the path.
         let ours = async {
             let mut conn = app.db.acquire().await?;
             let image = db::images::get(&mut conn, &self.id).await?;
-            // Somebody may have set its status by hand, and uploaded by a Glance: what is in place is not ours then.
+            // If an operator has reset the image's status, and a Glance has uploaded to it since, the data at the path belongs to
+            // the Glance's upload.
             let is_saving = image.is_some_and(|image| image.status == Status::Saving);
             Ok(is_saving && uploads::holds(&mut conn, record).await?)
         };
-        if !bounded(app, ours).await? {
+        if !with_timeout(app, ours).await? {
             hold.release().await;
-            return Err(self.gone());
+            return Err(self.image_gone());
         }
-        self.store.place(object, stored, hold).await.map_err(cannot_store)
+        self.store.place(object, stored, hold).await.map_err(store_error)
     }
 
-    /// Makes the image active, if it is still this upload's. Three statements.
+    /// Makes the image active, if this upload still owns it. Three statements.
     async fn activate(
         &self,
         object: &Object,
@@ -197,10 +198,10 @@ impl Upload {
             .db
             .transaction(|mut tx| async move {
                 let now = self.app.now();
-                // The image's row first: it is its lock.
+                // The image's row comes first, because it is the image's lock.
                 let is_saving = db::images::activate(&mut tx, &object.image_id, facts, now).await?;
                 if !is_saving || !uploads::end(&mut tx, record).await? {
-                    return Err(self.gone());
+                    return Err(self.image_gone());
                 }
                 db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
                 Ok((tx, ()))
@@ -208,7 +209,7 @@ impl Upload {
             .await
     }
 
-    fn gone(&self) -> Error {
+    fn image_gone(&self) -> Error {
         Error::Gone(format!(
             "Image {} could not be found after upload. The image may have been deleted during the upload, cleaning up \
              the chunks uploaded.",
@@ -216,22 +217,23 @@ impl Upload {
         ))
     }
 
-    /// Removes what is not in its place yet, for which nobody needs to be asked. Tells whether something may be left.
+    /// Removes data that is not at the image's path yet, which needs no hold. Returns whether the store may still have some of it.
     async fn discard(&self, object: &Object) -> bool {
         let discarded = self.store.discard(object, None).await;
         if let Err(error) = &discarded {
-            tracing::error!(%error, "what an upload has left cannot be removed now; it is tried again later");
+            let image = self.id.as_str();
+            tracing::error!(image, %error, "cannot remove the data of a failed upload now; recovery will retry");
         }
         self.store.take_left(object) || discarded.is_err()
     }
 
-    /// Undoes the upload, also in the store where something may be left there.
-    async fn undo(&self, record: &uploads::Upload, is_left: bool) -> Result<bool> {
-        let store = is_left.then_some(&*self.store);
-        bounded(&self.app, recovery::undo(&self.app, record, store)).await
+    /// Rolls back the upload. Removes its data from the store only if the store may have some.
+    async fn roll_back(&self, record: &uploads::Upload, has_leftovers: bool) -> Result<bool> {
+        let store = has_leftovers.then_some(&*self.store);
+        with_timeout(&self.app, recovery::roll_back(&self.app, record, store)).await
     }
 
-    /// Whether the image has this data, where we put it.
+    /// Whether the image is active with this data at this location.
     async fn is_active(&self, stored: &Stored, facts: &DataFacts) -> bool {
         let id = self.id.as_str();
         let read = async {
@@ -239,36 +241,32 @@ impl Upload {
             let image = db::images::get(&mut conn, &self.id).await?;
             Ok((image, db::locations::list(&mut conn, id).await?))
         };
-        let Ok((Some(image), locations)) = bounded(&self.app, read).await else { return false };
+        let Ok((Some(image), locations)) = with_timeout(&self.app, read).await else { return false };
         image.status == Status::Active
             && (image.size, image.os_hash_value.as_ref()) == (Some(facts.size), Some(&facts.os_hash_value))
             && locations.iter().any(|location| location.url == stored.url)
     }
 }
 
-/// Bounds what is done beside the data: the bound on a request's time is lifted for an upload.
-async fn bounded<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// Applies the request timeout to a step that moves no data. The upload as a whole has no timeout.
+async fn with_timeout<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
     in_time(app.config.glimpse.request_timeout, work).await
 }
 
-/// What cannot be undone now is, once nobody is busy with it any more.
-fn later(error: Error) -> Result<bool> {
-    tracing::error!(%error, "an upload cannot be undone now; it is tried again later");
+/// Logs a failed rollback. Recovery retries it, because the upload is no longer in progress in any process.
+fn log_failed_rollback(error: Error) -> Result<bool> {
+    tracing::error!(%error, "cannot roll back an upload now; recovery will retry");
     Ok(true)
 }
 
-/// Checks that the image waits for data and says what data.
-fn check_waits(image: &Image) -> Result<()> {
+/// Checks that the image accepts data, and that its formats are set.
+fn check_accepts_data(image: &Image) -> Result<()> {
     if !may_become(image.status, Status::Saving) {
-        return Err(Error::Conflict(transition(image.status)));
+        return Err(forbidden_transition(image.status));
     }
     check_described(image)
 }
 
-pub(super) fn not_found(id: &RequestedId) -> Error {
-    Error::NotFound(format!("No image found with ID {id}"))
-}
-
-fn transition(from: Status) -> String {
-    format!("Image status transition from {} to saving is not allowed", from.as_str())
+fn forbidden_transition(from: Status) -> Error {
+    Error::conflicting_transition(from.as_str(), Status::Saving.as_str())
 }

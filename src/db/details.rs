@@ -1,6 +1,6 @@
-//! What belongs to images: properties, tags and locations, of any number of images in one statement; and images with that.
+//! The properties, tags and locations of any number of images, in one statement, optionally with the images themselves.
 //!
-//! The statement is a union of what each noun's own file selects, padded to one width.
+//! The statement is a union of the selects that `properties`, `tags`, `locations` and `images` build, padded to the same columns.
 
 use std::iter::once;
 
@@ -17,18 +17,18 @@ use super::{
 };
 use crate::model::{Image, ImageId, Location, LocationStatus, LocationUrl};
 
-/// What belongs to images. The database has no order for it that is the same on each engine.
+/// The properties, tags and locations of images. They are sorted here, because the engines sort differently.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
-    /// By name.
+    /// The properties, sorted by name.
     pub(crate) properties: Vec<Property>,
-    /// By image and text, each once.
+    /// The tags without duplicates, sorted by image and text.
     pub(crate) tags: Vec<TagRow>,
-    /// In their order; none where they were not asked for.
+    /// The locations, sorted by id. Empty if they were not requested.
     pub(crate) locations: Vec<Location>,
 }
 
-/// What a row of the union is about.
+/// The kinds of rows in the union.
 mod kind {
     pub(super) const IMAGE: i32 = 0;
     pub(super) const PROPERTY: i32 = 1;
@@ -36,7 +36,7 @@ mod kind {
     pub(super) const LOCATION: i32 = 3;
 }
 
-/// The columns of the union, beside those of an image where it has one.
+/// The columns of the union, in addition to those of an image if the union includes images.
 const KIND: &str = "kind";
 const IMAGE_ID: &str = "image_id";
 const NUMBER: &str = "number";
@@ -48,7 +48,7 @@ enum Row {
     Image(Image),
     Property(Property),
     Tag(TagRow),
-    /// With what its texts weigh.
+    /// A location, and the bytes of its texts.
     Location(Location, usize),
 }
 
@@ -75,7 +75,7 @@ where
             _ => {
                 let (url, metadata): (LocationUrl, Option<String>) = (row.try_get(CONTENT)?, row.try_get(LABEL)?);
                 let weight = url.expose().len() + metadata.as_ref().map_or(0, String::len);
-                let metadata = locations::metadata(metadata.as_deref());
+                let metadata = locations::parse_metadata(metadata.as_deref());
                 let (image_id, status) = (row.try_get(IMAGE_ID)?, row.try_get(LOCATION_STATUS)?);
                 Self::Location(Location { id: row.try_get(NUMBER)?, image_id, url, metadata, status }, weight)
             }
@@ -83,7 +83,7 @@ where
     }
 }
 
-/// What can be read from a column.
+/// A type that can be decoded from a column.
 trait Column<'r, DB: Database>: Decode<'r, DB> + Type<DB> {}
 
 impl<'r, DB: Database, T: Decode<'r, DB> + Type<DB>> Column<'r, DB> for T {}
@@ -100,7 +100,7 @@ impl Row {
     }
 }
 
-/// Reads an image that is not deleted, and what belongs to it. One statement.
+/// Reads an image that is not deleted, with its details. One statement.
 pub(crate) async fn with_image(
     s: &mut impl Session,
     id: &ImageId,
@@ -108,51 +108,54 @@ pub(crate) async fn with_image(
 ) -> Result<Option<(Image, Details)>> {
     let found = with_images(s, &[id.as_str()], with_locations, &mut { usize::MAX }).await?;
     let Some((mut images, details)) = found else { return Ok(None) };
-    // MySQL's collation takes `A` for `a`; an id that differs is another id.
+    // MySQL's collation is case-insensitive, but ids that differ in case are different ids.
     Ok(images.pop().filter(|image| image.id == *id).map(|image| (image, details)))
 }
 
-/// Reads those of these images that are not deleted, by their primary key and in no order, and what belongs to them, where it has
-/// room, which it takes. `None` where it has not: the rest is still on its way, and the connection is to be given up. One
-/// statement; two for several images on SQLite.
+/// Reads those of these images that are not deleted, in no particular order, with their details.
+///
+/// `budget` limits the memory of the rows: the function subtracts their weight. If the budget is exceeded, it returns `None`,
+/// and the caller must close the connection, because the rest of the result is still unread. One statement; two for several
+/// images on SQLite.
 pub(crate) async fn with_images(
     s: &mut impl Session,
     ids: &[&str],
     with_locations: bool,
-    room: &mut usize,
+    budget: &mut usize,
 ) -> Result<Option<(Vec<Image>, Details)>> {
     if ids.is_empty() {
         return Ok(Some(Default::default()));
     }
     if ids.len() > 1 && !s.pays_for_round_trips() {
-        // There, each value of a row is copied, be it the NULL that pads a union. An image that goes meanwhile is not found, rather
-        // than found with nothing that belongs to it.
+        // SQLite copies each value of a row, including the NULLs that pad a union, so two statements are faster there. The
+        // images are read last: an image that is deleted in between is then missing, instead of being returned without its
+        // details.
         let union = super::union_all(parts(ids, 0, with_locations)).unwrap_or_default();
-        let Some(rows) = s.all_within(union, room, Row::weight).await? else { return Ok(None) };
+        let Some(rows) = s.all_within(union, budget, Row::weight).await? else { return Ok(None) };
         let images = s.all(images::live(ids)).await?;
-        return Ok(Some((images, sorted(rows).1)));
+        return Ok(Some((images, sort_rows(rows).1)));
     }
     let mut images = images::live(ids);
-    fill(&mut images, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
+    add_columns(&mut images, kind::IMAGE, [Expr::col(Images::Id), zero(), null(), null(), null()]);
     let parts = parts(ids, images::COLUMNS.len(), with_locations);
     let statement = super::union_all(once(images).chain(parts)).unwrap_or_default();
-    Ok(s.all_within(statement, room, Row::weight).await?.map(sorted))
+    Ok(s.all_within(statement, budget, Row::weight).await?.map(sort_rows))
 }
 
-/// Reads what belongs to an image. One statement.
+/// Reads the details of an image. One statement.
 pub(crate) async fn get(s: &mut impl Session, image_id: &str, with_locations: bool) -> Result<Details> {
     let statement = super::union_all(parts(&[image_id], 0, with_locations)).unwrap_or_default();
-    Ok(sorted(s.all(statement).await?).1)
+    Ok(sort_rows(s.all(statement).await?).1)
 }
 
-/// A part of the union for each noun, with so many columns before those that it fills.
+/// Builds the union's parts for properties, tags and locations. Each part starts with `padding` columns of NULL.
 fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Iterator<Item = SelectStatement> + use<> {
     let part = |kind, mut query: SelectStatement, columns: [Expr; 5]| {
         if padding > 0 {
-            // As one expression: a statement is built for each request.
+            // One expression for all columns is cheaper to build, and a statement is built per request.
             query.expr(Expr::cust(vec!["NULL"; padding].join(", ")));
         }
-        fill(&mut query, kind, columns);
+        add_columns(&mut query, kind, columns);
         query
     };
     let property = [Expr::col(P::ImageId), zero(), Expr::col(P::Name), Expr::col(P::Value), null()];
@@ -167,14 +170,14 @@ fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Itera
     .flatten()
 }
 
-fn fill(query: &mut SelectStatement, kind: i32, columns: [Expr; 5]) {
+fn add_columns(query: &mut SelectStatement, kind: i32, columns: [Expr; 5]) {
     query.expr_as(Expr::cust(kind.to_string()), KIND);
     for (column, name) in columns.into_iter().zip([IMAGE_ID, NUMBER, LABEL, CONTENT, LOCATION_STATUS]) {
         query.expr_as(column, name);
     }
 }
 
-/// Not a value that is bound: each engine gives the column the type of the parts that fill it.
+/// A literal NULL. A bound value would have a type, but the column must get its type from the other parts of the union.
 fn null() -> Expr {
     Expr::cust("NULL")
 }
@@ -183,8 +186,9 @@ fn zero() -> Expr {
     Expr::cust("0")
 }
 
-/// Sorts by bytes, and not in the statement: each engine's collation has an order, and an equality, of its own.
-fn sorted(rows: Vec<Row>) -> (Vec<Image>, Details) {
+/// Splits the rows by kind and sorts them by bytes. The statement cannot do this, because each engine's collation has its own
+/// order and equality.
+fn sort_rows(rows: Vec<Row>) -> (Vec<Image>, Details) {
     let (mut images, mut all) = (Vec::new(), Details::default());
     for row in rows {
         match row {
@@ -196,7 +200,7 @@ fn sorted(rows: Vec<Row>) -> (Vec<Image>, Details) {
     }
     all.properties.sort_unstable_by(|a, b| (&a.name, &a.image_id).cmp(&(&b.name, &b.image_id)));
     all.tags.sort_unstable_by(|a, b| (&a.image_id, &a.value).cmp(&(&b.image_id, &b.value)));
-    // A Glance beside us may have added a tag twice.
+    // A Glance on the same database may have added a tag twice.
     all.tags.dedup();
     all.locations.sort_unstable_by_key(|location| location.id);
     (images, all)

@@ -30,7 +30,7 @@ pub(super) const COLUMNS: [Images; 18] = [
     Images::OsHashValue,
 ];
 
-/// Those of these images that are not deleted, through the primary key.
+/// Selects those of these images that are not deleted, through the primary key.
 pub(super) fn live(ids: &[&str]) -> SelectStatement {
     Query::select()
         .columns(COLUMNS)
@@ -40,7 +40,7 @@ pub(super) fn live(ids: &[&str]) -> SelectStatement {
         .take()
 }
 
-/// Adds an image's row. `Error::Duplicate` when its id is taken, be it by a deleted image.
+/// Adds an image. Returns `Error::Duplicate` if an image has the id already, even a deleted one. One statement.
 pub(crate) async fn insert(s: &mut impl Session, image: &Image) -> Result<()> {
     let values: [Expr; 18] = [
         image.id.as_str().into(),
@@ -67,16 +67,18 @@ pub(crate) async fn insert(s: &mut impl Session, image: &Image) -> Result<()> {
     s.execute(Query::insert().into_table(Images::Table).columns(columns).values_panic(values).take()).await.map(drop)
 }
 
-/// Reads an image that is not deleted, by its primary key.
+/// Reads an image that is not deleted. One statement, through the primary key.
 pub(crate) async fn get(s: &mut impl Session, id: &ImageId) -> Result<Option<Image>> {
     let row: Option<Image> = s.optional(live(&[id.as_str()])).await?;
-    // MySQL's collation takes `A` for `a`; an id that differs is another id.
+    // MySQL's collation is case-insensitive, but ids that differ in case are different ids.
     Ok(row.filter(|row| row.id == *id))
 }
 
-/// As [`get`], and takes the image's lock until the transaction ends: a transaction that acts on what it reads of an image, or of
-/// its tags, members and locations, calls this first. SQLite has one writer in any case; in a Galera cluster the row's lock holds in
-/// one node alone, so the lock there is also a [row that is changed](super::image_locks). One statement; one more in a cluster.
+/// Like [`get`], and locks the image until the transaction ends.
+///
+/// A transaction that acts on what it reads of an image, or of its tags, members and locations, calls this first. On SQLite, no
+/// lock is needed, because there is one writer at a time. In a Galera cluster, a row lock is local to one node, so the
+/// transaction also [changes a row](super::image_locks). One statement; one more in a cluster.
 pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image>> {
     let row: Option<Image> = tx.optional(live(&[id.as_str()]).lock_exclusive().take()).await?;
     let row = row.filter(|row| row.id == *id);
@@ -86,14 +88,15 @@ pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image
     Ok(row)
 }
 
-/// Writes what differs between an image as it was read and as it is to be; who calls holds the row's lock. One statement.
+/// Writes the columns that differ between `before`, the image as it was read, and `after`. The transaction holds the image's
+/// lock. One statement.
 pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result<()> {
-    let text = |text: &Option<String>| Expr::from(text.clone());
+    let to_expr = |text: &Option<String>| Expr::from(text.clone());
     let columns = [
-        (Images::Name, before.name != after.name, text(&after.name)),
-        (Images::DiskFormat, before.disk_format != after.disk_format, text(&after.disk_format)),
-        (Images::ContainerFormat, before.container_format != after.container_format, text(&after.container_format)),
-        (Images::Owner, before.owner != after.owner, text(&after.owner)),
+        (Images::Name, before.name != after.name, to_expr(&after.name)),
+        (Images::DiskFormat, before.disk_format != after.disk_format, to_expr(&after.disk_format)),
+        (Images::ContainerFormat, before.container_format != after.container_format, to_expr(&after.container_format)),
+        (Images::Owner, before.owner != after.owner, to_expr(&after.owner)),
         (Images::MinDisk, before.min_disk != after.min_disk, after.min_disk.into()),
         (Images::MinRam, before.min_ram != after.min_ram, after.min_ram.into()),
         (Images::Protected, before.protected != after.protected, after.protected.into()),
@@ -101,9 +104,9 @@ pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result
         (Images::OsHidden, before.os_hidden != after.os_hidden, after.os_hidden.into()),
         (Images::Status, before.status != after.status, after.status.into()),
         (Images::Size, before.size != after.size, after.size.into()),
-        (Images::Checksum, before.checksum != after.checksum, text(&after.checksum)),
-        (Images::OsHashAlgo, before.os_hash_algo != after.os_hash_algo, text(&after.os_hash_algo)),
-        (Images::OsHashValue, before.os_hash_value != after.os_hash_value, text(&after.os_hash_value)),
+        (Images::Checksum, before.checksum != after.checksum, to_expr(&after.checksum)),
+        (Images::OsHashAlgo, before.os_hash_algo != after.os_hash_algo, to_expr(&after.os_hash_algo)),
+        (Images::OsHashValue, before.os_hash_value != after.os_hash_value, to_expr(&after.os_hash_value)),
         (Images::UpdatedAt, true, after.updated_at.into()),
     ];
     let changed = columns.into_iter().filter(|(_, differs, _)| *differs).map(|(column, _, value)| (column, value));
@@ -115,7 +118,7 @@ pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result
     tx.execute(update).await.map(drop)
 }
 
-/// Moves the image to another status, if it still is in the one that was read and not deleted. One statement.
+/// Changes the image's status, if it is not deleted and still has the status that was read. Returns whether it did. One statement.
 pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
     let update = Query::update()
         .table(Images::Table)
@@ -128,32 +131,33 @@ pub(crate) async fn set_status(s: &mut impl Session, image: &Image, to: Status, 
     Ok(s.execute(update).await? == 1)
 }
 
-/// Sets an image to `pending_delete`, before its data is removed; the transaction holds the image's lock. Returns the image as it is
-/// from then on, or `None` where its status is no longer the one that was read. One statement.
+/// Sets an image to `pending_delete`, before its data is removed. The transaction holds the image's lock. Returns the changed
+/// image, or `None` if its status is no longer the one that was read. One statement.
 ///
-/// Its time of change is later than before by a second at least, which is how exactly MySQL keeps it: so of several deletions of one
-/// image, only the one that began last can [take it back](set_status_of_unchanged).
+/// This moves `updated_at` forward by at least one second, the resolution of MySQL. So if an image is deleted several times,
+/// only the last deletion can [revert itself](set_status_of_unchanged).
 pub(crate) async fn begin_deletion(tx: &mut Tx, image: &Image, now: NaiveDateTime) -> Result<Option<Image>> {
     let latest = image.updated_at.map_or(now, |before| Ord::max(before, now));
     let time = latest.trunc_subsecs(0) + TimeDelta::seconds(1);
-    let begun = tx.execute(moving(&image.id, image.status, Status::PendingDelete, time)).await? == 1;
+    let begun = tx.execute(transition(&image.id, image.status, Status::PendingDelete, time)).await? == 1;
     Ok(begun.then(|| Image { status: Status::PendingDelete, updated_at: Some(time), ..image.clone() }))
 }
 
-/// As [`set_status`], if nobody has changed the image at all since it was read. One statement.
+/// Like [`set_status`], but only if the image has not been changed at all since it was read. One statement.
 pub(crate) async fn set_status_of_unchanged(
     s: &mut impl Session,
     image: &Image,
     to: Status,
     now: NaiveDateTime,
 ) -> Result<bool> {
-    let update =
-        moving(&image.id, image.status, to, now).and_where(super::is_time(Images::UpdatedAt, image.updated_at)).take();
+    let update = transition(&image.id, image.status, to, now)
+        .and_where(super::is_time(Images::UpdatedAt, image.updated_at))
+        .take();
     Ok(s.execute(update).await? == 1)
 }
 
-/// Reads images whose deletion is under way, so many at the most, those first that were touched longest ago. One statement,
-/// through `glimpse_images_pending_delete`.
+/// Reads at most `most` images whose deletion is in progress, least recently changed first. One statement, through
+/// `glimpse_images_pending_delete`.
 pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec<Image>> {
     let query = Query::select()
         .columns(COLUMNS)
@@ -166,8 +170,8 @@ pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec
     s.all(query).await
 }
 
-/// Reads images that have data, in the order of their ids, after an id and so many at the most. One statement, through the primary
-/// key.
+/// Reads at most `most` images that have data and whose ids come after `after`, in the order of their ids. One statement,
+/// through the primary key.
 pub(crate) async fn with_data(s: &mut impl Session, after: &str, most: u64) -> Result<Vec<Image>> {
     let query = Query::select()
         .columns(COLUMNS)
@@ -181,12 +185,12 @@ pub(crate) async fn with_data(s: &mut impl Session, after: &str, most: u64) -> R
     s.all(query).await
 }
 
-/// Reads those of these images that are not deleted, in no order. One statement, through the primary key.
+/// Reads those of these images that are not deleted, in no particular order. One statement, through the primary key.
 pub(crate) async fn all(s: &mut impl Session, ids: &[&str]) -> Result<Vec<Image>> {
     s.all(live(ids)).await
 }
 
-/// Sets when the image was changed last. `false` when it is deleted. One statement.
+/// Sets the time of the image's last change. Returns `false` if the image is deleted. One statement.
 pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
     let update = Query::update()
         .table(Images::Table)
@@ -197,7 +201,8 @@ pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) ->
     Ok(s.execute(update).await? == 1)
 }
 
-fn moving(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateStatement {
+/// Builds the statement that moves an image from one status to another. It changes no row if the image has left the first status.
+fn transition(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateStatement {
     let mut update = Query::update();
     update
         .table(Images::Table)
@@ -209,9 +214,9 @@ fn moving(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateState
     update
 }
 
-/// Makes an image active whose data was being saved. `false` when that is not so any more.
+/// Makes an image in the status `saving` active. Returns `false` if it is no longer in that status. One statement.
 pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, now: NaiveDateTime) -> Result<bool> {
-    let update = moving(id, Status::Saving, Status::Active, now)
+    let update = transition(id, Status::Saving, Status::Active, now)
         .value(Images::Size, facts.size)
         .value(Images::VirtualSize, facts.virtual_size)
         .value(Images::Checksum, facts.checksum.as_str())
@@ -221,18 +226,18 @@ pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, 
     Ok(s.execute(update).await? == 1)
 }
 
-/// Lets an image wait for data again whose upload did not come to its end. `false` when it is gone.
+/// Returns an image to `queued` after its upload failed. Returns `false` if it is no longer in the status `saving`. One statement.
 pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
-    let update = moving(id, Status::Saving, Status::Queued, now)
+    let update = transition(id, Status::Saving, Status::Queued, now)
         .value(Images::Size, None::<i64>)
         .value(Images::VirtualSize, None::<i64>)
         .take();
     Ok(s.execute(update).await? == 1)
 }
 
-/// Lets an image wait for data again whose data is gone; the transaction holds the image's lock. One statement.
+/// Returns an active image to `queued` after its data was removed. The transaction holds the image's lock. One statement.
 pub(crate) async fn lose_data(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
-    let update = moving(id, Status::Active, Status::Queued, now)
+    let update = transition(id, Status::Active, Status::Queued, now)
         .value(Images::Size, None::<i64>)
         .value(Images::VirtualSize, None::<i64>)
         .value(Images::Checksum, None::<String>)
@@ -242,10 +247,11 @@ pub(crate) async fn lose_data(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Resu
     tx.execute(update).await.map(drop)
 }
 
-/// Marks the image as deleted, if it still is as it was read: in that status, not deleted, and not protected, unless its deletion had
-/// [begun](begin_deletion) before. The row stays as the tombstone of its id. One statement.
+/// Marks the image as deleted, if it still has the status that was read, and is neither deleted nor protected. Protection does
+/// not stop a deletion that had [begun](begin_deletion) before. The row stays as a tombstone, so that its id is never reused.
+/// One statement.
 pub(crate) async fn delete(tx: &mut Tx, image: &Image, to: Status, now: NaiveDateTime) -> Result<bool> {
-    let mut update = moving(&image.id, image.status, to, now);
+    let mut update = transition(&image.id, image.status, to, now);
     update.value(Images::Deleted, true).value(Images::DeletedAt, now);
     if image.status != Status::PendingDelete {
         update.and_where(Expr::col(Images::Protected).eq(false));
@@ -254,7 +260,7 @@ pub(crate) async fn delete(tx: &mut Tx, image: &Image, to: Status, now: NaiveDat
 }
 
 /// Removes a deleted image's members, and marks its properties, tags and locations as deleted. Four statements; one more in a
-/// cluster, for the row of its lock.
+/// cluster, which removes the row of its lock.
 pub(crate) async fn delete_children(tx: &mut Tx, image_id: &str, now: NaiveDateTime) -> Result<()> {
     let children = [
         ImageProperties::Table.into_table_ref(),
@@ -262,7 +268,7 @@ pub(crate) async fn delete_children(tx: &mut Tx, image_id: &str, now: NaiveDateT
         ImageLocations::Table.into_table_ref(),
     ];
     for table in children {
-        // The tables name these columns alike.
+        // These columns have the same names in all three tables.
         let update = Query::update()
             .table(table)
             .value(ImageTags::Deleted, true)
@@ -279,8 +285,8 @@ pub(crate) async fn delete_children(tx: &mut Tx, image_id: &str, now: NaiveDateT
     super::members::delete_all(tx, image_id).await
 }
 
-/// Hands an image's data over to `glance-scrubber`, which removes what it finds in this state. `true` when there is
-/// any. One statement.
+/// Hands an image's data over to `glance-scrubber`, which removes the data of all locations in the status `pending_delete`. Returns
+/// `true` if the image has any. One statement.
 pub(crate) async fn release_data(s: &mut impl Session, image_id: &str) -> Result<bool> {
     let update = Query::update()
         .table(ImageLocations::Table)

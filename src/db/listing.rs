@@ -1,13 +1,14 @@
-//! A page of a listing: the ids of its images, in one statement that reads little more than the page, whatever else there is.
+//! A page of a listing. One statement reads the ids of its images, and reads little more than the page, however many images exist.
 //!
-//! Images that share a visibility, and maybe an owner and a name, are a range of one of our indexes, in the order of their
-//! creation. What somebody may list is a handful of such ranges. A page is read from the start of each of them and merged: one
-//! condition with ORs would have the engine sort everything that is listed. Ids and what they are sorted by are all that is merged:
-//! rows of images are wide, and engines copy what they merge.
+//! Images of one visibility, and optionally one owner and one name, are a range of one of Glimpse's own indexes, in the order
+//! of their creation. The images that a caller can list are a few such ranges. The statement scans each range from its start
+//! for at most a page, and merges the results: with a single condition of ORs, the engine would sort all listed images. Only
+//! ids and sort keys are merged, because rows of images are wide, and engines copy what they merge.
 //!
-//! A tag, and the images that are shared with a project, have no such order. Of few of them, all are read and sorted. Where
-//! they are more than [`FEW`], the ranges are walked in order and each image is looked at. The statement holds both ways,
-//! and whether there is a row beyond `FEW` shuts one of them before it starts: what an engine's statistics say does not matter.
+//! The images with a tag, and the images that are shared with a project, are lists without such an order. If a list has at most
+//! [`FEW`] images, all of them are read and sorted. Otherwise, the ranges are scanned in order, and each image is checked. The
+//! statement contains both plans as parts of a union. A subquery that tests for a row beyond `FEW` disables one of them at run
+//! time, so the choice does not depend on the engine's statistics.
 
 use sea_query::{
     Alias, Asterisk, Cond, Condition, Expr, ExprTrait, Order, Query, SelectStatement,
@@ -24,34 +25,34 @@ use crate::model::{
     VisibilityFilter,
 };
 
-/// Rows that are read and sorted without a second thought.
+/// The maximum number of rows that are read and sorted instead of being scanned in order.
 const FEW: u64 = 500;
-/// Tags of one filter that are tried as the one that few images have.
-const MAX_STARTS: usize = 3;
-/// Names of one filter that are ranges of their own.
+/// The maximum number of tags in a filter whose images are tried as a short list.
+const MAX_TAG_LISTS: usize = 3;
+/// The maximum number of names in a filter that are scanned as ranges of their own.
 const MAX_NAMES: usize = 4;
 
-/// Who lists.
+/// The caller of a listing.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Viewer<'v> {
-    /// The project that they act for.
+    /// The caller's project.
     pub(crate) project: Option<&'v str>,
-    /// An admin sees every image.
+    /// Whether the caller is an admin, who can list every image.
     pub(crate) is_admin: bool,
 }
 
-/// A part of a listing.
+/// The position, order and length of a page.
 #[derive(Debug)]
 pub(crate) struct Page<'p> {
-    /// The order: its keys tell any two images apart.
+    /// The sort keys. Together they are unique for each image.
     pub(crate) sort: &'p [(SortKey, Direction)],
     /// The image after which the page starts.
     pub(crate) after: Option<&'p Image>,
-    /// Rows at the most.
+    /// The maximum number of images.
     pub(crate) limit: u64,
 }
 
-/// Reads the ids of a page's images, in its order. One statement.
+/// Reads the ids of a page's images in the page's order. One statement; none if the caller can list nothing.
 pub(crate) async fn list(
     s: &mut impl Session,
     viewer: &Viewer<'_>,
@@ -69,8 +70,8 @@ struct Row {
     id: String,
 }
 
-/// Reads the image after which a page starts: one that the viewer may know of, be it in the listing or not. For an admin it may
-/// be deleted. One statement.
+/// Reads the image after which a page starts. The caller must be allowed to see the image, but it need not match the listing's
+/// filters. For an admin, it may be deleted. One statement.
 pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &ImageId) -> Result<Option<Image>> {
     let mut query = Query::select();
     query.columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Id).eq(id.as_str()));
@@ -89,18 +90,18 @@ pub(crate) async fn marker(s: &mut impl Session, viewer: &Viewer<'_>, id: &Image
         );
     }
     let row: Option<Image> = s.optional(query).await?;
-    // MySQL's collation takes `A` for `a`; an id that differs is another id.
+    // MySQL's collation is case-insensitive, but ids that differ in case are different ids.
     Ok(row.filter(|row| row.id == *id))
 }
 
-/// Images of one visibility, and maybe of one owner.
+/// The images of one visibility, and optionally of one owner.
 #[derive(Debug, Clone, Copy)]
 struct Range<'r> {
     visibility: Visibility,
     owner: Option<&'r str>,
 }
 
-/// What is shared with a project.
+/// The images that are shared with a project.
 #[derive(Debug, Clone, Copy)]
 struct Sharing<'s> {
     project: &'s str,
@@ -114,13 +115,13 @@ struct Listing<'l> {
 }
 
 impl<'l> Listing<'l> {
-    /// `None` where nothing can be listed.
+    /// Builds the statement; `None` if the caller can list nothing.
     fn statement(&self, s: &impl Session) -> Option<SelectStatement> {
-        let mut parts = if self.is_narrow() { self.all_at_once(s) } else { self.in_parts(s) };
+        let mut parts = if self.is_narrow() { self.single_part(s) } else { self.range_parts(s) };
         if parts.len() < 2 {
             return parts.pop();
         }
-        // Where a part of a union has an order of its own, it is a table of it; the first one on every engine.
+        // Some engines accept a part with its own ORDER BY only as a derived table. The first part is one on every engine.
         let parts = parts.into_iter().enumerate().map(|(n, part)| {
             if n > 0 && s.orders_parts() {
                 return part;
@@ -128,11 +129,11 @@ impl<'l> Listing<'l> {
             Query::select().column(Asterisk).from_subquery(part, Alias::new(format!("part{n}"))).take()
         });
         let mut union = super::union_all(parts)?;
-        self.cut_by_name(&mut union);
+        self.order_and_limit_by_alias(&mut union);
         Some(union)
     }
 
-    /// Whether a term names so few images that they may be read and sorted.
+    /// Whether a filter matches so few images that all of them can be read and sorted.
     fn is_narrow(&self) -> bool {
         self.filter.terms.iter().any(|term| match term {
             Term::Id(_) | Term::Checksum(_) | Term::OsHashValue(_) => true,
@@ -141,7 +142,7 @@ impl<'l> Listing<'l> {
         })
     }
 
-    /// The ranges that the viewer may list.
+    /// The ranges that the caller can list.
     fn ranges(&self) -> Vec<Range<'l>> {
         let project = self.viewer.project;
         let wanted: &[Visibility] = match &self.filter.visibility {
@@ -152,13 +153,13 @@ impl<'l> Listing<'l> {
             VisibilityFilter::None => &[],
         };
         let range = |visibility: &Visibility| {
-            let of_everybody = match visibility {
+            let any_owner = match visibility {
                 Visibility::Public => true,
                 Visibility::Community => self.filter.visibility != VisibilityFilter::Default,
                 Visibility::Shared | Visibility::Private => self.viewer.is_admin,
             };
-            let asked_for = self.filter.owner.as_deref();
-            let owner = match (of_everybody, asked_for) {
+            let requested = self.filter.owner.as_deref();
+            let owner = match (any_owner, requested) {
                 (true, owner) => owner,
                 (false, None) => Some(project?),
                 (false, Some(owner)) => Some(owner).filter(|owner| Some(*owner) == project)?.into(),
@@ -168,7 +169,7 @@ impl<'l> Listing<'l> {
         wanted.iter().filter_map(range).collect()
     }
 
-    /// What is shared with the viewer's project by others.
+    /// The images that other projects share with the caller's project, if the listing includes them.
     fn sharing(&self) -> Option<Sharing<'l>> {
         let wanted = matches!(
             self.filter.visibility,
@@ -178,59 +179,59 @@ impl<'l> Listing<'l> {
         Some(Sharing { project, membership: self.filter.membership })
     }
 
-    /// One part, which reads and sorts everything that the terms leave.
-    fn all_at_once(&self, s: &impl Session) -> Vec<SelectStatement> {
+    /// Builds a single part, which reads and sorts all images that match the filters.
+    fn single_part(&self, s: &impl Session) -> Vec<SelectStatement> {
         if self.ranges().is_empty() && self.sharing().is_none() {
             return Vec::new();
         }
         let mut query = self.ids(s);
         query.from(Images::Table);
         self.restrict(s, &mut query, &self.filter.terms);
-        query.cond_where(self.visible(s));
-        self.cut(s, &mut query);
+        query.cond_where(self.is_visible(s));
+        self.order_and_limit(s, &mut query);
         vec![query]
     }
 
-    /// A part for each range, each in order, and for each list of images that may be short.
-    fn in_parts(&self, s: &impl Session) -> Vec<SelectStatement> {
+    /// Builds a part for each range, which is scanned in order, and a part for each list of images that may be short.
+    fn range_parts(&self, s: &impl Session) -> Vec<SelectStatement> {
         let ranges = self.ranges();
         if ranges.is_empty() && self.sharing().is_none() {
             return Vec::new();
         }
         let mut parts = Vec::new();
-        // Holds where none of the lists so far was short.
+        // True if none of the lists so far is short.
         let mut otherwise = Cond::all();
         let tags = self.filter.terms.iter().filter_map(|term| match term {
             Term::Tag(tag) => Some(tag),
             _ => None,
         });
-        for tag in tags.take(MAX_STARTS) {
+        for tag in tags.take(MAX_TAG_LISTS) {
             let list = super::tags::images_with(s, tag);
-            parts.push(self.those_of(s, &list, &otherwise.clone().add(is_short(&list)), self.visible(s)));
+            parts.push(self.list_part(s, &list, &otherwise.clone().add(is_short(&list)), self.is_visible(s)));
             otherwise = otherwise.add(is_short(&list).not());
         }
         for range in ranges {
-            parts.extend(self.walks(s, range, &otherwise, &Cond::all()));
+            parts.extend(self.scan_range(s, range, &otherwise, &Cond::all()));
         }
         if let Some(sharing) = self.sharing() {
             let list = sharing.images(s);
-            // Those that the project has itself are in its own ranges.
-            let has_none = Expr::col(Images::Owner).is_null();
-            let of_others = Cond::any().add(has_none).add(s.exactly(Images::Owner, sharing.project).not());
+            // The project's own images are in its own ranges.
+            let has_no_owner = Expr::col(Images::Owner).is_null();
+            let of_others = Cond::any().add(has_no_owner).add(s.exactly(Images::Owner, sharing.project).not());
             let wanted = Cond::all()
                 .add(Expr::col(Images::Visibility).eq(Visibility::Shared))
                 .add(of_others.clone())
                 .add_option(self.filter.owner.as_ref().map(|owner| s.exactly(Images::Owner, owner)));
-            parts.push(self.those_of(s, &list, &otherwise.clone().add(is_short(&list)), wanted));
+            parts.push(self.list_part(s, &list, &otherwise.clone().add(is_short(&list)), wanted));
             let range = Range { visibility: Visibility::Shared, owner: self.filter.owner.as_deref() };
             let members = Cond::all().add(of_others).add(sharing.has_image(s));
-            parts.extend(self.walks(s, range, &otherwise.add(is_short(&list).not()), &members));
+            parts.extend(self.scan_range(s, range, &otherwise.add(is_short(&list).not()), &members));
         }
         parts
     }
 
-    /// Reads a range in order, if `gate` holds; one part for each name, where the filter has names.
-    fn walks(
+    /// Builds the part that scans a range in order if `gate` is true; one part for each name if the filter has names.
+    fn scan_range(
         &self,
         s: &impl Session,
         range: Range<'_>,
@@ -241,10 +242,10 @@ impl<'l> Listing<'l> {
             Term::Name(names) => Some(names),
             _ => None,
         });
-        let walk = |name: Option<&String>| {
+        let scan = |name: Option<&String>| {
             let mut query = self.ids(s);
             query.from(Images::Table);
-            // One that was changed lately may be found faster by that.
+            // With a filter on `updated_at`, another index may be faster, so the engine chooses.
             if !self.filter.terms.iter().any(|term| matches!(term, Term::UpdatedAt(..))) {
                 let index = match (range.owner, name) {
                     (None, None) => Indexes::Listed,
@@ -264,20 +265,20 @@ impl<'l> Listing<'l> {
                 }
             }
             let terms = self.filter.terms.iter().filter(|term| !matches!(term, Term::Name(_)));
-            self.narrow(s, &mut query, terms);
+            self.add_filters(s, &mut query, terms);
             query.cond_where(condition.clone());
-            self.cut(s, &mut query);
+            self.order_and_limit(s, &mut query);
             query
         };
         match names {
-            None => vec![walk(None)],
-            Some(names) => names.iter().map(|name| walk(Some(name))).collect(),
+            None => vec![scan(None)],
+            Some(names) => names.iter().map(|name| scan(Some(name))).collect(),
         }
     }
 
-    /// Reads those images of a short list for which the condition holds, each once, and sorts them, if `gate` holds. The list
-    /// comes first on every engine: it is bounded, and SQLite keeps the order of a CROSS JOIN.
-    fn those_of(
+    /// Builds the part that reads the images of a short list, without duplicates, and sorts those that match the condition, if
+    /// `gate` is true. Every engine reads the list first: the list has a LIMIT, and SQLite keeps the order of a CROSS JOIN.
+    fn list_part(
         &self,
         s: &impl Session,
         list: &SelectStatement,
@@ -290,33 +291,41 @@ impl<'l> Listing<'l> {
         let (id, listed) = (Expr::col((Images::Table, Images::Id)), Expr::col((few, ImageMembers::ImageId)));
         query.cond_where(s.gated(gate, id, listed));
         self.restrict(s, &mut query, &self.filter.terms);
-        // A bound that is none: PostgreSQL would walk all images in order, looking for each in the list, if it saw the order.
+        // This LIMIT removes no row. It hides the order from PostgreSQL, which would otherwise scan all images in order and
+        // look up each in the list.
         query.cond_where(condition).limit(FEW);
         let mut sorted = Query::select().distinct().column(Asterisk).from_subquery(query, Alias::new("found")).take();
-        self.cut_by_name(&mut sorted);
+        self.order_and_limit_by_alias(&mut sorted);
         sorted
     }
 
-    /// What is neither deleted nor filtered out. Not in the form that an index is looked up by: others are better.
+    /// Adds the conditions on deleted and hidden images, and the filters. The conditions are written so that no index lookup
+    /// can use them: lookups by other columns are more selective.
     fn restrict(&self, s: &impl Session, query: &mut SelectStatement, terms: &[Term]) {
         let hidden = Expr::col(Images::OsHidden);
         query.and_where(Expr::col(Images::Deleted).not());
         query.and_where(if self.filter.os_hidden { hidden.ne(false) } else { hidden.not() });
-        self.narrow(s, query, terms);
+        self.add_filters(s, query, terms);
     }
 
-    fn narrow<'t>(&self, s: &impl Session, query: &mut SelectStatement, terms: impl IntoIterator<Item = &'t Term>) {
+    /// Adds the filters, and the position of the page.
+    fn add_filters<'t>(
+        &self,
+        s: &impl Session,
+        query: &mut SelectStatement,
+        terms: impl IntoIterator<Item = &'t Term>,
+    ) {
         query.and_where(Expr::col(Images::Status).ne(Status::Killed));
         for term in terms {
             query.cond_where(term.condition(s));
         }
         if let Some(marker) = self.page.after {
-            query.cond_where(after(s, marker, self.page.sort));
+            query.cond_where(is_after(s, marker, self.page.sort));
         }
     }
 
-    /// What the viewer may list, as one condition.
-    fn visible(&self, s: &impl Session) -> Condition {
+    /// Condition: the caller can list the image.
+    fn is_visible(&self, s: &impl Session) -> Condition {
         let mut any = Cond::any();
         for range in self.ranges() {
             let owner = range.owner.map(|owner| s.exactly(Images::Owner, owner));
@@ -330,44 +339,44 @@ impl<'l> Listing<'l> {
         any
     }
 
-    /// Ids, and what they are sorted by, of no table yet.
+    /// Selects the ids and the sort keys. The caller adds the tables.
     fn ids(&self, s: &impl Session) -> SelectStatement {
         let mut query = Query::select().column(Images::Id).take();
         for (n, (key, _)) in self.page.sort.iter().enumerate() {
-            query.expr_as(key.expr(s), name_of_key(n));
+            query.expr_as(key.expr(s), sort_key_alias(n));
         }
         query
     }
 
-    /// The page's order and length, by the columns of a table.
-    fn cut(&self, s: &impl Session, query: &mut SelectStatement) {
+    /// Adds the page's order and limit, by the columns of `images`.
+    fn order_and_limit(&self, s: &impl Session, query: &mut SelectStatement) {
         for (key, direction) in self.page.sort {
             query.order_by_expr(key.expr(s), direction.order());
         }
         query.limit(self.page.limit);
     }
 
-    /// The page's order and length, by the columns of [`Listing::ids`].
-    fn cut_by_name(&self, query: &mut SelectStatement) {
+    /// Adds the page's order and limit, by the aliases that [`Listing::ids`] selects.
+    fn order_and_limit_by_alias(&self, query: &mut SelectStatement) {
         for (n, (_, direction)) in self.page.sort.iter().enumerate() {
-            query.order_by(name_of_key(n), direction.order());
+            query.order_by(sort_key_alias(n), direction.order());
         }
         query.limit(self.page.limit);
     }
 }
 
-fn name_of_key(n: usize) -> Alias {
+fn sort_key_alias(n: usize) -> Alias {
     Alias::new(format!("key{n}"))
 }
 
-/// Whether a list of images has [`FEW`] of them at the most. Reads one more than that at the most.
+/// Condition: a list of images has at most [`FEW`] of them. Reads at most one row more than that.
 fn is_short(list: &SelectStatement) -> Expr {
     let beyond = list.clone().clear_selects().expr(Expr::val(1)).limit(1).offset(FEW).take();
     Expr::SubQuery(None, Box::new(beyond.into())).is_null()
 }
 
 impl Sharing<'_> {
-    /// Rows of members, by every column of the index `glimpse_image_members_shared` but the last one, which is the image's id.
+    /// Selects rows of members by all columns of the index `glimpse_image_members_shared` except the last one, the image's id.
     fn members(&self, s: &impl Session) -> SelectStatement {
         use ImageMembers as M;
         let statuses = match &self.membership {
@@ -382,12 +391,12 @@ impl Sharing<'_> {
             .take()
     }
 
-    /// The ids of the images.
+    /// Selects the ids of the shared images.
     fn images(&self, s: &impl Session) -> SelectStatement {
         self.members(s).column(ImageMembers::ImageId).take()
     }
 
-    /// Condition of a listing: the image is among them.
+    /// Condition of a listing: the image is shared with the project.
     fn has_image(&self, s: &impl Session) -> Expr {
         let image_id = Expr::col((ImageMembers::Table, ImageMembers::ImageId));
         let mut count = self.members(s);
@@ -449,8 +458,8 @@ impl Direction {
 }
 
 impl SortKey {
-    /// What the key sorts by. A column that may be NULL falls back to a value, so that every engine puts it in the same
-    /// place; the others stay bare, so that their index serves.
+    /// The expression that the key sorts by. A nullable column gets a default, so that every engine sorts NULL in the same way.
+    /// Other columns are used directly, so that their index can be used.
     fn expr(self, s: &impl Session) -> Expr {
         match self {
             Self::Name => s.bytewise(Expr::col(Images::Name).if_null("")),
@@ -464,7 +473,7 @@ impl SortKey {
         }
     }
 
-    /// What an image has there.
+    /// An image's value of the key.
     fn value(self, image: &Image) -> Expr {
         let text = |text: &Option<String>| text.clone().unwrap_or_default().into();
         match self {
@@ -480,9 +489,9 @@ impl SortKey {
     }
 }
 
-/// Rows strictly after the marker: `(a, b) > (x, y)`, or `a >= x AND (a > x OR (a = x AND b < y) OR …)`, of which the first bound
-/// is what an index is looked up by.
-fn after(s: &impl Session, marker: &Image, sort: &[(SortKey, Direction)]) -> Condition {
+/// Condition: the row comes strictly after the marker. It is `(a, b) > (x, y)`, or `a >= x AND (a > x OR (a = x AND b < y) OR
+/// …)`, whose first term allows an index lookup.
+fn is_after(s: &impl Session, marker: &Image, sort: &[(SortKey, Direction)]) -> Condition {
     let compare = |left: Expr, right: Expr, direction: Direction| match direction {
         Direction::Asc => left.gt(right),
         Direction::Desc => left.lt(right),

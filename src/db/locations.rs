@@ -1,4 +1,4 @@
-//! The `image_locations` table: where an image's data is.
+//! The `image_locations` table: the locations of images' data.
 
 use chrono::NaiveDateTime;
 use sea_query::{Expr, ExprTrait, NullOrdering, Order, Query, SelectStatement, UpdateStatement};
@@ -26,22 +26,22 @@ impl From<Row> for Location {
             id: row.id,
             image_id: row.image_id,
             url: row.value,
-            metadata: metadata(row.meta_data.as_deref()),
+            metadata: parse_metadata(row.meta_data.as_deref()),
             status: row.status,
         }
     }
 }
 
-/// A location that is an image's no more, and whose data is still to be removed.
+/// A location that was detached from its image, and whose data still has to be removed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Removal {
-    /// Which one.
+    /// The location.
     pub(crate) location: Location,
-    /// When somebody set about it last.
+    /// When its removal was last started or resumed.
     updated_at: Option<NaiveDateTime>,
 }
 
-/// Reads the locations of an image, in their order. One statement, through the index on `image_id`.
+/// Reads the locations of an image in order of their ids. One statement, through the index on `image_id`.
 pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Location>> {
     use ImageLocations as L;
     let query = of_images(&[image_id])
@@ -52,8 +52,8 @@ pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Loc
     Ok(rows.into_iter().map(Location::from).collect())
 }
 
-/// Reads the locations of these images, and those that were removed from them with their data: their status is `Deleted`. In the
-/// order of their numbers. One statement, through the index on `image_id`.
+/// Reads the locations of these images, including those with the status `Deleted`, whose data was removed. In order of their
+/// ids. One statement, through the index on `image_id`; none if there are no images.
 pub(crate) async fn with_deleted(s: &mut impl Session, image_ids: &[&str]) -> Result<Vec<Location>> {
     use ImageLocations as L;
     if image_ids.is_empty() {
@@ -70,7 +70,7 @@ pub(crate) async fn with_deleted(s: &mut impl Session, image_ids: &[&str]) -> Re
     Ok(rows.into_iter().map(Location::from).collect())
 }
 
-/// The locations of these images, through the index on `image_id`.
+/// Selects the locations of these images, through the index on `image_id`.
 pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     use ImageLocations as L;
     Query::select()
@@ -80,18 +80,18 @@ pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
         .take()
 }
 
-/// What the database has as a location's metadata. What a Glance of long ago left in another form says nothing.
-pub(super) fn metadata(text: Option<&str>) -> Map<String, Value> {
+/// Parses a location's metadata. Returns none if the column is not JSON: very old releases of Glance used another format.
+pub(super) fn parse_metadata(text: Option<&str>) -> Map<String, Value> {
     text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
-/// What a location's metadata is in the database: JSON in ASCII, which every engine stores.
+/// Formats a location's metadata for the database: JSON in ASCII, which every engine can store.
 ///
 /// # Errors
-/// `Statement`, where it is no JSON.
+/// `Statement`, if it cannot be formatted as JSON.
 pub(crate) fn metadata_text(metadata: &Map<String, Value>) -> Result<String> {
     let text = serde_json::to_string(metadata).map_err(|error| super::Error::Statement(error.to_string()))?;
-    // What is not ASCII is in a text, and can be escaped there.
+    // Characters outside of ASCII occur only in JSON strings, where they can be escaped.
     let mut ascii = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -102,7 +102,7 @@ pub(crate) fn metadata_text(metadata: &Map<String, Value>) -> Result<String> {
     Ok(ascii)
 }
 
-/// Adds locations of an image's data, in their order. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Adds locations to an image, in this order. One statement per [`super::ROWS_PER_INSERT`] locations.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
@@ -131,8 +131,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Takes locations from their image: those whose data is gone (`Deleted`), or is still to be removed (`PendingDelete`). One
-/// statement, through the primary key, none where there are none.
+/// Detaches locations from their image. `status` is `Deleted` if their data has been removed, or `PendingDelete` if it still
+/// has to be. One statement, through the primary key; none if there are no locations.
 pub(crate) async fn mark(s: &mut impl Session, ids: &[i32], status: LocationStatus, now: NaiveDateTime) -> Result<()> {
     if ids.is_empty() {
         return Ok(());
@@ -149,33 +149,33 @@ pub(crate) async fn mark(s: &mut impl Session, ids: &[i32], status: LocationStat
     s.execute(update).await.map(drop)
 }
 
-/// Marks a location whose data is gone as deleted. One statement, through the primary key.
+/// Detaches a location whose data has been removed. One statement, through the primary key.
 pub(crate) async fn delete(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
     mark(s, &[id], LocationStatus::Deleted, now).await
 }
 
-/// Takes a location from its image, before its data is removed. One statement, through the primary key.
+/// Detaches a location from its image, before its data is removed. One statement, through the primary key.
 pub(crate) async fn release(s: &mut impl Session, id: i32, now: NaiveDateTime) -> Result<()> {
     mark(s, &[id], LocationStatus::PendingDelete, now).await
 }
 
-/// Gives a location that was taken from its image back to it, unless its removal was [resumed](resume); the transaction holds the
+/// Reattaches a location that was [released](release), unless its removal was [resumed](resume). The transaction holds the
 /// image's lock. One statement, through the primary key.
 pub(crate) async fn restore(tx: &mut Tx, id: i32, now: NaiveDateTime) -> Result<()> {
     use ImageLocations as L;
-    let update = activating(id, LocationStatus::PendingDelete, now)
-        .and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt))
-        .take();
+    let update =
+        reattach(id, LocationStatus::PendingDelete, now).and_where(Expr::col(L::UpdatedAt).equals(L::DeletedAt)).take();
     tx.execute(update).await.map(drop)
 }
 
-/// Gives a location back to its image that was marked as deleted, and whose data is there; the transaction holds the image's lock.
-/// One statement, through the primary key.
+/// Reattaches a location that was marked as deleted although its data exists. The transaction holds the image's lock. One
+/// statement, through the primary key.
 pub(crate) async fn undelete(tx: &mut Tx, id: i32, now: NaiveDateTime) -> Result<()> {
-    tx.execute(activating(id, LocationStatus::Deleted, now)).await.map(drop)
+    tx.execute(reattach(id, LocationStatus::Deleted, now)).await.map(drop)
 }
 
-fn activating(id: i32, from: LocationStatus, now: NaiveDateTime) -> UpdateStatement {
+/// Builds the statement that makes a detached location with the status `from` active again.
+fn reattach(id: i32, from: LocationStatus, now: NaiveDateTime) -> UpdateStatement {
     use ImageLocations as L;
     Query::update()
         .table(L::Table)
@@ -188,8 +188,9 @@ fn activating(id: i32, from: LocationStatus, now: NaiveDateTime) -> UpdateStatem
         .take()
 }
 
-/// Reads removals that are under way, so many at the most, those first that were touched longest ago; but for those of images that
-/// wait for `glance-scrubber` as a whole. One statement, through `glimpse_image_locations_pending_delete`.
+/// Reads at most `most` removals in progress, least recently changed first. Locations of images in the status `pending_delete`
+/// are left out, because `glance-scrubber` or the image's own deletion removes their data. One statement, through
+/// `glimpse_image_locations_pending_delete`.
 pub(crate) async fn being_removed(s: &mut impl Session, most: u64) -> Result<Vec<Removal>> {
     use ImageLocations as L;
     let columns = [L::Id, L::ImageId, L::Value, L::MetaData, L::Status, L::UpdatedAt].map(|column| (L::Table, column));
@@ -207,8 +208,8 @@ pub(crate) async fn being_removed(s: &mut impl Session, most: u64) -> Result<Vec
     Ok(rows.into_iter().map(|row| Removal { updated_at: row.updated_at, location: row.into() }).collect())
 }
 
-/// Takes over a removal that was broken off: from then on, the location does not come back. `false` when somebody else did or
-/// when it has ended. One statement, through the primary key.
+/// Takes over an interrupted removal. Afterwards, [`restore`] cannot reattach the location. Returns `false` if another process
+/// has taken it over, or if it has ended. One statement, through the primary key.
 pub(crate) async fn resume(s: &mut impl Session, removal: &Removal, now: NaiveDateTime) -> Result<bool> {
     use ImageLocations as L;
     let update = Query::update()

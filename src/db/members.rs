@@ -1,8 +1,9 @@
 //! The `image_members` table: the projects that an image is shared with.
 //!
-//! Glance's unique key has the time of a row's deletion in it, which is NULL as long as the row is in force: it keeps
-//! nobody from being there twice. So whoever writes an image's members takes the lock of the image's row first
-//! (`images::get_locked`). Rows are removed, not marked: on MySQL, `P1` and `p1` that went in one second would break that key.
+//! Glance's unique key includes the time of a row's deletion, which is NULL for a live row. So it does not prevent duplicate
+//! live members, and a transaction that writes an image's members locks the image's row first (`images::get_locked`). Glimpse
+//! removes rows instead of marking them as deleted: on MySQL, the members `P1` and `p1` deleted in the same second would
+//! violate that key.
 
 use chrono::NaiveDateTime;
 use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
@@ -20,23 +21,23 @@ fn live(image_id: &str) -> SelectStatement {
         .take()
 }
 
-/// Reads an image's members, in the order in which they were added. One statement, through the index on `image_id`.
+/// Reads an image's members in the order in which they were added. One statement, through the index on `image_id`.
 pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Member>> {
     s.all(live(image_id).columns(COLUMNS).order_by(M::Id, Order::Asc).take()).await
 }
 
-/// Reads a member, whatever its status. One statement, through the index `(image_id, member)`.
+/// Reads a member of any status. One statement, through the index `(image_id, member)`.
 pub(crate) async fn get(s: &mut impl Session, image_id: &str, member: &str) -> Result<Option<Member>> {
     s.optional(live(image_id).columns(COLUMNS).cond_where(s.exactly(M::Member, member)).take()).await
 }
 
-/// How many members the image has. One statement, through the index on `image_id`.
+/// Counts the members of an image. One statement, through the index on `image_id`.
 pub(crate) async fn count(s: &mut impl Session, image_id: &str) -> Result<i64> {
     let count: Option<(i64,)> = s.optional(live(image_id).expr(Expr::col(M::Id).count()).take()).await?;
     Ok(count.map_or(0, |(count,)| count))
 }
 
-/// Adds a member, which the image must not have.
+/// Adds a member. The caller makes sure that the image does not have it yet.
 pub(crate) async fn insert(s: &mut impl Session, member: &Member) -> Result<()> {
     let values: [Expr; 7] = [
         member.image_id.as_str().into(),
@@ -51,8 +52,8 @@ pub(crate) async fn insert(s: &mut impl Session, member: &Member) -> Result<()> 
     s.execute(Query::insert().into_table(M::Table).columns(columns).values_panic(values).take()).await.map(drop)
 }
 
-/// Sets what a member makes of the image. `false` when it is none. One statement, through the index
-/// `(image_id, member)`.
+/// Sets the status of a member. Returns `false` if the project is not a member. One statement, through the index `(image_id,
+/// member)`.
 pub(crate) async fn set_status(
     s: &mut impl Session,
     image_id: &str,
@@ -68,11 +69,11 @@ pub(crate) async fn set_status(
         .cond_where(s.exactly(M::Member, member))
         .and_where(super::is_live(M::Deleted))
         .take();
-    // More than one row changes where a Glance beside us added the member twice.
+    // More than one row changes if a Glance on the same database has added the member twice.
     Ok(s.execute(update).await? > 0)
 }
 
-/// Removes a member's row. `false` when there is none. One statement, through the index `(image_id, member)`.
+/// Removes a member. Returns `false` if there is none. One statement, through the index `(image_id, member)`.
 pub(crate) async fn delete(s: &mut impl Session, image_id: &str, member: &str) -> Result<bool> {
     let delete = Query::delete()
         .from_table(M::Table)
@@ -83,7 +84,7 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, member: &str) -
     Ok(s.execute(delete).await? > 0)
 }
 
-/// Removes the members of an image that goes. One statement, through the index on `image_id`.
+/// Removes all members of an image that is being deleted. One statement, through the index on `image_id`.
 pub(super) async fn delete_all(s: &mut impl Session, image_id: &str) -> Result<()> {
     let delete = Query::delete()
         .from_table(M::Table)

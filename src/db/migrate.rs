@@ -1,11 +1,12 @@
-//! Brings a database to the schema that this program needs, and tells what it has.
+//! Migrates a database to the schema that this version of Glimpse needs, and reports the state of a schema.
 //!
-//! The migrations under `migrations/<engine>/` are embedded; which of them ran is kept in `glimpse_migrations`. The first
-//! two are Glance's own schema, with its `alembic_version`, so that either program can run on the result. The others add indexes
-//! of our own, named `glimpse_*`, each in a migration of its own, and build them while others write, where the engine can.
+//! The migrations under `migrations/<engine>/` are embedded. The table `glimpse_migrations` records which of them ran. The
+//! first two create Glance's own schema, including its `alembic_version`, so that either program can run on the result. The
+//! others add Glimpse's own tables and indexes, named `glimpse_*`. Each index has a migration of its own, and is built without
+//! blocking writes if the engine supports that.
 //!
-//! A database that Glance made is taken over: the migrations that it amounts to are recorded as done, the others run. Nothing
-//! in it is changed or lost, and Glance can go on with it.
+//! `db sync` adopts a database that Glance has created: it records the migrations whose schema is already there, and runs the
+//! others. It neither changes nor removes anything of Glance's, and Glance can still use the database.
 
 use std::{
     sync::LazyLock,
@@ -21,98 +22,100 @@ use sqlx::{
 use super::{ConnectionOptions, Db, Error, Result, Session, sync_lock::SyncLock};
 use crate::config::{DatabaseUrl, Target};
 
-/// Beside Glance's tables, under a name that is plainly ours.
+/// The table that records the migrations. Its name cannot conflict with Glance's tables.
 const TABLE: &str = "glimpse_migrations";
 
-/// The last migration that makes Glance's own schema. Each of the others adds the index that it is named after.
+/// The last migration that creates Glance's own schema. A later migration that adds an index is named after the index.
 const LAST_OF_GLANCE: i64 = 2;
 
-/// How often a locked SQLite file is tried again.
+/// The number of retries if a SQLite file is locked.
 const LOCKED_ATTEMPTS: u32 = 100;
-/// How long to wait for another program's migrations.
+/// How long to wait for the migrations of another process, in seconds.
 const LOCK_SECONDS: u32 = 300;
-/// The pause before the lock is asked for again.
+/// The pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
-/// What to tell when it was not given.
-const BUSY: &str = "another program is at its migrations; try again later";
+/// The error if another process holds the lock for too long.
+const BUSY: &str = "another process is migrating the database; try again later";
 
-static SQLITE: LazyLock<Migrator> = LazyLock::new(|| named(sqlx::migrate!("migrations/sqlite")));
-static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| unlocked(named(sqlx::migrate!("migrations/postgres"))));
-static MYSQL: LazyLock<Migrator> = LazyLock::new(|| unlocked(named(sqlx::migrate!("migrations/mysql"))));
+static SQLITE: LazyLock<Migrator> = LazyLock::new(|| with_own_table(sqlx::migrate!("migrations/sqlite")));
+static POSTGRES: LazyLock<Migrator> =
+    LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/postgres"))));
+static MYSQL: LazyLock<Migrator> = LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/mysql"))));
 
-fn named(mut migrator: Migrator) -> Migrator {
+fn with_own_table(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(TABLE);
     migrator
 }
 
-/// One that takes no lock: we take one that its engine can give.
-fn unlocked(mut migrator: Migrator) -> Migrator {
+/// Disables sqlx's own lock, because [`Db::sync`] takes a lock that suits the engine.
+fn without_lock(mut migrator: Migrator) -> Migrator {
     migrator.set_locking(false);
     migrator
 }
 
-/// What a database has of the schema that this program needs.
+/// The state of a database's schema, compared to the schema that this version of Glimpse needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// No tables at all.
+    /// There are no tables.
     Empty,
-    /// Everything, and nothing that this program does not know.
+    /// All migrations have run.
     Current,
     /// Some migrations have not run yet.
     Behind,
-    /// A migration has begun and not ended, on an engine that cannot undo a part of one.
+    /// A migration was started but not finished, on an engine that cannot roll it back.
     Begun {
-        /// Which one.
+        /// The number of the migration.
         migration: i64,
     },
-    /// Glance made it, and it amounts to the migrations up to this one.
+    /// Glance has created the schema. It contains what the migrations up to `amounts_to` create.
     Glance {
-        /// The last of our migrations that need not run.
+        /// The last migration that need not run.
         amounts_to: i64,
     },
-    /// Tables of an image service that neither `db sync` made nor a Glance that we know.
+    /// There are tables of an image service, but neither `db sync` nor a supported version of Glance has created them.
     Foreign,
-    /// Migrations ran that this program does not know: a newer program made it.
+    /// A newer version of Glimpse has run migrations that this version does not know.
     Ahead,
 }
 
-/// What must be done before this program can use a database.
+/// The kind of upgrade that a database needs, in the terms of Glance's `db check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Something is missing, which `db sync` adds.
+    /// `db sync` has to add tables or indexes.
     Expand,
-    /// Nothing is missing; `db sync` records that a newer release uses it, which Glance calls to contract.
+    /// The schema is complete. `db sync` only records that Glimpse uses it, which corresponds to Glance's contraction.
     Contract,
-    /// What `db sync` does not do.
+    /// The operator has to act; `db sync` cannot upgrade the database.
     ByHand,
 }
 
 impl State {
-    /// What to tell an operator about a database that cannot be used as it is, and what is to be done; `None` where it can be.
+    /// What the operator has to do before Glimpse can use the database, as a text and as a kind of upgrade; `None` if it is
+    /// current.
     pub(crate) fn advice(self) -> Option<(String, Step)> {
         let (text, step) = match self {
             Self::Current => return None,
             Self::Empty => ("it is empty; run `glimpse db sync` with the same configuration", Step::Expand),
-            Self::Behind => ("its schema is behind this program; run `glimpse db sync`", Step::Expand),
+            Self::Behind => ("its schema is older than this version needs; run `glimpse db sync`", Step::Expand),
             Self::Glance { amounts_to } => (
-                "it is Glance's; run `glimpse db sync` to take it over, which Glance does not mind",
+                "Glance has created it; run `glimpse db sync` to adopt it, Glance can still use it afterwards",
                 if amounts_to < last_migration() { Step::Expand } else { Step::Contract },
             ),
             Self::Begun { migration } => {
-                let what = format!(
-                    "migration {migration} has begun and not ended: unless another `db sync` is at it now, it was interrupted, \
-                     which this engine cannot undo. Restore the database from before; if it was empty then, drop it and create \
-                     it again. Then run `glimpse db sync`"
+                let advice = format!(
+                    "migration {migration} was started but not finished: unless another `db sync` is running it, it was \
+                     interrupted, and this engine cannot roll it back. Restore a backup of the database; if it was empty \
+                     before, drop it and create it again. Then run `glimpse db sync`"
                 );
-                return Some((what, Step::ByHand));
+                return Some((advice, Step::ByHand));
             }
             Self::Foreign => (
-                "it holds tables of an image service, but not of a Glance from Wallaby to 33 (`glimpse db version` shows its \
-                 revision): upgrade it with that Glance's own `glance-manage db sync` first, or give an empty database",
+                "it holds tables of an image service, but not of a Glance from Wallaby to 33 (`glimpse db version` shows \
+                 its revision): upgrade it with the `glance-manage db sync` of such a Glance, or use an empty database",
                 Step::ByHand,
             ),
             Self::Ahead => {
-                ("a newer Glimpse has used it; run that one, or restore the database from before", Step::ByHand)
+                ("a newer version of Glimpse has migrated it; run that version, or restore a backup", Step::ByHand)
             }
         };
         Some((text.to_owned(), step))
@@ -122,16 +125,16 @@ impl State {
 /// A database's schema, as `glimpse db version` shows it.
 #[derive(Debug, Clone)]
 pub(crate) struct Schema {
-    /// How it compares to what this program needs.
+    /// Its state, compared to the schema that this version of Glimpse needs.
     pub(crate) state: State,
-    /// The revisions that Glance's own tools see: one, or two while an upgrade of theirs is half done.
+    /// The revisions in Glance's `alembic_version`: one, or two while an upgrade of Glance is half done.
     pub(crate) alembic: Vec<String>,
-    /// The last of our migrations that ran, 0 where none did.
+    /// The last migration that ran, 0 if none did.
     pub(crate) migration: i64,
 }
 
 impl Schema {
-    /// That of a database that is not there.
+    /// The schema of a database that does not exist.
     const EMPTY: Self = Self { state: State::Empty, alembic: Vec::new(), migration: 0 };
 }
 
@@ -148,40 +151,40 @@ enum AlembicVersion {
     VersionNum,
 }
 
-/// Releases whose schema is our first migration: from the one that gave tasks their image to the one before the cache tables.
+/// The releases whose schema equals migration 1: from the one that added the image to tasks to the last one without cache tables.
 const BEFORE_CACHE_TABLES: [&str; 5] = ["wallaby", "xena", "yoga", "zed", "2023_1"];
-/// The release whose schema is our first two.
+/// The release whose schema equals migrations 1 and 2.
 const WITH_CACHE_TABLES: &str = "2024_1";
 
-/// The last of our migrations that a database at these revisions need not run; `None` where one of them is unknown.
+/// The last migration that need not run on a database at these revisions; `None` if a revision is unknown.
 ///
-/// A revision is `<release>_expand01` or `<release>_contract01`. What the contractions since Wallaby do is nothing, so the
-/// newest release counts, whether its upgrade was finished or not.
+/// A revision is `<release>_expand01` or `<release>_contract01`. The contractions since Wallaby change nothing, so the newest
+/// release counts, even if its upgrade is not finished.
 fn amounts_to(alembic: &[String]) -> Option<i64> {
-    let of = |revision: &String| {
+    let migration_of = |revision: &String| {
         let (release, step) = revision.rsplit_once('_')?;
         match (release, step) {
             (WITH_CACHE_TABLES, "expand01" | "contract01") => Some(2),
             (release, "expand01" | "contract01") if BEFORE_CACHE_TABLES.contains(&release) => Some(1),
-            // The other half of an upgrade to Wallaby.
+            // The contraction that an unfinished upgrade to Wallaby has not replaced yet.
             ("ussuri", "contract01") => Some(0),
             _ => None,
         }
     };
-    let migrations: Option<Vec<i64>> = alembic.iter().map(of).collect();
+    let migrations: Option<Vec<i64>> = alembic.iter().map(migration_of).collect();
     migrations?.into_iter().max().filter(|migration| *migration > 0)
 }
 
-/// The newest migration, which has the same number on every engine.
+/// The number of the newest migration, which is the same on every engine.
 fn last_migration() -> i64 {
     SQLITE.iter().map(|migration| migration.version).max().unwrap_or_default()
 }
 
-fn cannot_sync(state: State) -> Error {
+fn sync_error(state: State) -> Error {
     Error::Schema(state.advice().map(|(advice, _)| advice).unwrap_or_default())
 }
 
-/// Records the migrations that need not run, and runs the others.
+/// Records the migrations up to `recorded` without running them, and runs the others.
 async fn record_and_run<C>(migrator: &Migrator, recorded: Option<i64>, connection: &mut C) -> Result<(), MigrateError>
 where
     C: Migrate,
@@ -192,30 +195,31 @@ where
     migrator.run_direct(None, connection, false).await
 }
 
-/// Waits for another program's migrations. In many statements: who waits in one keeps a snapshot, and an index that is built
-/// while others write waits until nobody has one from before.
+/// Waits for the migrations of another process. It polls with short statements: a statement that waits for the lock would hold
+/// a snapshot, and `CREATE INDEX CONCURRENTLY` waits until all older snapshots are released.
 async fn lock_postgres(connection: &mut PgConnection) -> Result<(), MigrateError> {
-    let give_up = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
+    let deadline = Instant::now() + Duration::from_secs(LOCK_SECONDS.into());
     loop {
         let lock = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtext('glimpse_db_sync'))");
         if lock.fetch_one(&mut *connection).await? {
             return Ok(());
         }
-        if Instant::now() > give_up {
+        if Instant::now() > deadline {
             return Err(MigrateError::Source(BUSY.into()));
         }
         tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 
-/// Waits for another program's migrations, with a limit: MariaDB does not wait for a lock without one, which is how sqlx asks for it.
+/// Waits for the migrations of another process, with a timeout: MariaDB does not wait at all without one, which sqlx's own lock
+/// omits.
 async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError> {
     let lock = sqlx::query_scalar("SELECT GET_LOCK(CONCAT('glimpse_db_sync_', MD5(DATABASE())), ?)");
     let locked: Option<i64> = lock.bind(LOCK_SECONDS).fetch_one(connection).await?;
     if locked == Some(1) { Ok(()) } else { Err(MigrateError::Source(BUSY.into())) }
 }
 
-/// What remains of an index whose building was interrupted is in the way of the next attempt.
+/// Drops the invalid indexes that an interrupted `CREATE INDEX CONCURRENTLY` leaves: they would make the next attempt fail.
 async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let unfinished: Vec<String> = sqlx::query_scalar(
         "SELECT quote_ident(relname) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
@@ -229,8 +233,8 @@ async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sq
     Ok(())
 }
 
-/// A migration of MySQL's is no transaction. Where one of those that add an index was interrupted, the index is there or is
-/// not, and the record says that it was begun: both go, and it runs again.
+/// Undoes interrupted migrations that add an index: drops the index if it exists, and removes the record of the migration, so
+/// that it runs again. On MySQL, a migration is not a transaction.
 async fn undo_unfinished_indexes(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
     let begun = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
     let begun: i64 = sqlx::query_scalar(begun).bind(TABLE).fetch_one(&mut *connection).await?;
@@ -255,10 +259,10 @@ async fn undo_unfinished_indexes(connection: &mut MySqlConnection) -> Result<(),
 }
 
 impl Db {
-    /// Reads what the database at `url` has, for who only looks: nothing is made, not even an empty file.
+    /// Reads the schema of the database at `url`. Creates nothing, not even an empty SQLite file.
     ///
     /// # Errors
-    /// What `open` and `schema` tell.
+    /// The errors of `open` and `schema`.
     pub(crate) async fn schema_at(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Schema> {
         if matches!(&url.target, Target::Sqlite(path) if !path.exists()) {
             return Ok(Schema::EMPTY);
@@ -269,7 +273,7 @@ impl Db {
         schema
     }
 
-    /// Reads what the database has. Changes nothing.
+    /// Reads the database's schema. Changes nothing.
     pub(crate) async fn schema(&self) -> Result<Schema> {
         let tables = self.table_names().await?;
         let has = |name: &str| tables.iter().any(|table| table == name);
@@ -298,7 +302,7 @@ impl Db {
         } else if applied.is_empty() {
             State::Empty
         } else {
-            // A take-over that was interrupted before everything was recorded, or Glance's tools went on from there.
+            // An adoption was interrupted before all migrations were recorded, or Glance's tools have upgraded the schema since.
             let last = applied.iter().map(|(version, _)| *version).max();
             match amounts_to(&alembic) {
                 Some(amounts_to) if Some(amounts_to) > last => State::Glance { amounts_to },
@@ -308,40 +312,39 @@ impl Db {
         Ok(Schema { state, alembic, migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default() })
     }
 
-    /// Runs the migrations that have not run yet, and tells whether there were any. Two programs that do so at once end with the
-    /// same result.
+    /// Runs the migrations that have not run yet, and returns whether there were any. Several processes may do so concurrently.
     ///
     /// # Errors
-    /// `Schema` on a database that we do not understand; nothing was changed then.
+    /// `Schema` if the database needs an action of the operator. Nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<bool> {
         let progress = |schema: Schema| (schema.state, schema.migration);
         let mut before = progress(self.schema().await?);
         if before.0 == State::Current {
             return Ok(false);
         }
-        let mut patience = LOCKED_ATTEMPTS;
+        let mut retries = LOCKED_ATTEMPTS;
         loop {
             let recorded = match before.0 {
                 State::Current => return Ok(true),
-                // Another program may be at it: whoever has the lock next finds out.
+                // Another process may be running them. The next holder of the lock finds out.
                 State::Empty | State::Behind | State::Begun { .. } => None,
                 State::Glance { amounts_to } => Some(amounts_to),
-                State::Foreign | State::Ahead => return Err(cannot_sync(before.0)),
+                State::Foreign | State::Ahead => return Err(sync_error(before.0)),
             };
             let ran = self.run_migrations(recorded).await;
             let now = progress(self.schema().await?);
             match ran {
-                // SQLite has no lock for migrations: another program may have done a part of them meanwhile.
+                // SQLite has no lock for migrations, so another process may have run some of them concurrently.
                 Err(_) if now != before => before = now,
                 Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => match error.into() {
-                    // The other program has the file locked, in which case SQLite may not wait.
-                    Error::Unavailable(_) if patience > 0 && matches!(self, Self::Sqlite { .. }) => {
-                        patience -= 1;
-                        tokio::time::sleep(super::SQLITE_PAUSE).await;
+                    // The other process has locked the file. In some cases, SQLite does not wait for it.
+                    Error::Unavailable(_) if retries > 0 && matches!(self, Self::Sqlite { .. }) => {
+                        retries -= 1;
+                        tokio::time::sleep(super::open::SQLITE_PAUSE).await;
                     }
                     error => return Err(error),
                 },
-                Err(MigrateError::Dirty(migration)) => return Err(cannot_sync(State::Begun { migration })),
+                Err(MigrateError::Dirty(migration)) => return Err(sync_error(State::Begun { migration })),
                 Err(other) => return Err(Error::Schema(other.to_string())),
                 Ok(()) => return Ok(true),
             }
@@ -363,7 +366,7 @@ impl Db {
                     Ok(()) => record_and_run(migrator, recorded, connection).await,
                     Err(error) => Err(error.into()),
                 };
-                // The lock goes with its connection.
+                // Closing the connection releases the lock.
                 held.close().await?;
                 ran
             }
@@ -372,8 +375,8 @@ impl Db {
                 let is_clustered = held.is_clustered();
                 let connection = held.connection()?;
                 let cluster_lock = if is_clustered {
-                    let beating = pool.acquire().await?.detach()?;
-                    let lock = SyncLock::take(connection, beating).await;
+                    let heartbeat = pool.acquire().await?.detach()?;
+                    let lock = SyncLock::take(connection, heartbeat).await;
                     Some(lock.map_err(|error| MigrateError::Source(error.into()))?)
                 } else {
                     lock_mysql(connection).await?;
@@ -386,7 +389,7 @@ impl Db {
                 if let Some(lock) = cluster_lock {
                     lock.release(connection).await;
                 }
-                // A server's own lock goes with its connection.
+                // Closing the connection releases a lock of `GET_LOCK`.
                 held.close().await?;
                 ran
             }
@@ -428,9 +431,9 @@ impl Db {
 mod tests {
     use super::{MYSQL, POSTGRES, SQLITE, State, Step, amounts_to, last_migration};
 
-    /// Glance's revisions come in three steps, and `db check` tells which is next; of the three, we have two.
+    /// Glance upgrades in three steps, and `db check` returns the next one. Glimpse has two of them.
     #[test]
-    fn what_is_left_to_do() {
+    fn each_state_has_a_next_step_and_all_engines_have_the_same_migrations() {
         let step = |state: State| state.advice().map(|(_, step)| step);
         assert_eq!(step(State::Current), None);
         for state in [State::Empty, State::Behind, State::Glance { amounts_to: last_migration() - 1 }] {
@@ -446,15 +449,16 @@ mod tests {
     }
 
     #[test]
-    fn what_a_glance_amounts_to() {
-        let of = |revisions: &[&str]| amounts_to(&revisions.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        assert_eq!(of(&["2024_1_contract01"]), Some(2));
-        assert_eq!(of(&["2024_1_expand01", "2023_1_contract01"]), Some(2));
-        assert_eq!(of(&["zed_contract01"]), Some(1));
-        assert_eq!(of(&["wallaby_expand01", "ussuri_contract01"]), Some(1));
-        assert_eq!(of(&["ussuri_contract01"]), None);
-        assert_eq!(of(&["2099_1_expand01"]), None);
-        assert_eq!(of(&["2024_1_contract01", "liberty"]), None);
-        assert_eq!(of(&[]), None);
+    fn the_revisions_of_glance_map_to_the_last_migration_that_need_not_run() {
+        let migration_of =
+            |revisions: &[&str]| amounts_to(&revisions.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+        assert_eq!(migration_of(&["2024_1_contract01"]), Some(2));
+        assert_eq!(migration_of(&["2024_1_expand01", "2023_1_contract01"]), Some(2));
+        assert_eq!(migration_of(&["zed_contract01"]), Some(1));
+        assert_eq!(migration_of(&["wallaby_expand01", "ussuri_contract01"]), Some(1));
+        assert_eq!(migration_of(&["ussuri_contract01"]), None);
+        assert_eq!(migration_of(&["2099_1_expand01"]), None);
+        assert_eq!(migration_of(&["2024_1_contract01", "liberty"]), None);
+        assert_eq!(migration_of(&[]), None);
     }
 }

@@ -1,8 +1,9 @@
-//! Pools of connections.
+//! Connection pools.
 //!
-//! sqlx's pool asks a connection that comes back whether it still lives, which is a round trip for each request. Here, one whose
-//! last answer was read to its end stays at hand for whoever comes next, and goes back into sqlx's pool, with all that is looked at
-//! there, every [`CHECK_AFTER`]. One with an answer on its way, or a transaction that nobody ended, is made ready first, or closed.
+//! sqlx's pool pings each connection that is returned to it, which costs a round trip per request. This pool keeps a returned
+//! connection idle for the next caller instead, if its last result was read completely. Every [`CHECK_AFTER`], the connection
+//! goes back to sqlx's pool with its checks. A connection with an unread result or an open transaction is cleaned up first, or
+//! closed.
 
 use std::{
     fmt, io,
@@ -22,23 +23,23 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::ConnectionOptions;
 
-/// How long a connection is given from one to the next. One that was idle for longer is asked whether it still lives before it is
-/// given out.
+/// How long a connection is reused before it returns to sqlx's pool. A connection that was idle there for longer is pinged
+/// before its next use.
 const CHECK_AFTER: Duration = Duration::from_secs(5);
-/// How long a connection on which something was broken off may take to be ready for something else. Then it is closed: its place in the
-/// pool is another's, who has waited for less than `pool_timeout`. sqlx waits for ever for the answer to a statement that it was about to
-/// send.
-const READY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Connections at hand at the most: what a burst needed beyond them, sqlx's pool closes after a while.
-const MAX_AT_HAND: usize = 16;
-/// How long the server may take to say why it cannot be reached, and how long that counts for whoever else asks: it is asked
-/// once in this time, however many requests wait.
-const REASON_TIMEOUT: Duration = Duration::from_secs(1);
+/// The timeout of cleaning up a connection whose use was interrupted; afterwards it is closed. Its slot in the pool has to be
+/// free before a waiting caller reaches its `pool_timeout`. Without a timeout, sqlx would wait for ever for the result of a
+/// statement that it was about to send.
+const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum number of idle connections. Connections beyond it, which a burst needed, are closed by sqlx's pool after a while.
+const MAX_IDLE: usize = 16;
+/// The timeout of probing why the server is unreachable, and how long a probe's result is reused. So the server is probed once
+/// in this time, however many requests fail.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A database engine that can be told to do something without values.
+/// A database engine that can run a statement without parameters.
 pub(crate) trait Engine: Database {
-    /// Sends it, and waits for its end.
-    fn tell<'c>(
+    /// Runs the statement, and discards its result.
+    fn run_statement<'c>(
         connection: &'c mut Self::Connection,
         statement: &'static str,
     ) -> BoxFuture<'c, Result<(), sqlx::Error>>;
@@ -48,7 +49,7 @@ impl<DB: Database> Engine for DB
 where
     for<'c> &'c mut DB::Connection: Executor<'c, Database = DB>,
 {
-    fn tell<'c>(
+    fn run_statement<'c>(
         connection: &'c mut Self::Connection,
         statement: &'static str,
     ) -> BoxFuture<'c, Result<(), sqlx::Error>> {
@@ -56,45 +57,46 @@ where
     }
 }
 
-/// Connections to a database. Cheap to clone.
+/// A pool of connections to one database. Cheap to clone.
 pub(crate) struct Pool<DB: Engine>(Arc<Shared<DB>>);
 
 struct Shared<DB: Engine> {
     pool: sqlx::Pool<DB>,
-    /// As many as there may be connections: who has one finds a connection at hand, or in sqlx's pool.
+    /// One permit per connection: a caller with a permit finds a connection here or in sqlx's pool.
     permits: Arc<Semaphore>,
     wait: Duration,
-    at_hand: std::sync::Mutex<Vec<AtHand<DB>>>,
-    /// Why the server could not be reached, when it was last asked.
-    last: Mutex<Option<Probe>>,
-    /// Whether the server that was connected to last is a node of a cluster with several writers.
+    idle: std::sync::Mutex<Vec<Pooled<DB>>>,
+    /// The result of the last probe.
+    last_probe: Mutex<Option<Probe>>,
+    /// Whether the last connection was to a node of a multi-primary (Galera) cluster.
     is_clustered: Arc<AtomicBool>,
 }
 
-struct AtHand<DB: Engine> {
+/// A connection from sqlx's pool.
+struct Pooled<DB: Engine> {
     connection: PoolConnection<DB>,
-    /// When sqlx's pool gave it out.
+    /// When it was taken from sqlx's pool.
     since: Instant,
 }
 
-/// A connection that somebody uses.
+/// A connection in use.
 pub(crate) struct Held<DB: Engine> {
-    /// Here until it is dropped.
-    at_hand: Option<AtHand<DB>>,
-    /// Whether the last answer was read to its end.
+    /// `Some` until it is closed, detached or dropped.
+    pooled: Option<Pooled<DB>>,
+    /// Whether the last result was read completely.
     is_read: bool,
     in_transaction: bool,
     shared: Arc<Shared<DB>>,
     _permit: OwnedSemaphorePermit,
 }
 
-/// What the server said, when it was asked why: `None` is that it can be reached.
+/// The result of probing the server. A `reason` of `None` means that it is reachable.
 struct Probe {
     when: Instant,
     reason: Option<Reason>,
 }
 
-/// An error that several are told: the driver's cannot be cloned.
+/// A connection error that can be returned to several callers. The driver's error type cannot be cloned.
 #[derive(Debug, Clone)]
 struct Reason {
     kind: io::ErrorKind,
@@ -114,7 +116,7 @@ impl<DB: Engine> fmt::Debug for Pool<DB> {
 }
 
 impl<DB: Engine> Pool<DB> {
-    /// Of a pool of sqlx's that nobody else uses. Whoever connects sets `is_clustered`.
+    /// Wraps a pool of sqlx's, which must not be used in any other way. The code that opens its connections sets `is_clustered`.
     pub(super) fn new(pool: sqlx::Pool<DB>, is_clustered: Arc<AtomicBool>) -> Self {
         let options = pool.options();
         let permits = Semaphore::new(options.get_max_connections() as usize);
@@ -122,13 +124,13 @@ impl<DB: Engine> Pool<DB> {
             wait: options.get_acquire_timeout(),
             permits: Arc::new(permits),
             pool,
-            at_hand: std::sync::Mutex::default(),
-            last: Mutex::default(),
+            idle: std::sync::Mutex::default(),
+            last_probe: Mutex::default(),
             is_clustered,
         }))
     }
 
-    /// Of connections to a server, which is not contacted yet.
+    /// Creates a pool of connections to a server. Connects to it on first use only.
     pub(super) fn of_server(
         options: PoolOptions<DB>,
         connect: <DB::Connection as Connection>::Options,
@@ -138,27 +140,27 @@ impl<DB: Engine> Pool<DB> {
         let options = options
             .max_connections(limits.max_connections)
             .acquire_timeout(limits.wait)
-            // Age is looked at below, when a connection is wanted: the pool itself looks when one comes back.
+            // `before_acquire` checks the age. sqlx's own check would run whenever a connection is returned.
             .max_lifetime(None)
             .test_before_acquire(false)
-            .before_acquire(move |connection, past| Box::pin(is_good(connection, past, limits.max_age)));
+            .before_acquire(move |connection, metadata| Box::pin(is_usable(connection, metadata, limits.max_age)));
         Self::new(options.connect_lazy_with(connect), is_clustered)
     }
 
-    /// Takes a connection. No round trip, where one is at hand.
+    /// Takes a connection. Costs no round trip if there is an idle one.
     pub(crate) async fn acquire(&self) -> Result<Held<DB>, sqlx::Error> {
         let Self(shared) = self;
         let permit = tokio::time::timeout(shared.wait, Arc::clone(&shared.permits).acquire_owned());
         let permit = permit.await.map_err(|_| sqlx::Error::PoolTimedOut)?.map_err(|_| sqlx::Error::PoolClosed)?;
-        let at_hand = match shared.take() {
-            Some(at_hand) => at_hand,
+        let pooled = match shared.take_idle() {
+            Some(pooled) => pooled,
             None => match shared.pool.acquire().await {
-                Ok(connection) => AtHand { connection, since: Instant::now() },
+                Ok(connection) => Pooled { connection, since: Instant::now() },
                 Err(error) => return Err(shared.with_reason(error).await),
             },
         };
         Ok(Held {
-            at_hand: Some(at_hand),
+            pooled: Some(pooled),
             is_read: true,
             in_transaction: false,
             shared: Arc::clone(shared),
@@ -166,118 +168,118 @@ impl<DB: Engine> Pool<DB> {
         })
     }
 
-    /// Closes every connection, after what is under way.
+    /// Closes the pool. Waits for the connections in use.
     pub(super) async fn close(&self) {
         let Self(shared) = self;
         shared.permits.close();
-        shared.lock().clear();
+        shared.lock_idle().clear();
         shared.pool.close().await;
     }
 }
 
 impl<DB: Engine> Shared<DB> {
-    /// What is at hand is whole whenever the lock is free.
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<AtHand<DB>>> {
-        self.at_hand.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    /// Ignores poisoning: the list is consistent whenever the lock is free.
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<Pooled<DB>>> {
+        self.idle.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn take(&self) -> Option<AtHand<DB>> {
-        let last = self.lock().pop();
-        last.filter(|at_hand| at_hand.since.elapsed() < CHECK_AFTER)
+    fn take_idle(&self) -> Option<Pooled<DB>> {
+        let last = self.lock_idle().pop();
+        last.filter(|pooled| pooled.since.elapsed() < CHECK_AFTER)
     }
 
-    /// Keeps a connection at hand; gives it back where there is no place for it, or it is to be looked at.
-    fn put(&self, at_hand: AtHand<DB>) -> Option<AtHand<DB>> {
-        if at_hand.since.elapsed() >= CHECK_AFTER {
-            return Some(at_hand);
+    /// Keeps a connection idle. Returns it if there are enough idle ones, or if it is due for a check.
+    fn keep_idle(&self, pooled: Pooled<DB>) -> Option<Pooled<DB>> {
+        if pooled.since.elapsed() >= CHECK_AFTER {
+            return Some(pooled);
         }
-        let mut all = self.lock();
-        if all.len() >= MAX_AT_HAND || self.permits.is_closed() {
-            return Some(at_hand);
+        let mut idle = self.lock_idle();
+        if idle.len() >= MAX_IDLE || self.permits.is_closed() {
+            return Some(pooled);
         }
-        all.push(at_hand);
+        idle.push(pooled);
         None
     }
 
-    /// The pool goes on trying for as long as the server refuses, and then says that it waited. An operator wants to know
-    /// what for.
+    /// Replaces a timeout of sqlx's pool by the reason why the server is unreachable. The pool retries while the server refuses
+    /// connections, and then reports its timeout only, which does not help an operator.
     async fn with_reason(&self, error: sqlx::Error) -> sqlx::Error {
         if !matches!(error, sqlx::Error::PoolTimedOut) {
             return error;
         }
-        let mut last = self.last.lock().await;
+        let mut last = self.last_probe.lock().await;
         let known =
-            last.as_ref().filter(|asked| asked.when.elapsed() < REASON_TIMEOUT).map(|asked| asked.reason.clone());
+            last.as_ref().filter(|probe| probe.when.elapsed() < PROBE_TIMEOUT).map(|probe| probe.reason.clone());
         let reason = match known {
             Some(reason) => reason,
             None => {
-                let reason = self.ask().await;
+                let reason = self.probe().await;
                 *last = Some(Probe { when: Instant::now(), reason: reason.clone() });
                 reason
             }
         };
         match reason {
             Some(Reason { kind, message }) => sqlx::Error::Io(io::Error::new(kind, message)),
-            // It answers: there are too few connections.
+            // The server is reachable: all connections are in use.
             None => error,
         }
     }
 
-    /// Why the server does not answer; `None` where it does.
-    async fn ask(&self) -> Option<Reason> {
+    /// Connects to the server, and returns why that fails; `None` if it succeeds.
+    async fn probe(&self) -> Option<Reason> {
         let options = self.pool.connect_options();
-        match tokio::time::timeout(REASON_TIMEOUT, options.connect()).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, options.connect()).await {
             Ok(Ok(connection)) => {
                 drop(connection.close().await);
                 None
             }
             Ok(Err(sqlx::Error::Io(error))) => Some(Reason { kind: error.kind(), message: error.to_string() }),
             Ok(Err(error)) => Some(Reason { kind: io::ErrorKind::Other, message: error.to_string() }),
-            Err(_) => Some(Reason { kind: io::ErrorKind::TimedOut, message: "the server does not answer".to_owned() }),
+            Err(_) => Some(Reason { kind: io::ErrorKind::TimedOut, message: "the server does not respond".to_owned() }),
         }
     }
 }
 
 impl<DB: Engine> Held<DB> {
-    /// Whether the server is a node of a cluster with several writers.
+    /// Whether the server is a node of a multi-primary (Galera) cluster.
     pub(super) fn is_clustered(&self) -> bool {
         self.shared.is_clustered.load(Ordering::Relaxed)
     }
 
-    /// To run a statement on. Of its end, [`Held::done`] is told.
+    /// The connection, to run a statement on. The caller calls [`Held::done`] when it has read the result completely.
     pub(crate) fn connection(&mut self) -> Result<&mut DB::Connection, sqlx::Error> {
         self.is_read = false;
-        self.at_hand.as_mut().map(|at_hand| &mut *at_hand.connection).ok_or(sqlx::Error::PoolClosed)
+        self.pooled.as_mut().map(|pooled| &mut *pooled.connection).ok_or(sqlx::Error::PoolClosed)
     }
 
-    /// The answer was read to its end.
+    /// Marks the last result as read completely.
     pub(super) fn done(&mut self) {
         self.is_read = true;
     }
 
-    /// Closes the connection, where an answer is still on its way that nobody wants.
+    /// Closes the connection without reading the rest of a result.
     pub(super) fn give_up(mut self) {
-        drop(self.at_hand.take().map(|at_hand| at_hand.connection.detach()));
+        drop(self.pooled.take().map(|pooled| pooled.connection.detach()));
     }
 
-    /// Takes the connection out of the pool, whose limit it does not count for any more.
+    /// Takes the connection out of the pool. It no longer counts towards the pool's limit.
     pub(super) fn detach(mut self) -> Result<DB::Connection, sqlx::Error> {
-        self.at_hand.take().map(|at_hand| at_hand.connection.detach()).ok_or(sqlx::Error::PoolClosed)
+        self.pooled.take().map(|pooled| pooled.connection.detach()).ok_or(sqlx::Error::PoolClosed)
     }
 
-    /// Ends the connection with its server, and waits for that.
+    /// Closes the connection, and waits until the server has closed it.
     pub(super) async fn close(mut self) -> Result<(), sqlx::Error> {
-        match self.at_hand.take() {
-            Some(at_hand) => at_hand.connection.close().await,
+        match self.pooled.take() {
+            Some(pooled) => pooled.connection.close().await,
             None => Ok(()),
         }
     }
 
-    /// Begins a transaction. Where it is not [committed](Held::commit), it is rolled back.
+    /// Begins a transaction. It is rolled back on drop, unless it was [committed](Held::commit).
     pub(super) async fn begin(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
-        // Also where nobody waits for the answer.
+        // Set first, because the future may be dropped before the response arrives.
         self.in_transaction = true;
-        let begun = DB::tell(self.connection()?, statement).await;
+        let begun = DB::run_statement(self.connection()?, statement).await;
         self.in_transaction = !matches!(begun, Err(sqlx::Error::Database(_)));
         begun?;
         self.done();
@@ -285,7 +287,7 @@ impl<DB: Engine> Held<DB> {
     }
 
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        DB::tell(self.connection()?, "COMMIT").await?;
+        DB::run_statement(self.connection()?, "COMMIT").await?;
         self.in_transaction = false;
         self.done();
         Ok(())
@@ -294,40 +296,40 @@ impl<DB: Engine> Held<DB> {
 
 impl<DB: Engine> Drop for Held<DB> {
     fn drop(&mut self) {
-        let Some(mut at_hand) = self.at_hand.take() else { return };
+        let Some(mut pooled) = self.pooled.take() else { return };
         if self.is_read && !self.in_transaction {
-            // What it gives back, sqlx's pool takes.
-            return drop(self.shared.put(at_hand));
+            // Dropping the connection returns it to sqlx's pool.
+            return drop(self.shared.keep_idle(pooled));
         }
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            // The server rolls back what nobody is connected for.
-            return drop(at_hand.connection.detach());
+            // The server rolls back the transaction of a closed connection.
+            return drop(pooled.connection.detach());
         };
         let in_transaction = self.in_transaction;
         runtime.spawn(async move {
-            let connection = &mut *at_hand.connection;
-            let ready = async {
+            let connection = &mut *pooled.connection;
+            let clean_up = async {
                 match in_transaction {
-                    true => DB::tell(connection, "ROLLBACK").await,
+                    true => DB::run_statement(connection, "ROLLBACK").await,
                     false => connection.ping().await,
                 }
             };
-            match tokio::time::timeout(READY_TIMEOUT, ready).await {
-                // Into sqlx's pool: whoever came meanwhile waits there.
-                Ok(Ok(())) => drop(at_hand),
-                // There it would be asked again, without end.
-                Ok(Err(_)) | Err(_) => drop(at_hand.connection.detach()),
+            match tokio::time::timeout(CLEAN_UP_TIMEOUT, clean_up).await {
+                // Dropping the connection returns it to sqlx's pool, where callers may be waiting.
+                Ok(Ok(())) => drop(pooled),
+                // sqlx's pool would ping it, and wait without a timeout.
+                Ok(Err(_)) | Err(_) => drop(pooled.connection.detach()),
             }
         });
     }
 }
 
-/// Whether a connection may be given out, or is replaced.
-async fn is_good<C: Connection>(
+/// Whether a connection from sqlx's pool can be used. If not, sqlx replaces it.
+async fn is_usable<C: Connection>(
     connection: &mut C,
-    past: PoolConnectionMetadata,
+    metadata: PoolConnectionMetadata,
     max_age: Option<Duration>,
 ) -> Result<bool, sqlx::Error> {
-    let is_young = max_age.is_none_or(|max_age| past.age <= max_age);
-    Ok(is_young && (past.idle_for < CHECK_AFTER || connection.ping().await.is_ok()))
+    let is_young = max_age.is_none_or(|max_age| metadata.age <= max_age);
+    Ok(is_young && (metadata.idle_for < CHECK_AFTER || connection.ping().await.is_ok()))
 }

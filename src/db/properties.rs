@@ -15,11 +15,12 @@ pub(crate) struct Property {
     pub(crate) image_id: String,
     /// Its name.
     pub(crate) name: String,
-    /// Its value; NULL only where the first version of the API wrote it.
+    /// Its value. Only version 1 of the API wrote NULL.
     pub(crate) value: Option<String>,
 }
 
-/// Adds properties to an image that has none of these names. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Adds properties. The caller makes sure that the image has none with these names. One statement per [`super::ROWS_PER_INSERT`]
+/// properties.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
@@ -41,8 +42,8 @@ pub(crate) async fn insert(
     Ok(())
 }
 
-/// Removes properties by their exact names, and what stands in the way of new ones with these names: rows that a Glance
-/// marked as deleted still hold their names. One statement for every [`super::ROWS_PER_INSERT`] names.
+/// Removes the properties with exactly these names, and any rows with these names that Glance has marked as deleted: those
+/// would violate the unique key when a property is added again. One statement per [`super::ROWS_PER_INSERT`] names.
 pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str]) -> Result<()> {
     use ImageProperties as P;
     for names in names.chunks(super::ROWS_PER_INSERT) {
@@ -64,7 +65,7 @@ pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Pro
     s.all(of_images(&[image_id]).columns([P::ImageId, P::Name, P::Value]).take()).await
 }
 
-/// The properties of these images, through the index on `image_id`.
+/// Selects the properties of these images, through the index on `image_id`.
 pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     use ImageProperties as P;
     Query::select()
@@ -74,8 +75,8 @@ pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
         .take()
 }
 
-/// Condition of a listing: the image has this property. A count, because an engine that took it for a join could start from
-/// every image that has it.
+/// Condition of a listing: the image has this property. It is a count and not an EXISTS: an engine could turn that into a join
+/// which starts from every image with the property.
 pub(super) fn has(s: &impl Session, name: &str, value: &str) -> Expr {
     use ImageProperties as P;
     let count = Query::select()

@@ -1,4 +1,4 @@
-//! Removing for good the rows that say that something was deleted.
+//! Purging: the removal of rows that are marked as deleted.
 
 use chrono::NaiveDateTime;
 use sea_query::{Expr, ExprTrait, Order, Query};
@@ -6,16 +6,17 @@ use sea_query::{Expr, ExprTrait, Order, Query};
 use super::{Db, Session};
 use crate::error::Result;
 
-/// Rows of one transaction, so that none holds its locks for long.
+/// The maximum number of rows per transaction, so that no transaction holds its locks for long.
 const BATCH: u32 = 1000;
 
-/// A table whose rows know when they were deleted, with the column that its other rows are found by.
+/// A table that can be purged: its rows have a time of deletion, or refer to a row that has one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Purged {
-    /// Its name.
+    /// The table's name.
     pub(crate) table: &'static str,
+    /// The column that identifies the rows to remove.
     key: &'static str,
-    /// The table that has the time, and the column here that refers to it, where it is another one.
+    /// If another table has the time of deletion: that table, and its column that `key` refers to.
     of: Option<(&'static str, &'static str)>,
 }
 
@@ -23,7 +24,7 @@ const fn own(table: &'static str) -> Purged {
     Purged { table, key: "id", of: None }
 }
 
-/// What belongs to images and tasks, and the tasks; in this order, for what refers to others goes first.
+/// The tasks, and the tables that refer to images and tasks. A table comes before the tables that it refers to.
 pub(crate) const RECORDS: [Purged; 6] = [
     Purged { table: "task_info", key: "task_id", of: Some(("tasks", "id")) },
     own("image_properties"),
@@ -33,16 +34,16 @@ pub(crate) const RECORDS: [Purged; 6] = [
     own("tasks"),
 ];
 
-/// The images themselves. While an image's row is there, its id is never given out again.
+/// The images themselves. While an image's row exists, its id cannot be reused.
 pub(crate) const IMAGES: [Purged; 1] = [own("images")];
 
 impl Db {
-    /// Removes the rows of a table that were deleted before a time, the oldest first, `limit` of them at the most, and tells how
-    /// many. Costs a transaction of one statement for every [`BATCH`] rows; there is no index on the time, so each reads the
-    /// table.
+    /// Removes the rows of a table that were deleted before a time, oldest first and at most `limit` of them. Returns the
+    /// number of removed rows. Costs a transaction of one statement per [`BATCH`] rows. There is no index on the time, so each
+    /// statement scans the table.
     ///
     /// # Errors
-    /// Where other rows still belong to one of them ([`super::is_referred`]); those of the batches before it are gone.
+    /// `Conflict` if other rows still refer to one of them. The batches before it stay removed.
     pub(crate) async fn purge(&self, what: Purged, before: NaiveDateTime, limit: Option<u32>) -> Result<u64> {
         let mut removed: u64 = 0;
         loop {
@@ -72,7 +73,7 @@ impl Db {
         old.and_where(Expr::col((dated, "deleted_at")).lt(before))
             .order_by((dated, "deleted_at"), Order::Asc)
             .limit(rows);
-        // MySQL reads no table that it deletes from, unless the result is another table.
+        // MySQL cannot select from the table that it deletes from, except through a derived table.
         let keys = Query::select().column(what.key).from_subquery(old, "old").take();
         let delete = Query::delete().from_table(what.table).and_where(Expr::col(what.key).in_subquery(keys)).take();
         self.transaction(|mut tx| {

@@ -2,7 +2,7 @@
 
 use sea_query::Iden;
 
-/// One row per image that ever was: a deleted image's row stays, so that its id is never given out again.
+/// Images, including deleted ones: a deleted image's row stays, so that its id is never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Iden)]
 pub(crate) enum Images {
     Table,
@@ -28,7 +28,7 @@ pub(crate) enum Images {
     OsHashValue,
 }
 
-/// Custom properties. `(image_id, name)` is unique, deleted rows included.
+/// Custom properties. `(image_id, name)` is unique, including rows that are marked as deleted.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageProperties {
     Table,
@@ -40,8 +40,7 @@ pub(crate) enum ImageProperties {
     Deleted,
 }
 
-/// Tags. Glance keeps a removed tag's row with `deleted` set; we remove the row. No key makes them unique: see
-/// `db::tags`.
+/// Tags. Glance marks a removed tag's row as deleted; Glimpse removes the row. There is no unique key: see `db::tags`.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageTags {
     Table,
@@ -53,8 +52,8 @@ pub(crate) enum ImageTags {
     Deleted,
 }
 
-/// Projects that a shared image is shared with. Glance keeps a removed member's row with `deleted` set; we remove the
-/// row. `(image_id, member, deleted_at)` is unique, which no row that is in force is bound by: see `db::members`.
+/// The projects that images are shared with. Glance marks a removed member's row as deleted; Glimpse removes the row. The
+/// unique key `(image_id, member, deleted_at)` does not cover live rows: see `db::members`.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageMembers {
     Table,
@@ -68,7 +67,7 @@ pub(crate) enum ImageMembers {
     Deleted,
 }
 
-/// Where an image's data is.
+/// The locations of images' data.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageLocations {
     Table,
@@ -83,24 +82,24 @@ pub(crate) enum ImageLocations {
     Deleted,
 }
 
-/// Our own indexes of `images`, which `db sync` adds to Glance's.
+/// Glimpse's own indexes of `images`, which `db sync` adds to Glance's.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum Indexes {
-    /// Visibility, and the order of a listing.
+    /// By visibility, in the order of a listing.
     #[iden = "glimpse_images_listed"]
     Listed,
-    /// Owner, visibility, and the order of a listing.
+    /// By owner and visibility, in the order of a listing.
     #[iden = "glimpse_images_owned"]
     Owned,
-    /// Name, visibility, and the order of a listing.
+    /// By name and visibility, in the order of a listing.
     #[iden = "glimpse_images_named"]
     Named,
-    /// Owner, name, visibility, and the order of a listing.
+    /// By owner, name and visibility, in the order of a listing.
     #[iden = "glimpse_images_owned_named"]
     OwnedNamed,
 }
 
-/// Uploads under way: one of our own tables.
+/// Uploads in progress: one of Glimpse's own tables.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseUploads {
     Table,
@@ -110,7 +109,7 @@ pub(crate) enum GlimpseUploads {
     Store,
 }
 
-/// The programs that work on this database: one of our own tables.
+/// The heartbeats of the processes that use this database: one of Glimpse's own tables.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseProcesses {
     Table,
@@ -118,11 +117,11 @@ pub(crate) enum GlimpseProcesses {
     Beat,
 }
 
-/// Locks of images between the nodes of a Galera cluster: one of our own tables, on MySQL and MariaDB alone.
+/// Locks of images between the nodes of a Galera cluster: one of Glimpse's own tables, on MySQL and MariaDB only.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseImageLocks {
     Table,
     ImageId,
-    /// How often the lock was taken.
+    /// The number of times that the lock was taken.
     Taken,
 }

@@ -1,7 +1,7 @@
 //! The `image_tags` table.
 //!
-//! Glance's schema has no key that makes a tag unique, and its collation on MySQL ignores case. So whoever writes an
-//! image's tags takes the image's lock first (`images::get_locked`), and every comparison is exact.
+//! Glance's schema has no unique key for tags. So a transaction that writes an image's tags takes the image's lock first
+//! (`images::get_locked`). The schema's collation on MySQL is case-insensitive, so every query here compares exactly.
 
 use chrono::NaiveDateTime;
 use sea_query::{Asterisk, Expr, ExprTrait, Query, SelectStatement};
@@ -23,7 +23,8 @@ pub(crate) struct TagRow {
 const INSERTED: [ImageTags; 5] =
     [ImageTags::ImageId, ImageTags::Value, ImageTags::CreatedAt, ImageTags::UpdatedAt, ImageTags::Deleted];
 
-/// Adds tags, which must differ, to an image that has none of them. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Adds tags. The caller makes sure that they are distinct and that the image has none of them. One statement per
+/// [`super::ROWS_PER_INSERT`] tags.
 pub(crate) async fn insert_all(s: &mut impl Session, image_id: &str, tags: &[&str], now: NaiveDateTime) -> Result<()> {
     for chunk in tags.chunks(super::ROWS_PER_INSERT) {
         let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
@@ -35,8 +36,8 @@ pub(crate) async fn insert_all(s: &mut impl Session, image_id: &str, tags: &[&st
     Ok(())
 }
 
-/// Adds a tag unless the image has it, or has `quota` tags already; `None` sets no bound. `false` when nothing was
-/// added. One statement, through the index `(image_id, value)`; with a quota it counts the image's tags.
+/// Adds a tag, unless the image already has it or has `quota` tags; a quota of `None` is no limit. Returns `false` if nothing was
+/// added. One statement, through the index `(image_id, value)`. With a quota, it also counts the image's tags.
 pub(crate) async fn insert(
     s: &mut impl Session,
     image_id: &str,
@@ -54,12 +55,12 @@ pub(crate) async fn insert(
         row.and_where(Expr::SubQuery(None, Box::new(count.into())).lt(i64::from(quota)));
     }
     let mut insert = Query::insert().into_table(ImageTags::Table).columns(INSERTED).take();
-    // Fails where the columns and the values are not as many, which a constant decides.
+    // Fails only if the numbers of columns and values differ, and both are constant.
     insert.select_from(row).map_err(|error| super::Error::Statement(error.to_string()))?;
     Ok(s.execute(insert).await? == 1)
 }
 
-/// Removes a tag's row. `false` when the image does not have it. One statement, through the index `(image_id, value)`.
+/// Removes a tag. Returns `false` if the image does not have it. One statement, through the index `(image_id, value)`.
 pub(crate) async fn delete(s: &mut impl Session, image_id: &str, tag: &str) -> Result<bool> {
     let delete = Query::delete()
         .from_table(ImageTags::Table)
@@ -67,11 +68,11 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, tag: &str) -> R
         .cond_where(s.exactly(ImageTags::Value, tag))
         .and_where(Expr::col(ImageTags::Deleted).eq(false))
         .take();
-    // More than one row goes where a Glance beside us added the tag twice.
+    // More than one row is removed if a Glance on the same database has added the tag twice.
     Ok(s.execute(delete).await? > 0)
 }
 
-/// Removes tags' rows. One statement for every [`super::ROWS_PER_INSERT`] of them.
+/// Removes tags. One statement per [`super::ROWS_PER_INSERT`] tags.
 pub(crate) async fn delete_all(s: &mut impl Session, image_id: &str, tags: &[&str]) -> Result<()> {
     for tags in tags.chunks(super::ROWS_PER_INSERT) {
         let delete = Query::delete()
@@ -96,13 +97,13 @@ pub(crate) async fn contains(s: &mut impl Session, image_id: &str, tag: &str) ->
     Ok(s.optional::<TagRow>(query).await?.is_some())
 }
 
-/// How many tags the image has. One statement, through the index `(image_id, value)`.
+/// Counts the tags of an image. One statement, through the index `(image_id, value)`.
 pub(crate) async fn count(s: &mut impl Session, image_id: &str) -> Result<i64> {
     let count: Option<(i64,)> = s.optional(live(image_id).expr(Expr::col(ImageTags::Value).count()).take()).await?;
     Ok(count.map_or(0, |(count,)| count))
 }
 
-/// The tags of these images, through the index on `image_id`.
+/// Selects the tags of these images, through the index on `image_id`.
 pub(super) fn of_images(image_ids: &[&str]) -> SelectStatement {
     Query::select()
         .from(ImageTags::Table)
@@ -119,8 +120,8 @@ fn live(image_id: &str) -> SelectStatement {
         .take()
 }
 
-/// Condition of a listing: the image has this tag. A count, because an engine that took it for a join could start from every
-/// image that has it. Through the index `(image_id, value)`, or `glimpse_image_tags_tagged`.
+/// Condition of a listing: the image has this tag. Through the index `(image_id, value)`, or `glimpse_image_tags_tagged`. It is
+/// a count and not an EXISTS: an engine could turn that into a join which starts from every image with the tag.
 pub(super) fn has(s: &impl Session, tag: &str) -> Expr {
     let count = Query::select()
         .expr(Expr::col(Asterisk).count())
@@ -132,7 +133,7 @@ pub(super) fn has(s: &impl Session, tag: &str) -> Expr {
     Expr::SubQuery(None, Box::new(count.into())).gt(0_i64)
 }
 
-/// The ids of the images with this tag, through the index `glimpse_image_tags_tagged`.
+/// Selects the ids of the images with this tag, through the index `glimpse_image_tags_tagged`.
 pub(super) fn images_with(s: &impl Session, tag: &str) -> SelectStatement {
     Query::select()
         .column(ImageTags::ImageId)

@@ -1,24 +1,24 @@
-//! The `glimpse_uploads` table: uploads under way, so that what a killed process has begun can be undone.
+//! The `glimpse_uploads` table: the uploads in progress. If a process dies, another one finds its uploads here and rolls them back.
 
 use sea_query::{Expr, ExprTrait, Query};
 
 use super::{Result, Session, tables::GlimpseUploads as U};
 use crate::model::ImageId;
 
-/// An upload under way. While its row is there, the image is its own.
+/// An upload in progress. It owns the image while its row exists.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Upload {
-    /// The image that gets the data.
+    /// The image that receives the data.
     pub(crate) image_id: ImageId,
-    /// Which upload: there may be several for an image, one after the other.
+    /// The upload's id. An image can have several uploads, one after the other.
     pub(crate) upload_id: String,
-    /// The process that it is in.
+    /// The process that runs it.
     pub(crate) process_id: String,
-    /// The store that gets the data.
+    /// The store that receives the data.
     pub(crate) store: String,
 }
 
-/// Notes that an upload begins. One that was there for the image has lost it. Two statements.
+/// Records the start of an upload. An earlier upload of the image no longer owns it. Two statements.
 pub(crate) async fn begin(s: &mut impl Session, upload: &Upload) -> Result<()> {
     let delete =
         Query::delete().from_table(U::Table).and_where(Expr::col(U::ImageId).eq(upload.image_id.as_str())).take();
@@ -32,7 +32,7 @@ pub(crate) async fn begin(s: &mut impl Session, upload: &Upload) -> Result<()> {
     s.execute(insert).await.map(drop)
 }
 
-/// Ends an upload. `false` when it is not the image's any more. One statement.
+/// Ends an upload. Returns `false` if it no longer owns the image. One statement.
 pub(crate) async fn end(s: &mut impl Session, upload: &Upload) -> Result<bool> {
     let delete = Query::delete()
         .from_table(U::Table)
@@ -42,8 +42,8 @@ pub(crate) async fn end(s: &mut impl Session, upload: &Upload) -> Result<bool> {
     Ok(s.execute(delete).await? == 1)
 }
 
-/// Gives an upload to whoever undoes it, under a new id: with the old one it cannot end any more. `false` when it has ended.
-/// One statement.
+/// Transfers an upload to the process that rolls it back, under a new id. The upload cannot end under its old id any more. Returns
+/// `false` if it has ended. One statement.
 pub(crate) async fn take_over(s: &mut impl Session, upload: &Upload, by: &Upload) -> Result<bool> {
     let update = Query::update()
         .table(U::Table)
@@ -55,7 +55,7 @@ pub(crate) async fn take_over(s: &mut impl Session, upload: &Upload, by: &Upload
     Ok(s.execute(update).await? == 1)
 }
 
-/// Whether the image is an upload's still. One statement.
+/// Whether an upload still owns the image. One statement.
 pub(crate) async fn holds(s: &mut impl Session, upload: &Upload) -> Result<bool> {
     let query = Query::select()
         .columns([U::ImageId, U::UploadId, U::ProcessId, U::Store])
@@ -67,7 +67,7 @@ pub(crate) async fn holds(s: &mut impl Session, upload: &Upload) -> Result<bool>
     Ok(found.is_some())
 }
 
-/// Reads all of them: as many as there are uploads at a time. One statement.
+/// Reads all uploads in progress. One statement.
 pub(crate) async fn all(s: &mut impl Session) -> Result<Vec<Upload>> {
     s.all(Query::select().columns([U::ImageId, U::UploadId, U::ProcessId, U::Store]).from(U::Table).take()).await
 }

@@ -1,7 +1,8 @@
-//! How much a project has: what its limits are compared with.
+//! The usage of a project, which is compared with its quotas.
 //!
-//! Each is one statement through the index on `images.owner`, and reads every row that the project ever owned: those of
-//! deleted images are in that index too. Nobody's images, whose owner is NULL, are counted as Glance does.
+//! Each function runs one statement through the index on `images.owner`. The statement reads every row that the project ever
+//! owned, because the index includes deleted images. Images without an owner (NULL) count as usage without a project, as in
+//! Glance.
 
 use sea_query::{Asterisk, Cond, Condition, Expr, ExprTrait, Query, SelectStatement};
 
@@ -11,14 +12,14 @@ use super::{
 };
 use crate::model::Status;
 
-/// An image in one of these has nothing any more.
-const GONE: [Status; 3] = [Status::Killed, Status::PendingDelete, Status::Deleted];
-/// The property that names the stores which a copy is on its way to, and is empty when there is none.
+/// The states in which an image counts towards no quota.
+const UNCOUNTED: [Status; 3] = [Status::Killed, Status::PendingDelete, Status::Deleted];
+/// The property that names the stores to which the image is being copied. It is empty if there is no copy in progress.
 const COPYING_TO: &str = "os_glance_importing_to_stores";
-/// Bits of a size below the mebibyte.
+/// The bits of a size below one mebibyte.
 const BELOW_MEBIBYTE: i64 = (1 << 20) - 1;
 
-/// Sizes are summed in two parts, so that no sum is too large for the engine, whatever sizes locations claimed.
+/// A sum of sizes. It is computed in two parts, so that it does not overflow the engine's integers, whatever sizes clients claimed.
 #[derive(sqlx::FromRow)]
 struct Sum {
     mebibytes: i64,
@@ -37,40 +38,43 @@ struct Count {
     count: i64,
 }
 
-/// Images that the project has.
+/// Counts the project's images. One statement.
 pub(crate) async fn images(s: &mut impl Session, owner: Option<&str>) -> Result<u128> {
-    let query = of(s, owner).cond_where(not_in(&GONE)).take();
+    let query = images_of(s, owner).cond_where(not_in(&UNCOUNTED)).take();
     count(s, query).await
 }
 
-/// Bytes that its images take in the stores: an image's size, once for each location of it, but for the image `except`.
+/// Sums the bytes that the project's images use in stores: each image's size, once per location. The image `except` does not
+/// count. One statement.
 pub(crate) async fn stored(s: &mut impl Session, owner: Option<&str>, except: Option<&str>) -> Result<u128> {
-    let query = of(s, owner)
+    let query = images_of(s, owner)
         .inner_join(
             ImageLocations::Table,
             Expr::col((ImageLocations::Table, ImageLocations::ImageId)).equals((Images::Table, Images::Id)),
         )
-        // One that waits for the scrubber still takes its room.
+        // A location that waits for the scrubber still uses storage.
         .and_where(Expr::col((ImageLocations::Table, ImageLocations::Status)).ne(Status::Deleted))
-        .cond_where(not_in(&GONE))
+        .cond_where(not_in(&UNCOUNTED))
         .and_where_option(except.map(|id| Expr::col((Images::Table, Images::Id)).ne(id)))
         .take();
     sum(s, query).await
 }
 
-/// Bytes that its images take where data waits for an import or a copy.
+/// Sums the sizes of the project's images whose data is staged for an import or a copy. One statement.
 pub(crate) async fn staged(s: &mut impl Session, owner: Option<&str>) -> Result<u128> {
-    let query = of(s, owner).cond_where(under_way(s, &[Status::Uploading, Status::Importing])).take();
+    let query = images_of(s, owner).cond_where(is_in_progress(s, &[Status::Uploading, Status::Importing])).take();
     sum(s, query).await
 }
 
-/// Images whose data is on its way.
+/// Counts the project's images that are being uploaded, imported or copied. One statement.
 pub(crate) async fn uploading(s: &mut impl Session, owner: Option<&str>) -> Result<u128> {
-    let query = of(s, owner).cond_where(under_way(s, &[Status::Saving, Status::Uploading, Status::Importing])).take();
+    let query = images_of(s, owner)
+        .cond_where(is_in_progress(s, &[Status::Saving, Status::Uploading, Status::Importing]))
+        .take();
     count(s, query).await
 }
 
-fn of(s: &impl Session, owner: Option<&str>) -> SelectStatement {
+fn images_of(s: &impl Session, owner: Option<&str>) -> SelectStatement {
     let owned = match owner {
         Some(owner) => s.exactly((Images::Table, Images::Owner), owner),
         None => Cond::all().add(Expr::col((Images::Table, Images::Owner)).is_null()),
@@ -86,8 +90,8 @@ fn not_in(statuses: &[Status]) -> Condition {
     statuses.iter().fold(Cond::all(), |all, other| all.add(status().ne(*other)))
 }
 
-/// Images in one of these states, and those with data of which a copy is on its way.
-fn under_way(s: &impl Session, statuses: &[Status]) -> Condition {
+/// Condition: the image is in one of these states, or a copy of its data is in progress.
+fn is_in_progress(s: &impl Session, statuses: &[Status]) -> Condition {
     use ImageProperties as P;
     let copying = Query::select()
         .expr(Expr::val(1))
@@ -98,7 +102,7 @@ fn under_way(s: &impl Session, statuses: &[Status]) -> Condition {
         .and_where(super::is_live((P::Table, P::Deleted)))
         .take();
     let any = statuses.iter().fold(Cond::any(), |any, one| any.add(status().eq(*one)));
-    any.add(not_in(&GONE).add(Expr::exists(copying)))
+    any.add(not_in(&UNCOUNTED).add(Expr::exists(copying)))
 }
 
 async fn count(s: &mut impl Session, mut query: SelectStatement) -> Result<u128> {

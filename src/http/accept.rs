@@ -1,29 +1,29 @@
-//! Which form of an error body a client asks for, decided exactly as webob decides it: clients depend on what comes.
+//! Content negotiation for error bodies. It follows webob exactly, because clients depend on the result.
 
 use axum::http::{HeaderMap, header};
 
-/// A form of an error body.
+/// The format of an error body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// For who accepts anything; python-glanceclient needs it.
+    /// For clients that accept anything. python-glanceclient parses it.
     Html,
-    /// For who asks for JSON first.
+    /// For clients that prefer JSON.
     Json,
-    /// For who accepts neither.
+    /// For clients that accept neither.
     Plain,
 }
 
-/// How well a range fits an offer: exactly, by its type, or because it takes anything.
+/// How specifically a media range matches an offer: 2 exactly, 1 by its type, 0 as `*/*`.
 type Specificity = u8;
 
-/// Chooses the form.
-pub(super) fn form(headers: &HeaderMap) -> Form {
+/// Chooses the format by the request's `Accept` headers.
+pub(super) fn negotiate(headers: &HeaderMap) -> Form {
     let mut lines = headers.get_all(header::ACCEPT).iter().map(|line| line.to_str().unwrap_or("\0")).peekable();
     if lines.peek().is_none() {
         return Form::Plain;
     }
     let text = lines.collect::<Vec<_>>().join(",");
-    // What cannot be read is taken as no wish at all.
+    // webob treats a malformed header as if the client accepted anything.
     let Some(ranges) = parse(&text) else {
         return Form::Html;
     };
@@ -49,7 +49,7 @@ fn specificity(range: &str, offer: &str) -> Option<Specificity> {
     (range == offer).then_some(2)
 }
 
-/// Media ranges in lower case, with their quality in thousandths; `None` where the header is malformed.
+/// Parses the media ranges in lower case, with their quality in thousandths; `None` if the header is malformed.
 fn parse(text: &str) -> Option<Vec<(String, u16)>> {
     let mut ranges = Vec::new();
     for element in text.split(',') {
@@ -72,12 +72,12 @@ fn parse(text: &str) -> Option<Vec<(String, u16)>> {
             }
             if name.eq_ignore_ascii_case("q") {
                 quality = thousandths(value)?;
-                // What follows are extensions, which no offer has.
+                // The parameters after q are extensions, which no offer has.
                 break;
             }
             has_parameters = true;
         }
-        // A range with parameters fits none of the offers, which have none.
+        // A range with parameters matches no offer, because the offers have none.
         if !has_parameters {
             ranges.push((range, quality));
         }
@@ -104,18 +104,18 @@ mod tests {
     use axum::http::{HeaderMap, HeaderValue, header};
     use proptest::prelude::*;
 
-    use super::{Form, form};
+    use super::{Form, negotiate};
 
     fn chosen(accept: &str) -> Form {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_str(accept).unwrap());
-        form(&headers)
+        negotiate(&headers)
     }
 
-    /// Each of these was asked of a Glance 33.
+    /// Each of these was observed from a Glance 33.
     #[test]
-    fn as_webob_chooses() {
-        assert_eq!(form(&HeaderMap::new()), Form::Plain);
+    fn the_format_is_chosen_as_by_webob() {
+        assert_eq!(negotiate(&HeaderMap::new()), Form::Plain);
         let cases = [
             ("", Form::Plain),
             ("*/*", Form::Html),

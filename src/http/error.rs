@@ -1,7 +1,7 @@
-//! Errors as a client sees them: the only place where an [`Error`] becomes a status and a body.
+//! Error responses: the only place where an [`Error`] becomes a status and a body.
 //!
-//! A handler's error travels as the response's extension; [`render`] writes its body in the form that the request asks
-//! for. The forms are webob's, to the byte, because clients parse them.
+//! A handler's error becomes an extension of the response; [`render`] writes its body in the format that the client accepts. The
+//! bodies are byte for byte those of webob, because clients parse them.
 
 use std::{any::Any, borrow::Cow};
 
@@ -16,16 +16,15 @@ use hyper::ext::ReasonPhrase;
 use serde_json::json;
 
 use super::accept::{self, Form};
-use crate::error::Error;
+use crate::error::{Error, RESOURCE_NOT_FOUND};
 
-/// Seconds after which a client may try again.
+/// The number of seconds after which a client should retry.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
-/// Characters of an explanation at the most: it may repeat what the client sent, but not a megabyte of it. What Glance
-/// says of an image that its schema does not allow has the whole schema in it.
+/// The maximum length of an explanation in characters. An explanation can repeat a part of the request, which may be long. The
+/// limit leaves space for Glance's message about an invalid image, which contains the whole schema.
 const MAX_EXPLANATION: usize = 16 * 1024;
 
-const NOT_FOUND: &str = "The resource could not be found.";
 const FORBIDDEN: &str = "Access was denied to this resource.";
 const CONFLICT: &str = "There was a conflict when trying to complete your request.";
 const UNAVAILABLE: &str = "The server is currently unavailable. Please try again at a later time.";
@@ -34,7 +33,7 @@ const UNAUTHORIZED: &str = "This server could not verify that you are authorized
      Either you supplied the wrong credentials (e.g., bad password), or your browser does not understand how to supply \
      the credentials required.";
 
-/// A refusal, with what its body says. `explanation` is a sentence, `detail` what is behind it.
+/// An error response: its status, and the texts of its body. `explanation` is a sentence, `detail` the reason for it.
 #[derive(Debug, Clone)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -43,14 +42,14 @@ pub(super) struct Refusal {
     shape: Shape,
 }
 
-/// What the body says around explanation and detail: webob has a text of its own for some statuses.
+/// The template of the body. webob has special ones for some statuses.
 #[derive(Debug, Clone)]
 enum Shape {
-    /// Explanation, then detail.
+    /// The explanation, then the detail.
     Usual,
-    /// The method that is not there.
+    /// The method that is not allowed or not implemented.
     Method(Method),
-    /// The media type that is not taken, then detail.
+    /// The media type that is not supported, then the detail.
     MediaType(String),
 }
 
@@ -63,46 +62,46 @@ impl Refusal {
         Self { status, explanation, detail: String::new(), shape: Shape::Usual }
     }
 
-    /// With what is behind the explanation.
+    /// Adds the reason for the explanation.
     pub(super) fn with_detail(self, detail: &str) -> Self {
         let detail = Self::new(self.status, detail.to_owned()).explanation.into_owned();
         Self { detail, ..self }
     }
 
-    /// No route, or an object that nobody may know more of.
+    /// 404 with a general text: there is no such route or object, or the caller must not learn whether there is.
     pub(super) fn not_found() -> Self {
-        Self::new(StatusCode::NOT_FOUND, NOT_FOUND)
+        Self::new(StatusCode::NOT_FOUND, RESOURCE_NOT_FOUND)
     }
 
-    /// The route has no such method, or (501) there is no such method at all.
+    /// 405: the route does not support the method; or 501: no route does.
     pub(super) fn method(status: StatusCode, method: Method) -> Self {
         Self { shape: Shape::Method(method), ..Self::new(status, "") }
     }
 
-    /// The body is of a media type that is not taken here.
+    /// 415: the route does not support the media type of the request.
     pub(super) fn media_type(content_type: &str, detail: &str) -> Self {
         let shape = Shape::MediaType(content_type.to_owned());
         Self { shape, ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "") }.with_detail(detail)
     }
 
-    /// The body, with its text as `text` puts it, as webob's HTML template has it.
-    fn body(&self, text: impl Fn(&str) -> String) -> String {
+    /// The body of webob's HTML template, with its variable parts escaped by `escape`.
+    fn body(&self, escape: impl Fn(&str) -> String) -> String {
         match &self.shape {
             Shape::Method(method) if self.status == StatusCode::NOT_IMPLEMENTED => {
                 format!(
                     "\nThe request method {} is not implemented for this server. <br /><br />\n",
-                    text(method.as_str())
+                    escape(method.as_str())
                 )
             }
             Shape::Method(method) => {
-                format!("The method {} is not allowed for this resource. <br /><br />\n", text(method.as_str()))
+                format!("The method {} is not allowed for this resource. <br /><br />\n", escape(method.as_str()))
             }
             Shape::MediaType(name) => format!(
                 "The request media type {} is not supported by this server.\n<br /><br />\n{}",
-                text(name),
-                text(&self.detail)
+                escape(name),
+                escape(&self.detail)
             ),
-            Shape::Usual => format!("{}<br /><br />\n{}\n\n", text(&self.explanation), text(&self.detail)),
+            Shape::Usual => format!("{}<br /><br />\n{}\n\n", escape(&self.explanation), escape(&self.detail)),
         }
     }
 
@@ -130,7 +129,7 @@ impl Refusal {
     }
 }
 
-/// webob's title of a status, which is not in every case the standard's reason phrase.
+/// webob's title of a status, which sometimes differs from the standard's reason phrase.
 fn title(status: StatusCode) -> &'static str {
     match status {
         StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
@@ -151,7 +150,7 @@ impl From<&Error> for Refusal {
             Error::PropertyConflict(reason) => Self::new(StatusCode::CONFLICT, CONFLICT).with_detail(reason),
             Error::LimitExceeded(message) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, message.clone()),
             Error::Gone(message) => Self::new(StatusCode::GONE, message.clone()),
-            // The type that all image data comes as.
+            // The media type of all image data.
             Error::UnfitData(reason) => Self::media_type("application/octet-stream", reason),
             Error::NoSuchRange(reason) => {
                 Self::new(StatusCode::RANGE_NOT_SATISFIABLE, "The Range requested is not available.")
@@ -159,7 +158,7 @@ impl From<&Error> for Refusal {
             }
             Error::SlowClient => Self::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
             Error::StoreUnavailable(message) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()),
-            Error::Unavailable { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
+            Error::Unavailable { .. } | Error::Contended(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),
         }
     }
@@ -173,7 +172,7 @@ impl IntoResponse for Refusal {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         if self.status == StatusCode::PAYLOAD_TOO_LARGE {
-            // Clients show the reason phrase, and know this one.
+            // Clients display the reason phrase, so it must be webob's.
             response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
         }
         response.extensions_mut().insert(self);
@@ -187,21 +186,22 @@ impl IntoResponse for Error {
             Self::Unavailable { service, source } => {
                 tracing::error!(error = %source, "{service} is unavailable")
             }
+            Self::Contended(source) => tracing::error!(error = %source, "the database is unavailable"),
             Self::Internal(source) => tracing::error!(error = %source, "internal error"),
-            refused => tracing::debug!(reason = %refused, "refused"),
+            error => tracing::debug!(reason = %error, "request refused"),
         }
         Refusal::from(&self).into_response()
     }
 }
 
-/// Answers a request whose handler panicked. What the panic said is in the log, and stays there.
+/// The response if a handler panicked. The message of the panic is only logged.
 pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
 }
 
-/// Middleware: writes the body of a refusal.
+/// Middleware: writes the body of an error response.
 pub(super) async fn render(request: Request, next: Next) -> Response {
-    let form = accept::form(request.headers());
+    let form = accept::negotiate(request.headers());
     let mut response = next.run(request).await;
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
         let (content_type, body) = refusal.render(form);
@@ -227,7 +227,7 @@ fn escape_html(text: &str) -> String {
     out
 }
 
-/// HTML to text, as webob does it: a line break for `<br>`, spaces for line ends, no tags.
+/// Converts HTML to text as webob does: `<br>` becomes a line break, a line end becomes a space, and other tags are removed.
 fn strip_tags(html: &str) -> String {
     let mut out = String::with_capacity(html.len());
     let mut rest = html;
@@ -252,19 +252,19 @@ fn strip_tags(html: &str) -> String {
     out
 }
 
-/// Answers for what cannot be done now.
+/// 503: the request cannot be served now.
 pub(super) fn unavailable() -> Response {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response()
 }
 
-/// Answers while the server takes nothing new. The connection ends, so that the client finds another server.
+/// 503 while the server drains. It closes the connection, so that the client connects to another server.
 pub(super) fn draining() -> Response {
     let mut response = unavailable();
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// Answers who could not be authenticated, with the scheme that they could use.
+/// 401, with the authentication scheme that the client can use.
 pub(super) fn unauthenticated(challenge: Option<HeaderValue>) -> Response {
     let mut response = Error::Unauthenticated.into_response();
     if let Some(challenge) = challenge {
@@ -284,9 +284,9 @@ mod tests {
         refusal.render(form).1
     }
 
-    /// Each of these was read off a Glance 33.
+    /// Each of these was observed from a Glance 33.
     #[test]
-    fn bodies_are_webobs() {
+    fn bodies_are_those_of_webob() {
         let refusal = Refusal::new(StatusCode::NOT_FOUND, "No image found with ID <b>&'\"");
         assert_eq!(
             body(&refusal, Form::Html),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_internal_error_that_tells_nothing() {
+    async fn a_panic_becomes_an_internal_error_without_details() {
         use axum::{Router, body::Body, extract::Request, middleware::from_fn, routing::get};
         use http_body_util::BodyExt as _;
         use tower::ServiceExt as _;

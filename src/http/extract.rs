@@ -1,4 +1,4 @@
-//! What handlers take out of a request: bounded, checked, and refused with our error bodies.
+//! Extractors: the parts of a request that handlers need, validated and limited in size, with Glance's error bodies.
 
 use std::{convert::Infallible, fmt, time::Duration};
 
@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{error::Refusal, linger::Lingering, middleware::limits::Hurry};
+use super::{error::Refusal, linger::Lingering, middleware::limits::Deadline};
 use crate::{
     app::{App, SharedApp},
     context::Context,
@@ -23,10 +23,10 @@ use crate::{
     model::{RequestedId, Tag},
 };
 
-/// Bytes of a JSON body at the most. It takes some forty times of that in memory once it is read.
+/// The maximum size of a JSON body in bytes. Parsed, it takes up to about forty times as much memory.
 const MAX_JSON: usize = 1024 * 1024;
 
-/// The caller. There is one behind the authentication middleware only.
+/// The caller. It is available only behind the authentication middleware.
 impl FromRequestParts<SharedApp> for Context {
     type Rejection = Error;
 
@@ -35,7 +35,7 @@ impl FromRequestParts<SharedApp> for Context {
     }
 }
 
-/// The variables of the path, in its order, percent-decoded.
+/// The variables of the path, in the path's order, percent-decoded.
 pub(super) struct PathVariables<const N: usize>(pub(super) [String; N]);
 
 impl<const N: usize> FromRequestParts<SharedApp> for PathVariables<N> {
@@ -87,7 +87,7 @@ impl FromRequestParts<SharedApp> for MemberPath {
     }
 }
 
-/// The query string's pairs, in order, decoded.
+/// The name-value pairs of the query string, in order, decoded.
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
 impl FromRequestParts<SharedApp> for Query {
@@ -110,7 +110,7 @@ impl FromRequestParts<SharedApp> for Query {
     }
 }
 
-/// Nothing: a request that must not have a body, and has none.
+/// Requires that the request has no body.
 pub(super) struct NoBody;
 
 impl FromRequest<SharedApp> for NoBody {
@@ -118,7 +118,7 @@ impl FromRequest<SharedApp> for NoBody {
 
     async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Error> {
         let mut body = request.into_body();
-        // A chunked body may turn out to be empty.
+        // A chunked body can be empty.
         while !body.is_end_stream() {
             match body.frame().await {
                 None => break,
@@ -130,7 +130,7 @@ impl FromRequest<SharedApp> for NoBody {
     }
 }
 
-/// An image's data as the request's body. From here on, the request may take as long as its data needs.
+/// The request's body as image data. Lifts the deadline of the request.
 pub(super) struct ImageData(pub(super) NewData);
 
 impl FromRequest<SharedApp> for ImageData {
@@ -147,14 +147,14 @@ impl FromRequest<SharedApp> for ImageData {
             );
         }
         let size = match (text("x-openstack-image-size"), text("content-length")) {
-            (Some(said), _) => Some(whole_number(&said).ok_or_else(|| {
+            (Some(said), _) => Some(parse_integer(&said).ok_or_else(|| {
                 Error::Invalid("Invalid or missing image size in request headers.".to_owned()).into_response()
             })?),
-            (None, length) => length.as_deref().and_then(whole_number),
+            (None, length) => length.as_deref().and_then(parse_integer),
         };
         let store = text("x-image-meta-store");
-        if let Some(hurry) = request.extensions().get::<Hurry>() {
-            hurry.lift();
+        if let Some(deadline) = request.extensions().get::<Deadline>() {
+            deadline.lift();
         }
         let data = Lingering::new(request, app.config.glimpse.client_timeout);
         let data = TryStreamExt::map_err(data, Box::<dyn std::error::Error + Send + Sync>::from);
@@ -162,34 +162,34 @@ impl FromRequest<SharedApp> for ImageData {
     }
 }
 
-/// A number as Python reads it.
-fn whole_number(text: &str) -> Option<i64> {
+/// Parses an integer as Python does.
+fn parse_integer(text: &str) -> Option<i64> {
     let text = text.trim();
     let lone = text.starts_with('_') || text.ends_with('_') || text.contains("__");
     if lone { None } else { text.replace('_', "").parse().ok() }
 }
 
-/// The part of an image's data that is asked for.
-pub(super) struct AskedRange(pub(super) RangeRequest);
+/// The part of an image's data that the client requests.
+pub(super) struct RequestedRange(pub(super) RangeRequest);
 
-impl FromRequestParts<SharedApp> for AskedRange {
+impl FromRequestParts<SharedApp> for RequestedRange {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Infallible> {
-        // What is no text is no range either.
+        // A header that is not text is an invalid range.
         let text = |name| parts.headers.get(name).map(|value| value.to_str().unwrap_or("no text").to_owned());
         Ok(Self(RangeRequest { range: text(header::RANGE), content_range: text(header::CONTENT_RANGE) }))
     }
 }
 
-/// A JSON object or list as the request's body: what is said of a list is the handler's business.
+/// The request's body as a JSON object or list. The handler decides how to refuse a list.
 pub(super) struct Json(pub(super) Value);
 
 impl FromRequest<SharedApp> for Json {
     type Rejection = Response;
 
     async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
-        if !speaks_json(&request) {
+        if !accepts_as_json(&request) {
             let explanation = "The request media type is not supported by this server: application/json is expected.";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
@@ -197,7 +197,7 @@ impl FromRequest<SharedApp> for Json {
     }
 }
 
-/// A JSON object as the request's body.
+/// The request's body as a JSON object.
 pub(super) struct JsonObject(pub(super) Map<String, Value>);
 
 impl FromRequest<SharedApp> for JsonObject {
@@ -211,24 +211,24 @@ impl FromRequest<SharedApp> for JsonObject {
     }
 }
 
-/// How the operations of a patch are written.
+/// The dialect of a patch's operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PatchDialect {
-    /// `{"add": "/name", "value": …}`, as the fourth draft of JSON Patch had it.
+    /// `{"add": "/name", "value": …}`, as in the fourth draft of JSON Patch.
     V20,
-    /// `{"op": "add", "path": "/name", "value": …}`, as the tenth had it.
+    /// `{"op": "add", "path": "/name", "value": …}`, as in the tenth draft.
     V21,
 }
 
 impl PatchDialect {
-    /// By their media types.
+    /// The dialects with their media types.
     const ALL: [(&str, Self); 2] = [
         ("application/openstack-images-v2.0-json-patch", Self::V20),
         ("application/openstack-images-v2.1-json-patch", Self::V21),
     ];
 }
 
-/// A list of operations as the request's body, and the dialect that they are in.
+/// The request's body as a list of patch operations, and their dialect.
 pub(super) struct JsonPatch(pub(super) PatchDialect, pub(super) Vec<Value>);
 
 impl FromRequest<SharedApp> for JsonPatch {
@@ -268,28 +268,28 @@ fn invalid(message: &str) -> Response {
 }
 
 async fn read_json(body: Body, app: &App) -> Result<Value, Response> {
-    let bytes = read(body, app.config.glimpse.client_timeout).await?;
+    let bytes = read_body(body, app.config.glimpse.client_timeout).await?;
     if bytes.is_empty() {
         return Err(invalid("Body expected in request."));
     }
-    match parse(&bytes).map_err(|message| invalid(&message))? {
+    match parse_json(&bytes).map_err(|message| invalid(&message))? {
         value @ (Value::Object(_) | Value::Array(_)) => Ok(value),
         _ => Err(invalid("Unexpected body type. Expected list/dict.")),
     }
 }
 
-/// Whether the body may be read as JSON. Glance reads any body so; we refuse what plainly is something else, and take
-/// what curl calls it where nobody said.
-fn speaks_json(request: &Request) -> bool {
+/// Whether the body is accepted as JSON. Glance accepts any media type. Glimpse accepts JSON, no media type, and
+/// `application/x-www-form-urlencoded`, which curl sends by default.
+fn accepts_as_json(request: &Request) -> bool {
     matches!(media_type(request).as_str(), "" | "application/json" | "application/x-www-form-urlencoded")
 }
 
-/// Reads a body whole, with a bound on its size and on the wait for each of its parts.
-async fn read(body: Body, patience: Duration) -> Result<Vec<u8>, Response> {
+/// Reads a whole body, with a limit on its size and a timeout for each chunk.
+async fn read_body(body: Body, timeout: Duration) -> Result<Vec<u8>, Response> {
     let mut body = Limited::new(body, MAX_JSON);
     let mut bytes = Vec::new();
     loop {
-        let frame = match tokio::time::timeout(patience, body.frame()).await {
+        let frame = match tokio::time::timeout(timeout, body.frame()).await {
             Ok(None) => return Ok(bytes),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
@@ -310,13 +310,13 @@ async fn read(body: Body, patience: Duration) -> Result<Vec<u8>, Response> {
     }
 }
 
-/// Reads JSON strictly: each key of an object once, and no deeper than serde_json's bound of 128 levels.
-fn parse(bytes: &[u8]) -> Result<Value, String> {
+/// Parses JSON strictly: duplicate keys are an error, and the nesting depth is limited by serde_json to 128.
+fn parse_json(bytes: &[u8]) -> Result<Value, String> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map_err(|error| {
         let text = error.to_string();
-        // Our own message carries a place that means nothing to a client.
+        // serde_json adds a line and a column to our message, which do not help a client.
         match text.split_once(DUPLICATE) {
             Some((_, rest)) => {
                 let name = rest.rsplit_once(" at line").map_or(rest, |(name, _)| name);
@@ -329,7 +329,7 @@ fn parse(bytes: &[u8]) -> Result<Value, String> {
 
 const DUPLICATE: &str = "duplicate key";
 
-/// Builds a [`Value`], refusing an object that has a key twice: readers differ on which of the two counts.
+/// Deserialises a [`Value`], and rejects an object with a duplicate key, because parsers disagree on which of the two to use.
 struct Strict;
 
 impl<'de> DeserializeSeed<'de> for Strict {
@@ -400,29 +400,30 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::parse;
+    use super::parse_json;
 
     #[test]
-    fn a_repeated_key_is_named() {
-        assert_eq!(parse(b"{\"a\": {\"b\": 1, \"b\": 2}}").unwrap_err(), "The request body has the key 'b' twice.");
+    fn a_duplicate_key_is_named_in_the_error() {
+        let error = parse_json(b"{\"a\": {\"b\": 1, \"b\": 2}}").unwrap_err();
+        assert_eq!(error, "The request body has the key 'b' twice.");
     }
 
     #[test]
-    fn deep_nesting_ends_in_an_error() {
+    fn deep_nesting_is_rejected() {
         let deep = [vec![b'['; 1 << 20], vec![b']'; 1 << 20]].concat();
-        assert!(parse(&deep).unwrap_err().contains("recursion limit"));
+        assert!(parse_json(&deep).unwrap_err().contains("recursion limit"));
     }
 
     proptest! {
         #[test]
-        fn what_serde_json_writes_is_read_back(name in any::<String>(), text in any::<String>(), n in any::<i64>()) {
+        fn serialised_json_can_be_parsed(name in any::<String>(), text in any::<String>(), n in any::<i64>()) {
             let value = json!({ name: [text, n, null, true, { "x": n }] });
-            prop_assert_eq!(parse(value.to_string().as_bytes()), Ok(value));
+            prop_assert_eq!(parse_json(value.to_string().as_bytes()), Ok(value));
         }
 
         #[test]
         fn no_body_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
-            let _ = parse(&bytes);
+            let _ = parse_json(&bytes);
         }
     }
 }

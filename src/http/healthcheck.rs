@@ -1,4 +1,5 @@
-//! `/healthcheck`: whether a load balancer should send requests here. Needs no authentication and asks nobody.
+//! `/healthcheck`: reports whether a load balancer should send requests here. Requires no authentication, and queries neither the
+//! database nor other services.
 
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use axum::{
 
 use crate::app::SharedApp;
 
-pub(super) async fn show(State(app): State<SharedApp>, method: Method) -> Response {
+pub(super) async fn check(State(app): State<SharedApp>, method: Method) -> Response {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"))];
     if app.is_draining() {
         return (StatusCode::SERVICE_UNAVAILABLE, [(header::CONNECTION, "close")], content_type, "DRAINING")

@@ -1,4 +1,4 @@
-//! JSON as Glance writes it: `", "` and `": "` between its parts, and every character as itself.
+//! Writes JSON as Glance does: with `", "` and `": "` as separators, and without escaping non-ASCII characters.
 
 use std::io;
 
@@ -26,8 +26,8 @@ impl Formatter for Spaced {
     }
 }
 
-/// Writes a value. One that cannot be JSON, which none of ours is, becomes `null`.
-pub(super) fn text(value: &impl Serialize) -> String {
+/// Serialises a value. A value that cannot be represented in JSON becomes `null`; Glimpse has no such values.
+pub(super) fn to_string(value: &impl Serialize) -> String {
     let mut bytes = Vec::with_capacity(1024);
     match value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)) {
         Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
@@ -35,15 +35,15 @@ pub(super) fn text(value: &impl Serialize) -> String {
     }
 }
 
-/// A time, as Glance writes it.
+/// Formats a time as Glance does.
 pub(super) fn time(time: NaiveDateTime) -> String {
     time.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// Writes a value in ASCII, as Glance does with what is no record of its own: other characters are escaped.
+/// Serialises a value in ASCII, with other characters escaped. Glance does this for schemas and errors.
 pub(super) fn ascii(value: &impl Serialize) -> String {
     let mut ascii = String::with_capacity(1024);
-    for c in text(value).chars() {
+    for c in to_string(value).chars() {
         if c.is_ascii() {
             ascii.push(c);
         } else {
@@ -53,12 +53,12 @@ pub(super) fn ascii(value: &impl Serialize) -> String {
     ascii
 }
 
-/// Answers with a value in ASCII.
+/// A response whose body is a value in ASCII.
 pub(super) fn ascii_response(value: &impl Serialize) -> Response {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], ascii(value)).into_response()
 }
 
-/// Answers with a value.
+/// A response whose body is a value.
 pub(super) fn response(value: &impl Serialize) -> Response {
-    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text(value)).into_response()
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], to_string(value)).into_response()
 }

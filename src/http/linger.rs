@@ -1,4 +1,4 @@
-//! Bodies that are taken to their end, so that whoever sends one hears the answer.
+//! Reads a request's body to its end, even after the response is known, so that the client receives the response.
 
 use std::{
     pin::Pin,
@@ -14,25 +14,25 @@ use axum::{
 use futures_util::{Stream, StreamExt as _};
 use tokio::{runtime::Handle, time::timeout};
 
-/// How long the rest of a body is taken that nobody wants.
+/// The maximum time for reading the rest of a body.
 const LINGER: Duration = Duration::from_secs(600);
 
-/// A body whose rest is still taken when nobody wants it any more: most clients listen only once they have sent everything,
-/// and would find a broken connection in place of the answer.
+/// A body whose rest is read and discarded when it is dropped. Most clients read the response only after they have sent the whole
+/// body. If the server closed the connection earlier, they would report a broken connection in place of the response.
 pub(super) struct Lingering {
-    /// None after its end.
+    /// `None` after the end of the body.
     data: Option<BodyDataStream>,
     lingers: bool,
-    /// How long each part of it may take.
-    patience: Duration,
+    /// The timeout for each chunk.
+    timeout: Duration,
 }
 
 impl Lingering {
     /// The body of a request.
-    pub(super) fn new(request: Request, patience: Duration) -> Self {
-        // Reading asks for the data of who waits to be asked.
+    pub(super) fn new(request: Request, timeout: Duration) -> Self {
+        // With `Expect: 100-continue`, reading would make the client send the body.
         let lingers = !request.headers().contains_key(header::EXPECT);
-        Self { data: Some(request.into_body().into_data_stream()), lingers, patience }
+        Self { data: Some(request.into_body().into_data_stream()), lingers, timeout }
     }
 }
 
@@ -53,8 +53,8 @@ impl Stream for Lingering {
 impl Drop for Lingering {
     fn drop(&mut self) {
         if let (true, Some(mut data), Ok(runtime)) = (self.lingers, self.data.take(), Handle::try_current()) {
-            let patience = self.patience;
-            let rest = async move { while let Ok(Some(Ok(_))) = timeout(patience, data.next()).await {} };
+            let chunk_timeout = self.timeout;
+            let rest = async move { while let Ok(Some(Ok(_))) = timeout(chunk_timeout, data.next()).await {} };
             runtime.spawn(timeout(LINGER, rest));
         }
     }

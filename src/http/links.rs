@@ -1,4 +1,4 @@
-//! Absolute URLs of this service, as the client reaches it.
+//! Absolute URLs of this service, as clients reach it.
 
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 
@@ -9,19 +9,19 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// Where the service is: the configured public endpoint, or where a trusted proxy or the request's host say. Without a slash
-/// at its end.
+/// The base URL of the service, without a trailing slash: `public_endpoint` if it is set, otherwise derived from the headers of a
+/// trusted proxy and the request's host.
 pub(super) fn base(app: &App, headers: &HeaderMap, uri: &Uri) -> String {
     if let Some(endpoint) = &app.config.default.public_endpoint {
         return endpoint.trim_end_matches('/').to_owned();
     }
-    let host = text(headers, &header::HOST);
+    let host = header_text(headers, &header::HOST);
     let host = host.or_else(|| uri.authority().map(|authority| authority.as_str())).filter(|host| is_host(host));
-    let proxy = app.config.oslo_middleware.enable_proxy_headers_parsing.then(|| Proxy::of(headers));
+    let proxy = app.config.oslo_middleware.enable_proxy_headers_parsing.then(|| Proxy::from_headers(headers));
     proxy.unwrap_or_default().base(host.unwrap_or("localhost"))
 }
 
-/// What a proxy says of the URL that it was asked for. What cannot be in a URL is as if it were not said.
+/// The URL that a client requested from a proxy, as the proxy's headers report it. Values that are invalid in a URL are ignored.
 #[derive(Debug, Default)]
 struct Proxy<'a> {
     scheme: Option<&'a str>,
@@ -31,10 +31,10 @@ struct Proxy<'a> {
 }
 
 impl<'a> Proxy<'a> {
-    /// `Forwarded`, of which the first proxy counts, or the headers from before there was one.
-    fn of(headers: &'a HeaderMap) -> Self {
-        let prefix = text(headers, &FORWARDED_PREFIX).map(|prefix| prefix.trim_end_matches('/'));
-        let said = match text(headers, &header::FORWARDED).filter(|forwarded| !forwarded.is_empty()) {
+    /// Reads the first element of `Forwarded`, or the older `X-Forwarded-…` headers if there is none.
+    fn from_headers(headers: &'a HeaderMap) -> Self {
+        let prefix = header_text(headers, &FORWARDED_PREFIX).map(|prefix| prefix.trim_end_matches('/'));
+        let reported = match header_text(headers, &header::FORWARDED).filter(|forwarded| !forwarded.is_empty()) {
             Some(forwarded) => {
                 let first = forwarded.split(',').next().unwrap_or_default();
                 let pairs = || first.split(';').filter_map(|pair| pair.split_once('='));
@@ -45,21 +45,21 @@ impl<'a> Proxy<'a> {
                 Self { scheme: value("proto"), host: value("host"), port: None, prefix }
             }
             None => Self {
-                scheme: text(headers, &FORWARDED_PROTO),
-                host: text(headers, &FORWARDED_HOST),
-                port: text(headers, &FORWARDED_PORT),
+                scheme: header_text(headers, &FORWARDED_PROTO),
+                host: header_text(headers, &FORWARDED_HOST),
+                port: header_text(headers, &FORWARDED_PORT),
                 prefix,
             },
         };
         Self {
-            scheme: said.scheme.filter(|scheme| matches!(*scheme, "http" | "https")),
-            host: said.host.filter(|host| is_host(host)),
-            port: said.port.filter(|port| port.parse::<u16>().is_ok()),
-            prefix: said.prefix.filter(|prefix| is_prefix(prefix)),
+            scheme: reported.scheme.filter(|scheme| matches!(*scheme, "http" | "https")),
+            host: reported.host.filter(|host| is_host(host)),
+            port: reported.port.filter(|port| port.parse::<u16>().is_ok()),
+            prefix: reported.prefix.filter(|prefix| is_prefix(prefix)),
         }
     }
 
-    /// The URL's start, without the port that its scheme has in any case.
+    /// The base URL, without the port if it is the default one of the scheme.
     fn base(&self, host: &str) -> String {
         let scheme = self.scheme.unwrap_or("http");
         let host = self.host.unwrap_or(host);
@@ -73,16 +73,17 @@ impl<'a> Proxy<'a> {
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+/// The value of a header, if it is present and text.
+fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Whether the text can stand in a URL as its host and port, and nothing else.
+/// Whether the text contains only characters that are valid in the host and port of a URL.
 fn is_host(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
 }
 
-/// Whether the text can stand in a URL as the start of its path.
+/// Whether the text contains only characters that are valid in the path of a URL.
 fn is_prefix(text: &str) -> bool {
     text.starts_with('/') && text.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_~/%+".contains(&b))
 }
@@ -96,11 +97,11 @@ mod tests {
     fn base(headers: &[(&'static str, &'static str)]) -> String {
         let pairs =
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        Proxy::of(&HeaderMap::from_iter(pairs)).base("inside:9292")
+        Proxy::from_headers(&HeaderMap::from_iter(pairs)).base("inside:9292")
     }
 
     #[test]
-    fn a_proxy_says_where_clients_are() {
+    fn the_base_url_is_derived_from_the_headers_of_a_proxy() {
         let cases: [(&[_], _); 11] = [
             (&[], "http://inside:9292"),
             (&[("x-forwarded-proto", "https")], "https://inside:9292"),

@@ -1,4 +1,4 @@
-//! The HTTP interface: the router, and the order in which middleware sees a request.
+//! The HTTP interface: the router, and the order of its middleware.
 
 mod accept;
 mod error;
@@ -25,31 +25,31 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::app::SharedApp;
 
-/// The whole interface, as one router.
+/// The router of the whole interface.
 pub(crate) fn router(app: SharedApp) -> Router {
     let routes = Router::new()
-        .route("/healthcheck", any(healthcheck::show))
-        .route("/healthcheck/", any(healthcheck::show))
+        .route("/healthcheck", any(healthcheck::check))
+        .route("/healthcheck/", any(healthcheck::check))
         .route("/versions", any(versions::list))
         .route("/versions/", any(versions::list))
         .route("/versions/{*rest}", any(versions::list))
         .merge(v2::router(&app))
         .fallback(versions::choices)
         .with_state(Arc::clone(&app));
-    // From the outside in.
+    // The outermost layer comes first.
     let stack = ServiceBuilder::new()
-        // Errors get their body here, in the form that the client asks for.
+        // Renders the body of errors in the format that the client accepts.
         .layer(from_fn(error::render))
-        // Every answer has a request id, and a line in the access log.
+        // Gives each response a request id, and writes the access log.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::request_id::assign))
-        // Browsers are told which pages may call.
+        // Adds the CORS headers.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::cors::decorate))
-        // What is too large to be looked at is not.
+        // Rejects oversized request heads before anything parses them.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::limits::refuse_large_head))
-        // A fault of ours is a 500 with its request id, not a closed connection.
+        // A panic, which is a bug in Glimpse, becomes a 500 with a request id, not a closed connection.
         .layer(CatchPanicLayer::custom(error::panicked))
-        // Any of the version prefixes is a way to write /v2.
+        // Rewrites all version prefixes to /v2.
         .layer(MapRequestLayer::new(move |request: Request| versions::normalise(&app, request)));
-    // The router is wrapped, not layered: the prefix must be settled before it looks for a route.
+    // The layers wrap the router instead of being added to it, because the path must be rewritten before the router matches it.
     Router::new().fallback_service(stack.service(routes))
 }

@@ -1,4 +1,4 @@
-//! A path and its methods: one row of the route table.
+//! A row of the route table: a path and its methods.
 
 use axum::{
     Router,
@@ -12,8 +12,8 @@ use axum::{
 use super::error::Refusal;
 use crate::app::SharedApp;
 
-/// A path, with the methods that it answers. The others are answered with 405 and an `Allow` that lists these, HEAD
-/// too: Glance has it on no route of the API.
+/// A path with the methods that it supports. Other methods get 405, with an `Allow` header that lists the supported ones. This
+/// includes HEAD, which Glance supports on no route of the API.
 pub(super) struct Resource {
     path: &'static str,
     methods: Vec<&'static str>,

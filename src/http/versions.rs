@@ -1,4 +1,4 @@
-//! Which versions of the API there are, and the many ways to write one in a URL.
+//! Version discovery, and the version prefixes of URLs.
 
 use axum::{
     extract::{Request, State},
@@ -10,25 +10,25 @@ use serde_json::{Value, json};
 use super::links;
 use crate::app::{App, SharedApp};
 
-/// Minor versions, in the order of Glance's list. The first `v2.17` is the current one.
+/// The minor versions, in the order of Glance's list.
 const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
-/// Those that stores with names add, before `v2.9`, and behind it.
+/// The versions that are added before and after `v2.9` if stores have names.
 const WITH_STORES: ([&str; 4], [&str; 1]) = (["v2.13", "v2.12", "v2.11", "v2.10"], ["v2.8"]);
 const CURRENT: &str = "v2.17";
-/// A client may name the version here instead of in the URL.
+/// The prefix of the `Accept` header with which a client can select a version instead of in the URL.
 const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
 
-/// `/versions`: the list.
+/// `/versions`: lists the versions, with status 200.
 pub(super) async fn list(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
     document(&app, StatusCode::OK, &uri, &headers)
 }
 
-/// Every URL without a version: the list, as a choice.
+/// Every URL without a version: lists the versions, with status 300.
 pub(super) async fn choices(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
     document(&app, StatusCode::MULTIPLE_CHOICES, &uri, &headers)
 }
 
-/// `/v2`: the same with a slash.
+/// `/v2`: redirects to `/v2/`.
 pub(super) async fn redirect(State(app): State<SharedApp>, uri: Uri, headers: HeaderMap) -> Response {
     let location = HeaderValue::from_str(&format!("{}/v2/", links::base(&app, &headers, &uri)));
     let content_type = (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf8"));
@@ -49,11 +49,11 @@ fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Re
     });
     let body = json!({ "versions": Value::from_iter(versions) });
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (status, content_type, super::json::text(&body)).into_response()
+    (status, content_type, super::json::to_string(&body)).into_response()
 }
 
-/// Rewrites a URL with any of the versions, or with none but the version's media type as `Accept`, to `/v2/…`. Slashes that
-/// come twice around the version are one: an endpoint is often configured with one at its end.
+/// Rewrites a URL with any version, or without a version but with its media type in `Accept`, to `/v2/…`. Repeated slashes around
+/// the version are collapsed, because endpoints are often configured with a trailing slash.
 pub(super) fn normalise(app: &App, mut request: Request) -> Request {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let path = request.uri().path().trim_start_matches('/');
@@ -61,7 +61,7 @@ pub(super) fn normalise(app: &App, mut request: Request) -> Request {
     let rewritten = match accept.strip_prefix(MEDIA_TYPE) {
         Some(_) if first == "versions" => return request,
         Some(version) if is_version(app, version) => format!("/v2/{path}"),
-        // A version that there is not: the choices.
+        // An unknown version gets the list of versions.
         Some(_) => "/".to_owned(),
         None if is_version(app, first) => match rest {
             Some(rest) => format!("/v2/{}", rest.trim_start_matches('/')),

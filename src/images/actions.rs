@@ -1,4 +1,4 @@
-//! Taking an image's data from its users for a while, and giving it back.
+//! Deactivation and reactivation of an image.
 
 use crate::{
     access,
@@ -10,15 +10,16 @@ use crate::{
     policy::rule,
 };
 
-/// Lets nobody but an admin read the image's data. Nothing happens to one that is deactivated already. Two statements.
+/// Deactivates an image: only admins are allowed to read its data. Does nothing if the image is deactivated already. Two
+/// statements.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden` (also in any other status than active), `Conflict` when its status changed meanwhile.
+/// `NotFound`, `Forbidden` (also in any other status than active), `Conflict` when its status changed concurrently.
 pub(crate) async fn deactivate(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     set_status(app, context, id, rule::DEACTIVATE, Status::Deactivated).await
 }
 
-/// Takes a deactivation back. Nothing happens to an image that is active. Two statements.
+/// Reactivates an image. Does nothing if the image is active already. Two statements.
 ///
 /// # Errors
 /// As [`deactivate`].
@@ -26,18 +27,18 @@ pub(crate) async fn reactivate(app: &App, context: &Context, id: &RequestedId) -
     set_status(app, context, id, rule::REACTIVATE, Status::Active).await
 }
 
-/// `action` is the name of the policy's rule as well.
+/// `action` is the name of the policy rule, and also the verb in Glance's error message.
 async fn set_status(app: &App, context: &Context, id: &RequestedId, action: &str, to: Status) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
-            let image = image.ok_or_else(|| Error::NotFound(format!("No image found with ID {id}")))?;
+            let image = image.ok_or_else(|| Error::image_not_found(id))?;
             access::authorise(app, context, &image, action)?;
             if image.status == to {
                 return Ok((tx, ()));
             }
-            let takes_part = matches!(image.status, Status::Active | Status::Deactivated);
-            if !takes_part || !may_become(image.status, to) {
+            let is_eligible = matches!(image.status, Status::Active | Status::Deactivated);
+            if !is_eligible || !may_become(image.status, to) {
                 return Err(Error::Forbidden(format!(
                     "Not allowed to {action} image in status '{}'",
                     image.status.as_str()
@@ -47,7 +48,7 @@ async fn set_status(app: &App, context: &Context, id: &RequestedId, action: &str
             if db::images::set_status(&mut tx, &image, to, app.now()).await? {
                 return Ok((tx, ()));
             }
-            Err(Error::Conflict(format!("Image {id} was changed by another request; try again.")))
+            Err(Error::image_changed(id))
         })
         .await
 }

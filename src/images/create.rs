@@ -12,13 +12,13 @@ use crate::{
     policy::{Target, protections::Operation, rule},
 };
 
-/// Characters of an owner at the most, as wide as its column.
+/// The maximum number of characters in an owner: the width of its column.
 const MAX_OWNER_LENGTH: usize = 255;
 
-/// An image that somebody wants to create.
+/// The input of a creation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewImage {
-    /// The id that the caller chose.
+    /// The id, if the caller chose one.
     pub(crate) id: Option<ImageId>,
     /// See [`Image`].
     pub(crate) name: Option<String>,
@@ -26,7 +26,7 @@ pub(crate) struct NewImage {
     pub(crate) disk_format: Option<String>,
     /// See [`Image`].
     pub(crate) container_format: Option<String>,
-    /// The owner, where the caller names one: `Some(None)` is nobody.
+    /// The owner, if the caller names one: `Some(None)` is an image without owner.
     pub(crate) owner: Option<Option<String>>,
     /// See [`Image`].
     pub(crate) visibility: Visibility,
@@ -40,15 +40,15 @@ pub(crate) struct NewImage {
     pub(crate) os_hidden: bool,
     /// Custom properties.
     pub(crate) properties: Vec<(String, String)>,
-    /// Tags, each once.
+    /// Tags without duplicates.
     pub(crate) tags: Vec<Tag>,
 }
 
-/// Creates an image without data. Three statements at the most, while the quotas are the default ones, and one more where
-/// Keystone limits how many images there may be.
+/// Creates an image without data. At most three statements with the default quotas, and one more where Keystone limits the number
+/// of images.
 ///
 /// # Errors
-/// `Forbidden`, `Conflict` when the id is taken, be it by a deleted image, `LimitExceeded`.
+/// `Forbidden`, `Conflict` when an image has the id already, even a deleted one, `LimitExceeded`.
 pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
@@ -100,7 +100,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     Ok(view)
 }
 
-/// An owner may come from a token, and then has passed no schema.
+/// Checks an owner, which no schema has validated when it comes from a token.
 pub(super) fn check_owner(owner: &str) -> Result<()> {
     if owner.chars().count() > MAX_OWNER_LENGTH {
         return Err(Error::Invalid(format!("Owner is too long, it has {MAX_OWNER_LENGTH} characters at the most.")));
@@ -108,7 +108,7 @@ pub(super) fn check_owner(owner: &str) -> Result<()> {
     check_storable("Owner", owner)
 }
 
-/// Says what a duplicate row means to the client.
+/// Turns a duplicate row into a `Conflict` with this message.
 pub(super) fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Result<()> {
     match inserted {
         Err(db::Error::Duplicate) => Err(Error::Conflict(message())),
@@ -116,7 +116,8 @@ pub(super) fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> St
     }
 }
 
-/// A collation of MySQL's ignores case, and a key says that a property's name is there once.
+/// The message for a property's name that collides with another one of the image. On MySQL the collation ignores case, so names
+/// that differ only in case violate the unique key.
 pub(super) fn same_but_for_case() -> String {
     "Property names that differ only in case cannot be told apart by this database.".to_owned()
 }
@@ -131,7 +132,7 @@ fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Optio
         return Err(Error::policy_denied(rule::ADD_IMAGE));
     }
     access::authorise_visibility(app, context, new.visibility, &target)?;
-    // Where the defaults from before Glance had roles for projects count, which let everybody.
+    // The old policy defaults allow everybody to create an image, so with them Glance checks the owner in its code.
     let only_new = app.config.oslo_policy.enforce_new_defaults;
     if !only_new
         && !context.is_admin
@@ -153,7 +154,7 @@ pub(super) fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> R
     }
 }
 
-/// What an instance needs at least, as its column holds it.
+/// Checks a minimum that an instance must have (`min_disk`, `min_ram`), and converts it to its column's type.
 ///
 /// # Errors
 /// `Invalid`

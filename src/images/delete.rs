@@ -1,60 +1,62 @@
 //! Deleting an image, with its data.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     access,
     app::App,
     context::Context,
-    data::removal::{self, Removed},
+    data::removal::{self, RemovalOutcome},
     db::{self, Tx},
     error::{Error, Result},
     model::{Image, Location, RequestedId, Status, may_become},
     policy::rule,
 };
 
-/// Deletes an image and its data: its row stays, as the tombstone of its id. Seven statements; with data, one more, and one for
-/// each location.
+/// Deletes an image and its data. The image's row stays, as the tombstone of its id. Seven statements; with data, one more, and one
+/// for each location.
 ///
-/// Data is removed only after a transaction that held the image's lock has set the image to `pending_delete`. Where a store refuses
-/// to remove it, the image becomes what it was before, unless another request has begun to delete it, too. An image that a killed
-/// process left in that state, or whose data may be gone, can be deleted again, and housekeeping does so in any case. The deletion
-/// goes on to its end also when the caller stops waiting for it.
+/// Data is removed only after a transaction that holds the image's lock has set the image to `pending_delete`. If a store refuses
+/// to remove it, the image gets its previous status back, unless another request has begun to delete it as well. If a process dies
+/// in between, or data may have been removed, the image stays `pending_delete`: a client can delete it again, and housekeeping
+/// resumes the deletion in any case. The deletion runs to its end even if the caller disconnects.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed meanwhile, `StoreUnavailable`.
+/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed concurrently, `StoreUnavailable`.
 pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId) -> Result<()> {
     let (own, context, id) = (Arc::clone(app), context.clone(), id.clone());
-    app.outlive(async move { run(&own, &context, &id).await }).await
+    app.outlive(async move { delete_image(&own, &context, &id).await }).await
 }
 
-async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
+async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     let with_data = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
+            let image = image.ok_or_else(|| Error::deleted_image_not_found(id))?;
             access::authorise(app, context, &image, rule::DELETE_IMAGE)?;
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }
-            // Where the policy lets them, and its owner alone may, Glance says so.
-            access::check_mutable(context, &image).map_err(|_| not_found(id))?;
+            // If the policy allows a deletion that Glance's code reserves for the owner, Glance answers 404.
+            access::check_mutable(context, &image).map_err(|_| Error::deleted_image_not_found(id))?;
             let locations = db::locations::list(&mut tx, &image.id).await?;
             if locations.is_empty() || app.config.default.delayed_delete {
-                mark(app, &mut tx, &image, locations.is_empty()).await?;
+                mark_deleted(app, &mut tx, &image, locations.is_empty()).await?;
                 return Ok((tx, None));
             }
             check_transition(image.status, Status::Deleted)?;
-            let begun = db::images::begin_deletion(&mut tx, &image, app.now()).await?.ok_or_else(|| changed(id))?;
+            let begun = db::images::begin_deletion(&mut tx, &image, app.now()).await?;
+            let begun = begun.ok_or_else(|| Error::image_changed(id))?;
             Ok((tx, Some((begun, image.status, locations))))
         })
         .await?;
     match with_data {
         Some((image, before, locations)) => {
-            let (touched, removed) = remove(app, &image, &locations).await;
-            // An image that has, or may have, lost a part of its data must not be read again.
-            if removed.is_err() && !touched {
-                bring_back(app, &image, before).await;
+            let (may_have_removed, removed) = remove_data(app, &image, &locations).await;
+            // An image that has lost data, or may have, must not become readable again.
+            if removed.is_err() && !may_have_removed {
+                restore_status(app, &image, before).await;
             }
             removed
         }
@@ -65,50 +67,52 @@ async fn run(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
     }
 }
 
-/// Resumes an interrupted deletion of an image that is still as it was read; `false` where it is not, because another process
-/// resumes it, or has ended it. Three statements, and those of the deletion. It sets the image's time first: a deletion that cannot
-/// end waits behind all the others, whichever process tries them next.
+/// Resumes the interrupted deletion of `image`. Returns `false` if the image has changed since it was read, because another process
+/// resumes or has completed its deletion. Three statements, and those of the deletion.
 ///
-/// It ends also where the image was protected meanwhile: data of it may be gone already.
+/// It sets the image's `updated_at` first. So a deletion that keeps failing moves behind all others, for every process.
+///
+/// An image that was protected after its deletion began is deleted all the same: some of its data may be removed already.
 ///
 /// # Errors
-/// `StoreUnavailable`, `Unavailable`, `Forbidden` where the store refuses.
+/// `StoreUnavailable`, `Unavailable`, `Forbidden` if the store refuses.
 pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
     let ours = app.db.transaction(|mut tx| async move {
         let id = &image.id;
         if db::images::get_locked(&mut tx, id).await?.as_ref() != Some(image) {
             return Ok((tx, None));
         }
-        // From here on, the request that began the deletion cannot take it back.
+        // From here on, the request that began the deletion cannot restore the image's status.
         let Some(begun) = db::images::begin_deletion(&mut tx, image, app.now()).await? else { return Ok((tx, None)) };
         let locations = db::locations::list(&mut tx, &begun.id).await?;
         Ok((tx, Some((begun, locations))))
     });
     let Some((image, locations)) = ours.await? else { return Ok(false) };
     let ended = match app.config.default.delayed_delete {
-        true => end(app, &image, locations.is_empty()).await,
-        false => remove(app, &image, &locations).await.1,
+        true => complete(app, &image, locations.is_empty()).await,
+        false => remove_data(app, &image, &locations).await.1,
     };
     match ended {
-        // A client has deleted it again meanwhile.
+        // A client has deleted the image concurrently.
         Err(Error::NotFound(_) | Error::Conflict(_)) => Ok(false),
         ended => ended.map(|()| true),
     }
 }
 
-/// Removes an image's data, and marks the image as deleted. Returns whether some of the data is gone, or may be, too.
-async fn remove(app: &App, image: &Image, locations: &[Location]) -> (bool, Result<()>) {
-    let Removed { touched, done } = removal::remove_all(app, locations).await;
-    match done {
-        Ok(all) => (true, end(app, image, all).await),
-        Err(error) => (touched, Err(error)),
+/// Removes an image's data, and marks the image as deleted. Also returns whether data was removed, or may have been.
+async fn remove_data(app: &App, image: &Image, locations: &[Location]) -> (bool, Result<()>) {
+    let RemovalOutcome { may_have_removed, result } = removal::remove_all(app, locations).await;
+    match result {
+        Ok(all) => (true, complete(app, image, all).await),
+        Err(error) => (may_have_removed, Err(error)),
     }
 }
 
-async fn end(app: &App, image: &Image, data_is_gone: bool) -> Result<()> {
+/// Marks an image as deleted, and removes its staged data.
+async fn complete(app: &App, image: &Image, data_is_removed: bool) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            mark(app, &mut tx, image, data_is_gone).await?;
+            mark_deleted(app, &mut tx, image, data_is_removed).await?;
             Ok((tx, ()))
         })
         .await?;
@@ -118,49 +122,40 @@ async fn end(app: &App, image: &Image, data_is_gone: bool) -> Result<()> {
 
 async fn discard_staged(app: &App, image_id: &str) {
     if let Err(error) = app.stores.discard_staged(image_id).await {
-        tracing::warn!(%error, "data that was staged for the image cannot be removed");
+        tracing::warn!(image = image_id, %error, "cannot remove the staged data of a deleted image; its file stays");
     }
-}
-
-fn not_found(id: impl Display) -> Error {
-    Error::NotFound(format!("Failed to find image {id} to delete"))
-}
-
-fn changed(id: impl Display) -> Error {
-    Error::Conflict(format!("Image {id} was changed by another request; try again."))
 }
 
 fn check_transition(from: Status, to: Status) -> Result<()> {
     if may_become(from, to) {
         return Ok(());
     }
-    let (from, to) = (from.as_str(), to.as_str());
-    Err(Error::Invalid(format!("Image status transition from {from} to {to} is not allowed")))
+    Err(Error::invalid_transition(from.as_str(), to.as_str()))
 }
 
-/// Marks an image as deleted; where its data is still there, for `glance-scrubber`.
-async fn mark(app: &App, tx: &mut Tx, image: &Image, data_is_gone: bool) -> Result<()> {
-    let to = if data_is_gone { Status::Deleted } else { Status::PendingDelete };
+/// Marks an image as deleted, or as `pending_delete` for `glance-scrubber` if its data still exists.
+async fn mark_deleted(app: &App, tx: &mut Tx, image: &Image, data_is_removed: bool) -> Result<()> {
+    let to = if data_is_removed { Status::Deleted } else { Status::PendingDelete };
     if image.status != to {
         check_transition(image.status, to)?;
     }
-    if !data_is_gone {
+    if !data_is_removed {
         db::images::release_data(tx, &image.id).await?;
     }
     let now = app.now();
     let id = image.id.clone();
     if !db::images::delete(tx, image, to, now).await? {
-        // Somebody was faster: with its deletion, or with a change.
+        // Another request has deleted or changed the image first.
         return Err(match db::images::get(tx, &id).await? {
-            None => not_found(&id),
-            Some(_) => changed(&id),
+            None => Error::deleted_image_not_found(&id),
+            Some(_) => Error::image_changed(&id),
         });
     }
     db::images::delete_children(tx, &image.id, now).await?;
     Ok(())
 }
 
-async fn bring_back(app: &App, image: &Image, to: Status) {
+async fn restore_status(app: &App, image: &Image, to: Status) {
     let back = app
         .db
         .transaction(|mut tx| async move {
@@ -169,6 +164,10 @@ async fn bring_back(app: &App, image: &Image, to: Status) {
         })
         .await;
     if let Err(error) = back {
-        tracing::error!(image = image.id.as_str(), %error, "the image stays pending_delete; its deletion goes on later");
+        tracing::error!(
+            image = image.id.as_str(),
+            %error,
+            "cannot restore the image's status, it stays pending_delete; its deletion will be resumed"
+        );
     }
 }

@@ -12,19 +12,19 @@ use crate::{
     policy::{Target, protections::Operation, rule},
 };
 
-/// Bytes of what belongs to the images of a page, beside their rows, at the most: a page with more of it has fewer images.
+/// The maximum number of bytes of a page's properties, tags and locations. A page that would exceed it has fewer images.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
-/// A listing that somebody asks for.
+/// The input of a listing.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct ListQuery {
-    /// Images a page, where the request says.
+    /// The number of images per page, if the request has one.
     pub(crate) limit: Option<u32>,
     /// The image after which the page starts.
     pub(crate) marker: Option<RequestedId>,
-    /// The order: its keys tell any two images apart.
+    /// The sort order. It is total: its keys differ for any two images.
     pub(crate) sort: Vec<(SortKey, Direction)>,
-    /// What the images have in common.
+    /// The conditions that all listed images satisfy.
     pub(crate) filter: ImageFilter,
 }
 
@@ -33,15 +33,15 @@ pub(crate) struct ListQuery {
 pub(crate) struct Page {
     /// Its images.
     pub(crate) images: Vec<ImageView>,
-    /// The marker of the page after it, where there is one.
+    /// The marker of the next page, if there is one.
     pub(crate) next_marker: Option<String>,
 }
 
-/// Lists images. Two statements, one more with a marker and one more on SQLite, however many images there are; more where they have
-/// more than a page takes.
+/// Lists images. Two statements for any number of images, one more with a marker, and one more on SQLite. A page whose properties,
+/// tags and locations exceed [`MAX_PAGE_BYTES`] takes more.
 ///
 /// # Errors
-/// `Forbidden`, `Invalid` when the marker is no image that the caller may see.
+/// `Forbidden`, `Invalid` when the marker is not an image that the caller sees.
 pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Result<Page> {
     let target = Target { owner: context.project_id(), ..Target::default() };
     if !app.policy.allows(&context.identity, rule::GET_IMAGES, &target) {
@@ -57,44 +57,45 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
                 Some(id) => db::listing::marker(&mut conn, &viewer, &id).await?,
                 None => None,
             };
-            Some(image.ok_or_else(|| Error::Invalid(format!("No image found with ID {id}")))?)
+            Some(image.ok_or_else(|| Error::marker_not_found(id))?)
         }
     };
-    let may = |name: &str| app.protections.may(&app.policy, context, Operation::Read, name);
-    if query.filter.terms.iter().any(|term| matches!(term, Term::Property(name, _) if !may(name))) {
-        // To them, no image has such a property.
+    let may_read = |name: &str| app.protections.may(&app.policy, context, Operation::Read, name);
+    if query.filter.terms.iter().any(|term| matches!(term, Term::Property(name, _) if !may_read(name))) {
+        // For a caller who is not allowed to read the property, no image has it.
         return Ok(Page { images: Vec::new(), next_marker: None });
     }
-    // One row more than asked for tells whether there is a page after this one.
+    // One additional row shows whether there is a next page.
     let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
     let ids = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
-    let mut left: Vec<&str> = ids.iter().take(limit as usize).map(String::as_str).collect();
-    let mut part = left.len();
+    let mut batch: Vec<&str> = ids.iter().take(limit as usize).map(String::as_str).collect();
+    let mut batch_size = batch.len();
     let (mut images, all_read) = loop {
-        let rest = left.split_off(part.min(left.len()));
-        // One image is shown in a page of its own, however large it is.
-        let mut room = if left.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        let found = db::details::with_images(&mut conn, &left, shows_locations(app), &mut room).await?;
+        let rest = batch.split_off(batch_size.min(batch.len()));
+        // A single image has no limit: it gets a page of its own.
+        let mut budget = if batch.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
+        let found = db::details::with_images(&mut conn, &batch, shows_locations(app), &mut budget).await?;
         let Some((images, details)) = found else {
-            part = left.len() / 2;
-            left.extend(rest);
+            batch_size = batch.len() / 2;
+            batch.extend(rest);
             conn.give_up();
             conn = app.db.acquire().await?;
             continue;
         };
         let mut views = views(app, context, images, details);
         views.retain(|view| is_shown(app, context, &view.image, &view.properties));
-        // Of images that the policy hides, none is a marker: who may see what comes after them is shown it at once.
+        // An image that the policy hides cannot be a marker. So a batch of hidden images alone does not end the page: the page goes
+        // on with the images after them.
         if !views.is_empty() || rest.is_empty() {
-            let places: HashMap<&str, usize> = left.iter().enumerate().map(|(place, id)| (*id, place)).collect();
-            views.sort_unstable_by_key(|view| places.get(view.image.id.as_str()).copied());
+            let order: HashMap<&str, usize> = batch.iter().enumerate().map(|(index, id)| (*id, index)).collect();
+            views.sort_unstable_by_key(|view| order.get(view.image.id.as_str()).copied());
             break (views, rest.is_empty());
         }
-        part *= 2;
-        left = rest;
+        batch_size *= 2;
+        batch = rest;
     };
     let more = ids.len() > limit as usize || !all_read;
-    // The id of an image that the policy hides is told to nobody; as in Glance, a page of them alone is the last one.
+    // The marker is never an image that the policy hides. As in Glance, a page of hidden images alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.to_string());
     hide(app, context, &mut images);
     Ok(Page { images, next_marker })

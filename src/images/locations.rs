@@ -1,7 +1,8 @@
-//! Where an image's data is, as clients change it.
+//! Changes of an image's locations by clients.
 //!
-//! A client names data on web servers, and nothing in a store of ours. How large it is, its server is asked before the
-//! transaction, and only for who may add it: nobody waits for a web server with the lock of an image's row in hand.
+//! A client is allowed to add locations on web servers only, and none in another store. Glimpse asks the web server for the data's
+//! size before the transaction, so no transaction holds an image's lock while it waits for a web server. It asks only after it has
+//! authorised the caller.
 
 use std::{collections::HashMap, slice};
 
@@ -22,34 +23,34 @@ use crate::{
     stream::{self, Digest},
 };
 
-/// Bytes of a location's metadata at the most, as wide as MySQL's TEXT.
+/// The maximum number of bytes of a location's metadata: the width of MySQL's TEXT.
 const MAX_METADATA_BYTES: usize = 65_535;
-/// Characters of a message that tells an image's locations.
-const MAX_TOLD: usize = 16_384;
+/// The maximum number of characters of an error message that lists an image's locations.
+const MAX_REPR_CHARS: usize = 16_384;
 
-/// A change of the places where an image's data is.
+/// A change of an image's locations.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum LocationsChange {
-    /// Adds one, at a position or (`-`) at the end.
+    /// Adds a location at a position, or (`-`) at the end.
     Add(String, NewLocation),
-    /// Takes one away, at a position or (`-`) from the end.
+    /// Removes the location at a position, or (`-`) the last one.
     Remove(String),
-    /// Puts these in the place of none, or of the same ones with other metadata.
+    /// Replaces all locations. The image must have none, or the same URLs with other metadata.
     Replace(Vec<NewLocation>),
 }
 
-/// A place where a client says that an image's data is.
+/// A location that a client sends.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NewLocation {
-    /// Where.
+    /// The data's URL.
     pub(crate) url: LocationUrl,
-    /// What a store says of it.
+    /// The location's metadata.
     pub(crate) metadata: Map<String, Value>,
-    /// What the client says of the data, in their order.
+    /// The client's claims about the data, in the client's order.
     pub(crate) claims: Vec<(Claim, String)>,
 }
 
-/// What a client can say of data that we do not read.
+/// A claim of a client about data that Glimpse does not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// Its MD5.
@@ -61,7 +62,7 @@ pub(crate) enum Claim {
 }
 
 impl Claim {
-    /// Every one.
+    /// All claims.
     pub(crate) const ALL: [Self; 3] = [Self::Checksum, Self::HashAlgo, Self::HashValue];
 
     /// Its name in the API.
@@ -73,7 +74,7 @@ impl Claim {
         }
     }
 
-    fn of(self, image: &mut Image) -> &mut Option<String> {
+    fn field_mut(self, image: &mut Image) -> &mut Option<String> {
         match self {
             Self::Checksum => &mut image.checksum,
             Self::HashAlgo => &mut image.os_hash_algo,
@@ -82,76 +83,76 @@ impl Claim {
     }
 }
 
-/// What is at a URL.
+/// The result of a request for the size of the data at a URL.
 #[derive(Debug, Clone, Copy)]
-enum Found {
-    /// So many bytes.
+enum ProbeResult {
+    /// The data has N bytes.
     Bytes(i64),
-    /// Nothing that could be an image's data, or nothing that a client may name.
+    /// There is nothing that could be an image's data, or the client is not allowed to use this URL.
     Nothing,
-    /// Its server does not answer, or not as it should.
-    Silence,
+    /// The server does not answer, or its response is not valid.
+    NoAnswer,
 }
 
-/// What the web servers said.
+/// The results by URL.
 #[derive(Debug, Default)]
-pub(super) struct Findings(HashMap<LocationUrl, Found>);
+pub(super) struct ProbeResults(HashMap<LocationUrl, ProbeResult>);
 
-impl Findings {
-    fn of(&self, url: &LocationUrl) -> Found {
-        self.0.get(url).copied().unwrap_or(Found::Nothing)
+impl ProbeResults {
+    fn get(&self, url: &LocationUrl) -> ProbeResult {
+        self.0.get(url).copied().unwrap_or(ProbeResult::Nothing)
     }
 }
 
-/// What `user_storage_quota` leaves to more data of an image, and to data in the place of what it has.
-pub(super) struct Room {
-    beside: StorageLeft,
-    instead: StorageLeft,
+/// The rest of `user_storage_quota`: for data in addition to the image's, and for data that replaces the image's.
+pub(super) struct StorageQuota {
+    additional: StorageLeft,
+    replacing: StorageLeft,
 }
 
-impl Room {
-    /// Two statements, none where there is no such quota.
-    pub(super) async fn read(app: &App, s: &mut impl Session, context: &Context, image: &Image) -> Result<Self> {
-        let beside = app.limits.storage_left_in(s, context, None).await?;
-        let instead = app.limits.storage_left_in(s, context, Some(&image.id)).await?;
-        Ok(Self { beside, instead })
+impl StorageQuota {
+    /// Reads the rest. Two statements, none if there is no such quota.
+    pub(super) async fn load(app: &App, s: &mut impl Session, context: &Context, image: &Image) -> Result<Self> {
+        let additional = app.limits.storage_left_in(s, context, None).await?;
+        let replacing = app.limits.storage_left_in(s, context, Some(&image.id)).await?;
+        Ok(Self { additional, replacing })
     }
 }
 
-/// An image on its way from what it is to what it is to be, with its locations.
-pub(super) struct Draft<'d> {
+/// The image that an update builds, as far as changes of locations concern it.
+pub(super) struct LocationsDraft<'d> {
     pub(super) subject: &'d mut Subject,
     pub(super) locations: &'d mut Vec<Location>,
-    pub(super) room: Option<&'d Room>,
+    pub(super) quota: Option<&'d StorageQuota>,
 }
 
-impl Draft<'_> {
-    /// Asks what is at the URLs of a change, where the caller may make it. What is wrong with the change is told when it is
-    /// done.
-    pub(super) async fn look(
+impl LocationsDraft<'_> {
+    /// Asks web servers for the sizes at the URLs of a change, if the caller is authorised to make it. It does not validate the
+    /// change: [`Self::apply`] does.
+    pub(super) async fn probe(
         &self,
         app: &App,
         context: &Context,
         change: &LocationsChange,
-        findings: &mut Findings,
+        probes: &mut ProbeResults,
     ) -> Result<()> {
         let (new, count) = match change {
             LocationsChange::Add(_, new) => (slice::from_ref(new), self.locations.len() + 1),
             LocationsChange::Replace(new) if self.locations.is_empty() => (new.as_slice(), new.len()),
             LocationsChange::Replace(_) | LocationsChange::Remove(_) => return Ok(()),
         };
-        self.permit(app, context, change)?;
+        self.authorise(app, context, change)?;
         access::check_mutable(context, self.subject)?;
         if app.config.default.image_location_quota().is_some_and(|quota| count > quota as usize) {
-            // Who may not add it need not know what is there.
+            // A change that exceeds the quota will be refused, so it triggers no outbound connection.
             return Ok(());
         }
         for location in new {
             let url = &location.url;
-            if !findings.0.contains_key(url) {
-                let found = ask(app, url).await;
-                findings.0.insert(url.clone(), found);
-                if !matches!(found, Found::Bytes(_)) {
+            if !probes.0.contains_key(url) {
+                let result = probe_url(app, url).await;
+                probes.0.insert(url.clone(), result);
+                if !matches!(result, ProbeResult::Bytes(_)) {
                     break;
                 }
             }
@@ -159,24 +160,24 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Does a change.
+    /// Applies a change.
     pub(super) fn apply(
         &mut self,
         app: &App,
         context: &Context,
         change: &LocationsChange,
-        findings: &Findings,
+        probes: &ProbeResults,
     ) -> Result<()> {
-        self.permit(app, context, change)?;
+        self.authorise(app, context, change)?;
         match change {
-            LocationsChange::Add(position, new) => self.add(app, position, new, findings),
+            LocationsChange::Add(position, new) => self.add(app, position, new, probes),
             LocationsChange::Remove(position) => self.remove(position),
-            LocationsChange::Replace(new) => self.replace(app, new, findings),
+            LocationsChange::Replace(new) => self.replace(app, new, probes),
         }
     }
 
-    /// Glance has a rule and a sentence for each.
-    fn permit(&self, app: &App, context: &Context, change: &LocationsChange) -> Result<()> {
+    /// Authorises a change. Glance has a policy rule and a message for each kind.
+    fn authorise(&self, app: &App, context: &Context, change: &LocationsChange) -> Result<()> {
         let (rule, action, act) = match change {
             LocationsChange::Replace(locations) if locations.is_empty() => {
                 return Err(Error::NotPermitted("Cannot set locations to empty list.".to_owned()));
@@ -190,35 +191,35 @@ impl Draft<'_> {
             let message = format!("It's not allowed to {action} locations if locations are invisible.");
             return Err(Error::Forbidden(message));
         }
-        let takes_part = match change {
+        let is_eligible = match change {
             LocationsChange::Remove(_) => self.subject.status == Status::Active,
             _ => matches!(self.subject.status, Status::Active | Status::Queued),
         };
-        if takes_part {
+        if is_eligible {
             return Ok(());
         }
         let status = self.subject.status.as_str();
         Err(Error::Conflict(format!("It's not allowed to {act} locations if image status is {status}.")))
     }
 
-    fn add(&mut self, app: &App, position: &str, new: &NewLocation, findings: &Findings) -> Result<()> {
+    fn add(&mut self, app: &App, position: &str, new: &NewLocation, probes: &ProbeResults) -> Result<()> {
         let claims = self.check_claims(app, slice::from_ref(new))?;
         let length = self.locations.len();
         let at = match position {
             "-" => Some(length),
-            // Glance puts what would be behind the end there, too.
-            position => number(position).map(|at| at.min(length)),
+            // As in Glance, a position behind the end means the end.
+            position => parse_position(position).map(|at| at.min(length)),
         };
         let at = at.ok_or_else(|| Error::Invalid("Invalid position for adding a location.".to_owned()))?;
         let new = slice::from_ref(new);
-        self.check_room(self.room.map(|room| room.beside), new, findings)?;
+        self.check_storage_quota(self.quota.map(|quota| quota.additional), new, probes)?;
         check_quota("locations", length + 1, app.config.default.image_location_quota())?;
-        let added = self.checked(app, &new[0], findings)?;
+        let added = self.accept_location(app, &new[0], probes)?;
         if self.locations.iter().any(|location| is_same(location, &added)) {
             return Err(duplicate(&added));
         }
         self.locations.insert(at, added);
-        self.measure(new, findings);
+        self.set_size(new, probes);
         self.activate(claims)
     }
 
@@ -229,39 +230,40 @@ impl Draft<'_> {
         }
         let at = match position {
             "-" => length.checked_sub(1),
-            position => number(position).filter(|at| *at < length),
+            position => parse_position(position).filter(|at| *at < length),
         };
         let at = at.ok_or_else(|| Error::Invalid("Invalid position for removing a location.".to_owned()))?;
         self.locations.remove(at);
         Ok(())
     }
 
-    fn replace(&mut self, app: &App, new: &[NewLocation], findings: &Findings) -> Result<()> {
+    fn replace(&mut self, app: &App, new: &[NewLocation], probes: &ProbeResults) -> Result<()> {
         let claims = self.check_claims(app, new)?;
         check_quota("locations", new.len(), app.config.default.image_location_quota())?;
         let same_urls = sorted(self.locations.iter().map(|location| &location.url))
             == sorted(new.iter().map(|location| &location.url));
         if same_urls {
-            // Where the data is stays; what is said of it changes.
-            *self.locations = new.iter().map(|location| self.named(app, location)).collect::<Result<_>>()?;
+            // The URLs stay, and only the metadata changes: nothing is probed.
+            *self.locations = new.iter().map(|location| self.build_location(app, location)).collect::<Result<_>>()?;
             return self.activate(claims);
         }
         if !self.locations.is_empty() {
-            return Err(Error::Invalid(format!("Original locations is not empty: {}", told(self.locations))));
+            let current = locations_repr(self.locations);
+            return Err(Error::Invalid(format!("Original locations is not empty: {current}")));
         }
-        self.check_room(self.room.map(|room| room.instead), new, findings)?;
+        self.check_storage_quota(self.quota.map(|quota| quota.replacing), new, probes)?;
         for location in new {
-            let added = self.checked(app, location, findings)?;
+            let added = self.accept_location(app, location, probes)?;
             if new.iter().filter(|other| other.url == added.url && other.metadata == location.metadata).count() > 1 {
                 return Err(duplicate(&added));
             }
             self.locations.push(added);
         }
-        self.measure(new, findings);
+        self.set_size(new, probes);
         self.activate(claims)
     }
 
-    /// Checks what clients say of the data, and returns what of it is new to the image.
+    /// Checks the client's claims about the data, and returns those that are new to the image.
     fn check_claims(&mut self, app: &App, new: &[NewLocation]) -> Result<Vec<(Claim, String)>> {
         let mut claims: Vec<(Claim, &String)> = Vec::new();
         for (claim, value) in new.iter().flat_map(|location| &location.claims) {
@@ -273,7 +275,7 @@ impl Draft<'_> {
         }
         let mut fresh: Vec<(Claim, String)> = Vec::new();
         for (claim, value) in claims {
-            match claim.of(&mut self.subject.image).as_deref().unwrap_or_default() {
+            match claim.field_mut(&mut self.subject.image).as_deref().unwrap_or_default() {
                 "" => fresh.push((claim, value.clone())),
                 current if current == value => {}
                 _ => {
@@ -296,17 +298,18 @@ impl Draft<'_> {
         Ok(fresh)
     }
 
-    /// Checks that the project may have so much data. That nothing can be known of the data is told first.
-    fn check_room(&self, left: Option<StorageLeft>, new: &[NewLocation], findings: &Findings) -> Result<()> {
+    /// Checks that the project's quota admits the data. A server without an answer is reported before an
+    /// exceeded quota.
+    fn check_storage_quota(&self, left: Option<StorageLeft>, new: &[NewLocation], probes: &ProbeResults) -> Result<()> {
         let mut size = self.size();
         for location in new {
             if size.is_some() {
                 break;
             }
-            match findings.of(&location.url) {
-                Found::Bytes(bytes) => size = Some(bytes),
-                Found::Nothing => {}
-                Found::Silence => return Err(Error::Invalid("The Store URI was malformed.".to_owned())),
+            match probes.get(&location.url) {
+                ProbeResult::Bytes(bytes) => size = Some(bytes),
+                ProbeResult::Nothing => {}
+                ProbeResult::NoAnswer => return Err(Error::Invalid("The Store URI was malformed.".to_owned())),
             }
         }
         let needed = size.and_then(|size| u64::try_from(size).ok()?.checked_mul(u64::try_from(new.len()).ok()?));
@@ -315,20 +318,20 @@ impl Draft<'_> {
         left.map_or(Ok(()), |left| left.admits(needed).map_err(denied))
     }
 
-    /// A location that may be added.
-    fn checked(&self, app: &App, new: &NewLocation, findings: &Findings) -> Result<Location> {
-        let Found::Bytes(_) = findings.of(&new.url) else {
+    /// Checks that a location can be added, and builds it.
+    fn accept_location(&self, app: &App, new: &NewLocation, probes: &ProbeResults) -> Result<Location> {
+        let ProbeResult::Bytes(_) = probes.get(&new.url) else {
             return Err(Error::Invalid("Invalid location".to_owned()));
         };
-        if let Some(key) = new.metadata.iter().find(|(_, value)| !has_texts_only(value)).map(|(key, _)| key) {
-            let message = format!("The location's metadata '{key}' is neither a text, nor made of texts.");
+        if let Some(key) = new.metadata.iter().find(|(_, value)| !has_strings_only(value)).map(|(key, _)| key) {
+            let message = format!("The location's metadata '{key}' is neither a string nor a structure of strings.");
             return Err(Error::Invalid(message));
         }
-        self.named(app, new)
+        self.build_location(app, new)
     }
 
-    /// With its store's name, where stores have names.
-    fn named(&self, app: &App, new: &NewLocation) -> Result<Location> {
+    /// Builds a location, with its store's name in the metadata if stores have names.
+    fn build_location(&self, app: &App, new: &NewLocation) -> Result<Location> {
         let mut location = Location {
             id: UNWRITTEN,
             image_id: self.subject.id.clone(),
@@ -336,7 +339,7 @@ impl Draft<'_> {
             metadata: new.metadata.clone(),
             status: LocationStatus::Active,
         };
-        // What the client says of the store counts for nothing, as in Glance: data is where its URL leads.
+        // As in Glance, the URL decides the store, and the client's metadata does not.
         let known = self.locations.iter().find(|known| known.url == new.url).map(|known| &known.metadata);
         if app.stores.are_named
             && let Ok(store) = app.stores.find(&location.url, known.unwrap_or(&Map::new()))
@@ -355,22 +358,22 @@ impl Draft<'_> {
         self.subject.size.filter(|size| *size != 0)
     }
 
-    /// All locations have the same data, so one says how large it is.
-    fn measure(&mut self, new: &[NewLocation], findings: &Findings) {
-        let size = new.iter().find_map(|location| match findings.of(&location.url) {
-            Found::Bytes(bytes) => Some(bytes),
-            Found::Nothing | Found::Silence => None,
+    /// Sets the image's size to that of any location: all locations have the same data.
+    fn set_size(&mut self, new: &[NewLocation], probes: &ProbeResults) {
+        let size = new.iter().find_map(|location| match probes.get(&location.url) {
+            ProbeResult::Bytes(bytes) => Some(bytes),
+            ProbeResult::Nothing | ProbeResult::NoAnswer => None,
         });
         self.subject.size = self.size().or(size);
     }
 
-    /// An image that waited for data has it now.
+    /// Makes a queued image active: it has data now.
     fn activate(&mut self, claims: Vec<(Claim, String)>) -> Result<()> {
         if !(self.subject.status == Status::Queued && may_become(Status::Queued, Status::Active)) {
             return Ok(());
         }
         for (claim, value) in claims {
-            *claim.of(&mut self.subject.image) = Some(value);
+            *claim.field_mut(&mut self.subject.image) = Some(value);
         }
         check_described(self.subject)?;
         self.subject.status = Status::Active;
@@ -378,24 +381,27 @@ impl Draft<'_> {
     }
 }
 
-/// Asks a web server how large the data is.
-async fn ask(app: &App, url: &LocationUrl) -> Found {
+/// Asks a web server for the size of the data at a URL.
+async fn probe_url(app: &App, url: &LocationUrl) -> ProbeResult {
     let size = async { app.stores.find_for_client(url)?.size(url).await };
     match size.await {
-        Ok(size) => i64::try_from(size).ok().filter(|size| *size > 0).map_or(Found::Nothing, Found::Bytes),
-        Err(store::Error::NotFound | store::Error::NoStore) => Found::Nothing,
+        Ok(size) => {
+            let size = i64::try_from(size).ok().filter(|size| *size > 0);
+            size.map_or(ProbeResult::Nothing, ProbeResult::Bytes)
+        }
+        Err(store::Error::NotFound | store::Error::NoStore) => ProbeResult::Nothing,
         Err(error @ store::Error::Refused(_)) => {
             tracing::warn!(%error, "a location is refused");
-            Found::Nothing
+            ProbeResult::Nothing
         }
         Err(error) => {
-            tracing::info!(error = with_causes(&error), "a location cannot be added");
-            Found::Silence
+            tracing::info!(error = with_causes(&error), "a location cannot be added: its server returns no size");
+            ProbeResult::NoAnswer
         }
     }
 }
 
-/// Checks digests that are new to an image, as Glance does.
+/// Checks the digests that are new to an image, as Glance does.
 fn check_digests(app: &App, fresh: &[(Claim, String)]) -> Result<()> {
     let value = |claim| fresh.iter().find(|(other, _)| *other == claim).map(|(_, value)| value.as_str());
     let wrong = |message: String| Err(Error::Conflict(message));
@@ -424,7 +430,7 @@ fn check_digests(app: &App, fresh: &[(Claim, String)]) -> Result<()> {
     }
 }
 
-/// The bytes that hexadecimal digits stand for, with spaces between them at will, as Python reads them.
+/// The number of bytes that the hexadecimal digits stand for. As in Python's `bytes.fromhex`, whitespace is allowed between bytes.
 fn hex_length(text: &str) -> Option<usize> {
     let pairs = text.split(|c: char| c.is_ascii_whitespace() || c == '\x0b');
     pairs
@@ -434,8 +440,8 @@ fn hex_length(text: &str) -> Option<usize> {
         .sum()
 }
 
-/// A position in digits. One beyond all numbers is behind every end.
-fn number(position: &str) -> Option<usize> {
+/// Parses a position of decimal digits. A number too large for the type is behind every end.
+fn parse_position(position: &str) -> Option<usize> {
     let digits = !position.is_empty() && position.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| position.parse().unwrap_or(usize::MAX))
 }
@@ -450,34 +456,34 @@ fn is_same(a: &Location, b: &Location) -> bool {
     a.url == b.url && a.metadata == b.metadata
 }
 
-/// The client has named it just now.
+/// The message shows the URL, which the client has just sent.
 fn duplicate(location: &Location) -> Error {
     Error::Invalid(format!("The location {} already exists", location.url.expose()))
 }
 
-fn has_texts_only(value: &Value) -> bool {
+fn has_strings_only(value: &Value) -> bool {
     match value {
         Value::String(_) => true,
-        Value::Array(items) => items.iter().all(has_texts_only),
-        Value::Object(entries) => entries.values().all(has_texts_only),
+        Value::Array(items) => items.iter().all(has_strings_only),
+        Value::Object(entries) => entries.values().all(has_strings_only),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
-/// Locations, for who sees them in any case.
-fn told(locations: &[Location]) -> String {
-    let told = locations.iter().map(|location| {
+/// Formats locations as Glance does in its error message. Its reader is allowed to see them.
+fn locations_repr(locations: &[Location]) -> String {
+    let values = locations.iter().map(|location| {
         let (id, url, status) = (location.id, location.url.expose(), location.status.as_str());
         json!({"id": id, "url": url, "metadata": location.metadata, "status": status})
     });
-    schemas::python_repr(&Value::Array(told.collect()), MAX_TOLD)
+    schemas::python_repr(&Value::Array(values.collect()), MAX_REPR_CHARS)
 }
 
-/// Removes the data of locations that were released. Two statements each.
+/// Removes the data of released locations. Two statements each.
 ///
 /// # Errors
-/// As deletion of an image; what is behind the first that is refused is left to housekeeping.
-pub(super) async fn discard(app: &App, locations: &[Location]) -> Result<()> {
+/// As deletion of an image. The locations after the first error are left to housekeeping.
+pub(super) async fn remove_data(app: &App, locations: &[Location]) -> Result<()> {
     for location in locations {
         removal::finish_removal(app, location).await?;
     }

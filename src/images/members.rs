@@ -1,8 +1,8 @@
-//! Sharing an image: its members, and what they make of it.
+//! Sharing an image: its members, and their decision to accept or reject it.
 //!
-//! A write is one transaction of four statements at the most, one more where the caller is a member: the image is read
-//! with its row's lock and the caller's right checked, the member looked for, and its one row written. Whoever has the
-//! lock counts what stays.
+//! A write is one transaction of at most four statements, one more if the caller is a member. It reads the image with its lock and
+//! authorises the caller, reads the member, and writes the member's row. The lock makes the quota exact: no other transaction adds
+//! a member between the count and the insert.
 
 use crate::{
     access::{self, Subject},
@@ -16,17 +16,17 @@ use crate::{
 
 const ONLY_SHARED: &str = "Only shared images have members.";
 
-/// Shares an image with a project, which is to accept it.
+/// Shares an image with a project. The membership is pending until the project accepts or rejects it.
 ///
 /// # Errors
-/// `NotFound` (image), `Forbidden` (also where the image is not a shared one), `LimitExceeded`, `Conflict` when it is
-/// shared with it already.
+/// `NotFound` (image), `Forbidden` (also if the image's visibility is not `shared`), `LimitExceeded`, `Conflict` when the project
+/// is a member already.
 pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: &MemberId) -> Result<Member> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
-            let image = only_shared(image, id, || not_allowed("create", id))?;
-            check_side(app, context, &image, Side::Owner, || not_allowed("create", id))?;
+            let image = check_shared(image, id, || forbidden("create", id))?;
+            check_side(app, context, &image, Side::Owner, || forbidden("create", id))?;
             authorise(app, context, &image, rule::ADD_MEMBER)?;
             check_quota(app, &mut tx, &image).await?;
             if db::members::get(&mut tx, &image.id, member.as_str()).await?.is_some() {
@@ -47,14 +47,14 @@ pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: 
         .await
 }
 
-/// Lists an image's members: for its owner all of them, for a member itself. Two statements, one more for a member.
+/// Lists an image's members. The owner sees all of them, and a member sees itself only. Two statements, one more for a member.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden` (also where the image is not a shared one).
+/// `NotFound`, `Forbidden` (also if the image's visibility is not `shared`).
 pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Result<Vec<Member>> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::Forbidden(format!("Not allowed to list members for image {id}: {ONLY_SHARED}"));
-    let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
+    let image = check_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
     authorise(app, context, &image, rule::GET_MEMBERS)?;
     if !access::allows(app, context, &image, rule::GET_MEMBER) {
         return Ok(Vec::new());
@@ -68,23 +68,23 @@ pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Resu
     Ok(db::members::get(&mut conn, &image.id, project).await?.into_iter().collect())
 }
 
-/// Shows a member of an image. Two statements, one more for a member.
+/// Returns a member of an image. Two statements, one more for a member.
 ///
 /// # Errors
 /// `NotFound`.
 pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<Member> {
     let mut conn = app.db.acquire().await?;
     let not_shared = || Error::NotFound(ONLY_SHARED.to_owned());
-    let image = only_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
+    let image = check_shared(access::find(app, &mut conn, context, id).await?, id, not_shared)?;
     let found = find_member(app, context, &mut conn, &image, member).await;
-    // Whether there is such a member is the secret of those who may see it.
+    // A caller who is not allowed to see the member must not learn whether it exists.
     found.map_err(|error| if let Error::Forbidden(message) = error { Error::NotFound(message) } else { error })
 }
 
-/// Sets what a member makes of the image; `None` is a status that there is not.
+/// Sets a member's status. `None` stands for an invalid status, which is reported after the other checks, as in Glance.
 ///
 /// # Errors
-/// `NotFound` (image, member), `Forbidden` (also where the image is not a shared one), `Invalid`.
+/// `NotFound` (image, member), `Forbidden` (also if the image's visibility is not `shared`), `Invalid`.
 pub(crate) async fn set_status(
     app: &App,
     context: &Context,
@@ -95,8 +95,8 @@ pub(crate) async fn set_status(
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
-            let image = only_shared(image, id, || not_allowed("update", id))?;
-            check_side(app, context, &image, Side::Member, || not_allowed("update", id))?;
+            let image = check_shared(image, id, || forbidden("update", id))?;
+            check_side(app, context, &image, Side::Member, || forbidden("update", id))?;
             let found = find_member(app, context, &mut tx, &image, member).await?;
             authorise(app, context, &image, rule::MODIFY_MEMBER)?;
             let status = status.ok_or_else(|| {
@@ -105,44 +105,45 @@ pub(crate) async fn set_status(
             })?;
             let now = app.now();
             if !db::members::set_status(&mut tx, &image.id, member, status, now).await? {
-                // A Glance beside us was faster.
-                return Err(no_member(&image.id, member));
+                // A Glance on the same database has removed the member concurrently.
+                return Err(member_not_found(&image.id, member));
             }
             Ok((tx, Member { status, updated_at: Some(now), ..found }))
         })
         .await
 }
 
-/// Ends the sharing of an image with a project.
+/// Removes a member: the image is no longer shared with the project.
 ///
 /// # Errors
-/// `NotFound` (image, member), `Forbidden` (also where the image is not a shared one).
+/// `NotFound` (image, member), `Forbidden` (also if the image's visibility is not `shared`).
 pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, member: &str) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
-            let image = only_shared(image, id, || not_allowed("delete", id))?;
-            check_side(app, context, &image, Side::Owner, || not_allowed("delete", id))?;
+            let image = check_shared(image, id, || forbidden("delete", id))?;
+            check_side(app, context, &image, Side::Owner, || forbidden("delete", id))?;
             find_member(app, context, &mut tx, &image, member).await?;
             authorise(app, context, &image, rule::DELETE_MEMBER)?;
             if !db::members::delete(&mut tx, &image.id, member).await? {
-                return Err(no_member(&image.id, member));
+                return Err(member_not_found(&image.id, member));
             }
             Ok((tx, ()))
         })
         .await
 }
 
-/// Whose business a change of the members is.
+/// The party that an operation is reserved for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
-    /// The image's owner shares it, or ends that.
+    /// The image's owner adds and removes members.
     Owner,
-    /// Its member says what it makes of it.
+    /// A member accepts or rejects the image.
     Member,
 }
 
-/// The rules from before the new defaults let anybody change members, so with them Glance looks at the owner as well.
+/// Checks that the caller is on this side. The old policy defaults allow everybody to change members, so with them Glance checks
+/// the owner in its code.
 fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: impl FnOnce() -> Error) -> Result<()> {
     let is_owners = access::is_owner(context, image);
     if app.config.oslo_policy.enforce_new_defaults || context.is_admin || is_owners == (side == Side::Owner) {
@@ -151,13 +152,13 @@ fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: 
     Err(refusal())
 }
 
-/// The image, if the caller may know of it and it is a shared one.
-fn only_shared(image: Option<Subject>, id: &RequestedId, not_shared: impl FnOnce() -> Error) -> Result<Subject> {
-    let image = image.ok_or_else(|| Error::NotFound(format!("Image {id} not found.")))?;
+/// Checks that the image exists for the caller, and that its visibility is `shared`.
+fn check_shared(image: Option<Subject>, id: &RequestedId, not_shared: impl FnOnce() -> Error) -> Result<Subject> {
+    let image = image.ok_or_else(|| Error::parent_image_not_found(id))?;
     if image.visibility == Visibility::Shared { Ok(image) } else { Err(not_shared()) }
 }
 
-/// Reads the member, if the caller may see it.
+/// Reads a member, if the caller is allowed to see it.
 async fn find_member(
     app: &App,
     context: &Context,
@@ -166,27 +167,27 @@ async fn find_member(
     member: &str,
 ) -> Result<Member> {
     authorise(app, context, image, rule::GET_MEMBER)?;
-    // What cannot be stored is nobody's name, and no engine needs to be asked.
-    let found = if is_visible(context, image, member) && MemberId::parse(member).is_ok() {
+    // A name that cannot be stored is no member's name, so no query is needed.
+    let found = if may_see_member(context, image, member) && MemberId::parse(member).is_ok() {
         db::members::get(s, &image.id, member).await?
     } else {
         None
     };
-    found.ok_or_else(|| no_member(&image.id, member))
+    found.ok_or_else(|| member_not_found(&image.id, member))
 }
 
-/// Whether the caller may know that the image is shared with this project: its owner does, and the project itself.
-fn is_visible(context: &Context, image: &Image, member: &str) -> bool {
+/// Whether the caller is allowed to know that this project is a member: the image's owner is, and the project itself.
+fn may_see_member(context: &Context, image: &Image, member: &str) -> bool {
     context.is_admin || access::is_owner(context, image) || context.project_id() == Some(member)
 }
 
-/// Glance asks for the right to see the image first, whatever the other rule says.
+/// Checks the rule to see the image, and then `rule`, as Glance does.
 fn authorise(app: &App, context: &Context, image: &Subject, rule: &str) -> Result<()> {
     access::authorise(app, context, image, rule::GET_IMAGE)?;
     access::authorise(app, context, image, rule)
 }
 
-/// Checks that there may be one member more.
+/// Checks that the quota allows one more member.
 async fn check_quota(app: &App, tx: &mut Tx, image: &Image) -> Result<()> {
     let Some(maximum) = app.config.default.image_member_quota() else {
         return Ok(());
@@ -202,10 +203,10 @@ async fn check_quota(app: &App, tx: &mut Tx, image: &Image) -> Result<()> {
     )))
 }
 
-fn no_member(image_id: &str, member: &str) -> Error {
+fn member_not_found(image_id: &str, member: &str) -> Error {
     Error::NotFound(format!("{member} not found in the member list of the image {image_id}."))
 }
 
-fn not_allowed(what: &str, id: &RequestedId) -> Error {
+fn forbidden(what: &str, id: &RequestedId) -> Error {
     Error::Forbidden(format!("Not allowed to {what} members for image {id}."))
 }

@@ -1,7 +1,7 @@
-//! The records of images: creating, viewing, listing, changing, sharing and deleting them.
+//! Services for the records of images: create, view, list, update, share and delete.
 //!
-//! A service function takes the caller's context and typed input, decides access, owns the transaction, and returns domain values. Its
-//! documentation states the cost in database statements; a transaction adds BEGIN and COMMIT.
+//! A service function takes the caller's context and typed input, authorises the caller, owns the transaction, and returns domain
+//! values. Its documentation states its cost in database statements; a transaction adds BEGIN and COMMIT.
 
 pub(crate) mod actions;
 pub(crate) mod create;

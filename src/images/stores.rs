@@ -1,4 +1,4 @@
-//! The stores as clients see them, and an image's data in one of them.
+//! The stores as clients see them, and the removal of an image's data from one of them.
 
 use crate::{
     access,
@@ -12,7 +12,7 @@ use crate::{
     store::Store,
 };
 
-/// Checks that there are stores with names to speak of.
+/// Checks that the stores have names. Without `enabled_backends` there are none to list.
 ///
 /// # Errors
 /// `NotFound`
@@ -23,7 +23,7 @@ pub(crate) fn check_named(app: &App) -> Result<()> {
     Err(Error::NotFound("Multi backend is not supported at this site.".to_owned()))
 }
 
-/// Checks that the caller may see how stores are configured.
+/// Checks that the caller is allowed to see how stores are configured.
 ///
 /// # Errors
 /// `NotFound`, `Forbidden`
@@ -35,14 +35,14 @@ pub(crate) fn authorise_detail(app: &App, context: &Context) -> Result<()> {
     Err(Error::policy_denied(rule::STORES_INFO_DETAIL))
 }
 
-/// Removes an image's data from one of several stores that it is in. Six statements.
+/// Removes an image's data from one of several stores that have it. Six statements.
 ///
 /// # Errors
-/// `NotFound`, `Conflict` when there is no such store or the image is not active, `Forbidden` also when it is the only
-/// store that the image is in.
+/// `NotFound`, `Conflict` when there is no such store or the image is not active, `Forbidden` also when no other store has the
+/// data.
 pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &RequestedId) -> Result<()> {
     if !app.stores.are_named {
-        return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
+        return Err(Error::resource_not_found());
     }
     if app.stores.named(store).is_none() {
         return Err(Error::Conflict(format!("The selected store {store} is not available on this node.")));
@@ -51,7 +51,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
         .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
-            let image = image.ok_or_else(|| Error::NotFound(format!("Failed to find image {id}")))?;
+            let image = image.ok_or_else(|| Error::stored_image_not_found(id))?;
             access::authorise(app, context, &image, rule::GET_IMAGE_LOCATION)?;
             access::authorise(app, context, &image, rule::DELETE_IMAGE_LOCATION)?;
             if image.status != Status::Active {
@@ -60,7 +60,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             }
             let now = app.now();
             if !db::images::touch(&mut tx, &image.id, now).await? {
-                return Err(Error::NotFound(format!("Failed to find image {id}")));
+                return Err(Error::stored_image_not_found(id));
             }
             let locations = db::locations::list(&mut tx, &image.id).await?;
             if locations.len() == 1 {
@@ -71,7 +71,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
             let location = locations.into_iter().find(|location| name_of(app, location) == Some(store));
             let location =
                 location.ok_or_else(|| Error::NotFound(format!("Image {id} is not stored in store {store}.")))?;
-            // It is the image's no more; as long as its data is there, that is noted.
+            // From here on the location is not the image's. It stays recorded until its data is removed.
             db::locations::release(&mut tx, location.id, now).await?;
             Ok((tx, location))
         })
@@ -79,7 +79,7 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
     removal::finish_removal(app, &location).await
 }
 
-/// The stores, in the configuration's order.
+/// Returns the stores in the order of the configuration.
 pub(crate) fn all(app: &App) -> impl Iterator<Item = &Store> {
     app.stores.iter().map(|store| &**store)
 }

@@ -1,7 +1,7 @@
-//! Adding a tag to an image, and removing one.
+//! Adding and removing a tag of an image.
 //!
-//! Either is one transaction of three statements: the image is read with its lock and the caller's right checked, its
-//! `updated_at` is set, and the one row of the tag is written. The image's other tags are not read.
+//! Each is one transaction of three statements. It reads the image with its lock and authorises the caller, sets the image's
+//! `updated_at`, and writes the tag's row. It does not read the image's other tags.
 
 use std::fmt::Display;
 
@@ -15,25 +15,25 @@ use crate::{
     policy::rule,
 };
 
-/// Adds a tag. One that the image has already stays as it is.
+/// Adds a tag. Does nothing if the image has it already.
 ///
 /// # Errors
 /// `NotFound` (image), `Forbidden`, `LimitExceeded`.
 pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, tag: &Tag) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = find(app, context, &mut tx, id, Action::Update).await?;
+            let image = find_image(app, context, &mut tx, id, Action::Update).await?;
             touch(app, context, &mut tx, &image, Action::Update).await?;
             let (quota, now) = (app.config.default.image_tag_quota(), app.now());
             if db::tags::insert(&mut tx, &image.id, tag.as_str(), quota, now).await? {
                 return Ok((tx, ()));
             }
-            // Nothing was added: the image has the tag, or its quota is used up.
+            // No row was inserted: the image has the tag already, or its quota is exhausted.
             if db::tags::contains(&mut tx, &image.id, tag.as_str()).await? {
                 return Ok((tx, ()));
             }
             check_quota(&mut tx, &image, quota).await?;
-            // A Glance on the same database, which takes no lock, has removed a tag since.
+            // A Glance on the same database, which takes no lock, has removed a tag concurrently.
             db::tags::insert(&mut tx, &image.id, tag.as_str(), None, now).await?;
             Ok((tx, ()))
         })
@@ -47,33 +47,34 @@ pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, tag: &Ta
 pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, tag: &Tag) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
-            let image = find(app, context, &mut tx, id, Action::Delete).await?;
+            let image = find_image(app, context, &mut tx, id, Action::Delete).await?;
             if let Err(error) = touch(app, context, &mut tx, &image, Action::Delete).await {
                 let is_there = db::tags::contains(&mut tx, &image.id, tag.as_str()).await?;
-                return Err(if is_there { error } else { Error::NotFound(access::NOT_FOUND.to_owned()) });
+                return Err(if is_there { error } else { Error::resource_not_found() });
             }
             if db::tags::delete(&mut tx, &image.id, tag.as_str()).await? {
                 return Ok((tx, ()));
             }
-            Err(Error::NotFound(access::NOT_FOUND.to_owned()))
+            Err(Error::resource_not_found())
         })
         .await
 }
 
-/// Reads the image and takes its lock, if the policy lets the caller change it. One statement.
-async fn find(app: &App, context: &Context, tx: &mut Tx, id: &RequestedId, action: Action) -> Result<Subject> {
-    let image = access::find_locked(app, tx, context, id).await?.ok_or_else(|| not_found(id))?;
-    access::authorise(app, context, &image, rule::MODIFY_IMAGE).map_err(|error| action.refused(id, error))?;
+/// Reads the image with its lock, and checks that the policy allows the caller to update it. One statement.
+async fn find_image(app: &App, context: &Context, tx: &mut Tx, id: &RequestedId, action: Action) -> Result<Subject> {
+    let image = access::find_locked(app, tx, context, id).await?.ok_or_else(|| Error::parent_image_not_found(id))?;
+    access::authorise(app, context, &image, rule::MODIFY_IMAGE).map_err(|error| action.rephrase(id, error))?;
     Ok(image)
 }
 
-/// Checks that the image is the caller's to change, and sets the time of its change. One statement.
+/// Checks that the caller owns the image, and sets its `updated_at`. One statement.
 async fn touch(app: &App, context: &Context, tx: &mut Tx, image: &Subject, action: Action) -> Result<()> {
-    access::check_mutable(context, image).map_err(|error| action.refused(&image.id, error))?;
-    if db::images::touch(tx, &image.id, app.now()).await? { Ok(()) } else { Err(not_found(&image.id)) }
+    access::check_mutable(context, image).map_err(|error| action.rephrase(&image.id, error))?;
+    let is_touched = db::images::touch(tx, &image.id, app.now()).await?;
+    if is_touched { Ok(()) } else { Err(Error::parent_image_not_found(&image.id)) }
 }
 
-/// Checks that the image may have one tag more. One statement.
+/// Checks that the quota allows one more tag. One statement.
 async fn check_quota(tx: &mut Tx, image: &Image, quota: Option<u32>) -> Result<()> {
     let Some(maximum) = quota else { return Ok(()) };
     let attempted = db::tags::count(tx, &image.id).await? + 1;
@@ -87,11 +88,7 @@ async fn check_quota(tx: &mut Tx, image: &Image, quota: Option<u32>) -> Result<(
     )))
 }
 
-fn not_found(id: impl Display) -> Error {
-    Error::NotFound(format!("Image {id} not found."))
-}
-
-/// What is done to an image's tags.
+/// An operation on an image's tags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Update,
@@ -99,8 +96,8 @@ enum Action {
 }
 
 impl Action {
-    /// What Glance says to who does not own the image.
-    fn refused(self, id: impl Display, error: Error) -> Error {
+    /// Replaces the message for a caller who does not own the image by Glance's message for this operation.
+    fn rephrase(self, id: impl Display, error: Error) -> Error {
         let action = match self {
             Self::Update => "update",
             Self::Delete => "delete",

@@ -1,4 +1,4 @@
-//! Changing an image: a list of changes, all of them or none.
+//! Updating an image: a list of changes is applied as a whole or not at all.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     create::{check_owner, check_quota, or_conflict, requirement},
-    locations::{self, Findings, LocationsChange, Room},
+    locations::{self, LocationsChange, LocationsDraft, ProbeResults, StorageQuota},
     view::{ImageView, hide, with_details},
 };
 use crate::{
@@ -20,14 +20,14 @@ use crate::{
     policy::{protections::Operation, rule},
 };
 
-/// One change of a patch, in the order of the request.
+/// One change of an update.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
-    /// Gives an attribute a value.
+    /// Sets an attribute, if the condition holds.
     Set(Attribute, Condition),
-    /// Takes a custom property away.
+    /// Removes a custom property.
     Remove(String),
-    /// Changes where the data is.
+    /// Changes the locations.
     Locations(LocationsChange),
 }
 
@@ -37,18 +37,18 @@ impl Change {
     }
 }
 
-/// When an attribute may be set.
+/// The condition under which an attribute is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition {
-    /// Whether it is there or not.
+    /// No condition.
     Always,
-    /// Where it is there.
+    /// The image has the attribute.
     Present,
-    /// Where it is not.
+    /// The image does not have the attribute.
     Absent,
 }
 
-/// What can be set, with its value.
+/// An attribute that a client can set, with its new value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Attribute {
     /// See [`Image`].
@@ -94,7 +94,7 @@ impl Attribute {
     }
 }
 
-/// Attributes that every image has: they cannot be removed.
+/// The attributes that every image has. They cannot be removed.
 pub(crate) const ATTRIBUTES: [&str; 10] = [
     "name",
     "disk_format",
@@ -108,72 +108,71 @@ pub(crate) const ATTRIBUTES: [&str; 10] = [
     "tags",
 ];
 
-/// Changes an image. It is read with its row's lock, so nothing that somebody else changes meanwhile is lost. Three
-/// statements to read it, and at the most one for its row, two for its properties and two for its tags. Where locations may be
-/// changed, one more reads them; where they are, six more look at the image and the quota before web servers are asked, and
-/// check the quota again, and two write them.
+/// Updates an image. It is read with its row's lock, so no concurrent change is lost.
+///
+/// Three statements to read the image, and at most one for its row, two for its properties and two for its tags. If the
+/// configuration allows changes of locations, one more reads them. If the update adds locations, six more read the image and the
+/// quota before the first request to a web server and check the quota again in the transaction, and two write the locations.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`; for locations also `Invalid`, `Conflict`, and what a store
-/// says that does not let data go.
+/// `NotFound`, `Forbidden`, `PropertyConflict`, `LimitExceeded`; for locations also `Invalid`, `Conflict`, and the error of a store
+/// that does not remove data.
 pub(crate) async fn update(
     app: &Arc<App>,
     context: &Context,
     id: &RequestedId,
     changes: &[Change],
 ) -> Result<ImageView> {
-    let findings = &look(app, context, id, changes).await?;
+    let probes = &probe_locations(app, context, id, changes).await?;
     let (before, mut after) = app
         .db
         .transaction(|mut tx| async move {
-            let image = access::find_locked(app, &mut tx, context, id).await?.ok_or_else(|| not_found(id))?;
+            let image = access::find_locked(app, &mut tx, context, id).await?;
+            let image = image.ok_or_else(|| Error::image_not_found(id))?;
             let before = with_details(app, &mut tx, context, image.image).await?;
             if changes.is_empty() {
                 return Ok((tx, (before.clone(), before)));
             }
-            let mut draft = Draft::of(app, &mut tx, context, &before, changes).await?;
+            let mut draft = ImageDraft::start(app, &mut tx, context, &before, changes).await?;
             for change in changes {
-                draft.apply(app, context, change, findings)?;
+                draft.apply(app, context, change, probes)?;
             }
             let after = draft.finish(app, context, &before)?;
-            write(&mut tx, &before, &after).await?;
+            write_changes(&mut tx, &before, &after).await?;
             Ok((tx, (before, after)))
         })
         .await?;
-    let gone = gone(&before, &after);
-    if !gone.is_empty() {
-        discard(app, gone).await?;
+    let released = released_locations(&before, &after);
+    if !released.is_empty() {
+        remove_data(app, released).await?;
     }
     hide(app, context, std::slice::from_mut(&mut after));
     Ok(after)
 }
 
-fn not_found(id: &RequestedId) -> Error {
-    Error::NotFound(format!("No image found with ID {id}"))
-}
-
-/// Asks web servers about locations that are to be added, each once the changes before it were found good.
-async fn look(app: &App, context: &Context, id: &RequestedId, changes: &[Change]) -> Result<Findings> {
-    let mut findings = Findings::default();
+/// Asks web servers for the sizes of the locations that the update adds. A location is probed only after the changes before it were
+/// authorised and applied to a draft: an update that will be refused triggers no outbound connection for what follows.
+async fn probe_locations(app: &App, context: &Context, id: &RequestedId, changes: &[Change]) -> Result<ProbeResults> {
+    let mut probes = ProbeResults::default();
     if !app.config.default.show_multiple_locations || !changes.iter().any(Change::adds_locations) {
-        return Ok(findings);
+        return Ok(probes);
     }
     let mut conn = app.db.acquire().await?;
-    let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| not_found(id))?;
+    let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| Error::image_not_found(id))?;
     let before = with_details(app, &mut conn, context, image.image).await?;
-    let mut draft = Draft::of(app, &mut conn, context, &before, changes).await?;
+    let mut draft = ImageDraft::start(app, &mut conn, context, &before, changes).await?;
     drop(conn);
     for change in changes {
         if let Change::Locations(change) = change {
-            draft.located().look(app, context, change, &mut findings).await?;
+            draft.locations_draft().probe(app, context, change, &mut probes).await?;
         }
-        draft.apply(app, context, change, &findings)?;
+        draft.apply(app, context, change, &probes)?;
     }
-    Ok(findings)
+    Ok(probes)
 }
 
-/// Locations that are not there any more, without those whose data is still the image's.
-fn gone(before: &ImageView, after: &ImageView) -> Vec<Location> {
+/// The locations that the update removed. A location whose URL the image still has is not among them: its data is in use.
+fn released_locations(before: &ImageView, after: &ImageView) -> Vec<Location> {
     before.locations.iter().filter(|location| !has_url(after, location)).cloned().collect()
 }
 
@@ -181,53 +180,53 @@ fn has_url(view: &ImageView, location: &Location) -> bool {
     view.locations.iter().any(|other| other.url == location.url)
 }
 
-/// Removes data, also when the caller stops waiting for it.
-async fn discard(app: &Arc<App>, locations: Vec<Location>) -> Result<()> {
+/// Removes the data of released locations, even if the caller disconnects.
+async fn remove_data(app: &Arc<App>, locations: Vec<Location>) -> Result<()> {
     let own = Arc::clone(app);
-    app.outlive(async move { locations::discard(&own, &locations).await }).await
+    app.outlive(async move { locations::remove_data(&own, &locations).await }).await
 }
 
-/// An image on its way from what it is to what it is to be.
-struct Draft {
+/// The image that an update builds: the current image with the changes so far.
+struct ImageDraft {
     subject: Subject,
     tags: BTreeSet<String>,
     locations: Vec<Location>,
-    /// Read where locations are added.
-    room: Option<Room>,
+    /// Read only if the update adds locations.
+    quota: Option<StorageQuota>,
 }
 
-impl Draft {
-    /// Two statements where there is a quota for what is added.
-    async fn of(
+impl ImageDraft {
+    /// Starts from the current image. Two statements if the update adds locations and there is a storage quota.
+    async fn start(
         app: &App,
         s: &mut impl Session,
         context: &Context,
         view: &ImageView,
         changes: &[Change],
     ) -> Result<Self> {
-        let room = match changes.iter().any(Change::adds_locations) {
-            true => Some(Room::read(app, s, context, &view.image).await?),
+        let quota = match changes.iter().any(Change::adds_locations) {
+            true => Some(StorageQuota::load(app, s, context, &view.image).await?),
             false => None,
         };
         Ok(Self {
             subject: Subject { image: view.image.clone(), properties: view.properties.iter().cloned().collect() },
             tags: view.tags.iter().cloned().collect(),
             locations: view.locations.clone(),
-            room,
+            quota,
         })
     }
 
-    fn located(&mut self) -> locations::Draft<'_> {
-        locations::Draft { subject: &mut self.subject, locations: &mut self.locations, room: self.room.as_ref() }
+    fn locations_draft(&mut self) -> LocationsDraft<'_> {
+        LocationsDraft { subject: &mut self.subject, locations: &mut self.locations, quota: self.quota.as_ref() }
     }
 
-    fn apply(&mut self, app: &App, context: &Context, change: &Change, findings: &Findings) -> Result<()> {
+    fn apply(&mut self, app: &App, context: &Context, change: &Change, probes: &ProbeResults) -> Result<()> {
         match change {
             Change::Set(attribute, condition) => {
                 self.authorise(app, context, attribute)?;
                 let name = attribute.name();
                 let is_property = matches!(attribute, Attribute::Property(..));
-                let present = !is_property || self.shows(app, context, name);
+                let present = !is_property || self.shows_property(app, context, name);
                 match condition {
                     Condition::Present if !present => {
                         Err(Error::PropertyConflict(format!("Property {name} does not exist.")))
@@ -240,7 +239,8 @@ impl Draft {
                             if !present {
                                 app.protections.check(&app.policy, context, Operation::Create, name)?;
                             }
-                            // To who may not read it, it is a new one, and must not put an end to the old one.
+                            // For a caller who is not allowed to read the property, it is a new one. It must not overwrite the
+                            // existing one without permission.
                             if self.subject.properties.contains_key(name) {
                                 app.protections.check(&app.policy, context, Operation::Update, name)?;
                             }
@@ -249,13 +249,13 @@ impl Draft {
                     }
                 }
             }
-            Change::Locations(change) => self.located().apply(app, context, change, findings),
+            Change::Locations(change) => self.locations_draft().apply(app, context, change, probes),
             Change::Remove(name) => {
                 access::authorise(app, context, &self.subject, rule::MODIFY_IMAGE)?;
                 if ATTRIBUTES.contains(&name.as_str()) {
                     return Err(Error::NotPermitted(format!("Property {name} may not be removed.")));
                 }
-                if !self.shows(app, context, name) {
+                if !self.shows_property(app, context, name) {
                     return Err(Error::PropertyConflict(format!("Property {name} does not exist.")));
                 }
                 app.protections.check(&app.policy, context, Operation::Delete, name)?;
@@ -265,12 +265,12 @@ impl Draft {
         }
     }
 
-    /// Whether it has a custom property that the caller may know of.
-    fn shows(&self, app: &App, context: &Context, name: &str) -> bool {
+    /// Whether the image has a custom property that the caller is allowed to read.
+    fn shows_property(&self, app: &App, context: &Context, name: &str) -> bool {
         self.subject.properties.contains_key(name) && app.protections.may(&app.policy, context, Operation::Read, name)
     }
 
-    /// Checks each change on the image as the changes before it left it.
+    /// Authorises a change against the draft, to which the changes before it are applied already.
     fn authorise(&self, app: &App, context: &Context, attribute: &Attribute) -> Result<()> {
         if matches!(attribute, Attribute::Owner(_)) && !context.is_admin {
             return Err(Error::NotPermitted("Owner can't be updated by non admin.".to_owned()));
@@ -286,11 +286,11 @@ impl Draft {
         match attribute {
             Attribute::Name(name) => image.name.clone_from(name),
             Attribute::DiskFormat(format) => {
-                check_format_is_open(image.status, "disk_format")?;
+                check_format_can_change(image.status, "disk_format")?;
                 image.disk_format.clone_from(format);
             }
             Attribute::ContainerFormat(format) => {
-                check_format_is_open(image.status, "container_format")?;
+                check_format_can_change(image.status, "container_format")?;
                 image.container_format.clone_from(format);
             }
             Attribute::Owner(owner) => image.owner = owner.clone().filter(|owner| !owner.is_empty()),
@@ -316,7 +316,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Checks what only the whole can show.
+    /// Checks the rules that concern the result as a whole, and returns it.
     fn finish(mut self, app: &App, context: &Context, before: &ImageView) -> Result<ImageView> {
         check_owner(self.subject.image.owner.as_deref().unwrap_or_default())?;
         let had = by_name(before);
@@ -341,36 +341,36 @@ impl Draft {
     }
 }
 
-fn check_format_is_open(status: Status, name: &str) -> Result<()> {
+fn check_format_can_change(status: Status, name: &str) -> Result<()> {
     if matches!(status, Status::Queued | Status::Importing) {
         return Ok(());
     }
     Err(Error::Forbidden(format!("Attribute {name} can be only replaced for a queued image.")))
 }
 
-/// Writes what differs.
-async fn write(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()> {
+/// Writes the differences between the two images.
+async fn write_changes(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Result<()> {
     let (id, now) = (after.image.id.as_str(), after.image.updated_at.unwrap_or(after.image.created_at));
     db::images::update(tx, &before.image, &after.image).await?;
     let (had, has) = (by_name(before), by_name(after));
     let is_new = |(name, value): &&(String, String)| had.get(name.as_str()) != Some(&value.as_str());
     let set: Vec<_> = after.properties.iter().filter(is_new).cloned().collect();
-    let gone = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
-    let names: Vec<&str> = set.iter().chain(gone).map(|(name, _)| name.as_str()).collect();
+    let removed = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
+    let names: Vec<&str> = set.iter().chain(removed).map(|(name, _)| name.as_str()).collect();
     db::properties::delete(tx, id, &names).await?;
     or_conflict(db::properties::insert(tx, id, &set, now).await, super::create::same_but_for_case)?;
     let missing = |tags: &[String], from: &[String]| -> Vec<String> {
         tags.iter().filter(|tag| from.binary_search(tag).is_err()).cloned().collect()
     };
-    let (gone, new) = (missing(&before.tags, &after.tags), missing(&after.tags, &before.tags));
-    db::tags::delete_all(tx, id, &texts(&gone)).await?;
-    db::tags::insert_all(tx, id, &texts(&new), now).await?;
-    let stays = |id: i32| after.locations.iter().any(|location| location.id == id);
-    let gone: Vec<&Location> = before.locations.iter().filter(|location| !stays(location.id)).collect();
-    // What is described anew keeps its data; the data of the others is still to be removed.
-    let (renewed, released): (Vec<&Location>, Vec<&Location>) =
-        gone.into_iter().partition(|location| has_url(after, location));
-    for (locations, status) in [(renewed, LocationStatus::Deleted), (released, LocationStatus::PendingDelete)] {
+    let (removed, new) = (missing(&before.tags, &after.tags), missing(&after.tags, &before.tags));
+    db::tags::delete_all(tx, id, &as_strs(&removed)).await?;
+    db::tags::insert_all(tx, id, &as_strs(&new), now).await?;
+    let is_kept = |id: i32| after.locations.iter().any(|location| location.id == id);
+    let removed: Vec<&Location> = before.locations.iter().filter(|location| !is_kept(location.id)).collect();
+    // A location with new metadata gets a new row for the same data. The data of the other removed locations has yet to be removed.
+    let (replaced, released): (Vec<&Location>, Vec<&Location>) =
+        removed.into_iter().partition(|location| has_url(after, location));
+    for (locations, status) in [(replaced, LocationStatus::Deleted), (released, LocationStatus::PendingDelete)] {
         let ids: Vec<i32> = locations.iter().map(|location| location.id).collect();
         db::locations::mark(tx, &ids, status, now).await?;
     }
@@ -384,6 +384,6 @@ fn by_name(view: &ImageView) -> HashMap<&str, &str> {
     view.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
 }
 
-fn texts(tags: &[String]) -> Vec<&str> {
+fn as_strs(tags: &[String]) -> Vec<&str> {
     tags.iter().map(String::as_str).collect()
 }

@@ -13,7 +13,7 @@ use crate::{
     policy::{protections::Operation, rule},
 };
 
-/// An image with everything that shows it.
+/// An image with its properties, tags and locations, as far as the caller is allowed to see them.
 #[derive(Debug, Clone)]
 pub(crate) struct ImageView {
     /// Its row.
@@ -22,17 +22,18 @@ pub(crate) struct ImageView {
     pub(crate) properties: Vec<(String, String)>,
     /// Tags, in alphabetical order.
     pub(crate) tags: Vec<String>,
-    /// Where its data is, the heaviest store first; read only where the configuration shows it, to who may see it.
+    /// Locations in descending order of their stores' weights. Read only if the configuration exposes them, and empty if the caller
+    /// is not allowed to see them.
     pub(crate) locations: Vec<Location>,
 }
 
-/// Shows an image. One statement, one more where another project shares the image.
+/// Returns an image. One statement, one more where another project shares the image.
 ///
 /// # Errors
 /// `NotFound`.
 pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId) -> Result<ImageView> {
     let mut conn = app.db.acquire().await?;
-    let not_found = || Error::NotFound(format!("No image found with ID {id}"));
+    let not_found = || Error::image_not_found(id);
     let id = id.id().ok_or_else(not_found)?;
     let found = db::details::with_image(&mut conn, &id, shows_locations(app)).await?;
     let (image, details) = found.ok_or_else(not_found)?;
@@ -42,22 +43,22 @@ pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId) -> Resul
     drop(conn);
     let mut view = view(app, context, image, details)?;
     if !is_shown(app, context, &view.image, &view.properties) {
-        return Err(Error::NotFound(access::NOT_FOUND.to_owned()));
+        return Err(Error::resource_not_found());
     }
     hide(app, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
 
-/// Whether the policy lets the caller see an image, with its properties in the order of their names.
+/// Whether the policy allows the caller to see an image. `properties` are in the order of their names.
 pub(super) fn is_shown(app: &App, context: &Context, image: &Image, properties: &[(String, String)]) -> bool {
     let property = |name: &str| {
-        let place = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
-        Some(properties[place].1.as_str())
+        let index = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
+        Some(properties[index].1.as_str())
     };
     app.policy.allows(&context.identity, rule::GET_IMAGE, &Seen::new(app, context, image, &property).target())
 }
 
-/// Reads what belongs to an image. One statement.
+/// Reads an image's properties, tags and locations. One statement.
 pub(super) async fn with_details(
     app: &App,
     s: &mut impl Session,
@@ -68,13 +69,13 @@ pub(super) async fn with_details(
     view(app, context, image, details)
 }
 
-/// Whether anybody is shown where data is.
+/// Whether the configuration exposes locations to callers.
 pub(super) fn shows_locations(app: &App) -> bool {
     let options = &app.config.default;
     options.show_image_direct_url || options.show_multiple_locations || app.stores.are_named
 }
 
-/// Takes the properties that the caller may not read out of images. Each name is checked once.
+/// Removes the properties that the caller is not allowed to read. Each name is checked once.
 pub(super) fn hide(app: &App, context: &Context, views: &mut [ImageView]) {
     if !app.protections.are_in_force() {
         return;
@@ -82,11 +83,11 @@ pub(super) fn hide(app: &App, context: &Context, views: &mut [ImageView]) {
     let mut checked = HashMap::<String, bool>::new();
     for view in views {
         view.properties.retain(|(name, _)| match checked.get(name) {
-            Some(may) => *may,
+            Some(allowed) => *allowed,
             None => {
-                let may = app.protections.may(&app.policy, context, Operation::Read, name);
-                checked.insert(name.clone(), may);
-                may
+                let allowed = app.protections.may(&app.policy, context, Operation::Read, name);
+                checked.insert(name.clone(), allowed);
+                allowed
             }
         });
     }
@@ -97,7 +98,7 @@ fn view(app: &App, context: &Context, image: Image, details: Details) -> Result<
     views.pop().ok_or_else(|| Error::Internal("a view went missing".into()))
 }
 
-/// Images with what belongs to them, as far as the caller may see it.
+/// Joins images with their properties, tags and locations. Leaves out the locations that the caller is not allowed to see.
 pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, details: Details) -> Vec<ImageView> {
     let Details { properties, tags, locations } = details;
     let view = |image| ImageView { image, properties: Vec::new(), tags: Vec::new(), locations: Vec::new() };
@@ -106,7 +107,7 @@ pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, details: D
         views.iter().enumerate().map(|(place, view)| (view.image.id.to_string(), place)).collect();
     for row in properties {
         if let Some(place) = places.get(&row.image_id) {
-            // The first version of the API wrote NULL values; this one shows them as empty.
+            // Version 1 of the Image API wrote NULL values; version 2 shows them as empty strings.
             views[*place].properties.push((row.name, row.value.unwrap_or_default()));
         }
     }
@@ -117,7 +118,7 @@ pub(super) fn views(app: &App, context: &Context, images: Vec<Image>, details: D
     }
     for location in locations.into_iter().filter(|location| location.status == LocationStatus::Active) {
         if let Some(place) = places.get(location.image_id.as_str()) {
-            // Where the data of a deactivated image is, is as good as the data.
+            // The location of a deactivated image's data gives access to that data.
             let is_hidden = views[*place].image.status == Status::Deactivated && !context.is_admin;
             views[*place].locations.extend((!is_hidden).then_some(location));
         }

@@ -1,16 +1,16 @@
-//! Disks with a partition table. GPT begins with an MBR that protects it, so both are recognised by the MBR's signature.
+//! Disks with a partition table. A GPT is preceded by a protective MBR, so both are recognised by the MBR's signature.
 
 use super::{Check, Format, Found, VirtualSize, region::array};
 
-/// The boot sector that the table is at the end of.
+/// The size of the boot sector, which ends with the partition table.
 const SECTOR: usize = 512;
 const SIGNATURE: [u8; 2] = [0x55, 0xAA];
-/// The four entries of the table.
+/// The offset of the four entries of the table.
 const ENTRIES_AT: usize = 446;
 const ENTRY: usize = 16;
-/// The type of the one entry that stands for a GPT.
+/// The type of the entry that protects a GPT.
 const PROTECTIVE: u8 = 0xEE;
-/// Cylinder, head and sector that this entry begins at.
+/// The CHS address at which this entry must begin.
 const PROTECTIVE_START: [u8; 3] = [0, 2, 0];
 
 pub(super) fn recognise(head: &[u8], size: u64) -> Option<Found> {
@@ -21,12 +21,13 @@ pub(super) fn recognise(head: &[u8], size: u64) -> Option<Found> {
     Some(Found::new(Format::Gpt, VirtualSize::Bytes(size), true).check(Check::Mbr, fault(sector)))
 }
 
-/// Whether it is the boot record of a FAT file system, which has the same signature: two tables, on a disk that is no floppy.
+/// Whether the sector is the boot record of a FAT file system, which has the same signature. Such a record has two FATs and is on
+/// a fixed disk.
 fn is_fat(sector: &[u8]) -> bool {
     sector[0x10] == 2 && sector[0x15] == 0xF8
 }
 
-/// What is wrong with the table.
+/// The reason why the table fails the check, if it does.
 fn fault(sector: &[u8]) -> Option<&'static str> {
     let mut used = [false; 4];
     let mut protects = false;
@@ -46,7 +47,7 @@ fn fault(sector: &[u8]) -> Option<&'static str> {
         }
     }
     if protects && used != [true, false, false, false] {
-        return Some("there are partitions beside the protective one");
+        return Some("there are partitions in addition to the protective one");
     }
     (!used.contains(&true)).then_some("there is no partition")
 }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_refused_unless_every_reader_reads_it_alike() {
+    fn ambiguous_partition_tables_fail_the_check() {
         for (entries, safe) in [
             (&[(0, GPT)][..], true),
             (&[(0, LINUX), (2, LINUX)], true),
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_system_is_no_partition_table() {
+    fn a_fat_file_system_is_not_a_partition_table() {
         let mut disk = disk(&[]);
         disk[0x10] = 2;
         disk[0x15] = 0xF8;

@@ -1,18 +1,18 @@
-//! ISO 9660 and UDF: 32 KiB that belong to whoever boots from the disc, then descriptors of a sector each, the first of which
-//! tells them apart.
+//! ISO 9660 and UDF: a system area of 32 KiB, followed by descriptors of one sector each. The first descriptor identifies the
+//! standard.
 
 use super::{
     Format, Found, VirtualSize,
     region::{Region, array},
 };
 
-/// Where the first descriptor is.
+/// The offset of the first descriptor.
 pub(super) const VOLUME_AT: u64 = 32 * 1024;
-/// A descriptor.
+/// The size of a descriptor.
 pub(super) const VOLUME: usize = 2048;
-/// ISO 9660, and the two versions of UDF.
+/// The identifiers of ISO 9660 and of two versions of UDF.
 const STANDARDS: [&[u8; 5]; 3] = [b"CD001", b"NSR02", b"NSR03"];
-/// The type of the descriptor that has the size.
+/// The type of the primary descriptor, which contains the size.
 const PRIMARY: u8 = 1;
 
 pub(super) fn recognise(volume: &Region) -> Option<Found> {
@@ -21,7 +21,7 @@ pub(super) fn recognise(volume: &Region) -> Option<Found> {
         return None;
     }
     let size = if volume.bytes().first() == Some(&PRIMARY) {
-        // Both are there twice, in either byte order; the little-endian one is first.
+        // Both fields are stored in both byte orders, little-endian first.
         let blocks = u32::from_le_bytes(array(volume.bytes(), 80)?);
         let block_size = u16::from_le_bytes(array(volume.bytes(), 128)?);
         VirtualSize::Bytes(u64::from(blocks) * u64::from(block_size))
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_descriptor_or_another_standard_is_no_disc() {
+    fn a_truncated_descriptor_or_another_standard_is_not_recognised() {
         assert_eq!(only(&disc(1, b"CD001")[..34 * 1024 - 1]).format, Format::Raw);
         assert_eq!(only(&disc(1, b"CD002")).format, Format::Raw);
     }

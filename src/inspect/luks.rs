@@ -1,11 +1,12 @@
-//! LUKS, version 1: a big-endian header (version at 6, first sector of the data at 104), and the encrypted disk behind it.
+//! LUKS version 1: a big-endian header (version at offset 6, first sector of the data at offset 104), followed by the encrypted
+//! disk.
 
 use super::{Check, Format, Found, VirtualSize, region::array};
 
 const MAGIC: &[u8] = b"LUKS\xba\xbe";
-/// The header with its key slots: the longest head of the formats here.
+/// The size of the header with its key slots. Of the formats whose header is at the beginning, this one is the longest.
 pub(super) const HEADER: usize = 592;
-/// The header's part that has fields.
+/// The size of the part of the header that contains fields.
 const FIELDS: usize = 168;
 const SECTOR: u64 = 512;
 
@@ -16,7 +17,7 @@ pub(super) fn recognise(head: &[u8], size: u64) -> Option<Found> {
     let payload = if head.len() >= FIELDS { array(head, 104) } else { None };
     let virtual_size = match payload.map(|sectors| size.checked_sub(u64::from(u32::from_be_bytes(sectors)) * SECTOR)) {
         Some(Some(bytes)) => VirtualSize::Bytes(bytes),
-        // A header without its data.
+        // The data is not in this file.
         Some(None) => VirtualSize::Unknown,
         None => VirtualSize::Unreadable,
     };
@@ -40,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_what_is_behind_the_header() {
+    fn the_virtual_size_excludes_the_header() {
         let found = only(&disk(1, 8));
         assert_eq!(found.virtual_size, VirtualSize::Bytes(10_000 - 8 * 512));
         assert_eq!((found.format, found.complete, failed(&found)), (Format::Luks, true, vec![]));
@@ -48,13 +49,13 @@ mod tests {
     }
 
     #[test]
-    fn other_versions_are_refused() {
+    fn other_versions_fail_the_check() {
         assert_eq!(failed(&only(&disk(2, 8))), ["version"]);
         assert_eq!(failed(&only(&disk(0, 8))), ["version"]);
     }
 
     #[test]
-    fn a_cut_header_is_incomplete() {
+    fn a_truncated_header_is_incomplete() {
         assert!(!only(&disk(1, 1)[..HEADER - 1]).complete);
         assert_eq!(only(&disk(1, 1)[..FIELDS - 1]).virtual_size, VirtualSize::Unreadable);
     }

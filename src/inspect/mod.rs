@@ -1,13 +1,13 @@
-//! Says of a stream of bytes which disk format it is in, how large a disk it describes, and whether its file is safe to open.
+//! Recognises the disk format of a stream of bytes, reads the disk's virtual size, and checks whether the file is safe to open.
 //!
-//! An [`Inspector`] is fed chunks of any sizes and looks for every format at once: a file that is two things is a way to
-//! smuggle one of them past whoever looks for the other. What it answers depends on the bytes alone, never on how they were
-//! cut. It keeps the few regions that formats need, [`MAX_CAPTURED_BYTES`] at the most, and once every format is read or ruled
-//! out a chunk costs it an addition. [`verdict`] holds an inspection against what an image claims to be.
+//! An [`Inspector`] is fed chunks of any size and tries every format at once, because a file that matches two formats can be used
+//! to hide one of them from a program that looks only for the other. The result depends on the bytes alone, never on the sizes of
+//! the chunks. The inspector keeps only the regions that the formats need, at most [`MAX_CAPTURED_BYTES`]. Once every format is
+//! recognised or ruled out, a chunk costs one addition. [`verdict`] compares an inspection with the image's `disk_format`.
 //!
-//! A format is a file here: it recognises its magic, reads its size and lists what makes it dangerous. Which of its features
-//! are dangerous is what oslo.utils 10 refuses, which Glance and Nova trust, and in `vmdk` what QEMU was seen to do beyond
-//! that. The module uses nothing else of this crate.
+//! Each format has a file here, which recognises its magic, reads the virtual size and performs the safety checks. The checks are
+//! those of oslo.utils 10, which Glance and Nova use; in `vmdk`, they also cover behaviour that was observed in QEMU. This module
+//! depends on no other module of the crate.
 
 mod gpt;
 mod iso;
@@ -22,17 +22,17 @@ mod vhdx;
 mod vmdk;
 
 use region::Region;
-pub(crate) use verdict::{Refusal, Rules, early_refusal, verdict};
+pub(crate) use verdict::{Rejection, Rules, early_rejection, verdict};
 
-/// Bytes that one inspector holds, at the most: the longest descriptor of a VMDK, the regions of a VHDX (whose magic can
-/// also begin a text, so both can be there at once), and the small heads of the others.
+/// The maximum number of bytes that one inspector holds: the longest descriptor of a VMDK, the regions of a VHDX, and the short
+/// headers of the other formats. The magic of a VHDX can also begin a text descriptor, so the first two can be needed at once.
 pub(crate) const MAX_CAPTURED_BYTES: usize =
     vmdk::MAX_CAPTURED_BYTES + vhdx::MAX_CAPTURED_BYTES + luks::HEADER + iso::VOLUME;
 
-/// A disk format that content is recognised as; its name is what `disk_format` calls it.
+/// A disk format in which content is recognised. The names are those of `disk_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Format {
-    /// Nothing that we know.
+    /// Content in none of the other formats.
     Raw,
     /// QEMU's copy-on-write format.
     Qcow2,
@@ -44,13 +44,13 @@ pub(crate) enum Format {
     Vmdk,
     /// VirtualBox's format.
     Vdi,
-    /// QEMU's other format, which nobody uses.
+    /// QEMU's enhanced disk format, which is obsolete.
     Qed,
     /// ISO 9660 or UDF: an optical disc.
     Iso,
     /// A disk with a partition table, GPT or MBR.
     Gpt,
-    /// A disk that LUKS encrypts.
+    /// A disk encrypted with LUKS.
     Luks,
 }
 
@@ -69,7 +69,7 @@ impl Format {
         Self::Luks,
     ];
 
-    /// The name in `disk_format` and in messages.
+    /// The name of the format in `disk_format` and in messages.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Raw => "raw",
@@ -86,29 +86,29 @@ impl Format {
     }
 }
 
-/// A safety check; `[image_format] gpt_safety_checks_nonfatal` names them so.
+/// A safety check. The names are those of `[image_format] gpt_safety_checks_nonfatal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Check {
     /// The format is never allowed.
     Banned,
-    /// No other file is read below this one.
+    /// The file has no backing file.
     BackingFile,
-    /// The data is in this file.
+    /// The file has no external data file.
     DataFile,
-    /// Every feature that a reader must know is one that we know.
+    /// All features of the file that a reader must support are known.
     UnknownFeatures,
-    /// The descriptor names this file and no other.
+    /// The descriptor refers to no other file.
     Descriptor,
-    /// The footer, which counts more than the header, says the same.
+    /// The footer, which takes precedence over the header, is equal to it.
     Footer,
-    /// The partition table is one that every reader reads alike.
+    /// The partition table is unambiguous.
     Mbr,
-    /// The format's version is one that we know.
+    /// The version of the format is known.
     Version,
 }
 
 impl Check {
-    /// The check's name.
+    /// The name of the check.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Banned => "banned",
@@ -123,34 +123,34 @@ impl Check {
     }
 }
 
-/// A check that failed, and why, for the log.
+/// A safety check that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failure {
-    /// Which check.
+    /// The check.
     pub(crate) check: Check,
-    /// What is wrong, in an operator's words.
+    /// What is wrong with the content, for the log.
     pub(crate) reason: &'static str,
 }
 
-/// How large the disk is that a file describes, in bytes.
+/// The virtual size: the size of the disk that a file contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VirtualSize {
-    /// This large.
+    /// The size in bytes.
     Bytes(u64),
-    /// The file does not say, or not yet.
+    /// The file does not contain the size, or that part has not arrived yet.
     Unknown,
-    /// What the file says is no size.
+    /// The size in the file is invalid.
     Unreadable,
 }
 
-/// One format that the content matches.
+/// A format that the content matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Which format.
+    /// The format.
     pub(crate) format: Format,
-    /// The size of its disk.
+    /// The size of the disk.
     pub(crate) virtual_size: VirtualSize,
-    /// Whether all that the format needs was there.
+    /// Whether the content has all parts that the checks need.
     pub(crate) complete: bool,
     /// The checks that failed.
     pub(crate) failures: Vec<Failure>,
@@ -161,23 +161,23 @@ impl Found {
         Self { format, virtual_size, complete, failures: Vec::new() }
     }
 
-    /// Notes a failure if there is one.
+    /// Adds the failure of a check, if there is a reason for one.
     fn check(mut self, check: Check, reason: Option<&'static str>) -> Self {
         self.failures.extend(reason.map(|reason| Failure { check, reason }));
         self
     }
 }
 
-/// What a stream was seen to be.
+/// The result of inspecting a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Inspection {
-    /// The bytes of the stream.
+    /// The size of the stream in bytes.
     pub(crate) size: u64,
-    /// The formats that match: several where the content is several things, and never none: raw is what nothing else is.
+    /// The formats that match; never empty, because content in no other format is raw.
     pub(crate) found: Vec<Found>,
 }
 
-/// Looks for every format in a stream.
+/// Tries to recognise every format in a stream.
 #[derive(Debug, Clone)]
 pub(crate) struct Inspector {
     size: u64,
@@ -185,12 +185,12 @@ pub(crate) struct Inspector {
     volume: Region,
     vhdx: vhdx::Vhdx,
     vmdk: vmdk::Vmdk,
-    /// Nothing that is still to come can be of interest.
+    /// The rest of the stream cannot change the result, except for its size.
     done: bool,
 }
 
 impl Inspector {
-    /// One at the beginning of a stream.
+    /// Creates an inspector for the beginning of a stream.
     pub(crate) fn new() -> Self {
         Self {
             size: 0,
@@ -202,7 +202,7 @@ impl Inspector {
         }
     }
 
-    /// Looks at the stream's next bytes. True if more is known than before: then [`early_refusal`] is worth asking.
+    /// Inspects the next chunk of the stream. Returns true if it may have changed the result of [`early_rejection`].
     pub(crate) fn feed(&mut self, chunk: &[u8]) -> bool {
         let at = self.size;
         self.size += chunk.len() as u64;
@@ -214,34 +214,34 @@ impl Inspector {
         self.volume.capture(at, chunk);
         self.vhdx.feed(at, chunk);
         self.vmdk.feed(at, chunk);
-        debug_assert!(self.captured_bytes() <= MAX_CAPTURED_BYTES, "{} bytes are held", self.captured_bytes());
+        debug_assert!(self.captured_bytes() <= MAX_CAPTURED_BYTES, "{} bytes are captured", self.captured_bytes());
         self.done = self.settled() && self.vhdx.done() && self.vmdk.done();
         self.milestones() != before
     }
 
-    /// What is known now, once it is sure which formats match. All that it lists stays true, whatever comes; sizes that are
-    /// counted in bytes of the stream, and failures that only the stream's end shows, are still to come.
+    /// The preliminary result, once it is certain which formats match. The rest of the stream cannot revoke anything in it. It can
+    /// still add failures that depend on the end of the stream, and sizes that depend on the length of the stream are not final.
     pub(crate) fn so_far(&self) -> Option<Inspection> {
         self.settled().then(|| self.inspection(false))
     }
 
-    /// What the stream was, now that it has ended.
+    /// The result, at the end of the stream.
     pub(crate) fn finish(mut self) -> Inspection {
         self.vmdk.end();
         self.inspection(true)
     }
 
-    /// Bytes that are held now, never more than [`MAX_CAPTURED_BYTES`].
+    /// The number of bytes that are held, never more than [`MAX_CAPTURED_BYTES`].
     pub(crate) fn captured_bytes(&self) -> usize {
         self.head.allocated() + self.volume.allocated() + self.vhdx.captured_bytes() + self.vmdk.captured_bytes()
     }
 
-    /// Whether the formats that match can change no more.
+    /// Whether it is certain which formats match.
     fn settled(&self) -> bool {
         self.head.complete() && self.volume.complete() && self.vmdk.settled()
     }
 
-    /// What feeding can change, but for bytes that were added to a region.
+    /// The progress of the inspection. Bytes that are added to an incomplete region do not count as progress.
     fn milestones(&self) -> (bool, bool, usize, usize) {
         (self.head.complete(), self.volume.complete(), self.vhdx.milestone(), self.vmdk.milestone())
     }
@@ -271,14 +271,14 @@ impl Inspector {
 mod tests {
     use super::*;
 
-    /// The inspection of some content.
+    /// Inspects content in a single chunk.
     pub(super) fn inspect(content: &[u8]) -> Inspection {
         let mut inspector = Inspector::new();
         inspector.feed(content);
         inspector.finish()
     }
 
-    /// The one format that some content is in.
+    /// The only format that the content matches.
     pub(super) fn only(content: &[u8]) -> Found {
         let mut found = inspect(content).found;
         assert_eq!(found.len(), 1, "{found:?}");
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_recognises_is_raw() {
+    fn unrecognised_content_is_raw() {
         for content in [&b""[..], b"KDM", b"QFI", b"conect", &[0; 100_000], &[0xFF; 100_000]] {
             let found = only(content);
             assert_eq!((found.format, found.complete), (Format::Raw, true));
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn content_that_is_two_formats_is_found_as_both() {
+    fn content_in_two_formats_is_recognised_as_both() {
         let mut content = vec![0; 40_000];
         content[..8].copy_from_slice(b"conectix");
         content[510..512].copy_from_slice(&[0x55, 0xAA]);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn raw_data_is_done_with_after_the_last_place_that_a_magic_can_be_at() {
+    fn the_inspection_of_raw_data_ends_after_the_last_possible_magic() {
         let mut inspector = Inspector::new();
         inspector.feed(&[0; 32 * 1024]);
         assert!(!inspector.done && inspector.so_far().is_none());

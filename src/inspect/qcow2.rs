@@ -1,16 +1,16 @@
-//! QCOW2, and the QCOW that came before it, which is recognised to be refused.
+//! QCOW2, and its predecessor QCOW, which is recognised in order to reject it.
 //!
-//! The header is big-endian: magic, version (4), offset of the backing file's name (8), virtual size (24), and from version 3
-//! the features that a reader must know (72).
+//! The header is big-endian: the magic, the version (at offset 4), the offset of the backing file's name (8), the virtual size
+//! (24), and from version 3 on the features that a reader must support (72).
 
 use super::{Check, Format, Found, VirtualSize, region::array};
 
 const MAGIC: &[u8] = b"QFI\xfb";
-/// Bytes without which it is no such file: the first sector.
+/// The size of the first sector. Shorter content is not recognised.
 const HEADER: usize = 512;
-/// The data is in another file.
+/// The feature flag of an external data file.
 const DATA_FILE: u64 = 1 << 2;
-/// Dirty, corrupt, external data file (refused by its own name), compression type.
+/// The known feature flags: dirty, corrupt, external data file (which has a check of its own), compression type.
 const KNOWN_FEATURES: u64 = 0b1111;
 
 pub(super) fn recognise(head: &[u8]) -> Option<Found> {
@@ -23,7 +23,7 @@ pub(super) fn recognise(head: &[u8]) -> Option<Found> {
     let features = u64::from_be_bytes(array(head, 72)?);
     let unknown = match version {
         2 => None,
-        3 => (features & !KNOWN_FEATURES != 0).then_some("it has features that we do not know"),
+        3 => (features & !KNOWN_FEATURES != 0).then_some("it has unknown features"),
         _ => Some("its version is neither 2 nor 3"),
     };
     Some(
@@ -52,14 +52,14 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_that_of_the_disk() {
+    fn the_virtual_size_is_in_the_header() {
         let found = only(&header(3, 0, 0));
         assert_eq!((found.format, found.virtual_size), (Format::Qcow2, VirtualSize::Bytes(10 << 30)));
         assert!(found.complete);
     }
 
     #[test]
-    fn what_reads_other_files_or_is_unknown_is_refused() {
+    fn references_to_other_files_and_unknown_features_fail_the_checks() {
         let cases: [(u32, u64, u64, &[&str]); 12] = [
             (2, 0, 0, &[]),
             (3, 0, 0, &[]),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn less_than_a_sector_is_no_qcow2() {
+    fn content_shorter_than_a_sector_is_not_recognised() {
         assert_eq!(only(&header(3, 0, 0)[..511]).format, Format::Raw);
     }
 }

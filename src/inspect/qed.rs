@@ -1,9 +1,9 @@
-//! QED, which nobody uses and nothing checks: recognised to be refused.
+//! QED, an obsolete format without safety checks. It is recognised in order to reject it.
 
 use super::{Check, Format, Found, VirtualSize};
 
 const MAGIC: &[u8] = b"QED\0";
-/// Bytes without which it is no such file: the first sector.
+/// The size of the first sector. Shorter content is not recognised.
 const HEADER: usize = 512;
 
 pub(super) fn recognise(head: &[u8], size: u64) -> Option<Found> {

@@ -1,6 +1,6 @@
-//! A region of a stream, kept as it goes by.
+//! Captures a region of a stream while the stream passes in chunks.
 
-/// A part of the stream that a format needs.
+/// A region of the stream that a format needs, and the bytes of it that were captured so far.
 #[derive(Debug, Clone)]
 pub(super) struct Region {
     offset: u64,
@@ -9,12 +9,13 @@ pub(super) struct Region {
 }
 
 impl Region {
-    /// The `length` bytes from `offset`, none of which is there yet.
+    /// A region of `length` bytes from `offset`, none of which is captured yet.
     pub(super) const fn new(offset: u64, length: usize) -> Self {
         Self { offset, length, bytes: Vec::new() }
     }
 
-    /// Takes its next bytes out of a chunk that begins at `at`. One whose next byte went by before never completes.
+    /// Captures the next bytes of the region from a chunk that begins at offset `at` of the stream. If the chunk is behind the next
+    /// byte of the region, the region never becomes complete.
     pub(super) fn capture(&mut self, at: u64, chunk: &[u8]) {
         let missing = self.length - self.bytes.len();
         let next = self.offset.saturating_add(self.bytes.len() as u64);
@@ -23,40 +24,40 @@ impl Region {
         let taken = &rest[..rest.len().min(missing)];
         let needed = self.bytes.len() + taken.len();
         if needed > self.bytes.capacity() {
-            // Grows as a vector does, but not beyond its length, so that the bound on memory is exact.
+            // Grow exponentially like a vector, but not beyond the region's length, so that the limit on memory is exact.
             let capacity = needed.max(2 * self.bytes.capacity()).min(self.length);
             self.bytes.reserve_exact(capacity - self.bytes.len());
         }
         self.bytes.extend_from_slice(taken);
     }
 
-    /// Makes it longer.
-    pub(super) fn lengthen(&mut self, length: usize) {
+    /// Extends the region to this length.
+    pub(super) fn extend_to(&mut self, length: usize) {
         self.length = self.length.max(length);
     }
 
-    /// Where it begins.
+    /// The offset of the region in the stream.
     pub(super) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Whether all of it is there.
+    /// Whether all bytes of the region are captured.
     pub(super) fn complete(&self) -> bool {
         self.bytes.len() == self.length
     }
 
-    /// What is there of it.
+    /// The bytes that are captured so far.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The memory that it takes.
+    /// The memory that the region takes, in bytes.
     pub(super) fn allocated(&self) -> usize {
         self.bytes.capacity()
     }
 }
 
-/// The bytes of a number, or none where they are not there.
+/// The `N` bytes at an offset; `None` if the slice is too short.
 pub(super) fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
 }
@@ -66,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_region_is_the_same_however_the_stream_is_cut() {
+    fn the_sizes_of_the_chunks_do_not_matter() {
         let stream: Vec<u8> = (0..=255).collect();
         for size in 1..stream.len() {
             let mut region = Region::new(10, 100);
@@ -79,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn a_region_whose_beginning_went_by_stays_empty() {
+    fn a_region_whose_beginning_was_missed_stays_empty() {
         let mut region = Region::new(10, 100);
         region.capture(11, &[0; 1000]);
         assert!(region.bytes().is_empty() && !region.complete());
     }
 
     #[test]
-    fn a_region_beyond_every_stream_stays_empty() {
+    fn a_region_at_the_largest_offset_does_not_overflow() {
         let mut region = Region::new(u64::MAX, 8);
         region.capture(0, &[0; 1000]);
         region.capture(u64::MAX - 1, &[7; 1]);

@@ -1,9 +1,9 @@
-//! VDI: a little-endian header whose signature is at 64 and whose size is at 368.
+//! VDI: a little-endian header with the signature at offset 64 and the virtual size at offset 368.
 
 use super::{Format, Found, VirtualSize, region::array};
 
 const SIGNATURE: u32 = 0xBEDA_107F;
-/// Bytes without which it is no such file: the first sector.
+/// The size of the first sector. Shorter content is not recognised.
 const HEADER: usize = 512;
 
 pub(super) fn recognise(head: &[u8]) -> Option<Found> {

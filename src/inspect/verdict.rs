@@ -1,121 +1,121 @@
-//! What becomes of an upload, by what its content was seen to be.
+//! Decides whether uploaded content is accepted, given the formats in which it was recognised.
 
 use super::{Check, Format, Inspection, Inspector, VirtualSize};
 
-/// The container format whose content is the disk itself. Others hold what no format here recognises.
+/// The container format whose content is the disk itself. Content of other containers is not inspected.
 const INSPECTED_CONTAINER: &str = "bare";
 
-/// The options of `[image_format]` that a verdict depends on.
+/// The options of `[image_format]` that the verdict depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'r> {
-    /// `require_image_format_match`: whether content in another format than the image's is refused, and not only noted.
+    /// `require_image_format_match`: whether content in another format than the image's is rejected. Otherwise it is accepted.
     pub(crate) require_match: bool,
-    /// `gpt_safety_checks_nonfatal`: checks that a partition table may fail.
+    /// `gpt_safety_checks_nonfatal`: checks that a partition table is allowed to fail.
     pub(crate) nonfatal: &'r [String],
 }
 
-/// Why an upload is refused; its text is what Glance says with status 415.
+/// Why content is rejected. The texts are those that Glance returns with status 415.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    /// The content is in one format, the image claims another.
+pub(crate) enum Rejection {
+    /// The content is in another format than the image's `disk_format`.
     #[error("Image disk_format {claimed} does not match stream data {}", .found.as_str())]
     Mismatch {
-        /// What the image's `disk_format` says.
+        /// The image's `disk_format`.
         claimed: String,
-        /// What the content is.
+        /// The format of the content.
         found: Format,
     },
-    /// The content is several things at once.
+    /// The content matches several formats at once.
     #[error("Multiple formats detected: {}", .0.iter().map(|format| format.as_str()).collect::<Vec<_>>().join(","))]
     SeveralFormats(Vec<Format>),
-    /// The content ends before what shows that it is safe.
+    /// The content is truncated, so its safety cannot be checked.
     #[error("Incomplete file cannot be safety checked")]
     Incomplete,
-    /// The content says nonsense where its size should be.
+    /// The virtual size in the content is invalid.
     #[error("Image format inspection failed")]
     Unreadable,
-    /// The content is dangerous.
+    /// The content failed safety checks.
     #[error("Image failed safety checks")]
     Unsafe {
-        /// The format that it is in.
+        /// The format of the content.
         format: Format,
-        /// What it failed.
+        /// The checks that failed.
         checks: Vec<Check>,
     },
 }
 
-impl Refusal {
-    /// Whether it comes only where `require_image_format_match` is set.
-    fn is_about_the_match(&self) -> bool {
+impl Rejection {
+    /// Whether the content is rejected for this reason only if `require_image_format_match` is set.
+    fn requires_match(&self) -> bool {
         !matches!(self, Self::Unsafe { .. })
     }
 }
 
-/// The image's `virtual_size` if its content may stay; none where it does not say.
+/// Decides whether the content is accepted. Returns the image's `virtual_size`, or `None` if the content does not contain it.
 ///
-/// Content is judged in containers that are `bare`. It must be in the format that the image claims, but for three claims:
-/// `raw` may be any one thing (and is as large as the file), `iso` may have a partition table to boot from, and a format that we
-/// know nothing of (`ami`, `aki`, `ari`, `ploop`) may be whatever we do not recognise. What is dangerous in the format that was
-/// found is refused whatever was claimed.
+/// Only content of `bare` containers is inspected. Its format must be the image's `disk_format`, with three exceptions: `raw`
+/// accepts content in any single format, and its virtual size is the size of the file; `iso` accepts a partition table for booting
+/// in addition; a format that the inspector does not know (`ami`, `aki`, `ari`, `ploop`) accepts any content that it does not
+/// recognise. Content that fails a safety check of its own format is rejected whatever the image's `disk_format` is.
 ///
 /// # Errors
-/// The refusal.
+/// The reason for the rejection.
 pub(crate) fn verdict(
     inspection: &Inspection,
     disk_format: &str,
     container_format: &str,
     rules: Rules<'_>,
-) -> Result<Option<u64>, Refusal> {
+) -> Result<Option<u64>, Rejection> {
     if container_format != INSPECTED_CONTAINER {
         return Ok(None);
     }
     let mut size = None;
-    match judge(inspection, disk_format, rules, &mut size) {
-        Err(refusal) if rules.require_match || !refusal.is_about_the_match() => Err(refusal),
+    match check(inspection, disk_format, rules, &mut size) {
+        Err(rejection) if rules.require_match || !rejection.requires_match() => Err(rejection),
         Ok(()) | Err(_) => Ok(size.filter(|size| *size > 0)),
     }
 }
 
-/// The refusal that is certain while the content still comes: an upload can be cut short with it.
-pub(crate) fn early_refusal(
+/// The rejection that is already certain while the upload continues, so that it can be aborted.
+pub(crate) fn early_rejection(
     inspector: &Inspector,
     disk_format: &str,
     container_format: &str,
     rules: Rules<'_>,
-) -> Option<Refusal> {
-    let refusal = verdict(&inspector.so_far()?, disk_format, container_format, rules).err();
-    // What is missing may come yet.
-    refusal.filter(|refusal| *refusal != Refusal::Incomplete)
+) -> Option<Rejection> {
+    let rejection = verdict(&inspector.so_far()?, disk_format, container_format, rules).err();
+    // The missing part may still arrive.
+    rejection.filter(|rejection| *rejection != Rejection::Incomplete)
 }
 
-/// Sets the size as soon as it is known: it is kept if the refusal is not enforced.
-fn judge(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Option<u64>) -> Result<(), Refusal> {
+/// Checks the content. Sets the size as soon as it is known, because it is used even if the rejection is not enforced.
+fn check(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Option<u64>) -> Result<(), Rejection> {
     let is_raw = claimed == Format::Raw.as_str();
     let found = match inspection.found.as_slice() {
         [found] => found,
         [disc, table] if (disc.format, table.format) == (Format::Iso, Format::Gpt) && !is_raw => disc,
-        several => return Err(Refusal::SeveralFormats(several.iter().map(|found| found.format).collect())),
+        several => return Err(Rejection::SeveralFormats(several.iter().map(|found| found.format).collect())),
     };
     if claimed == found.format.as_str() {
         *size = match found.virtual_size {
-            // The database has signed numbers.
-            VirtualSize::Bytes(bytes) if i64::try_from(bytes).is_err() => return Err(Refusal::Unreadable),
+            // The database column is a signed integer.
+            VirtualSize::Bytes(bytes) if i64::try_from(bytes).is_err() => return Err(Rejection::Unreadable),
             VirtualSize::Bytes(bytes) => Some(bytes),
             VirtualSize::Unknown => None,
-            VirtualSize::Unreadable => return Err(Refusal::Unreadable),
+            VirtualSize::Unreadable => return Err(Rejection::Unreadable),
         };
     } else if is_raw {
         *size = Some(inspection.size);
     } else if found.format != Format::Raw || Format::ALL.iter().any(|known| known.as_str() == claimed) {
-        return Err(Refusal::Mismatch { claimed: claimed.to_owned(), found: found.format });
+        return Err(Rejection::Mismatch { claimed: claimed.to_owned(), found: found.format });
     }
     if !found.complete {
-        return Err(Refusal::Incomplete);
+        return Err(Rejection::Incomplete);
     }
     let excused =
         |check: Check| found.format == Format::Gpt && rules.nonfatal.iter().any(|name| name == check.as_str());
     let checks: Vec<_> = found.failures.iter().map(|failure| failure.check).filter(|check| !excused(*check)).collect();
-    if checks.is_empty() { Ok(()) } else { Err(Refusal::Unsafe { format: found.format, checks }) }
+    if checks.is_empty() { Ok(()) } else { Err(Rejection::Unsafe { format: found.format, checks }) }
 }
 
 #[cfg(test)]
@@ -126,7 +126,7 @@ mod tests {
     const STRICT: Rules<'_> = Rules { require_match: true, nonfatal: &[] };
     const LENIENT: Rules<'_> = Rules { require_match: false, nonfatal: &[] };
 
-    fn of(found: Vec<Found>) -> Inspection {
+    fn inspection_of(found: Vec<Found>) -> Inspection {
         Inspection { size: 1000, found }
     }
 
@@ -138,12 +138,12 @@ mod tests {
         found(format, 1).check(check, Some("it is"))
     }
 
-    fn text(result: Result<Option<u64>, Refusal>) -> Result<Option<u64>, String> {
-        result.map_err(|refusal| refusal.to_string())
+    fn message(result: Result<Option<u64>, Rejection>) -> Result<Option<u64>, String> {
+        result.map_err(|rejection| rejection.to_string())
     }
 
     #[test]
-    fn the_claim_must_be_true_but_for_raw_and_what_is_not_known() {
+    fn content_must_match_the_disk_format_except_for_raw_and_unknown_formats() {
         for (format, claimed, expected) in [
             (Format::Qcow2, "qcow2", Ok(Some(7))),
             (Format::Raw, "raw", Ok(Some(7))),
@@ -158,41 +158,42 @@ mod tests {
             (Format::Qcow2, "ami", Err("Image disk_format ami does not match stream data qcow2")),
             (Format::Vhdx, "vhd", Err("Image disk_format vhd does not match stream data vhdx")),
         ] {
-            let inspection = of(vec![found(format, 7)]);
-            let strict = text(verdict(&inspection, claimed, "bare", STRICT));
+            let inspection = inspection_of(vec![found(format, 7)]);
+            let strict = message(verdict(&inspection, claimed, "bare", STRICT));
             assert_eq!(strict, expected.map_err(str::to_owned), "{format:?} as {claimed}");
-            let lenient = text(verdict(&inspection, claimed, "bare", LENIENT));
+            let lenient = message(verdict(&inspection, claimed, "bare", LENIENT));
             assert_eq!(lenient, Ok(expected.unwrap_or_default()), "{format:?} as {claimed}");
         }
     }
 
     #[test]
-    fn other_containers_are_not_looked_into() {
-        let inspection = of(vec![with(Format::Qed, Check::Banned)]);
+    fn only_bare_containers_are_inspected() {
+        let inspection = inspection_of(vec![with(Format::Qed, Check::Banned)]);
         for container in ["ovf", "ova", "docker", "compressed", "aki", "ari", "ami"] {
             assert_eq!(verdict(&inspection, "qcow2", container, STRICT), Ok(None));
         }
     }
 
     #[test]
-    fn a_disc_with_a_partition_table_is_a_disc_and_nothing_else_is_two_things() {
-        let hybrid = of(vec![found(Format::Iso, 7), with(Format::Gpt, Check::Mbr)]);
+    fn only_a_disc_with_a_partition_table_is_accepted_in_two_formats() {
+        let hybrid = inspection_of(vec![found(Format::Iso, 7), with(Format::Gpt, Check::Mbr)]);
         assert_eq!(verdict(&hybrid, "iso", "bare", STRICT), Ok(Some(7)));
-        let as_raw = text(verdict(&hybrid, "raw", "bare", STRICT));
+        let as_raw = message(verdict(&hybrid, "raw", "bare", STRICT));
         assert_eq!(as_raw, Err("Multiple formats detected: iso,gpt".to_owned()));
-        assert!(text(verdict(&hybrid, "aki", "bare", STRICT)).is_err_and(|text| text.ends_with("data iso")));
-        let both = of(vec![found(Format::Vhd, 7), found(Format::Iso, 7)]);
-        let refusal = text(verdict(&both, "iso", "bare", STRICT));
-        assert_eq!(refusal, Err("Multiple formats detected: vhd,iso".to_owned()));
+        assert!(message(verdict(&hybrid, "aki", "bare", STRICT)).is_err_and(|text| text.ends_with("data iso")));
+        let both = inspection_of(vec![found(Format::Vhd, 7), found(Format::Iso, 7)]);
+        let rejection = message(verdict(&both, "iso", "bare", STRICT));
+        assert_eq!(rejection, Err("Multiple formats detected: vhd,iso".to_owned()));
         assert_eq!(verdict(&both, "iso", "bare", LENIENT), Ok(None));
     }
 
     #[test]
-    fn what_is_dangerous_is_refused_whatever_is_claimed() {
+    fn unsafe_content_is_rejected_for_any_disk_format() {
         for rules in [STRICT, LENIENT] {
             for claimed in ["qcow2", "raw"] {
-                let refused = verdict(&of(vec![with(Format::Qcow2, Check::BackingFile)]), claimed, "bare", rules);
-                let expected = Refusal::Unsafe { format: Format::Qcow2, checks: vec![Check::BackingFile] };
+                let refused =
+                    verdict(&inspection_of(vec![with(Format::Qcow2, Check::BackingFile)]), claimed, "bare", rules);
+                let expected = Rejection::Unsafe { format: Format::Qcow2, checks: vec![Check::BackingFile] };
                 assert_eq!(expected.to_string(), "Image failed safety checks");
                 assert_eq!(refused, Err(expected));
             }
@@ -200,29 +201,29 @@ mod tests {
     }
 
     #[test]
-    fn only_partition_tables_are_excused() {
+    fn only_checks_of_partition_tables_can_be_nonfatal() {
         let nonfatal = ["mbr".to_owned(), "banned".to_owned()];
         let rules = Rules { nonfatal: &nonfatal, ..STRICT };
-        let table = of(vec![with(Format::Gpt, Check::Mbr)]);
+        let table = inspection_of(vec![with(Format::Gpt, Check::Mbr)]);
         assert_eq!(verdict(&table, "gpt", "bare", rules), Ok(Some(1)));
         assert_eq!(verdict(&table, "raw", "bare", rules), Ok(Some(1000)));
-        assert!(matches!(verdict(&table, "raw", "bare", STRICT), Err(Refusal::Unsafe { .. })));
-        assert!(verdict(&of(vec![with(Format::Qed, Check::Banned)]), "raw", "bare", rules).is_err());
+        assert!(matches!(verdict(&table, "raw", "bare", STRICT), Err(Rejection::Unsafe { .. })));
+        assert!(verdict(&inspection_of(vec![with(Format::Qed, Check::Banned)]), "raw", "bare", rules).is_err());
     }
 
     #[test]
-    fn what_is_cut_or_says_nonsense_is_refused_unless_the_match_is_not_required() {
-        let cut = of(vec![Found::new(Format::Vmdk, VirtualSize::Bytes(7), false)]);
+    fn truncated_content_and_invalid_sizes_are_rejected_if_a_match_is_required() {
+        let cut = inspection_of(vec![Found::new(Format::Vmdk, VirtualSize::Bytes(7), false)]);
         assert_eq!(
-            text(verdict(&cut, "vmdk", "bare", STRICT)),
+            message(verdict(&cut, "vmdk", "bare", STRICT)),
             Err("Incomplete file cannot be safety checked".to_owned())
         );
         assert_eq!(verdict(&cut, "vmdk", "bare", LENIENT), Ok(Some(7)));
         assert_eq!(verdict(&cut, "raw", "bare", LENIENT), Ok(Some(1000)));
         for size in [VirtualSize::Unreadable, VirtualSize::Bytes(u64::MAX)] {
-            let nonsense = of(vec![Found::new(Format::Vhdx, size, true)]);
+            let nonsense = inspection_of(vec![Found::new(Format::Vhdx, size, true)]);
             assert_eq!(
-                text(verdict(&nonsense, "vhdx", "bare", STRICT)),
+                message(verdict(&nonsense, "vhdx", "bare", STRICT)),
                 Err("Image format inspection failed".to_owned())
             );
             assert_eq!(verdict(&nonsense, "vhdx", "bare", LENIENT), Ok(None));
@@ -231,23 +232,23 @@ mod tests {
     }
 
     #[test]
-    fn a_size_of_nothing_is_none() {
-        assert_eq!(verdict(&of(vec![found(Format::Qcow2, 0)]), "qcow2", "bare", STRICT), Ok(None));
+    fn a_virtual_size_of_0_is_none() {
+        assert_eq!(verdict(&inspection_of(vec![found(Format::Qcow2, 0)]), "qcow2", "bare", STRICT), Ok(None));
     }
 
     #[test]
-    fn a_refusal_comes_as_soon_as_it_is_certain_and_not_before() {
+    fn an_early_rejection_comes_once_it_is_certain_and_not_before() {
         let mut inspector = Inspector::new();
         let mut chunk = vec![0; 32 * 1024];
         chunk[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
         chunk[8] = 1;
         inspector.feed(&chunk);
-        assert_eq!(early_refusal(&inspector, "qcow2", "bare", STRICT), None, "it may be a disc too");
+        assert_eq!(early_rejection(&inspector, "qcow2", "bare", STRICT), None, "the content could still be a disc too");
         assert!(inspector.feed(&[0; 2048]));
-        let refusal = early_refusal(&inspector, "qcow2", "bare", STRICT);
-        assert!(matches!(refusal, Some(Refusal::Unsafe { .. })), "{refusal:?}");
-        assert_eq!(early_refusal(&inspector, "qcow2", "ovf", STRICT), None);
-        assert_eq!(verdict(&inspector.finish(), "qcow2", "bare", STRICT).err(), refusal);
+        let rejection = early_rejection(&inspector, "qcow2", "bare", STRICT);
+        assert!(matches!(rejection, Some(Rejection::Unsafe { .. })), "{rejection:?}");
+        assert_eq!(early_rejection(&inspector, "qcow2", "ovf", STRICT), None);
+        assert_eq!(verdict(&inspector.finish(), "qcow2", "bare", STRICT).err(), rejection);
     }
 
     #[test]

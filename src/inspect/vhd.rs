@@ -1,11 +1,11 @@
-//! VHD: a big-endian footer, of which dynamic disks have a copy at the beginning; the disk's size is at 40.
+//! VHD: a big-endian footer with the virtual size at offset 40. A dynamic disk has a copy of the footer at the beginning.
 //!
-//! A fixed disk is its data with the footer behind it, and counts as raw here, as in Glance.
+//! A fixed disk has the footer only at the end. As in Glance, it is recognised as raw.
 
 use super::{Format, Found, VirtualSize, region::array};
 
 const MAGIC: &[u8] = b"conectix";
-/// The footer's copy.
+/// The size of the copy of the footer.
 const HEADER: usize = 512;
 
 pub(super) fn recognise(head: &[u8]) -> Option<Found> {

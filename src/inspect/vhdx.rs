@@ -1,6 +1,7 @@
-//! VHDX: little-endian tables that point on: the region table (at 192 KiB) to the metadata table, and that to the size.
+//! VHDX: the region table (at 192 KiB) points to the metadata table, which points to the virtual size. All are little-endian.
 //!
-//! The specification puts each behind what points to it, so a stream has them in the order in which they are needed.
+//! By the specification, each is located behind the table that points to it, so a stream delivers them in the order in which they
+//! are needed.
 
 use super::{
     Format, Found, VirtualSize,
@@ -11,27 +12,27 @@ const MAGIC: &[u8] = b"vhdxfile";
 const REGIONS_AT: u64 = 192 * 1024;
 const REGIONS: usize = 64 * 1024;
 const REGIONS_SIGNATURE: &[u8] = b"regi";
-/// Where the region table's entries begin.
+/// The size of the region table's header, after which its entries begin.
 const REGIONS_HEADER: usize = 16;
 const METADATA_SIGNATURE: &[u8] = b"metadata";
-/// The metadata table's header.
+/// The size of the metadata table's header.
 const METADATA_HEADER: usize = 32;
-/// The metadata table with all that fits in it.
+/// The size of the metadata table with the largest number of entries.
 const METADATA: u64 = 64 * 1024;
-/// An entry of either table: 16 bytes of GUID, then where and how much.
+/// The size of an entry of either table: a GUID of 16 bytes, an offset and a length.
 const ENTRY: usize = 32;
-/// Entries of a table, at the most.
+/// The maximum number of entries of a table.
 const MAX_ENTRIES: usize = 2047;
-/// The longest item that is kept; the size has 8 bytes.
+/// The maximum length of an item that is captured. A valid virtual size has 8 bytes.
 const MAX_ITEM: u32 = 64 * 1024;
 /// The GUID of the metadata table in the region table: 8B7CA206-4790-4B9A-B8FE-575F050F886E.
 const METADATA_REGION: [u8; 16] = 0x06A27C8B_9047_9A4B_B8FE_575F050F886E_u128.to_be_bytes();
-/// The GUID of the disk's size in the metadata table: 2FA54224-CD1B-4876-B211-5DBED83BF4B8.
+/// The GUID of the virtual size in the metadata table: 2FA54224-CD1B-4876-B211-5DBED83BF4B8.
 const VIRTUAL_DISK_SIZE: [u8; 16] = 0x2442A52F_1BCD_7648_B211_5DBED83BF4B8_u128.to_be_bytes();
-/// The longest region, and what it is followed by before it is let go.
+/// The longest region, and the next one, which is created before the first is dropped.
 pub(super) const MAX_CAPTURED_BYTES: usize = 2 * REGIONS;
 
-/// What is waited for.
+/// The part of the file that is captured next.
 #[derive(Debug, Clone)]
 enum State {
     Magic(Region),
@@ -39,12 +40,12 @@ enum State {
     MetadataHeader(Region),
     Metadata(Region),
     Size(Region),
-    /// The tables do not say where the size is; the file is complete if it has this many bytes.
+    /// The tables do not point to the virtual size. The file is complete if it has at least this many bytes.
     NoSize(u64),
     NotVhdx,
 }
 
-/// What is known of a VHDX.
+/// Recognises a VHDX.
 #[derive(Debug, Clone)]
 pub(super) struct Vhdx(State);
 
@@ -71,7 +72,7 @@ impl Vhdx {
         }
     }
 
-    /// Whether no byte that is still to come can matter, but for how many there are.
+    /// Whether the rest of the stream cannot change the result, except by its length.
     pub(super) fn done(&self) -> bool {
         match &self.0 {
             State::Size(region) => region.complete(),
@@ -105,7 +106,7 @@ impl Vhdx {
         }
     }
 
-    /// A number that changes when something is newly known.
+    /// A number that changes with each step of progress.
     pub(super) fn milestone(&self) -> usize {
         match &self.0 {
             State::Magic(_) => 0,
@@ -139,7 +140,7 @@ fn after_metadata_header(header: &Region) -> State {
         return State::NoSize(header.offset().saturating_add(METADATA));
     }
     let mut table = header.clone();
-    table.lengthen(METADATA_HEADER + usize::from(count) * ENTRY);
+    table.extend_to(METADATA_HEADER + usize::from(count) * ENTRY);
     State::Metadata(table)
 }
 
@@ -154,7 +155,7 @@ fn after_metadata(table: &Region) -> State {
     State::Size(following(table, offset, u32::from_le_bytes(length).min(MAX_ITEM) as usize))
 }
 
-/// The entries of a table, if it is one.
+/// The entries of a table, if it is valid.
 fn entries<'t>(
     table: &'t [u8],
     signature: &[u8],
@@ -166,8 +167,8 @@ fn entries<'t>(
     table.starts_with(signature).then(|| entries.chunks_exact(ENTRY))
 }
 
-/// A region that another one points to. It may lie within what is held of that; one before it is never there, whatever the
-/// chunk at hand has of it.
+/// A region that another one points to. It can overlap the bytes that are captured of the first one. If it begins before the first
+/// one, it never becomes complete, even if the current chunk contains it, so that the result does not depend on chunk sizes.
 fn following(region: &Region, offset: u64, length: usize) -> Region {
     let offset = if offset < region.offset() { u64::MAX } else { offset };
     let mut next = Region::new(offset, length);
@@ -181,7 +182,7 @@ mod tests {
 
     const METADATA_AT: usize = 1 << 20;
 
-    /// A file of 1 MiB + 128 KiB, with its size at the beginning of the second half of the metadata region.
+    /// A file of 1 MiB + 128 KiB, with the virtual size at the beginning of the second half of the metadata region.
     fn file() -> Vec<u8> {
         let mut file = vec![0; METADATA_AT + 128 * 1024];
         file[..8].copy_from_slice(MAGIC);
@@ -210,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn the_size_is_where_the_tables_point_to() {
+    fn the_virtual_size_is_found_through_the_tables() {
         assert_eq!(with(0, MAGIC), (VirtualSize::Bytes(7 << 30), true));
     }
 
     #[test]
-    fn a_table_that_is_none_leaves_the_size_unknown() {
+    fn an_invalid_table_leaves_the_virtual_size_unknown() {
         let regions = 192 * 1024;
         for (at, bytes) in [
             (regions, &b"rega"[..]),
@@ -239,8 +240,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_table_points_to_may_be_held_already_but_not_gone_by() {
-        // The size within the metadata table: its signature, read as a number.
+    fn a_table_can_point_into_itself_but_not_backwards() {
+        // An item in the metadata table itself: its signature, read as a number.
         let size = u64::from_le_bytes(*b"metadata");
         assert_eq!(with(METADATA_AT + 112, &0u32.to_le_bytes()), (VirtualSize::Bytes(size), true));
         for offset in [0u64, 190 * 1024, 1 << 40, u64::MAX - 1] {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_file_is_incomplete() {
+    fn a_truncated_file_is_incomplete() {
         for end in [8, 192 * 1024, 256 * 1024 - 1, METADATA_AT + 31, METADATA_AT + 64 * 1024 + 7] {
             let found = only(&file()[..end]);
             assert_eq!((found.format, found.virtual_size, found.complete), (Format::Vhdx, VirtualSize::Unknown, false));

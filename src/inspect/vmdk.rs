@@ -1,7 +1,7 @@
-//! VMDK: a sparse extent (little-endian header, a text that describes the disk at 512, maybe a footer), or that text alone.
+//! VMDK: a sparse extent (a little-endian header, a text descriptor at offset 512, and possibly a footer), or a descriptor alone.
 //!
-//! The text may send a reader to other files, so it is read with suspicion: what QEMU finds in it by searching is refused
-//! wherever it is, and every line must be of a known kind, in one reading.
+//! The descriptor can refer to other files, so it is checked strictly: keywords that QEMU searches for anywhere in the text fail
+//! the check wherever they are, and every line must be of a known kind.
 
 use super::{
     Check, Format, Found, VirtualSize,
@@ -9,39 +9,39 @@ use super::{
 };
 
 const MAGIC: &[u8] = b"KDMV";
-/// The header's part that has fields.
+/// The size of the part of the header that contains fields.
 const HEADER: usize = 64;
 const SECTOR: usize = 512;
-/// The only place for the descriptor that readers agree on.
+/// The only position of the descriptor on which readers agree.
 const DESCRIPTOR_SECTOR: u64 = 1;
-/// The longest descriptor that QEMU reads.
+/// The maximum length of a descriptor that QEMU reads.
 const MAX_DESCRIPTOR: usize = (1 << 20) - 1;
-/// How far QEMU looks for a parent, whatever the header says of the descriptor's length.
+/// The length of the area that QEMU searches for a parent, whatever the descriptor's length in the header is.
 const PARENT_SEARCH: usize = 20 * SECTOR;
-/// The grain directory's place where it is the footer that has it.
+/// The offset of the grain directory that means that the footer contains the offset.
 const IN_FOOTER: u64 = u64::MAX;
-/// A marker, the footer and the marker of the end.
+/// The size of the last sectors: a marker, the footer and the end-of-stream marker.
 const TAIL: usize = 3 * SECTOR;
-/// The type of the marker before a footer.
+/// The type of the marker that precedes a footer.
 const FOOTER_MARKER: u32 = 3;
-/// How much of a text must look like one before it is kept.
+/// The length of the beginning that must be text before the content is captured as a possible descriptor.
 const TEXT_PROBE: usize = 512;
 const CREATE_TYPE: &[u8] = b"createType";
-/// Kinds of disk that are one file.
+/// The kinds of disk that consist of a single file.
 const CREATE_TYPES: [&[u8]; 2] = [b"monolithicSparse", b"streamOptimized"];
 const PARENT: &[u8] = b"parentFileNameHint";
-/// How a line that names an extent begins.
+/// The first word of a line that describes an extent.
 const ACCESSES: [&[u8]; 3] = [b"RW", b"RDONLY", b"NOACCESS"];
-/// Kinds of extent that are in this file, or nowhere.
+/// The types of extents that are in this file or have no data.
 const EXTENT_TYPES: [&[u8]; 2] = [b"SPARSE", b"ZERO"];
 /// The descriptor, the header and the tail.
 pub(super) const MAX_CAPTURED_BYTES: usize = MAX_DESCRIPTOR + HEADER + TAIL;
 
-/// The fields of a sparse extent's header.
+/// The fields of the header of a sparse extent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Header {
     version: u32,
-    /// Sectors of the disk.
+    /// The virtual size in sectors.
     capacity: u64,
     descriptor_sector: u64,
     descriptor_sectors: u64,
@@ -49,7 +49,7 @@ struct Header {
 }
 
 impl Header {
-    fn read(bytes: &[u8]) -> Option<Self> {
+    fn parse(bytes: &[u8]) -> Option<Self> {
         Some(Self {
             version: u32::from_le_bytes(array(bytes, 4)?),
             capacity: u64::from_le_bytes(array(bytes, 12)?),
@@ -69,24 +69,24 @@ impl Header {
     }
 }
 
-/// What is waited for.
+/// The part of the file that is captured next.
 #[derive(Debug, Clone)]
 enum State {
     Magic(Region),
     Header(Region),
     Descriptor(Header, Region),
-    /// A text that may be a descriptor, and how much of it was looked at.
+    /// A text that may be a descriptor, and how many bytes of it were inspected.
     Text(Region, usize),
-    /// The descriptor was read, with this fault.
-    Read(Option<Header>, Option<&'static str>),
+    /// The descriptor was checked, and failed for this reason, if any.
+    Checked(Option<Header>, Option<&'static str>),
     NotVmdk,
 }
 
-/// What is known of a VMDK.
+/// Recognises a VMDK.
 #[derive(Debug, Clone)]
 pub(super) struct Vmdk {
     state: State,
-    /// The stream's last bytes, while there may be a footer in them.
+    /// The last bytes of the stream so far, as long as they may contain a footer.
     tail: Vec<u8>,
 }
 
@@ -104,13 +104,13 @@ impl Vmdk {
                 State::Magic(region) => captured(region, at, chunk).then(|| after_magic(region)),
                 State::Header(region) => captured(region, at, chunk).then(|| after_header(region)),
                 State::Descriptor(header, region) => {
-                    captured(region, at, chunk).then(|| State::Read(Some(*header), fault_of_embedded(header, region)))
+                    captured(region, at, chunk).then(|| State::Checked(Some(*header), embedded_fault(header, region)))
                 }
                 State::Text(region, seen) => {
                     region.capture(at, chunk);
                     text_ended(region, seen).map(|text| text.map_or(State::NotVmdk, after_text))
                 }
-                State::Read(..) | State::NotVmdk => None,
+                State::Checked(..) | State::NotVmdk => None,
             };
             let Some(next) = next else { break };
             self.state = next;
@@ -120,26 +120,26 @@ impl Vmdk {
         }
     }
 
-    /// The stream has ended: what was waited for does not come.
+    /// The stream has ended. Checks the descriptor with what was captured.
     pub(super) fn end(&mut self) {
         let next = match &self.state {
             State::Text(region, _) => after_text(region.bytes()),
             State::Descriptor(header, region) if region.bytes().len() >= header.descriptor_length() => {
-                State::Read(Some(*header), fault_of_embedded(header, region))
+                State::Checked(Some(*header), embedded_fault(header, region))
             }
             _ => return,
         };
         self.state = next;
     }
 
-    /// Whether it is sure that this is a VMDK, or that it is none.
+    /// Whether it is certain that the content is a VMDK, or that it is not.
     pub(super) fn settled(&self) -> bool {
-        matches!(self.state, State::Descriptor(..) | State::Read(..) | State::NotVmdk)
+        matches!(self.state, State::Descriptor(..) | State::Checked(..) | State::NotVmdk)
     }
 
-    /// Whether no byte that is still to come can matter.
+    /// Whether the rest of the stream cannot change the result.
     pub(super) fn done(&self) -> bool {
-        matches!(self.state, State::Read(..) | State::NotVmdk) && !self.wants_tail()
+        matches!(self.state, State::Checked(..) | State::NotVmdk) && !self.wants_tail()
     }
 
     pub(super) fn found(&self, stream: u64, ended: bool) -> Option<Found> {
@@ -147,7 +147,7 @@ impl Vmdk {
         let (header, fault) = match &self.state {
             State::Magic(_) | State::Text(..) | State::NotVmdk => return None,
             State::Header(_) | State::Descriptor(..) => return unfinished(),
-            State::Read(header, fault) => (header, fault),
+            State::Checked(header, fault) => (header, fault),
         };
         let size = match header {
             Some(header) if fault.is_none() => {
@@ -157,7 +157,7 @@ impl Vmdk {
         };
         let header = header.filter(Header::has_footer);
         let complete = header.is_none() || stream >= TAIL as u64;
-        let footer = header.filter(|_| ended && complete).and_then(|header| fault_of_footer(&header, &self.tail));
+        let footer = header.filter(|_| ended && complete).and_then(|header| footer_fault(&header, &self.tail));
         Some(Found::new(Format::Vmdk, size, complete).check(Check::Descriptor, *fault).check(Check::Footer, footer))
     }
 
@@ -166,19 +166,19 @@ impl Vmdk {
             State::Magic(region) | State::Header(region) | State::Descriptor(_, region) | State::Text(region, _) => {
                 region.allocated()
             }
-            State::Read(..) | State::NotVmdk => 0,
+            State::Checked(..) | State::NotVmdk => 0,
         };
         region + self.tail.capacity()
     }
 
-    /// A number that changes when something is newly known.
+    /// A number that changes with each step of progress.
     pub(super) fn milestone(&self) -> usize {
         match &self.state {
             State::Magic(_) => 0,
             State::Header(_) => 1,
             State::Text(..) => 2,
             State::Descriptor(..) => 3,
-            State::Read(..) => 4,
+            State::Checked(..) => 4,
             State::NotVmdk => 5,
         }
     }
@@ -186,8 +186,8 @@ impl Vmdk {
     fn wants_tail(&self) -> bool {
         match &self.state {
             State::Magic(_) | State::Header(_) => true,
-            State::Descriptor(header, _) | State::Read(Some(header), _) => header.has_footer(),
-            State::Read(None, _) | State::Text(..) | State::NotVmdk => false,
+            State::Descriptor(header, _) | State::Checked(Some(header), _) => header.has_footer(),
+            State::Checked(None, _) | State::Text(..) | State::NotVmdk => false,
         }
     }
 
@@ -200,7 +200,7 @@ impl Vmdk {
     }
 }
 
-/// Whether a region is there, after a chunk.
+/// Captures bytes of a region from a chunk. Returns whether the region is complete.
 fn captured(region: &mut Region, at: u64, chunk: &[u8]) -> bool {
     region.capture(at, chunk);
     region.complete()
@@ -209,27 +209,28 @@ fn captured(region: &mut Region, at: u64, chunk: &[u8]) -> bool {
 fn after_magic(magic: &Region) -> State {
     let mut region = magic.clone();
     if magic.bytes() == MAGIC {
-        region.lengthen(HEADER);
+        region.extend_to(HEADER);
         State::Header(region)
     } else {
-        region.lengthen(MAX_DESCRIPTOR);
+        region.extend_to(MAX_DESCRIPTOR);
         State::Text(region, 0)
     }
 }
 
 fn after_header(region: &Region) -> State {
-    let Some(header) = Header::read(region.bytes()) else { return State::NotVmdk };
+    let Some(header) = Header::parse(region.bytes()) else { return State::NotVmdk };
     if !(1..=3).contains(&header.version) {
-        return State::Read(None, Some("its version is not 1, 2 or 3"));
+        return State::Checked(None, Some("its version is not 1, 2 or 3"));
     }
     if header.descriptor_sector != DESCRIPTOR_SECTOR {
-        return State::Read(None, Some("the descriptor is not where it should be"));
+        return State::Checked(None, Some("the descriptor is not at sector 1"));
     }
     let length = header.descriptor_length().max(PARENT_SEARCH);
     State::Descriptor(header, Region::new(SECTOR as u64, length))
 }
 
-/// The text that a region begins with, once its end is known; none where it is no text. `seen` is how much of it was looked at.
+/// The text at the beginning of a region, once its end is known; `Some(None)` if it is not text. `seen` is the number of bytes that
+/// were inspected already.
 fn text_ended<'r>(region: &'r Region, seen: &mut usize) -> Option<Option<&'r [u8]>> {
     let bytes = region.bytes();
     let from = std::mem::replace(seen, bytes.len());
@@ -242,23 +243,23 @@ fn text_ended<'r>(region: &'r Region, seen: &mut usize) -> Option<Option<&'r [u8
     (end.is_some() || region.complete()).then_some(Some(text))
 }
 
-/// A text is a descriptor if it says how the disk was created.
+/// The next state after a text without a header, which is a descriptor if it has a `createType`.
 fn after_text(text: &[u8]) -> State {
     let is_descriptor = occurrences(text, CREATE_TYPE).any(|at| text[at + CREATE_TYPE.len()..].starts_with(b"=\""));
-    if is_descriptor { State::Read(None, fault(text, text)) } else { State::NotVmdk }
+    if is_descriptor { State::Checked(None, descriptor_fault(text, text)) } else { State::NotVmdk }
 }
 
-fn fault_of_embedded(header: &Header, region: &Region) -> Option<&'static str> {
+fn embedded_fault(header: &Header, region: &Region) -> Option<&'static str> {
     if header.capacity == 0 {
-        // To QEMU, the descriptor's extents are the disk then.
-        return Some("the header describes no disk");
+        // QEMU would then use the extents in the descriptor.
+        return Some("the capacity in the header is 0");
     }
     let bytes = region.bytes();
-    fault(until_nul(&bytes[..header.descriptor_length().min(bytes.len())]), until_nul(bytes))
+    descriptor_fault(until_nul(&bytes[..header.descriptor_length().min(bytes.len())]), until_nul(bytes))
 }
 
-/// What is dangerous in a descriptor; `seen` is all that a reader may take for it.
-fn fault(descriptor: &[u8], seen: &[u8]) -> Option<&'static str> {
+/// The reason why a descriptor fails the check, if it does. `seen` is the whole area that a reader may take for the descriptor.
+fn descriptor_fault(descriptor: &[u8], seen: &[u8]) -> Option<&'static str> {
     if descriptor.is_empty() {
         return Some("there is no descriptor");
     }
@@ -266,35 +267,35 @@ fn fault(descriptor: &[u8], seen: &[u8]) -> Option<&'static str> {
         return Some("the descriptor is not ASCII");
     }
     let mut create_types = occurrences(seen, CREATE_TYPE).map(|at| create_type(&seen[at + CREATE_TYPE.len()..]));
-    let Some(Some(first)) = create_types.next() else { return Some("it is not of a kind that is one file") };
+    let Some(Some(first)) = create_types.next() else { return Some("the disk is not in a single file") };
     if create_types.any(|other| other != Some(first)) {
-        return Some("it is said to be of several kinds");
+        return Some("the kind of the disk is ambiguous");
     }
     if occurrences(seen, PARENT).next().is_some() {
-        return Some("it has a parent");
+        return Some("the disk has a parent");
     }
     let mut extents = 0;
     for line in descriptor.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii) {
         match line_kind(line) {
             Line::Harmless => {}
             Line::Extent => extents += 1,
-            Line::OtherExtent => return Some("an extent is, or may be, another file"),
-            Line::Unknown => return Some("a line of the descriptor is of no known kind"),
+            Line::OtherExtent => return Some("an extent is, or may be, in another file"),
+            Line::Unknown => return Some("the descriptor has a line of an unknown kind"),
         }
     }
-    (extents == 0).then_some("there are no extents")
+    (extents == 0).then_some("the descriptor has no extents")
 }
 
-/// The allowed kind of disk that stands behind the key.
+/// The kind of disk that follows the key, if it is an allowed one.
 fn create_type(rest: &[u8]) -> Option<&'static [u8]> {
     let value = rest.strip_prefix(b"=\"")?.split(|byte| *byte == b'"').next()?;
     CREATE_TYPES.into_iter().find(|allowed| allowed.eq_ignore_ascii_case(value))
 }
 
 enum Line {
-    /// Empty, a comment, an entry of the disk's database, a field.
+    /// An empty line, a comment, an entry of the disk database, or another field.
     Harmless,
-    /// An extent that is in this file.
+    /// An extent in this file.
     Extent,
     OtherExtent,
     Unknown,
@@ -319,26 +320,26 @@ fn line_kind(line: &[u8]) -> Line {
     if is_field { Line::Harmless } else { Line::Unknown }
 }
 
-/// What is wrong with a footer, which is what readers go by where there is one.
-fn fault_of_footer(header: &Header, tail: &[u8]) -> Option<&'static str> {
+/// The reason why the footer fails the check, if it does. If there is a footer, readers use it in place of the header.
+fn footer_fault(header: &Header, tail: &[u8]) -> Option<&'static str> {
     let [marker, footer, end] = [0, 1, 2].map(|n| tail.get(n * SECTOR..(n + 1) * SECTOR).unwrap_or_default());
-    let Some(fields) = Header::read(footer).filter(|_| footer.starts_with(MAGIC)) else {
-        return Some("the footer is none");
+    let Some(fields) = Header::parse(footer).filter(|_| footer.starts_with(MAGIC)) else {
+        return Some("the footer is invalid");
     };
     if fields.has_footer() {
-        return Some("the footer says that there is another");
+        return Some("the footer refers to another footer");
     }
     if (Header { grain_directory: IN_FOOTER, ..fields }) != *header {
-        return Some("the footer does not say what the header says");
+        return Some("the footer differs from the header");
     }
-    // A marker is a value, a size, a type, and zeros.
+    // A marker consists of a value, a size, a type, and zeros.
     let is_marker = |sector: &[u8], kind: u32| {
         array(sector, 8) == Some([0; 4]) && array(sector, 12) == Some(kind.to_le_bytes()) && all_zero(&sector[16..])
     };
     if !is_marker(marker, FOOTER_MARKER) {
         return Some("the marker before the footer is invalid");
     }
-    (!all_zero(end)).then_some("the marker of the end is invalid")
+    (!all_zero(end)).then_some("the end-of-stream marker is invalid")
 }
 
 fn all_zero(bytes: &[u8]) -> bool {
@@ -349,12 +350,12 @@ fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// What C takes for white space.
+/// Whether `isspace` of C accepts the byte.
 fn is_space(byte: u8) -> bool {
     byte == b' ' || (b'\t'..=b'\r').contains(&byte)
 }
 
-/// Where a word is in a text, in whatever case.
+/// The offsets at which a word occurs in a text, ignoring case.
 fn occurrences<'t>(text: &'t [u8], word: &'static [u8]) -> impl Iterator<Item = usize> + use<'t> {
     text.windows(word.len()).enumerate().filter(|(_, window)| window.eq_ignore_ascii_case(word)).map(|(at, _)| at)
 }
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_one_file_is_safe() {
+    fn a_disk_in_a_single_file_is_safe() {
         let found = only(&disk(SAFE));
         assert_eq!((found.format, found.virtual_size), (Format::Vmdk, VirtualSize::Bytes(1 << 20)));
         assert_eq!((found.complete, failed(&found)), (true, vec![]));
@@ -409,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sends_a_reader_to_another_file_is_refused() {
+    fn descriptors_that_may_refer_to_other_files_fail_the_check() {
         let line = |line: &str| format!("{SAFE}{line}\n");
         for descriptor in [
             String::new(),
@@ -425,13 +426,13 @@ mod tests {
             SAFE.replace("disk.vmdk", "d\u{e9}sk.vmdk"),
             line("RW 1 FLAT \"passwd\" 0"),
             line("rw 1 vmfs \"passwd\""),
-            // QEMU splits at tabs too, and skips lines that it does not understand.
+            // QEMU also splits at tabs, and skips lines that it does not understand.
             line("RW\t1\tFLAT\t\"/etc/passwd\"\t0\t="),
             line("RW\u{b}1\u{b}FLAT\u{b}\"/etc/passwd\"\u{b}0\u{b}="),
             line("RW"),
             line("something else"),
             line("some thing=else"),
-            // QEMU takes the first that is written in its case.
+            // QEMU uses the first one that matches in case.
             format!("createtype=\"monolithicSparse\"\ncreateType=\"monolithicFlat\"\n{SAFE}"),
             line("createType=\"streamOptimized\""),
             // QEMU finds a parent anywhere.
@@ -445,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_behind_the_descriptor_is_found_as_qemu_finds_it() {
+    fn a_parent_after_the_descriptor_is_found_as_by_qemu() {
         let mut disk = header(2048, 1, 21);
         disk.extend(SAFE.as_bytes());
         disk.resize(2 * SECTOR, b'\n');
@@ -458,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_readers_disagree_on_is_refused() {
+    fn headers_on_which_readers_disagree_fail_the_check() {
         for (at, bytes) in [(4, 0u64), (4, 4), (12, 0), (28, 0), (28, 2), (36, 0)] {
             let mut disk = disk(SAFE);
             let length = if at == 4 { 4 } else { 8 };
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_is_cut_is_incomplete() {
+    fn a_truncated_descriptor_is_incomplete() {
         for end in [4, 63, 64, 512, 21 * SECTOR - 1] {
             let found = only(&disk(SAFE)[..end]);
             assert_eq!((found.format, found.complete), (Format::Vmdk, false), "{end}");
@@ -481,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_says_what_the_header_says() {
+    fn a_footer_must_equal_the_header() {
         let disk = with_footer();
         let found = only(&disk);
         assert_eq!((found.virtual_size, failed(&found)), (VirtualSize::Bytes(1 << 20), vec![]));
@@ -509,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_alone_is_a_descriptor_if_it_says_how_the_disk_was_created() {
+    fn a_text_is_a_descriptor_if_it_has_a_create_type() {
         assert_eq!(only(b"#!/bin/sh\necho hello\n").format, Format::Raw);
         assert_eq!(only(b"\x01createType=\"vmfs\"").format, Format::Raw);
         let flat = SAFE.replace("monolithicSparse", "monolithicFlat");

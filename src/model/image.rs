@@ -1,4 +1,4 @@
-//! An image's record.
+//! An image's record: its id and its columns.
 
 use std::{fmt, ops::Deref};
 
@@ -9,32 +9,32 @@ use uuid::Uuid;
 use super::{Status, text_enum::text_enum};
 
 text_enum! {
-    /// Who may see an image: a native enum in PostgreSQL and MySQL, text in SQLite.
+    /// Which projects can see an image. A native enum in PostgreSQL and MySQL, text in SQLite.
     pub(crate) enum Visibility("image_visibility") {
-        /// Only its owner.
+        /// Visible to its owner only.
         Private = "private",
-        /// Everybody; listed for everybody.
+        /// Visible to every project, and in every project's listings.
         Public = "public",
-        /// Its owner and its members.
+        /// Visible to its owner and its members.
         Shared = "shared",
-        /// Everybody; listed for its owner only.
+        /// Visible to every project, but by default only in its owner's listings.
         Community = "community",
     }
 }
 
-/// An image's id: hexadecimal digits and hyphens, 8-4-4-4-12, in either case.
+/// An image's id: a UUID of hexadecimal digits and hyphens, 8-4-4-4-12, in either case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]
 pub(crate) struct ImageId(String);
 
 impl ImageId {
-    /// A new one, which no image has.
+    /// Generates a random id.
     pub(crate) fn new() -> Self {
         Self(Uuid::new_v4().to_string())
     }
 
-    /// Reads an id in the form that Glance's schema asks for.
+    /// Parses an id in the form that Glance's schema requires.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_uuid = text.len() == 36
             && text.bytes().enumerate().all(|(at, byte)| match at {
@@ -64,12 +64,12 @@ impl fmt::Display for ImageId {
     }
 }
 
-/// What a client names an image by: its id, or a text that is no image's id, which is answered as an image that does not exist.
+/// The id in a request. It may be any text: one that is not a well-formed id is answered like an id that no image has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RequestedId(String);
 
 impl RequestedId {
-    /// The id, where this is one.
+    /// The id, if the text is a well-formed one.
     pub(crate) fn id(&self) -> Option<ImageId> {
         ImageId::parse(&self.0)
     }
@@ -94,50 +94,50 @@ pub(crate) struct Image {
     pub(crate) id: ImageId,
     /// Its name; names need not be unique.
     pub(crate) name: Option<String>,
-    /// Bytes of data, once there is data.
+    /// The size of its data in bytes, once it has data.
     pub(crate) size: Option<i64>,
-    /// Where it is in its life.
+    /// Its state.
     pub(crate) status: Status,
     /// When it was created, in UTC.
     pub(crate) created_at: NaiveDateTime,
-    /// When it was changed last, in UTC.
+    /// When it was last changed, in UTC.
     pub(crate) updated_at: Option<NaiveDateTime>,
     /// The data's disk format, one of the configured ones.
     pub(crate) disk_format: Option<String>,
     /// The data's container format, one of the configured ones.
     pub(crate) container_format: Option<String>,
-    /// The data's MD5, in hexadecimal digits.
+    /// The data's MD5 digest, in hexadecimal digits.
     pub(crate) checksum: Option<String>,
-    /// The project that it belongs to.
+    /// The project that owns it.
     pub(crate) owner: Option<String>,
-    /// GiB of disk that an instance needs at least.
+    /// The minimum disk of an instance that boots it, in GiB.
     pub(crate) min_disk: i32,
-    /// MiB of memory that an instance needs at least.
+    /// The minimum memory of an instance that boots it, in MiB.
     pub(crate) min_ram: i32,
-    /// Whether it refuses to be deleted.
+    /// Whether it is protected from deletion.
     pub(crate) protected: bool,
-    /// Bytes of the disk that the data describes.
+    /// The size in bytes of the disk that the data describes.
     pub(crate) virtual_size: Option<i64>,
-    /// Who may see it.
+    /// Which projects can see it.
     pub(crate) visibility: Visibility,
-    /// Whether default listings leave it out.
+    /// Whether it is left out of default listings.
     pub(crate) os_hidden: bool,
-    /// The name of the data's secure hash.
+    /// The algorithm of the data's secure hash.
     pub(crate) os_hash_algo: Option<String>,
     /// The data's secure hash, in hexadecimal digits.
     pub(crate) os_hash_value: Option<String>,
 }
 
-/// What is known of data once all of it has come.
+/// What is known about an image's data once all of it was received.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DataFacts {
-    /// Its bytes.
+    /// Its size in bytes.
     pub(crate) size: i64,
-    /// The size of the disk in it, where that is known.
+    /// The size in bytes of the disk that it describes, if its format says so.
     pub(crate) virtual_size: Option<i64>,
-    /// Its MD5, in hexadecimal digits.
+    /// Its MD5 digest, in hexadecimal digits.
     pub(crate) checksum: String,
-    /// The name of its secure hash.
+    /// The algorithm of its secure hash.
     pub(crate) os_hash_algo: String,
     /// Its secure hash, in hexadecimal digits.
     pub(crate) os_hash_value: String,

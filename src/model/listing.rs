@@ -1,21 +1,21 @@
-//! What a listing of images asks for.
+//! The filters and sort keys of an image listing.
 
 use chrono::NaiveDateTime;
 
 use super::{MemberStatus, Visibility};
 
-/// What the images of a listing have in common.
+/// The filters of a listing. An image is listed if it matches all of them.
 #[derive(Debug, PartialEq)]
 pub(crate) struct ImageFilter {
-    /// Hidden images, or the others.
+    /// Whether hidden images are listed instead of the others.
     pub(crate) os_hidden: bool,
-    /// Of which visibility.
+    /// The visibilities that are listed.
     pub(crate) visibility: VisibilityFilter,
-    /// Whose.
+    /// The owner, if only one owner's images are listed.
     pub(crate) owner: Option<String>,
-    /// Which of the images that are shared with the caller's project; `None` is all of them.
+    /// The member status of images that are shared with the caller's project; `None` lists any status.
     pub(crate) membership: Option<MemberStatus>,
-    /// What else; all of them hold.
+    /// Further conditions, all of which must hold.
     pub(crate) terms: Vec<Term>,
 }
 
@@ -31,20 +31,20 @@ impl Default for ImageFilter {
     }
 }
 
-/// The visibilities that a listing is about.
+/// The visibilities that a listing includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum VisibilityFilter {
-    /// Every one, but community images of the caller's project only.
+    /// All; of community images only those of the caller's project.
     Default,
-    /// Every one.
+    /// All.
     All,
-    /// One.
+    /// This one only.
     Only(Visibility),
-    /// Two at once, or one that there is not: nothing is listed.
+    /// None, because the client named two different ones or one that does not exist. The listing is empty.
     None,
 }
 
-/// One condition of a listing. A list of texts holds where one of them is equal.
+/// One condition of a listing. A list of texts matches if the column equals one of them.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Term {
     Id(Vec<String>),
@@ -62,13 +62,13 @@ pub(crate) enum Term {
     MinDisk(Comparison, i64),
     CreatedAt(Comparison, NaiveDateTime),
     UpdatedAt(Comparison, NaiveDateTime),
-    /// A custom property, by name and value.
+    /// A custom property of this name and value.
     Property(String, String),
-    /// A tag that the image has.
+    /// A tag.
     Tag(String),
 }
 
-/// How a column compares to a value.
+/// The operator between a column and a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Below,
@@ -79,7 +79,7 @@ pub(crate) enum Comparison {
     Above,
 }
 
-/// A column that a listing may be sorted by.
+/// A column that a listing can be sorted by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SortKey {
     Name,
@@ -92,7 +92,7 @@ pub(crate) enum SortKey {
     UpdatedAt,
 }
 
-/// Which way a listing is sorted.
+/// The direction of a sort key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     Asc,

@@ -1,4 +1,4 @@
-//! Where an image's data is.
+//! Locations: where an image's data is stored.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use serde_json::{Map, Value};
 use super::{ImageId, text_enum::text_enum};
 
 text_enum! {
-    /// What is at a location.
+    /// The state of the data at a location.
     pub(crate) enum LocationStatus("") {
-        /// The image's data.
+        /// The image's data is there.
         Active = "active",
-        /// Nothing yet: a copy is waiting to be made.
+        /// There is no data yet: a copy is queued.
         Pending = "pending",
-        /// A part of the data: a copy is being made.
+        /// There is a part of the data: a copy is in progress.
         Uploading = "uploading",
-        /// Data that is still to be removed.
+        /// The data still has to be removed.
         PendingDelete = "pending_delete",
-        /// Nothing any more.
+        /// The data has been removed.
         Deleted = "deleted",
     }
 }
 
-/// A location's URL. It may hold a store's credentials, so it is shown to clients that may see it and never logged.
+/// A location's URL. It can contain a store's credentials: only authorised clients see it, and it is never logged.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]
@@ -36,7 +36,7 @@ impl From<String> for LocationUrl {
 }
 
 impl LocationUrl {
-    /// Its text, for the store that it is in.
+    /// The URL with its credentials, for the store that holds the data and for authorised clients.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
@@ -49,20 +49,20 @@ impl fmt::Debug for LocationUrl {
     }
 }
 
-/// The number of a row that is not there yet: engines count from 1.
+/// The id of a location whose row is not inserted yet. Engines number rows from 1.
 pub(crate) const UNWRITTEN: i32 = 0;
 
-/// A place where an image's data is.
+/// A location of an image's data.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Location {
-    /// The row's number, by which an image's locations are in order; [`UNWRITTEN`] where there is no row yet.
+    /// The row's id, which orders an image's locations; [`UNWRITTEN`] if there is no row yet.
     pub(crate) id: i32,
     /// The image whose data is there.
     pub(crate) image_id: ImageId,
-    /// Where.
+    /// Its URL.
     pub(crate) url: LocationUrl,
-    /// What the store says of it: `store` names the store.
+    /// The store's metadata; its key `store` names the store.
     pub(crate) metadata: Map<String, Value>,
-    /// What is there.
+    /// The state of the data there.
     pub(crate) status: LocationStatus,
 }

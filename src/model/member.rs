@@ -1,21 +1,21 @@
-//! A project that an image is shared with.
+//! Members: the projects that an image is shared with.
 
 use chrono::NaiveDateTime;
 
 use super::{check_storable, text_enum::text_enum};
 use crate::error::{Error, Result};
 
-/// The maximum number of characters of a member, which is the width of its column.
+/// The maximum length of a member's id in characters, which is the width of its column.
 const MAX_MEMBER_LENGTH: usize = 255;
 
 text_enum! {
-    /// What a project makes of an image that is shared with it.
+    /// The response of a project to an image that is shared with it.
     pub(crate) enum MemberStatus("") {
-        /// Nothing yet: the image is not listed.
+        /// The project has not responded: its listings leave the image out.
         Pending = "pending",
-        /// The image is listed.
+        /// The project has accepted the image: its listings include it.
         Accepted = "accepted",
-        /// The image is not to be listed.
+        /// The project has rejected the image: its listings leave it out.
         Rejected = "rejected",
     }
 }
@@ -23,27 +23,27 @@ text_enum! {
 /// A project that an image is shared with.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Member {
-    /// The image.
+    /// The image that is shared.
     pub(crate) image_id: String,
-    /// The project.
+    /// The project's id.
     pub(crate) member: String,
-    /// What it makes of it.
+    /// The project's response.
     pub(crate) status: MemberStatus,
     /// When it was added, in UTC.
     pub(crate) created_at: NaiveDateTime,
-    /// When its status was changed last, in UTC.
+    /// When its status was last changed, in UTC.
     pub(crate) updated_at: Option<NaiveDateTime>,
 }
 
-/// A project that an image can be shared with: not empty, short enough, of storable characters.
+/// The id of a project that an image can be shared with: not empty, short enough, and storable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MemberId(String);
 
 impl MemberId {
-    /// Checks a project's id. Whether there is such a project is Keystone's business, as in Glance.
+    /// Validates a project's id. As in Glance, nothing checks that Keystone knows the project.
     ///
     /// # Errors
-    /// `Invalid`, with a message that names the fault.
+    /// `Invalid`, with a message that explains why the id is rejected.
     pub(crate) fn parse(text: &str) -> Result<Self> {
         if text.is_empty() {
             return Err(Error::Invalid("Member can't be empty".to_owned()));
@@ -57,7 +57,7 @@ impl MemberId {
         Ok(Self(text.to_owned()))
     }
 
-    /// Its text.
+    /// The project's id.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }

@@ -1,7 +1,7 @@
-//! The vocabulary: an image, its status, locations, members and tags, as typed values that every layer above uses.
+//! The domain model: images, their status, locations, members and tags, as typed values that every layer above uses.
 //!
-//! Nothing here knows the database or HTTP. A type that can be wrong is made by its `parse`; values that are read from the database are
-//! taken as they are.
+//! Nothing here depends on the database layer or on HTTP. A type that validates its value is created by its `parse`. Values from
+//! the database are trusted.
 
 mod image;
 mod listing;

@@ -1,12 +1,12 @@
-//! The states of an image, and which of them may follow which.
+//! The states of an image, and the transitions between them.
 
 use super::{Image, text_enum::text_enum};
 use crate::error::{Error, Result};
 
 text_enum! {
-    /// Where an image is in its life.
+    /// The state of an image.
     pub(crate) enum Status("") {
-        /// The record is there, its data is not.
+        /// The image has no data yet.
         Queued = "queued",
         /// Data is being uploaded.
         Saving = "saving",
@@ -14,20 +14,20 @@ text_enum! {
         Uploading = "uploading",
         /// Staged data is being imported.
         Importing = "importing",
-        /// The data is there.
+        /// The image has its data.
         Active = "active",
-        /// The data is there, but only an admin may read it.
+        /// The image has its data, but only admins may download it.
         Deactivated = "deactivated",
-        /// An upload went wrong, by an old Glance.
+        /// An upload failed in an old Glance. Glimpse never sets this status.
         Killed = "killed",
-        /// Gone; its id is never given out again.
+        /// The image is deleted. Its id is never reused.
         Deleted = "deleted",
-        /// Gone, with data that is still to be removed.
+        /// The image is deleted, or its deletion is in progress: its data still has to be removed.
         PendingDelete = "pending_delete",
     }
 }
 
-/// Whether an image may move from one status to the other.
+/// Whether the state machine allows this transition.
 pub(crate) fn may_become(from: Status, to: Status) -> bool {
     use Status::{Active, Deactivated, Deleted, Importing, Killed, PendingDelete, Queued, Saving, Uploading};
     let targets: &[Status] = match from {
@@ -36,7 +36,7 @@ pub(crate) fn may_become(from: Status, to: Status) -> bool {
         Uploading => &[Importing, Queued, Deleted],
         Importing => &[Active, Deleted, Queued],
         Active => &[PendingDelete, Deleted, Deactivated],
-        // Glance leaves out the delayed deletion of a deactivated image, and then cannot delete one.
+        // Glance's table lacks `PendingDelete` here, so that its delayed deletion of a deactivated image fails.
         Deactivated => &[Active, Deleted, PendingDelete],
         Killed => &[Deleted],
         PendingDelete => &[Deleted, Active],
@@ -45,10 +45,10 @@ pub(crate) fn may_become(from: Status, to: Status) -> bool {
     targets.contains(&to)
 }
 
-/// Checks that the image says what its data is, which it must before it has data.
+/// Checks that the image's disk and container formats are set, which they must be before it gets data.
 ///
 /// # Errors
-/// `Invalid`
+/// `Invalid`, which names the missing properties.
 pub(crate) fn check_described(image: &Image) -> Result<()> {
     let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
         .into_iter()

@@ -1,11 +1,11 @@
-//! Which texts every engine can store.
+//! The restrictions on texts that every database engine can store.
 
 use crate::error::{Error, Result};
 
-/// Refuses what not every engine can store: Glance's MySQL schema holds three bytes a character, and PostgreSQL no NUL.
+/// Rejects a text that some engine cannot store. Glance's MySQL schema stores at most three bytes per character, PostgreSQL no NUL.
 ///
 /// # Errors
-/// `Invalid`; `what` names the value, at the start of a sentence.
+/// `Invalid`, with a message that starts with `what`, the name of the value.
 pub(crate) fn check_storable(what: &str, text: &str) -> Result<()> {
     for c in text.chars() {
         if c.len_utf8() == 4 {

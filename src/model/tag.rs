@@ -1,20 +1,20 @@
-//! An image's tag.
+//! Tags.
 
 use super::check_storable;
 use crate::error::{Error, Result};
 
-/// The maximum number of characters of a tag, which is the width of its column.
+/// The maximum length of a tag in characters, which is the width of its column.
 const MAX_TAG_LENGTH: usize = 255;
 
-/// A tag that can be written: short enough, of storable characters, and without `=` where that is forbidden.
+/// A valid tag: short enough, storable, and without `=` if that is forbidden.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tag(String);
 
 impl Tag {
-    /// Checks a tag's text.
+    /// Validates a tag's text.
     ///
     /// # Errors
-    /// `Invalid`, with a message that names the fault.
+    /// `Invalid`, with a message that explains why the tag is rejected.
     pub(crate) fn parse(text: &str, forbid_equals: bool) -> Result<Self> {
         if forbid_equals && text.contains('=') {
             return Err(Error::Invalid(format!("Invalid tag '{text}': a tag must not contain '='.")));
@@ -28,7 +28,7 @@ impl Tag {
         Ok(Self(text.to_owned()))
     }
 
-    /// Its text.
+    /// The tag's text.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -47,14 +47,14 @@ mod tests {
     }
 
     #[test]
-    fn equals_is_refused_only_where_it_is_forbidden() {
+    fn an_equals_sign_is_rejected_only_if_it_is_forbidden() {
         assert!(Tag::parse("a=b", true).is_err());
         assert!(Tag::parse("a=b", false).is_ok());
     }
 
     proptest! {
         #[test]
-        fn a_tag_that_is_taken_is_kept_as_it_is(text in any::<String>()) {
+        fn a_valid_tag_is_kept_unchanged(text in any::<String>()) {
             if let Ok(tag) = Tag::parse(&text, true) {
                 prop_assert_eq!(tag.as_str(), text.as_str());
                 prop_assert!(!text.contains('=') && !text.contains('\0'));

@@ -1,9 +1,9 @@
-//! Enums stored as text: one declaration gives the Rust enum, its text and its decoding.
+//! Enums that are stored as text. One declaration generates the Rust enum, its conversions and its decoding.
 //!
-//! `derive(sqlx::Type)` will not do: it refuses the NOT NULL `ENUM` columns of MySQL.
+//! `derive(sqlx::Type)` cannot be used: it rejects the NOT NULL `ENUM` columns of MySQL.
 
-/// Declares an enum whose values are stored as the given texts. The literal in parentheses names the native enum
-/// type that PostgreSQL uses for it, and is empty where the column is plain text.
+/// Declares an enum whose values are stored as the given texts. The literal in parentheses names PostgreSQL's native enum type
+/// for it, and is empty if the column is plain text.
 macro_rules! text_enum {
     ($(#[$meta:meta])* $vis:vis enum $name:ident($pg:literal) { $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -44,7 +44,7 @@ macro_rules! text_enum {
         impl From<$name> for sea_query::Expr {
             fn from(value: $name) -> Self {
                 let text = sea_query::Expr::val(value.as_str());
-                // The cast is written on PostgreSQL alone.
+                // sea-query writes this cast on PostgreSQL only.
                 if $pg.is_empty() { text } else { sea_query::ExprTrait::as_enum(text, $pg) }
             }
         }

@@ -1,4 +1,4 @@
-//! Judging a rule's tree on a caller and a target.
+//! Evaluates the tree of a rule for a caller and a target.
 
 use std::cell::Cell;
 
@@ -11,59 +11,59 @@ use super::{
 };
 use crate::context::Identity;
 
-/// How many rules may refer to each other in a row: more is a circle.
+/// The maximum length of a chain of references between rules. A longer one is taken for a cycle.
 pub(super) const MAX_REFERENCES: usize = 64;
 
-/// How many references one judgement may follow in all: more are rules that multiply, which nobody wrote to be judged.
+/// The maximum number of references that one evaluation follows. It bounds rules whose references multiply at each level.
 const MAX_FOLLOWED: u32 = 10_000;
 
-/// The rules lead back to themselves, or to too many others, so there is no verdict.
+/// The rules refer to themselves, or to too many others, so the evaluation has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Circle;
+pub(super) struct Cycle;
 
-/// Who follows a judgement: nobody at a request, an operator at `glimpse policy check`.
-pub(super) trait Follow {
-    /// A check is looked at; the place is handed back with the verdict.
-    fn enter(&mut self, judge: &Judge<'_>, check: &Check) -> usize;
-    /// It was judged.
-    fn leave(&mut self, place: usize, holds: bool);
+/// Records the steps of an evaluation, for `glimpse policy check`. Requests use `()`, which records nothing.
+pub(super) trait Recorder {
+    /// The evaluation of a check begins. The returned index is passed to [`Self::leave`].
+    fn enter(&mut self, evaluation: &Evaluation<'_>, check: &Check) -> usize;
+    /// The evaluation of the check ended with this result.
+    fn leave(&mut self, index: usize, holds: bool);
 }
 
-impl Follow for () {
-    fn enter(&mut self, _judge: &Judge<'_>, _check: &Check) -> usize {
+impl Recorder for () {
+    fn enter(&mut self, _evaluation: &Evaluation<'_>, _check: &Check) -> usize {
         0
     }
 
-    fn leave(&mut self, _place: usize, _holds: bool) {}
+    fn leave(&mut self, _index: usize, _holds: bool) {}
 }
 
-/// One question to the policy.
-pub(super) struct Judge<'j> {
-    pub(super) rules: &'j Rules,
-    pub(super) identity: &'j Identity,
-    pub(super) target: &'j Target<'j>,
+/// One evaluation of the policy: the rules, the caller and the target.
+pub(super) struct Evaluation<'e> {
+    pub(super) rules: &'e Rules,
+    pub(super) identity: &'e Identity,
+    pub(super) target: &'e Target<'e>,
     followed: Cell<u32>,
 }
 
-impl<'j> Judge<'j> {
-    pub(super) fn new(rules: &'j Rules, identity: &'j Identity, target: &'j Target<'j>) -> Self {
+impl<'e> Evaluation<'e> {
+    pub(super) fn new(rules: &'e Rules, identity: &'e Identity, target: &'e Target<'e>) -> Self {
         Self { rules, identity, target, followed: Cell::new(0) }
     }
 
-    /// Judges a check. Allocates nothing, but where a role's name has an attribute in it.
+    /// Evaluates a check that `references` references lead to. Allocates nothing, unless a role's name refers to an attribute.
     ///
     /// # Errors
-    /// [`Circle`]: who asks takes it for no, at whatever depth and behind whatever `not` it was met.
-    pub(super) fn holds(&self, check: &Check, references: usize, follow: &mut impl Follow) -> Result<bool, Circle> {
-        let place = follow.enter(self, check);
+    /// [`Cycle`]. The caller denies the action, no matter how deep in the rule the cycle is, and behind how many `not`.
+    pub(super) fn holds(&self, check: &Check, references: usize, recorder: &mut impl Recorder) -> Result<bool, Cycle> {
+        let index = recorder.enter(self, check);
         let holds = match check {
             Check::Always => true,
             Check::Never => false,
-            Check::Not(check) => !self.holds(check, references, follow)?,
+            Check::Not(check) => !self.holds(check, references, recorder)?,
             Check::All(checks) => {
                 let mut all = true;
                 for check in checks {
-                    all = self.holds(check, references, follow)?;
+                    all = self.holds(check, references, recorder)?;
                     if !all {
                         break;
                     }
@@ -73,7 +73,7 @@ impl<'j> Judge<'j> {
             Check::Any(checks) => {
                 let mut any = false;
                 for check in checks {
-                    any = self.holds(check, references, follow)?;
+                    any = self.holds(check, references, recorder)?;
                     if any {
                         break;
                     }
@@ -81,12 +81,12 @@ impl<'j> Judge<'j> {
                 any
             }
             Check::Rule(_) if references >= MAX_REFERENCES || self.followed.get() >= MAX_FOLLOWED => {
-                return Err(Circle);
+                return Err(Cycle);
             }
             Check::Rule(name) => {
                 self.followed.set(self.followed.get() + 1);
-                match self.rules.referred(name) {
-                    Some(check) => self.holds(check, references + 1, follow)?,
+                match self.rules.resolve(name) {
+                    Some(check) => self.holds(check, references + 1, recorder)?,
                     None => false,
                 }
             }
@@ -98,17 +98,17 @@ impl<'j> Judge<'j> {
                 }
             }
             Check::Compare(left, right) => match left {
-                Left::Constant(_, constant) => right.fits(self.target, constant, true),
-                // Nobody's project is not the project of what belongs to nobody.
+                Left::Constant(_, constant) => right.matches(self.target, constant, true),
+                // A caller without a project does not own an image without an owner.
                 Left::Credential(name) => match credentials::find(self.identity, name) {
                     Credential::Unknown => false,
-                    Credential::Nothing => right.fits(self.target, "None", false),
-                    Credential::Text(text) => right.fits(self.target, text, false),
-                    Credential::Texts(texts) => texts.iter().any(|text| right.fits(self.target, text, false)),
+                    Credential::Nothing => right.matches(self.target, "None", false),
+                    Credential::Text(text) => right.matches(self.target, text, false),
+                    Credential::Texts(texts) => texts.iter().any(|text| right.matches(self.target, text, false)),
                 },
             },
         };
-        follow.leave(place, holds);
+        recorder.leave(index, holds);
         Ok(holds)
     }
 }
@@ -119,10 +119,10 @@ mod tests {
 
     use crate::{
         context::{Identity, Scope},
-        policy::{Policy, Target, Value},
+        policy::{AttributeValue, Policy, Target},
     };
 
-    fn who(project: Option<&str>, roles: &[&str]) -> Identity {
+    fn caller(project: Option<&str>, roles: &[&str]) -> Identity {
         let roles = roles.iter().map(|role| (*role).to_owned()).collect();
         Identity { user_id: Some("u".to_owned()), project_id: project.map(str::to_owned), roles, ..Identity::default() }
     }
@@ -132,40 +132,41 @@ mod tests {
     }
 
     #[test]
-    fn glances_defaults_on_personas() {
+    fn glances_default_rules_hold_for_personas() {
         let policy = Policy::defaults();
         let mine = image(Some("p"), "private");
-        assert!(policy.allows(&who(Some("p"), &["member"]), "modify_image", &mine));
-        assert!(!policy.allows(&who(Some("p"), &["reader"]), "modify_image", &mine));
-        assert!(!policy.allows(&who(Some("q"), &["member"]), "modify_image", &mine));
-        assert!(policy.allows(&who(None, &["admin"]), "modify_image", &mine));
-        assert!(policy.allows(&who(Some("q"), &["reader"]), "get_image", &image(Some("p"), "public")));
-        assert!(!policy.allows(&who(Some("q"), &["reader"]), "get_image", &mine));
-        assert!(!policy.allows(&who(Some("p"), &["member"]), "publicize_image", &mine));
+        assert!(policy.allows(&caller(Some("p"), &["member"]), "modify_image", &mine));
+        assert!(!policy.allows(&caller(Some("p"), &["reader"]), "modify_image", &mine));
+        assert!(!policy.allows(&caller(Some("q"), &["member"]), "modify_image", &mine));
+        assert!(policy.allows(&caller(None, &["admin"]), "modify_image", &mine));
+        assert!(policy.allows(&caller(Some("q"), &["reader"]), "get_image", &image(Some("p"), "public")));
+        assert!(!policy.allows(&caller(Some("q"), &["reader"]), "get_image", &mine));
+        assert!(!policy.allows(&caller(Some("p"), &["member"]), "publicize_image", &mine));
     }
 
     #[test]
-    fn a_token_for_a_domain_or_the_cloud_is_none_for_projects() {
+    fn rules_for_projects_deny_domain_and_system_tokens() {
         for scope in [Scope::Domain, Scope::System] {
-            let admin = Identity { scope, ..who(None, &["admin"]) };
+            let admin = Identity { scope, ..caller(None, &["admin"]) };
             assert!(!Policy::defaults().allows(&admin, "modify_image", &image(Some("p"), "private")), "{scope:?}");
-            // This rule is about none.
+            // This rule is not limited to projects.
             assert!(Policy::defaults().is_admin(&admin), "{scope:?}");
         }
     }
 
     #[test]
-    fn who_has_no_project_owns_nothing() {
-        // oslo.policy compares the texts `None` and `None` here, and finds them equal.
-        assert!(!Policy::defaults().allows(&who(None, &["member"]), "modify_image", &image(None, "shared")));
-        let nobodys: BTreeMap<String, Value<'static>> = [("project_id".to_owned(), Value::Nothing)].into();
-        let target = Target { attributes: Some(&nobodys), ..Target::default() };
-        assert!(!Policy::defaults().allows(&who(None, &["member"]), "modify_image", &target));
-        assert!(!Policy::defaults().allows(&who(Some("None"), &["member"]), "modify_image", &target));
+    fn a_caller_without_a_project_owns_nothing() {
+        // oslo.policy compares the strings `None` and `None` here, and finds them equal.
+        assert!(!Policy::defaults().allows(&caller(None, &["member"]), "modify_image", &image(None, "shared")));
+        let no_owner: BTreeMap<String, AttributeValue<'static>> =
+            [("project_id".to_owned(), AttributeValue::Nothing)].into();
+        let target = Target { attributes: Some(&no_owner), ..Target::default() };
+        assert!(!Policy::defaults().allows(&caller(None, &["member"]), "modify_image", &target));
+        assert!(!Policy::defaults().allows(&caller(Some("None"), &["member"]), "modify_image", &target));
     }
 
     #[test]
-    fn an_unknown_rule_lets_nobody() {
-        assert!(!Policy::defaults().allows(&who(None, &["admin"]), "no_such_rule", &Target::default()));
+    fn an_undefined_rule_denies_everyone() {
+        assert!(!Policy::defaults().allows(&caller(None, &["admin"]), "no_such_rule", &Target::default()));
     }
 }

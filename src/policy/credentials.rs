@@ -1,22 +1,22 @@
-//! The caller's credentials, by the names that a rule may call them.
+//! The caller's credentials, by the names that policy rules use.
 
-use super::target::{Attributes, Value};
+use super::target::{AttributeValue, Attributes};
 use crate::context::{Identity, Scope};
 
-/// A credential.
+/// The value of a credential.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Credential<'i> {
-    /// There is none by this name.
+    /// There is no credential of this name.
     Unknown,
-    /// Python's `None`: it has a name, and this caller has no such thing.
+    /// Python's `None`: the credential exists, and this caller has no value for it.
     Nothing,
-    /// A text.
+    /// A string.
     Text(&'i str),
-    /// Texts, of which any may fit.
+    /// A list of strings. A comparison holds if any of them matches.
     Texts(&'i [String]),
 }
 
-/// Finds a credential: those that oslo.context hands to the policy, and `system`, which oslo.policy adds.
+/// Finds a credential by name. The names are those that oslo.context passes to the policy, and `system`, which oslo.policy adds.
 pub(super) fn find<'i>(identity: &'i Identity, name: &str) -> Credential<'i> {
     let service = identity.service.as_deref();
     let text = |text: &'i Option<String>| text.as_deref().map_or(Credential::Nothing, Credential::Text);
@@ -43,13 +43,13 @@ pub(super) fn find<'i>(identity: &'i Identity, name: &str) -> Credential<'i> {
     }
 }
 
-/// The caller as a target: what `context_is_admin` is judged on.
+/// The caller as a target, for which `context_is_admin` is evaluated.
 impl Attributes for Identity {
-    fn attribute(&self, name: &str) -> Option<Value<'_>> {
+    fn attribute(&self, name: &str) -> Option<AttributeValue<'_>> {
         match find(self, name) {
             Credential::Unknown | Credential::Texts(_) => None,
-            Credential::Nothing => Some(Value::Nothing),
-            Credential::Text(text) => Some(Value::text(Some(text))),
+            Credential::Nothing => Some(AttributeValue::Nothing),
+            Credential::Text(text) => Some(AttributeValue::from_text(Some(text))),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Glance 33's default rules, one row each, in Glance's order.
+//! The default rules of Glance 33, one row per rule, in Glance's order.
 
 /// The names of the rules that Glimpse evaluates.
 pub(crate) mod rule {
@@ -30,20 +30,21 @@ pub(crate) mod rule {
 pub(super) struct Default {
     pub(super) name: &'static str,
     pub(super) text: &'static str,
-    /// What was the default before Glance had roles for projects.
+    /// The deprecated default, from before Glance had project personas. It also allows an action unless
+    /// `[oslo_policy] enforce_new_defaults` is set.
     pub(super) before: Option<&'static str>,
-    /// Whether it is only for tokens that are for a project.
+    /// Whether the rule denies tokens that are not scoped to a project.
     pub(super) for_projects: bool,
-    /// Why it will go, where it will.
+    /// Why the rule will be removed, if it is deprecated.
     pub(super) removal: Option<&'static str>,
 }
 
-/// A rule for every token.
+/// A rule for tokens of any scope.
 const fn anywhere(name: &'static str, text: &'static str) -> Default {
     Default { name, text, before: None, for_projects: false, removal: None }
 }
 
-/// A rule for tokens that are for a project.
+/// A rule for tokens that are scoped to a project.
 const fn project(name: &'static str, text: &'static str) -> Default {
     Default { for_projects: true, ..anywhere(name, text) }
 }
@@ -53,7 +54,7 @@ impl Default {
         Self { before: Some(before), ..self }
     }
 
-    const fn going(self, why: &'static str) -> Self {
+    const fn deprecated(self, why: &'static str) -> Self {
         Self { removal: Some(why), ..self }
     }
 }
@@ -66,9 +67,9 @@ const READER: &str = "rule:context_is_admin or (role:reader and project_id:%(pro
 const CREATOR: &str = "rule:context_is_admin or (role:member and project_id:%(project_id)s and project_id:%(owner)s)";
 const SERVICE_OR_CREATOR: &str =
     "rule:service_api or (role:member and project_id:%(project_id)s and project_id:%(owner)s)";
-const WHO_SEES_IT: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or \
+const VISIBLE_TO: &str = "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or \
     project_id:%(member_id)s or 'community':%(visibility)s or 'public':%(visibility)s or 'shared':%(visibility)s))";
-const WHO_USES_IT: &str = "rule:context_is_admin or (role:member and (project_id:%(project_id)s or \
+const USABLE_BY: &str = "rule:context_is_admin or (role:member and (project_id:%(project_id)s or \
     project_id:%(member_id)s or 'community':%(visibility)s or 'public':%(visibility)s or 'shared':%(visibility)s))";
 const OWNER_OR_SHARED_WITH: &str =
     "rule:context_is_admin or role:reader and (project_id:%(project_id)s or project_id:%(member_id)s)";
@@ -79,20 +80,20 @@ const METADEF_READER: &str =
     "rule:context_is_admin or (role:reader and (project_id:%(project_id)s or 'public':%(visibility)s))";
 const MANAGE_CACHE: &str = "rule:manage_image_cache";
 
-/// The rules.
+/// The default rules.
 pub(super) const RULES: &[Default] = &[
     anywhere("default", "").before(ADMIN),
     anywhere("context_is_admin", "role:admin"),
     anywhere("service_api", "role:service or role:admin"),
     project(rule::ADD_IMAGE, CREATOR).before(DEFAULT),
     project(rule::DELETE_IMAGE, MEMBER).before(DEFAULT),
-    project(rule::GET_IMAGE, WHO_SEES_IT).before(DEFAULT),
+    project(rule::GET_IMAGE, VISIBLE_TO).before(DEFAULT),
     project(rule::GET_IMAGES, READER).before(DEFAULT),
     project(rule::MODIFY_IMAGE, MEMBER).before(DEFAULT),
     project(rule::PUBLICIZE_IMAGE, ADMIN),
     project(rule::COMMUNITIZE_IMAGE, MEMBER).before(DEFAULT),
-    project(rule::DOWNLOAD_IMAGE, WHO_USES_IT).before(DEFAULT),
-    project(rule::DOWNLOAD_FROM_STORE, WHO_USES_IT),
+    project(rule::DOWNLOAD_IMAGE, USABLE_BY).before(DEFAULT),
+    project(rule::DOWNLOAD_FROM_STORE, USABLE_BY),
     project(rule::UPLOAD_IMAGE, MEMBER).before(DEFAULT),
     project(rule::DELETE_IMAGE_LOCATION, ADMIN).before(DEFAULT),
     project(rule::GET_IMAGE_LOCATION, READER).before(DEFAULT),
@@ -112,7 +113,7 @@ pub(super) const RULES: &[Default] = &[
     project("get_task", DEFAULT).before(DEFAULT),
     project("get_tasks", DEFAULT).before(DEFAULT),
     project("add_task", DEFAULT).before(DEFAULT),
-    project("modify_task", DEFAULT).going("nothing asks for it since Xena"),
+    project("modify_task", DEFAULT).deprecated("Glance has not evaluated it since Xena"),
     project("tasks_api_access", ADMIN),
     anywhere("metadef_default", ""),
     anywhere("metadef_admin", ADMIN),
@@ -150,7 +151,7 @@ pub(super) const RULES: &[Default] = &[
     project(rule::STORES_INFO_DETAIL, "rule:context_is_admin or rule:service_api").before(ADMIN),
 ];
 
-/// A default by its name.
+/// Finds a default rule by name.
 pub(super) fn find(name: &str) -> Option<&'static Default> {
     RULES.iter().find(|rule| rule.name == name)
 }
@@ -160,10 +161,10 @@ mod tests {
     use super::super::parse;
 
     #[test]
-    fn every_rule_can_be_read() {
+    fn every_default_rule_can_be_parsed() {
         for rule in super::RULES {
             for text in [Some(rule.text), rule.before].into_iter().flatten() {
-                assert!(parse::text(text).is_ok(), "{}", rule.name);
+                assert!(parse::parse_rule(text).is_ok(), "{}", rule.name);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The operator's files: where they are, what is in them, and whether they changed.
+//! The operator's policy files: finds and parses them, and detects changes.
 //!
-//! `policy_file` first, then the files of each of `policy_dirs` in the order of their names; a later one wins. A relative name
-//! is looked for where oslo.config looks. YAML; JSON is YAML too.
+//! `policy_file` is read first, then the files in each of `policy_dirs`, in alphabetical order. Later rules override earlier ones.
+//! A relative name is searched for in the same directories as by oslo.config. The files are in YAML, of which JSON is a subset.
 
 use std::{
     collections::HashMap,
@@ -16,12 +16,13 @@ use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, StrInput, Tag};
 use super::parse::{self, Check};
 use crate::config::OsloPolicy;
 
-/// Bytes of a file at the most.
+/// The maximum size of a policy file in bytes.
 const MAX_BYTES: u64 = 1 << 20;
-/// Texts that aliases stand for, in bytes: an alias of a long text costs little to write.
+/// The maximum total size in bytes of the strings that a file's aliases expand to. Without it, a short file with many aliases of a
+/// long string would take much memory.
 const MAX_ALIASED: usize = 1 << 20;
 
-/// Why a file cannot be used.
+/// A policy file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("policy file {place}: {message}")]
 pub(crate) struct PolicyError {
@@ -30,9 +31,9 @@ pub(crate) struct PolicyError {
 }
 
 impl PolicyError {
-    /// A mistake of this program.
+    /// A bug in Glimpse: one of its own rules is invalid.
     pub(super) fn internal(message: String) -> Self {
-        Self { place: "of the program".to_owned(), message }
+        Self { place: "(built in)".to_owned(), message }
     }
 
     fn new(path: &Path, line: Option<usize>, message: impl ToString) -> Self {
@@ -44,41 +45,42 @@ impl PolicyError {
     }
 }
 
-/// A rule in a file.
+/// A rule that a file defines.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct FileRule {
     pub(super) name: String,
-    /// The rule, as it was written; the list form in the form of today.
+    /// The rule as it is written. The list form is converted to the current form.
     pub(super) text: String,
     pub(super) check: Check,
     pub(super) path: Arc<Path>,
-    /// From 1.
+    /// Counted from 1.
     pub(super) line: usize,
 }
 
-/// The files that there are at one time, as the file system tells them apart.
+/// A snapshot of the policy files. Two snapshots are equal if no file was added, removed or changed in between.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Files {
-    /// `policy_file`, where there is one.
+    /// The path of `policy_file`, if it exists.
     pub(super) main: Option<PathBuf>,
-    /// All, in order, with what changes when they do.
+    /// All files in the order of evaluation, with their stamps.
     all: Vec<(PathBuf, Stamp)>,
 }
 
-/// Device, inode, size, and when its content and anything else of it changed: seconds and nanoseconds.
+/// Identifies a version of a file: device, inode, size, and the times of its last modification and status change, each in seconds
+/// and nanoseconds.
 type Stamp = [i128; 7];
 
 impl Files {
-    /// Looks which files there are.
+    /// Takes a snapshot of the policy files.
     ///
     /// # Errors
-    /// A file or folder that cannot be looked at.
-    pub(super) fn look(options: &OsloPolicy, folders: &[PathBuf]) -> Result<Self, PolicyError> {
-        let mut files = Self { main: find(folders, &options.policy_file), all: Vec::new() };
+    /// If a file or directory cannot be inspected.
+    pub(super) fn scan(options: &OsloPolicy, folders: &[PathBuf]) -> Result<Self, PolicyError> {
+        let mut files = Self { main: find_existing(folders, &options.policy_file), all: Vec::new() };
         if let Some(main) = &files.main {
             files.all.push((main.clone(), stamp(main)?));
         }
-        for dir in options.policy_dirs.0.iter().filter_map(|dir| find(folders, dir)) {
+        for dir in options.policy_dirs.0.iter().filter_map(|dir| find_existing(folders, dir)) {
             for path in files_in(&dir).map_err(|error| PolicyError::new(&dir, None, error))? {
                 let stamp = stamp(&path)?;
                 files.all.push((path, stamp));
@@ -87,25 +89,25 @@ impl Files {
         Ok(files)
     }
 
-    /// Their paths, in order.
+    /// The paths of the files, in order.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
         self.all.iter().map(|(path, _)| path.as_path())
     }
 
-    /// Reads them, in order; with the rules comes what the operator should know.
+    /// Reads the rules of all files, in order. Also returns warnings for the operator.
     ///
     /// # Errors
-    /// The first file or rule that is wrong.
-    pub(super) fn read(&self) -> Result<(Vec<Written>, Vec<String>), PolicyError> {
+    /// The first file or rule that is invalid.
+    pub(super) fn read_rules(&self) -> Result<(Vec<FileRule>, Vec<String>), PolicyError> {
         let mut rules = Vec::new();
         let mut warnings = Vec::new();
         for path in self.paths() {
-            let found = read(path)?;
+            let found = read_file(path)?;
             for (number, rule) in found.iter().enumerate() {
                 if found[..number].iter().any(|before| before.name == rule.name) {
-                    let (place, name) = (path.display(), &rule.name);
-                    warnings
-                        .push(format!("{place}:{}: policy rule {name:?} is here twice; this one counts", rule.line));
+                    let (path, name) = (path.display(), &rule.name);
+                    let line = rule.line;
+                    warnings.push(format!("{path}:{line}: policy rule {name:?} is defined twice; this one is used"));
                 }
             }
             rules.extend(found);
@@ -114,8 +116,8 @@ impl Files {
     }
 }
 
-/// The first that exists, if any: in the folders, or itself where it is absolute.
-fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
+/// The path of a file or directory, if it exists: an absolute name itself, or a relative one in the first folder that has it.
+fn find_existing(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     if name.is_empty() {
         return None;
     }
@@ -125,7 +127,7 @@ fn find(folders: &[PathBuf], name: &str) -> Option<PathBuf> {
     folders.iter().map(|folder| folder.join(name)).find(|path| path.exists())
 }
 
-/// The files of a folder, but for hidden ones and other folders, in the order of their names.
+/// The files in a directory in alphabetical order, without hidden files and subdirectories.
 fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
@@ -140,86 +142,86 @@ fn files_in(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 fn stamp(path: &Path) -> Result<Stamp, PolicyError> {
-    let of = fs::metadata(path).map_err(|error| PolicyError::new(path, None, error))?;
+    let metadata = fs::metadata(path).map_err(|error| PolicyError::new(path, None, error))?;
     Ok([
-        of.dev().into(),
-        of.ino().into(),
-        of.size().into(),
-        of.mtime().into(),
-        of.mtime_nsec().into(),
-        of.ctime().into(),
-        of.ctime_nsec().into(),
+        metadata.dev().into(),
+        metadata.ino().into(),
+        metadata.size().into(),
+        metadata.mtime().into(),
+        metadata.mtime_nsec().into(),
+        metadata.ctime().into(),
+        metadata.ctime_nsec().into(),
     ])
 }
 
-fn read(path: &Path) -> Result<Vec<Written>, PolicyError> {
+fn read_file(path: &Path) -> Result<Vec<FileRule>, PolicyError> {
     let error = |error: io::Error| PolicyError::new(path, None, error);
     if fs::metadata(path).map_err(error)?.len() > MAX_BYTES {
-        return Err(PolicyError::new(path, None, format!("it has more than {MAX_BYTES} bytes")));
+        return Err(PolicyError::new(path, None, format!("the file is larger than {MAX_BYTES} bytes")));
     }
     let text = fs::read_to_string(path).map_err(error)?;
-    entries(&text, path)
+    parse_file(&text, path)
 }
 
-/// What a file's text has.
-fn entries(text: &str, path: &Path) -> Result<Vec<Written>, PolicyError> {
+/// Parses the content of a file.
+fn parse_file(text: &str, path: &Path) -> Result<Vec<FileRule>, PolicyError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut yaml = Yaml { parser: Parser::new_from_str(text), anchors: HashMap::new(), aliased: 0 };
     let path: Arc<Path> = path.into();
-    let told = |(line, message): Problem| PolicyError::new(&path, Some(line), message);
+    let syntax = |(line, message): Problem| PolicyError::new(&path, Some(line), message);
     let mut rules = Vec::new();
-    for (line, name, value) in yaml.mapping().map_err(told)? {
+    for (line, name, node) in yaml.parse_mapping().map_err(syntax)? {
         let wrong = |message: String| PolicyError::new(&path, Some(line), format!("rule {name:?}: {message}"));
-        let (text, check) = rule(value).map_err(wrong)?;
-        rules.push(Written { name, text, check, path: Arc::clone(&path), line });
+        let (text, check) = parse_rule_node(node).map_err(wrong)?;
+        rules.push(FileRule { name, text, check, path: Arc::clone(&path), line });
     }
     Ok(rules)
 }
 
-/// A rule's value: a text, or a list of texts and lists of texts. No value is the empty rule, as for oslo.policy.
-fn rule(value: Value) -> Result<(String, Check), String> {
-    let items = match value {
-        Value::Nothing => return Ok((String::new(), Check::Always)),
-        Value::Text(text) => {
-            let check = parse::text(&text)?;
+/// Parses the node of a rule: a string, or a list of strings and lists of strings. As in oslo.policy, no value is an empty rule.
+fn parse_rule_node(node: Node) -> Result<(String, Check), String> {
+    let items = match node {
+        Node::Nothing => return Ok((String::new(), Check::Always)),
+        Node::Text(text) => {
+            let check = parse::parse_rule(&text)?;
             return Ok((text, check));
         }
-        Value::List(items) => items,
+        Node::List(items) => items,
     };
     let mut lists = Vec::new();
     for item in items {
         lists.push(match item {
-            Value::Nothing => Vec::new(),
-            Value::Text(text) if text.is_empty() => Vec::new(),
-            Value::Text(text) => vec![text],
-            Value::List(texts) => {
+            Node::Nothing => Vec::new(),
+            Node::Text(text) if text.is_empty() => Vec::new(),
+            Node::Text(text) => vec![text],
+            Node::List(texts) => {
                 let texts = texts.into_iter().map(|text| match text {
-                    Value::Text(text) => Ok(text),
-                    Value::Nothing | Value::List(_) => Err("a list in a list has texts in it".to_owned()),
+                    Node::Text(text) => Ok(text),
+                    Node::Nothing | Node::List(_) => Err("a nested list must contain only strings".to_owned()),
                 });
                 texts.collect::<Result<_, _>>()?
             }
         });
     }
-    let check = parse::list(&lists)?;
+    let check = parse::parse_list_form(&lists)?;
     Ok((check.to_string(), check))
 }
 
-/// What a rule may be in YAML.
+/// A YAML node, as far as rules need them.
 #[derive(Debug, Clone)]
-enum Value {
+enum Node {
     Nothing,
     Text(String),
-    List(Vec<Value>),
+    List(Vec<Node>),
 }
 
-/// A line, from 1, and what is wrong there.
+/// A syntax error: the line, counted from 1, and the message.
 type Problem = (usize, String);
 
-/// The part of YAML that a policy file is written in: one mapping of texts to texts and lists.
+/// Parses the subset of YAML that policy files use: one mapping of strings to strings and lists.
 struct Yaml<'t> {
     parser: Parser<'t, StrInput<'t>>,
-    anchors: HashMap<usize, Value>,
+    anchors: HashMap<usize, Node>,
     aliased: usize,
 }
 
@@ -232,18 +234,20 @@ impl<'t> Yaml<'t> {
         }
     }
 
-    /// The whole file: lines, names and values.
-    fn mapping(&mut self) -> Result<Vec<(usize, String, Value)>, Problem> {
+    /// Parses the whole file into lines, names and nodes.
+    fn parse_mapping(&mut self) -> Result<Vec<(usize, String, Node)>, Problem> {
         let mut entries = Vec::new();
         loop {
             match self.next()? {
                 (Event::StreamStart | Event::DocumentStart(_), _) => {}
                 (Event::StreamEnd, _) => return Ok(entries),
                 (Event::MappingStart(..), _) => break,
-                // Nothing but comments.
+                // The file has only comments.
                 (Event::Scalar(text, style, _, None), _) if is_nothing(&text, style) => {}
                 (Event::DocumentEnd, _) => {}
-                (_, line) => return Err((line, "names and rules are wanted: \"name\": \"rule\"".to_owned())),
+                (_, line) => {
+                    return Err((line, "names with rules are expected: \"name\": \"rule\"".to_owned()));
+                }
             }
         }
         loop {
@@ -251,51 +255,53 @@ impl<'t> Yaml<'t> {
             let name = match event {
                 Event::MappingEnd => break,
                 Event::Scalar(name, ..) => name.into_owned(),
-                _ => return Err((line, "a rule's name is a text".to_owned())),
+                _ => return Err((line, "the name of a rule must be a string".to_owned())),
             };
             let (event, _) = self.next()?;
-            let value = self.value(event, line, 0)?;
-            entries.push((line, name, value));
+            let node = self.parse_node(event, line, 0)?;
+            entries.push((line, name, node));
         }
         loop {
             match self.next()? {
                 (Event::DocumentEnd, _) => {}
                 (Event::StreamEnd, _) => return Ok(entries),
-                (_, line) => return Err((line, "there is a second document".to_owned())),
+                (_, line) => return Err((line, "the file must contain only one document".to_owned())),
             }
         }
     }
 
-    fn value(&mut self, event: Event<'t>, line: usize, depth: usize) -> Result<Value, Problem> {
-        let (anchor, value) = match event {
+    fn parse_node(&mut self, event: Event<'t>, line: usize, depth: usize) -> Result<Node, Problem> {
+        let (anchor, node) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                untagged(tag.as_deref(), line)?;
-                (anchor, if is_nothing(&text, style) { Value::Nothing } else { Value::Text(text.into_owned()) })
+                check_tag(tag.as_deref(), line)?;
+                (anchor, if is_nothing(&text, style) { Node::Nothing } else { Node::Text(text.into_owned()) })
             }
             Event::SequenceStart(anchor, tag) if depth < 2 => {
-                untagged(tag.as_deref(), line)?;
+                check_tag(tag.as_deref(), line)?;
                 let mut items = Vec::new();
                 loop {
                     match self.next()? {
                         (Event::SequenceEnd, _) => break,
-                        (event, line) => items.push(self.value(event, line, depth + 1)?),
+                        (event, line) => items.push(self.parse_node(event, line, depth + 1)?),
                     }
                 }
-                (anchor, Value::List(items))
+                (anchor, Node::List(items))
             }
             Event::Alias(anchor) => match self.anchors.get(&anchor) {
-                Some(Value::Text(text)) if self.aliased + text.len() <= MAX_ALIASED => {
+                Some(Node::Text(text)) if self.aliased + text.len() <= MAX_ALIASED => {
                     self.aliased += text.len();
-                    return Ok(Value::Text(text.clone()));
+                    return Ok(Node::Text(text.clone()));
                 }
-                _ => return Err((line, "an alias stands for a text that is not too long".to_owned())),
+                _ => {
+                    return Err((line, "an alias must refer to a string of limited length".to_owned()));
+                }
             },
-            _ => return Err((line, "a rule is a text, or a list of texts and lists of texts".to_owned())),
+            _ => return Err((line, "a rule must be a string, or a list of strings and lists of strings".to_owned())),
         };
         if anchor != 0 {
-            self.anchors.insert(anchor, value.clone());
+            self.anchors.insert(anchor, node.clone());
         }
-        Ok(value)
+        Ok(node)
     }
 }
 
@@ -303,12 +309,13 @@ fn is_nothing(text: &str, style: ScalarStyle) -> bool {
     style == ScalarStyle::Plain && ["", "~", "null", "Null", "NULL"].contains(&text)
 }
 
-/// `!` without quotes is a tag, and leaves an empty rule, which lets everybody: not what was meant.
-fn untagged(tag: Option<&Tag>, line: usize) -> Result<(), Problem> {
+/// Rejects tags other than `!!str`. The operator who writes `!` without quotes means "never", but in YAML it is a tag on an empty
+/// rule, which would allow everyone.
+fn check_tag(tag: Option<&Tag>, line: usize) -> Result<(), Problem> {
     match tag {
         None => Ok(()),
         Some(tag) if tag.is_yaml_core_schema() && tag.suffix == "str" => Ok(()),
-        Some(_) => Err((line, "a rule that begins with ! is written in quotes".to_owned())),
+        Some(_) => Err((line, "a rule that begins with ! must be quoted".to_owned())),
     }
 }
 
@@ -316,15 +323,15 @@ fn untagged(tag: Option<&Tag>, line: usize) -> Result<(), Problem> {
 mod tests {
     use std::path::Path;
 
-    use super::entries;
+    use super::parse_file;
 
-    fn read(text: &str) -> Result<Vec<(String, String, usize)>, String> {
-        let rules = entries(text, Path::new("p.yaml")).map_err(|error| error.to_string())?;
+    fn parse(text: &str) -> Result<Vec<(String, String, usize)>, String> {
+        let rules = parse_file(text, Path::new("p.yaml")).map_err(|error| error.to_string())?;
         Ok(rules.into_iter().map(|rule| (rule.name, rule.text, rule.line)).collect())
     }
 
     #[test]
-    fn yaml_and_json_are_read() {
+    fn yaml_and_json_are_parsed() {
         let rule = |name: &str, text: &str, line| (name.to_owned(), text.to_owned(), line);
         let yaml =
             "# why\n\"a\": \"role:a\"\nb: role:b or\n  rule:a\nc:\nd: [[role:a, role:b], role:c]\ne: &x '!'\nf: *x\n";
@@ -336,33 +343,33 @@ mod tests {
             rule("e", "!", 7),
             rule("f", "!", 8),
         ];
-        assert_eq!(read(yaml), Ok(expected));
+        assert_eq!(parse(yaml), Ok(expected));
         let json = "{\n\t\"a\": \"@\",\n\t\"b\": []\n}\n";
-        assert_eq!(read(json), Ok(vec![rule("a", "@", 2), rule("b", "@", 3)]));
+        assert_eq!(parse(json), Ok(vec![rule("a", "@", 2), rule("b", "@", 3)]));
         for nothing in ["", "# a comment\n", "---\n", "null\n", "{}", "\u{feff}"] {
-            assert_eq!(read(nothing), Ok(vec![]), "{nothing:?}");
+            assert_eq!(parse(nothing), Ok(vec![]), "{nothing:?}");
         }
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_file_line_and_rule() {
+    fn errors_name_the_file_the_line_and_the_rule() {
         for (text, expected) in [
-            ("a: role:a\nb: http://x/y\n", "policy file p.yaml:2: rule \"b\": http://x/y: Glimpse does not ask"),
-            ("a: !\n", "policy file p.yaml:1: a rule that begins with ! is written in quotes"),
-            ("a: [1, [b, [c]]]\n", "policy file p.yaml:1: a rule is a text, or a list"),
-            ("a: {b: c}\n", "policy file p.yaml:1: a rule is a text, or a list"),
-            ("a: true\n", "rule \"a\": \"true\" is not kind:match"),
-            ("a: [b, [null]]\n", "rule \"a\": a list in a list has texts in it"),
+            ("a: role:a\nb: http://x/y\n", "policy file p.yaml:2: rule \"b\": http://x/y: Glimpse does not support"),
+            ("a: !\n", "policy file p.yaml:1: a rule that begins with ! must be quoted"),
+            ("a: [1, [b, [c]]]\n", "policy file p.yaml:1: a rule must be a string, or a list"),
+            ("a: {b: c}\n", "policy file p.yaml:1: a rule must be a string, or a list"),
+            ("a: true\n", "rule \"a\": \"true\" is not of the form kind:match"),
+            ("a: [b, [null]]\n", "rule \"a\": a nested list must contain only strings"),
             ("a: @\n", "policy file p.yaml:1: not YAML"),
             ("a: \"@\n", "not YAML"),
-            ("- a\n", "policy file p.yaml:1: names and rules are wanted"),
-            ("a: '@'\n---\nb: '@'\n", "there is a second document"),
-            ("a: &x [role:b]\nb: *x\n", "policy file p.yaml:2: an alias stands for a text"),
+            ("- a\n", "policy file p.yaml:1: names with rules are expected"),
+            ("a: '@'\n---\nb: '@'\n", "the file must contain only one document"),
+            ("a: &x [role:b]\nb: *x\n", "policy file p.yaml:2: an alias must refer to a string"),
         ] {
-            let error = read(text).unwrap_err();
+            let error = parse(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
         }
         let long = format!("a: &x '{}'\nb: [{}]\n", "x".repeat(100_000), "*x, ".repeat(100));
-        assert!(read(&long).is_err());
+        assert!(parse(&long).is_err());
     }
 }

@@ -1,15 +1,16 @@
-//! How a verdict came about, for an operator.
+//! Explains the result of an evaluation to an operator.
 
 use super::{
-    check::{Follow, Judge},
+    check::{Evaluation, Recorder},
     credentials::{self, Credential},
     left::Left,
     parse::Check,
+    template::Template,
 };
 
-/// The checks that were looked at, in order, each with its verdict.
+/// The checks that were evaluated, in order, each with its result.
 #[derive(Debug, Default)]
-pub(super) struct Followed {
+pub(super) struct Trace {
     steps: Vec<Step>,
     depth: usize,
 }
@@ -18,68 +19,70 @@ pub(super) struct Followed {
 struct Step {
     depth: usize,
     text: String,
-    /// `None` until it is judged, and for ever where rules go round in a circle.
+    /// `None` until the evaluation of the check ends. It stays `None` if the rules form a cycle.
     holds: Option<bool>,
 }
 
-impl Follow for Followed {
-    fn enter(&mut self, judge: &Judge<'_>, check: &Check) -> usize {
-        self.steps.push(Step { depth: self.depth, text: describe(judge, check), holds: None });
+impl Recorder for Trace {
+    fn enter(&mut self, evaluation: &Evaluation<'_>, check: &Check) -> usize {
+        self.steps.push(Step { depth: self.depth, text: describe(evaluation, check), holds: None });
         self.depth += 1;
         self.steps.len() - 1
     }
 
-    fn leave(&mut self, place: usize, holds: bool) {
+    fn leave(&mut self, index: usize, holds: bool) {
         self.depth -= 1;
-        self.steps[place].holds = Some(holds);
+        self.steps[index].holds = Some(holds);
     }
 }
 
-impl Followed {
-    /// A line a check, those that it is made of below it and farther right.
+impl Trace {
+    /// One line per check. The parts of a check follow it, indented.
     pub(super) fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.steps.iter().map(|step| {
-            let verdict = match step.holds {
+            let result = match step.holds {
                 Some(true) => "yes",
                 Some(false) => "no ",
                 None => "?  ",
             };
-            format!("{:indent$}{verdict} {}", "", step.text, indent = 2 * step.depth)
+            format!("{:indent$}{result} {}", "", step.text, indent = 2 * step.depth)
         })
     }
 }
 
-fn describe(judge: &Judge<'_>, check: &Check) -> String {
+fn describe(evaluation: &Evaluation<'_>, check: &Check) -> String {
     match check {
         Check::Always => "@: always".to_owned(),
         Check::Never => "!: never".to_owned(),
         Check::Not(_) => "not:".to_owned(),
         Check::All(_) => "all of:".to_owned(),
         Check::Any(_) => "any of:".to_owned(),
-        Check::Rule(name) if judge.rules.get(name).is_some() => check.to_string(),
-        Check::Rule(_) => match judge.rules.default_rule() {
-            Some(default) => format!("{check}, which is not defined; {default:?} stands in for it"),
+        Check::Rule(name) if evaluation.rules.get(name).is_some() => check.to_string(),
+        Check::Rule(_) => match evaluation.rules.default_rule() {
+            Some(default) => format!("{check}, which is not defined; {default:?} is evaluated instead"),
             None => format!("{check}, which is not defined"),
         },
         Check::Role(name) => match name.constant() {
             Some(_) => check.to_string(),
-            None => format!("{check}, where {}", right(judge, name)),
+            None => format!("{check}, where {}", describe_right_side(evaluation, name)),
         },
-        Check::Compare(Left::Constant(..), template) => format!("{check}, where {}", right(judge, template)),
+        Check::Compare(Left::Constant(..), template) => {
+            format!("{check}, where {}", describe_right_side(evaluation, template))
+        }
         Check::Compare(Left::Credential(name), template) => {
-            let credential = match credentials::find(judge.identity, name) {
+            let credential = match credentials::find(evaluation.identity, name) {
                 Credential::Unknown => format!("there is no credential {name}"),
                 Credential::Nothing => format!("{name} is None"),
                 Credential::Text(text) => format!("{name} is {text:?}"),
                 Credential::Texts(texts) => format!("{name} is one of {texts:?}"),
             };
-            format!("{check}, where {credential} and {}", right(judge, template))
+            format!("{check}, where {credential} and {}", describe_right_side(evaluation, template))
         }
     }
 }
 
-fn right(judge: &Judge<'_>, template: &super::template::Template) -> String {
-    match template.fill(judge.target) {
+fn describe_right_side(evaluation: &Evaluation<'_>, template: &Template) -> String {
+    match template.fill(evaluation.target) {
         Some(text) => format!("the right side is {text:?}"),
         None => "the target has no such attribute".to_owned(),
     }

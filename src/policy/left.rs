@@ -1,13 +1,13 @@
-//! The left side of `kind:match`: one of Python's constants, or the name of one of the caller's credentials.
+//! The left side of `kind:match`: a Python literal, or the name of one of the caller's credentials.
 
 use std::fmt;
 
 /// The left side of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Left {
-    /// A constant: how it was written, and what it is as a text.
+    /// A literal: as it is written, and its value in the form that Python's `str` gives it.
     Constant(String, String),
-    /// A credential's name.
+    /// The name of a credential.
     Credential(String),
 }
 
@@ -20,15 +20,15 @@ impl fmt::Display for Left {
     }
 }
 
-/// Reads a left side. oslo.policy takes any of Python's literals; here are those that somebody writes: texts in quotes,
-/// whole and decimal numbers, `True`, `False`, `None`.
+/// Parses a left side. oslo.policy accepts any Python literal. Glimpse accepts those that are used in practice: quoted strings,
+/// integers and decimal numbers, `True`, `False` and `None`.
 ///
 /// # Errors
-/// What is neither.
+/// If the text is neither a literal nor a name.
 pub(super) fn parse(kind: &str) -> Result<Left, String> {
     let constant = match kind {
         "True" | "False" | "None" => Some(kind.to_owned()),
-        _ => text(kind).or_else(|| number(kind)),
+        _ => parse_string(kind).or_else(|| parse_number(kind)),
     };
     if let Some(constant) = constant {
         return Ok(Left::Constant(kind.to_owned(), constant));
@@ -41,8 +41,8 @@ pub(super) fn parse(kind: &str) -> Result<Left, String> {
     }
 }
 
-/// A text in quotes.
-fn text(literal: &str) -> Option<String> {
+/// The value of a quoted string.
+fn parse_string(literal: &str) -> Option<String> {
     let quote = literal.chars().next().filter(|c| ['\'', '"'].contains(c))?;
     let inner = literal.get(1..)?.strip_suffix(quote)?;
     let mut text = String::new();
@@ -63,8 +63,8 @@ fn text(literal: &str) -> Option<String> {
     Some(text)
 }
 
-/// A number, as Python shows it.
-fn number(literal: &str) -> Option<String> {
+/// The value of a number, in the form that Python's `str` gives it.
+fn parse_number(literal: &str) -> Option<String> {
     let (minus, digits) = match literal.strip_prefix('-') {
         Some(digits) => ("-", digits),
         None => ("", literal.strip_prefix('+').unwrap_or(literal)),
@@ -74,7 +74,7 @@ fn number(literal: &str) -> Option<String> {
     match digits.split_once('.') {
         Some((whole, fraction)) if all(whole) && all(fraction) && !is_long => {
             let value: f64 = format!("{minus}{digits}").parse().ok()?;
-            // Smaller ones are shown with an exponent.
+            // Python formats smaller numbers with an exponent.
             (value == 0.0 || value.abs() >= 1e-4).then(|| format!("{value:?}"))
         }
         None if all(digits) && digits.bytes().all(|byte| byte == b'0') => Some("0".to_owned()),
@@ -88,7 +88,7 @@ mod tests {
     use super::{Left, parse};
 
     #[test]
-    fn constants_are_pythons() {
+    fn literals_have_the_values_of_python() {
         for (kind, constant) in [
             ("None", "None"),
             ("True", "True"),
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_credentials() {
+    fn other_names_are_credentials() {
         for kind in ["user_id", "user.id", "true", "_x", "a-b"] {
             assert_eq!(parse(kind), Ok(Left::Credential(kind.to_owned())), "{kind}");
         }

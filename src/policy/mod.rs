@@ -1,10 +1,10 @@
-//! What a caller may do: oslo.policy's rules, with Glance's defaults and the operator's files.
+//! Decides what a caller is allowed to do: oslo.policy's rules, with Glance's defaults and the operator's files.
 //!
-//! A rule is looked up by name, judged on the caller's credentials and on a target (the image, or the image to be).
-//! Only a real denial is a denial: a rule that cannot be judged, like one that needs an attribute the target lacks, is
-//! false as well, never true.
+//! A rule is looked up by name and evaluated for the caller's credentials and a target, which is the image, or the image to be
+//! created. A rule allows an action only if it evaluates to true. A rule that cannot be evaluated, for example because the target
+//! lacks an attribute, denies.
 //!
-//! The rules in force are exchanged as a whole, when a file changed: a request never sees half of a change.
+//! When a file changes, all rules are replaced at once, so a request never sees half of a change.
 
 mod check;
 mod credentials;
@@ -25,202 +25,202 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use self::{check::Judge, file::Files, follow::Followed, rules::Rules};
+use self::{check::Evaluation, file::Files, follow::Trace, rules::Rules};
 pub(crate) use self::{
     defaults::rule,
     file::PolicyError,
     rules::Origin,
-    target::{Attributes, Target, Value},
+    target::{AttributeValue, Attributes, Target},
 };
 use crate::{
     config::{Config, OsloPolicy},
     context::{Identity, Scope},
 };
 
-/// Lines of a reason that goes round in a circle.
-const SHOWN_OF_A_CIRCLE: usize = 8;
+/// The maximum number of lines of an explanation if the rules form a cycle.
+const MAX_CYCLE_LINES: usize = 8;
 
 /// The policy in force.
 pub(crate) struct Policy {
     rules: ArcSwap<Rules>,
     options: OsloPolicy,
-    /// Where relative names are looked for.
+    /// The directories in which relative names are searched for.
     folders: Vec<PathBuf>,
-    looked: Mutex<Looked>,
+    last_scan: Mutex<Scan>,
 }
 
-/// What the last look at the files saw.
-struct Looked {
-    /// Those that were read, or refused.
+/// The result of the last scan of the policy files.
+struct Scan {
+    /// The files that were loaded, or rejected because of an error.
     files: Files,
-    /// `policy_file`, once there was one: it is missed when it is gone.
+    /// The path of `policy_file`, if it ever existed. If it is removed later, the rules stay in force.
     main: Option<PathBuf>,
 }
 
-/// A rule in force, for people.
-pub(crate) struct Shown {
-    /// Its name.
+/// A rule in force, as `glimpse policy list` prints it.
+pub(crate) struct RuleInForce {
+    /// The name of the rule.
     pub(crate) name: String,
-    /// As it was written.
+    /// The rule as it is written.
     pub(crate) text: String,
-    /// Where it comes from.
+    /// Where the rule is defined.
     pub(crate) origin: Origin,
 }
 
-/// A verdict, for people.
+/// The result of a rule, as `glimpse policy check` prints it.
 pub(crate) struct Verdict {
-    /// Whether it is allowed.
+    /// Whether the action is allowed.
     pub(crate) allowed: bool,
-    /// How that came about, line by line.
+    /// The explanation, line by line.
     pub(crate) reason: Vec<String>,
 }
 
 impl Policy {
-    /// Reads the files; with the policy comes what the operator should know.
+    /// Loads the policy from its files. Also returns warnings for the operator.
     ///
     /// # Errors
-    /// The first file or rule that is wrong.
+    /// The first file or rule that is invalid.
     pub(crate) fn load(config: &Config) -> Result<(Self, Vec<String>), PolicyError> {
         let (options, folders) = (config.oslo_policy.clone(), config.folders.clone());
-        let files = Files::look(&options, &folders)?;
-        let (rules, mut warnings) = read(&files, &options)?;
+        let files = Files::scan(&options, &folders)?;
+        let (rules, mut warnings) = load_rules(&files, &options)?;
         if files.main.is_none() && options.policy_file != OsloPolicy::default().policy_file {
             let name = &options.policy_file;
             warnings.push(format!("[oslo_policy] policy_file: there is no {name}; Glance's defaults are in force"));
         }
         if !options.enforce_scope {
-            warnings.push("[oslo_policy] enforce_scope = false does nothing: scopes count, as in Glance 33".to_owned());
+            warnings.push("[oslo_policy] enforce_scope = false has no effect, as in Glance 33".to_owned());
         }
-        let looked = Mutex::new(Looked { main: files.main.clone(), files });
-        Ok((Self { rules: ArcSwap::from_pointee(rules), options, folders, looked }, warnings))
+        let last_scan = Mutex::new(Scan { main: files.main.clone(), files });
+        Ok((Self { rules: ArcSwap::from_pointee(rules), options, folders, last_scan }, warnings))
     }
 
-    /// Glance's default rules.
+    /// A policy of Glance's default rules.
     #[cfg(test)]
     pub(crate) fn defaults() -> Self {
         Self::load(&Config::default()).unwrap_or_else(|error| panic!("{error}")).0
     }
 
-    /// Takes up the files if they changed; what cannot be read leaves the rules as they are, and is told once. A few calls of
-    /// the file system.
+    /// Loads the files again if they changed. If they are invalid, the rules stay in force and one error is logged. If nothing
+    /// changed, this costs a few system calls.
     pub(crate) fn refresh(&self) {
-        self.take_up(false);
+        self.update(false);
     }
 
-    /// Reads the files in any case.
+    /// Loads the files again, whether they changed or not.
     pub(crate) fn reload(&self) {
-        self.take_up(true);
+        self.update(true);
     }
 
-    fn take_up(&self, in_any_case: bool) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = match Files::look(&self.options, &self.folders) {
+    fn update(&self, even_if_unchanged: bool) {
+        let mut scan = self.last_scan.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = match Files::scan(&self.options, &self.folders) {
             Ok(files) => files,
-            // A file that went away between two calls; the next look tells.
-            Err(error) if !in_any_case => return tracing::debug!(%error, "policy files cannot be looked at"),
-            Err(error) => return tracing::error!(%error, "the policy cannot be read; the old rules stay"),
+            // Probably a file that was removed between two system calls. The next scan will show it.
+            Err(error) if !even_if_unchanged => return tracing::debug!(%error, "policy files cannot be inspected"),
+            Err(error) => return tracing::error!(%error, "policy cannot be loaded; the previous rules stay in force"),
         };
-        if looked.files == files && !in_any_case {
+        if scan.files == files && !even_if_unchanged {
             return;
         }
-        looked.files = files;
-        match (&looked.main, &looked.files.main) {
+        scan.files = files;
+        match (&scan.main, &scan.files.main) {
             (Some(path), None) => {
                 let policy_file = path.display();
-                return tracing::error!(%policy_file, "the policy file is gone; the old rules stay");
+                return tracing::error!(%policy_file, "policy file was removed; the previous rules stay in force");
             }
-            (_, main) => looked.main = main.clone(),
+            (_, main) => scan.main = main.clone(),
         }
-        match read(&looked.files, &self.options) {
+        match load_rules(&scan.files, &self.options) {
             Ok((rules, warnings)) => {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
                 self.rules.store(Arc::new(rules));
-                tracing::info!(files = looked.files.paths().count(), "the policy was read again");
+                tracing::info!(files = scan.files.paths().count(), "policy was reloaded");
             }
-            Err(error) => tracing::error!(%error, "the policy cannot be read; the old rules stay"),
+            Err(error) => tracing::error!(%error, "policy cannot be loaded; the previous rules stay in force"),
         }
     }
 
-    /// The files that were read, in order.
+    /// The policy files, in order.
     pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        looked.files.paths().map(std::path::Path::to_owned).collect()
+        let scan = self.last_scan.lock().unwrap_or_else(PoisonError::into_inner);
+        scan.files.paths().map(std::path::Path::to_owned).collect()
     }
 
-    /// Whether the caller is an admin, for whom every image is visible.
+    /// Whether the caller is an admin, to whom every image is visible.
     pub(crate) fn is_admin(&self, identity: &Identity) -> bool {
         self.allows(identity, "context_is_admin", &Target { attributes: Some(identity), ..Target::default() })
     }
 
-    /// Whether the rule lets this caller do it to this target. A rule that nobody defined lets nobody.
+    /// Whether the rule allows this caller to act on this target. An undefined rule denies.
     pub(crate) fn allows(&self, identity: &Identity, rule: &str, target: &Target<'_>) -> bool {
         let rules = self.rules.load();
         let Some(rule) = rules.get(rule) else { return false };
-        let judge = Judge::new(&rules, identity, target);
-        is_in_scope(identity, rule) && judge.holds(&rule.check, 0, &mut ()).unwrap_or(false)
+        let evaluation = Evaluation::new(&rules, identity, target);
+        is_in_scope(identity, rule) && evaluation.holds(&rule.check, 0, &mut ()).unwrap_or(false)
     }
 
-    /// Whether a rule in force asks for an attribute of the target of such a name.
+    /// Whether a rule in force refers to an attribute of the target whose name satisfies the predicate.
     pub(crate) fn names_attribute(&self, is_such: impl Fn(&str) -> bool) -> bool {
         self.rules.load().attributes().any(is_such)
     }
 
-    /// The same, with the reason; `None` where there is no such rule.
+    /// Evaluates a rule as [`Self::allows`] does, and explains the result; `None` if there is no such rule.
     pub(crate) fn explain(&self, identity: &Identity, rule: &str, target: &Target<'_>) -> Option<Verdict> {
         let rules = self.rules.load();
         let rule = rules.get(rule)?;
         if !is_in_scope(identity, rule) {
-            let reason = vec!["no  the rule is for tokens that are for a project".to_owned()];
+            let reason = vec!["no  the rule denies tokens that are not scoped to a project".to_owned()];
             return Some(Verdict { allowed: false, reason });
         }
-        let mut followed = Followed::default();
-        let verdict = Judge::new(&rules, identity, target).holds(&rule.check, 0, &mut followed);
-        let mut reason: Vec<String> = followed.lines().collect();
+        let mut trace = Trace::default();
+        let verdict = Evaluation::new(&rules, identity, target).holds(&rule.check, 0, &mut trace);
+        let mut reason: Vec<String> = trace.lines().collect();
         if verdict.is_err() {
-            reason.truncate(SHOWN_OF_A_CIRCLE);
-            reason.push("no  the rules lead back to themselves".to_owned());
+            reason.truncate(MAX_CYCLE_LINES);
+            reason.push("no  the rules refer to each other in a cycle".to_owned());
         }
         Some(Verdict { allowed: verdict.unwrap_or(false), reason })
     }
 
-    /// What to tell of a rule that `place` names, where there is none by this name.
-    pub(crate) fn undefined(&self, place: &str, name: &str) -> Option<String> {
+    /// A warning for the operator if there is no rule of this name, to which the option `place` refers.
+    pub(crate) fn warn_if_undefined(&self, place: &str, name: &str) -> Option<String> {
         let rules = self.rules.load();
         if rules.get(name).is_some() {
             return None;
         }
-        let hint = rules.meant(name);
-        Some(format!("{place} refers to the policy rule {name:?}, which is not defined: it lets nobody{hint}"))
+        let hint = rules.suggestion(name);
+        Some(format!("{place} refers to the policy rule {name:?}, which is not defined: it denies everyone{hint}"))
     }
 
-    /// The rule's name that was meant by one that there is not, if any is near.
+    /// The name of the most similar rule, if it is similar enough to be what the operator meant.
     pub(crate) fn nearest(&self, name: &str) -> Option<String> {
         self.rules.load().nearest(name).map(str::to_owned)
     }
 
-    /// Every rule in force: Glance's in Glance's order, then the operator's own.
-    pub(crate) fn shown(&self) -> Vec<Shown> {
+    /// All rules in force: Glance's in Glance's order, then the operator's own.
+    pub(crate) fn rules(&self) -> Vec<RuleInForce> {
         let rules = self.rules.load();
-        let shown = rules.all().map(|(name, rule)| Shown {
+        let in_force = rules.all().map(|(name, rule)| RuleInForce {
             name: name.to_owned(),
             text: rule.text.clone(),
             origin: rule.origin.clone(),
         });
-        shown.collect()
+        in_force.collect()
     }
 }
 
-/// Whether the caller's token is of a kind that the rule is about: a token for a domain or for the whole cloud is none for
-/// projects.
+/// Whether the scope of the caller's token suits the rule. A rule for projects denies tokens that are scoped to a domain or to the
+/// system.
 fn is_in_scope(identity: &Identity, rule: &rules::Rule) -> bool {
     !rule.for_projects || matches!(identity.scope, Scope::Project | Scope::None)
 }
 
-fn read(files: &Files, options: &OsloPolicy) -> Result<(Rules, Vec<String>), PolicyError> {
-    let (written, mut warnings) = files.read()?;
-    let (rules, more) = Rules::new(written, options).map_err(PolicyError::internal)?;
+fn load_rules(files: &Files, options: &OsloPolicy) -> Result<(Rules, Vec<String>), PolicyError> {
+    let (file_rules, mut warnings) = files.read_rules()?;
+    let (rules, more) = Rules::new(file_rules, options).map_err(PolicyError::internal)?;
     warnings.extend(more);
     Ok((rules, warnings))
 }

@@ -1,7 +1,8 @@
-//! oslo.policy's language, from text to a tree.
+//! Parses rules in oslo.policy's language into a tree.
 //!
-//! `@` (always), `!` (never), `kind:match`, `and`, `or`, `not`, parentheses; `not` binds before `and`, `and` before `or`. And
-//! the form from before that: a list of lists, whose inner lists are joined by `and`, the outer one by `or`.
+//! A rule is made of `@` (always), `!` (never), `kind:match`, `and`, `or`, `not` and parentheses; `not` binds tighter than `and`,
+//! and `and` tighter than `or`. There is also an older form: a list of lists of checks. The checks of an inner list are joined by
+//! `and`, the inner lists by `or`.
 
 use std::fmt;
 
@@ -10,7 +11,7 @@ use super::{
     template::Template,
 };
 
-/// A rule's tree.
+/// The tree of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Check {
     /// `@`, or an empty rule.
@@ -25,21 +26,21 @@ pub(super) enum Check {
     Any(Vec<Check>),
     /// `rule:name`
     Rule(String),
-    /// `role:name`, in lower case where it is constant.
+    /// `role:name`. The constant parts of the name are in lower case.
     Role(Template),
     /// `kind:match`
     Compare(Left, Template),
 }
 
-/// As oslo.policy shows a rule, and as a file may have it.
+/// Formats a rule as oslo.policy does. The result can be parsed again.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Always => f.write_str("@"),
             Self::Never => f.write_str("!"),
             Self::Not(check) => write!(f, "not {check}"),
-            Self::All(checks) => joined(f, checks, " and "),
-            Self::Any(checks) => joined(f, checks, " or "),
+            Self::All(checks) => write_joined(f, checks, " and "),
+            Self::Any(checks) => write_joined(f, checks, " or "),
             Self::Rule(name) => write!(f, "rule:{name}"),
             Self::Role(name) => write!(f, "role:{name}"),
             Self::Compare(left, right) => write!(f, "{left}:{right}"),
@@ -47,21 +48,21 @@ impl fmt::Display for Check {
     }
 }
 
-fn joined(f: &mut fmt::Formatter<'_>, checks: &[Check], word: &str) -> fmt::Result {
+fn write_joined(f: &mut fmt::Formatter<'_>, checks: &[Check], word: &str) -> fmt::Result {
     for (number, check) in checks.iter().enumerate() {
         write!(f, "{}{check}", if number == 0 { "(" } else { word })?;
     }
     f.write_str(")")
 }
 
-/// How deep parentheses may nest: more is no rule that somebody wrote.
+/// The maximum nesting depth of parentheses and `not`. It bounds the recursion of the parser.
 const MAX_DEPTH: usize = 64;
 
-/// Reads a rule.
+/// Parses a rule.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(super) fn text(text: &str) -> Result<Check, String> {
+/// A description of the syntax error.
+pub(super) fn parse_rule(text: &str) -> Result<Check, String> {
     if text.is_empty() {
         return Ok(Check::Always);
     }
@@ -74,23 +75,24 @@ pub(super) fn text(text: &str) -> Result<Check, String> {
     }
 }
 
-/// Reads the list form: checks that must all hold, of which one list must.
+/// Parses the list form of a rule. The rule holds if all checks of any inner list hold.
 ///
 /// # Errors
-/// What is wrong with it.
-pub(super) fn list<T: AsRef<str>>(lists: &[Vec<T>]) -> Result<Check, String> {
+/// A description of the syntax error.
+pub(super) fn parse_list_form<T: AsRef<str>>(lists: &[Vec<T>]) -> Result<Check, String> {
     if lists.is_empty() {
         return Ok(Check::Always);
     }
     let mut any = Vec::new();
     for list in lists.iter().filter(|list| !list.is_empty()) {
-        let all = list.iter().map(|text| single(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
-        any.push(one_or(all, Check::All));
+        let all = list.iter().map(|text| parse_check(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+        any.push(single_or(all, Check::All));
     }
-    Ok(if any.is_empty() { Check::Never } else { one_or(any, Check::Any) })
+    Ok(if any.is_empty() { Check::Never } else { single_or(any, Check::Any) })
 }
 
-fn one_or(mut checks: Vec<Check>, many: impl FnOnce(Vec<Check>) -> Check) -> Check {
+/// The only check of a list, or the combination of all of them.
+fn single_or(mut checks: Vec<Check>, many: impl FnOnce(Vec<Check>) -> Check) -> Check {
     if checks.len() == 1 { checks.swap_remove(0) } else { many(checks) }
 }
 
@@ -104,7 +106,7 @@ impl<'t> Parser<'t> {
         self.tokens.get(self.at).copied()
     }
 
-    /// Takes the next token if it is this word, in either case.
+    /// Consumes the next token if it is this word, ignoring case.
     fn take(&mut self, word: &str) -> bool {
         let found = self.peek().is_some_and(|token| token.eq_ignore_ascii_case(word));
         self.at += usize::from(found);
@@ -116,7 +118,7 @@ impl<'t> Parser<'t> {
         while self.take("or") {
             checks.push(self.all(depth)?);
         }
-        Ok(one_or(checks, Check::Any))
+        Ok(single_or(checks, Check::Any))
     }
 
     fn all(&mut self, depth: usize) -> Result<Check, String> {
@@ -124,12 +126,12 @@ impl<'t> Parser<'t> {
         while self.take("and") {
             checks.push(self.one(depth)?);
         }
-        Ok(one_or(checks, Check::All))
+        Ok(single_or(checks, Check::All))
     }
 
     fn one(&mut self, depth: usize) -> Result<Check, String> {
         if depth > MAX_DEPTH {
-            return Err("it nests too deeply".to_owned());
+            return Err("parentheses and `not` are nested too deeply".to_owned());
         }
         if self.take("not") {
             return Ok(Check::Not(Box::new(self.one(depth + 1)?)));
@@ -138,31 +140,33 @@ impl<'t> Parser<'t> {
             let check = self.any(depth + 1)?;
             return if self.take(")") { Ok(check) } else { Err("a parenthesis is not closed".to_owned()) };
         }
-        let token = self.peek().ok_or("it ends too early")?;
+        let token = self.peek().ok_or("the rule ends too early")?;
         self.at += 1;
-        single(token)
+        parse_check(token)
     }
 }
 
-fn single(token: &str) -> Result<Check, String> {
+fn parse_check(token: &str) -> Result<Check, String> {
     match token {
         "@" => return Ok(Check::Always),
         "!" => return Ok(Check::Never),
         _ => {}
     }
     let is_quoted = |quote: char| token.len() > 1 && token.starts_with(quote) && token.ends_with(quote);
-    let (kind, matches) = token.split_once(':').ok_or(format!("{token:?} is not kind:match"))?;
+    let (kind, matches) = token.split_once(':').ok_or(format!("{token:?} is not of the form kind:match"))?;
     match kind {
-        _ if is_quoted('\'') || is_quoted('"') => Err(format!("{token} is a text in quotes, and not kind:match")),
+        _ if is_quoted('\'') || is_quoted('"') => {
+            Err(format!("{token} is a quoted string, not of the form kind:match"))
+        }
         "rule" => Ok(Check::Rule(matches.to_owned())),
         "role" => Ok(Check::Role(Template::parse(matches)?.in_lower_case())),
-        "http" | "https" => Err(format!("{token}: Glimpse does not ask other servers what its policy is")),
+        "http" | "https" => Err(format!("{token}: Glimpse does not support http: and https: checks")),
         _ => Ok(Check::Compare(left::parse(kind)?, Template::parse(matches)?)),
     }
 }
 
-/// Splits at white space, Python's; parentheses at a word's start and end are words of their own, but not those of
-/// `%(name)s`.
+/// Splits a rule into tokens at Python's white space. Parentheses at the start and end of a word are tokens of their own, except
+/// those of `%(name)s`.
 fn tokens(text: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let is_space = |c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c);
@@ -182,50 +186,50 @@ fn tokens(text: &str) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, list, text};
+    use super::{Check, parse_list_form, parse_rule};
 
-    fn shown(rule: &str) -> String {
-        text(rule).unwrap().to_string()
+    fn formatted(rule: &str) -> String {
+        parse_rule(rule).unwrap().to_string()
     }
 
     #[test]
     fn not_binds_before_and_before_or() {
-        assert_eq!(shown("role:A or not role:b AND role:c or !"), "(role:a or (not role:b and role:c) or !)");
+        assert_eq!(formatted("role:A or not role:b AND role:c or !"), "(role:a or (not role:b and role:c) or !)");
     }
 
     #[test]
-    fn parentheses_group_and_templates_keep_theirs() {
+    fn parentheses_group_checks_and_belong_to_templates() {
         let rule = "(role:a and (role:b or project_id:%(owner)s))";
-        assert_eq!(shown(rule), rule);
-        assert_eq!(shown("( ( role:a ) )"), "role:a");
+        assert_eq!(formatted(rule), rule);
+        assert_eq!(formatted("( ( role:a ) )"), "role:a");
     }
 
     #[test]
-    fn what_is_shown_can_be_read_again() {
+    fn a_formatted_rule_can_be_parsed_again() {
         for rule in ["", "!", "not not @", "'a':%(b)s or \"a\":c or None:%(d)s or (role:%(x)s and 1:100%%)"] {
-            assert_eq!(text(&shown(rule)), text(rule), "{rule}");
+            assert_eq!(parse_rule(&formatted(rule)), parse_rule(rule), "{rule}");
         }
     }
 
     #[test]
     fn lists_of_lists() {
-        let shown = |lists: &[Vec<&str>]| list(lists).unwrap().to_string();
-        assert_eq!(shown(&[]), "@");
-        assert_eq!(shown(&[vec![]]), "!");
-        assert_eq!(shown(&[vec!["role:a"], vec![], vec!["role:b c", "@"]]), "(role:a or (role:b c and @))");
-        assert!(list(&[vec!["role:a or role:b", ""]]).is_err());
+        let formatted = |lists: &[Vec<&str>]| parse_list_form(lists).unwrap().to_string();
+        assert_eq!(formatted(&[]), "@");
+        assert_eq!(formatted(&[vec![]]), "!");
+        assert_eq!(formatted(&[vec!["role:a"], vec![], vec!["role:b c", "@"]]), "(role:a or (role:b c and @))");
+        assert!(parse_list_form(&[vec!["role:a or role:b", ""]]).is_err());
     }
 
     #[test]
-    fn what_is_not_a_rule_is_refused() {
+    fn invalid_rules_are_rejected() {
         let broken =
             ["role:a or", "(role:a", "role:a)", "and", "a b", "nonsense", "not", " ", "()", "'a':'b'", "\"a:b\""];
         let unsafe_ones = ["http://x/", "https:x", "a:%(b", "a:%(b)d", "a:100%", "012:x", "'a:b", ":x"];
         for rule in broken.into_iter().chain(unsafe_ones) {
-            assert!(text(rule).is_err(), "{rule}");
+            assert!(parse_rule(rule).is_err(), "{rule}");
         }
-        assert!(text(&"(".repeat(100_000)).is_err());
-        assert!(text(&"not ".repeat(100_000)).is_err());
-        assert_eq!(text(""), Ok(Check::Always));
+        assert!(parse_rule(&"(".repeat(100_000)).is_err());
+        assert!(parse_rule(&"not ".repeat(100_000)).is_err());
+        assert_eq!(parse_rule(""), Ok(Check::Always));
     }
 }

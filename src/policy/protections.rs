@@ -1,8 +1,8 @@
-//! Property protections: which custom properties a caller may create, read, update and delete.
+//! Property protections: which custom properties a caller is allowed to create, read, update and delete.
 //!
-//! An operator's file has a section for each kind of property: a pattern that is searched for in the property's name, and
-//! for each operation the roles that may do it, or the rule of the policy that says so. The first section that matches
-//! counts. With a file, a property that no section matches is nobody's; without one, everything is everybody's.
+//! Each section of the operator's file has a pattern that is searched for in the property's name, and for each operation either
+//! the roles that are allowed to perform it, or a policy rule that decides. The first section that matches applies. If there is a
+//! file, all operations on a property that no section matches are denied. Without a file, all operations are allowed.
 
 use std::{
     fs, io,
@@ -18,23 +18,24 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What the service itself keeps in properties, which other rules see to; sections of this name do not count.
+/// The prefix of properties in which the service stores its own data. They are protected elsewhere: sections of this name are
+/// ignored.
 const OWN: &str = "os_glance";
 
-/// What somebody does with a property.
+/// An operation on a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Gives an image a property that it did not have.
+    /// Add a new property to an image.
     Create,
-    /// Sees it.
+    /// Read the property.
     Read,
-    /// Gives it another value.
+    /// Change its value.
     Update,
-    /// Takes it away.
+    /// Remove it from the image.
     Delete,
 }
 
-/// Their names in the file, in the order of a [`Rule`]'s permissions.
+/// The operations with their names in the file, in the order of the permissions of a [`Rule`].
 const OPERATIONS: [(&str, Operation); 4] = [
     ("create", Operation::Create),
     ("read", Operation::Read),
@@ -42,14 +43,14 @@ const OPERATIONS: [(&str, Operation); 4] = [
     ("delete", Operation::Delete),
 ];
 
-/// Who may do something.
+/// The callers that are allowed to perform an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Permission {
     Nobody,
     Anybody,
-    /// Who has one of these roles, in lower case.
+    /// Callers with one of these roles, in lower case.
     Roles(Vec<String>),
-    /// Whom this rule of the policy lets.
+    /// Callers that this policy rule allows.
     Rule(String),
 }
 
@@ -60,50 +61,50 @@ struct Rule {
 
 /// The protections in force.
 pub(crate) struct Protections {
-    /// `None` where nothing is protected.
+    /// `None` if there is no file, so nothing is protected.
     rules: Option<Vec<Rule>>,
 }
 
-/// Why a file of protections cannot be used.
+/// The file of property protections cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProtectionsError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("property protections {}: {source}", path.display())]
     Read {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the file system.
         source: io::Error,
     },
-    /// It says something that cannot be.
+    /// The content of the file is invalid.
     #[error("property protections {}:{line}: {message}", path.display())]
     Content {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// Where.
+        /// The line of the error, counted from 1.
         line: usize,
-        /// What, with the section.
+        /// What is wrong, with the section.
         message: String,
     },
 }
 
 impl Protections {
-    /// Whether there are any.
+    /// Whether there is a file of property protections.
     pub(crate) fn are_in_force(&self) -> bool {
         self.rules.is_some()
     }
 
-    /// Reads the file, if there is one.
+    /// Loads the file, if one is configured.
     ///
     /// # Errors
-    /// A file that cannot be read, or that says something that cannot be, with the line.
+    /// If the file cannot be read, or its content is invalid.
     pub(crate) fn load(path: Option<&Path>, format: RuleFormat) -> Result<Self, ProtectionsError> {
         let Some(path) = path else {
             return Ok(Self { rules: None });
         };
         let text =
             fs::read_to_string(path).map_err(|source| ProtectionsError::Read { path: path.to_owned(), source })?;
-        let rules = rules(&text, format);
+        let rules = parse_rules(&text, format);
         let error = |fault: Fault| ProtectionsError::Content {
             path: path.to_owned(),
             line: fault.line,
@@ -112,7 +113,7 @@ impl Protections {
         Ok(Self { rules: Some(rules.map_err(error)?) })
     }
 
-    /// What the operator should know of the rules that the file names: those that nobody defined, each once.
+    /// Warnings for the operator about undefined policy rules that the file names, one for each.
     pub(crate) fn warnings(&self, policy: &Policy) -> Vec<String> {
         let permissions = self.rules.iter().flatten().flat_map(|rule| &rule.permissions);
         let names = permissions.filter_map(|permission| match permission {
@@ -120,10 +121,10 @@ impl Protections {
             Permission::Nobody | Permission::Anybody | Permission::Roles(_) => None,
         });
         let names: std::collections::BTreeSet<&str> = names.collect();
-        names.into_iter().filter_map(|name| policy.undefined("property_protection_file", name)).collect()
+        names.into_iter().filter_map(|name| policy.warn_if_undefined("property_protection_file", name)).collect()
     }
 
-    /// Whether the caller may do this to a property of this name.
+    /// Whether the caller is allowed to perform this operation on a property of this name.
     pub(crate) fn may(&self, policy: &Policy, context: &Context, operation: Operation, name: &str) -> bool {
         let Some(rules) = &self.rules else {
             return true;
@@ -133,7 +134,7 @@ impl Protections {
             match rule.pattern.is_match(name) {
                 Ok(false) => continue,
                 Ok(true) => permission = &rule.permissions[operation as usize],
-                // A search that gives up lets nobody, rather than those of the next section.
+                // If the search exceeds its limit, deny: falling through to the next section could allow too much.
                 Err(_) => {}
             }
             break;
@@ -146,7 +147,7 @@ impl Protections {
         }
     }
 
-    /// As [`Self::may`], for who asks with an error in mind.
+    /// Refuses an operation that [`Self::may`] does not allow.
     ///
     /// # Errors
     /// `Forbidden`
@@ -158,66 +159,66 @@ impl Protections {
     }
 }
 
-/// Steps that a search may go back: the names are short, but clients choose them.
+/// The maximum number of backtracking steps of a search. Clients choose the names that are searched, so it must be bounded.
 const MAX_BACKTRACKS: usize = 20_000;
 
-fn pattern(text: &str) -> Result<Regex, fancy_regex::Error> {
+fn compile_pattern(text: &str) -> Result<Regex, fancy_regex::Error> {
     RegexBuilder::new(text).backtrack_limit(MAX_BACKTRACKS).build()
 }
 
-/// What is wrong in a file, and on which line.
+/// An error in the file, and its line.
 #[derive(Debug, PartialEq, Eq)]
 struct Fault {
     line: usize,
     message: String,
 }
 
-/// A section as it is written.
+/// A section of the file.
 #[derive(Debug, PartialEq, Eq)]
 struct Section {
     name: String,
     line: usize,
-    /// Name in lower case, value, line.
+    /// The options: name in lower case, value, line.
     options: Vec<(String, String, usize)>,
 }
 
-fn rules(text: &str, format: RuleFormat) -> Result<Vec<Rule>, Fault> {
-    let sections = sections(text)?;
-    // Its values go for every section that does not have its own.
+fn parse_rules(text: &str, format: RuleFormat) -> Result<Vec<Rule>, Fault> {
+    let sections = parse_sections(text)?;
+    // The options of [DEFAULT] apply to every section that does not set them.
     let (defaults, sections): (Vec<Section>, Vec<Section>) =
         sections.into_iter().partition(|section| section.name == "DEFAULT");
     let own = Regex::new(OWN).map_err(|error| Fault { line: 0, message: error.to_string() })?;
     let mut rules = vec![Rule { pattern: own, permissions: [const { Permission::Anybody }; 4] }];
     for section in sections.iter().filter(|section| !section.name.starts_with(OWN)) {
         let fault = |line, what: String| Fault { line, message: format!("[{}] {what}", section.name) };
-        let pattern =
-            pattern(&section.name).map_err(|error| fault(section.line, format!("is not a pattern: {error}")))?;
+        let pattern = compile_pattern(&section.name)
+            .map_err(|error| fault(section.line, format!("is not a valid pattern: {error}")))?;
         let mut permissions = [const { Permission::Nobody }; 4];
         for (name, operation) in OPERATIONS {
             let mut options = section.options.iter().chain(defaults.iter().flat_map(|section| &section.options));
             let (_, value, line) = options
                 .find(|(option, ..)| option == name)
-                .ok_or_else(|| fault(section.line, format!("does not say who may {name}")))?;
+                .ok_or_else(|| fault(section.line, format!("has no option {name}")))?;
             permissions[operation as usize] =
-                permission(value, format).map_err(|what| fault(*line, format!("{name}: {what}")))?;
+                parse_permission(value, format).map_err(|what| fault(*line, format!("{name}: {what}")))?;
         }
         rules.push(Rule { pattern, permissions });
     }
     Ok(rules)
 }
 
-fn permission(value: &str, format: RuleFormat) -> Result<Permission, &'static str> {
+fn parse_permission(value: &str, format: RuleFormat) -> Result<Permission, &'static str> {
     let value = value.replace("%%", "\0");
     if value.contains('%') {
-        return Err("a % is written %%");
+        return Err("a percent sign must be written as %%");
     }
     let value = value.replace('\0', "%");
     let words: Vec<&str> = value.split(',').map(str::trim).collect();
     let (nobody, anybody) = (words.contains(&"!"), words.contains(&"@"));
     match format {
         _ if value.is_empty() => Ok(Permission::Nobody),
-        RuleFormat::Policies if words.len() > 1 => Err("one rule of the policy is wanted"),
-        RuleFormat::Roles if nobody && anybody => Err("@ and ! exclude each other"),
+        RuleFormat::Policies if words.len() > 1 => Err("a single policy rule is expected"),
+        RuleFormat::Roles if nobody && anybody => Err("@ and ! cannot be combined"),
         _ if nobody => Ok(Permission::Nobody),
         _ if anybody => Ok(Permission::Anybody),
         RuleFormat::Policies => Ok(Permission::Rule(value)),
@@ -225,11 +226,11 @@ fn permission(value: &str, format: RuleFormat) -> Result<Permission, &'static st
     }
 }
 
-/// Reads the file as Python's configparser does: a section's name is a pattern, and may have brackets in it; a line that
-/// is indented deeper continues the value above.
-fn sections(text: &str) -> Result<Vec<Section>, Fault> {
+/// Parses the file as Python's configparser does. The name of a section is a pattern, so it can contain brackets. A line that is
+/// indented deeper than the option above it continues the option's value.
+fn parse_sections(text: &str) -> Result<Vec<Section>, Fault> {
     let mut sections: Vec<Section> = Vec::new();
-    // How deep the line of the last option is indented, while it can go on.
+    // The indentation of the last option, as long as its value can be continued.
     let mut open: Option<usize> = None;
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let number = number + 1;
@@ -249,24 +250,24 @@ fn sections(text: &str) -> Result<Vec<Section>, Fault> {
         }
         if let Some((name, _)) = content.strip_prefix('[').and_then(|rest| rest.rsplit_once(']')) {
             if name.is_empty() {
-                return Err(fault("a section without a name".to_owned()));
+                return Err(fault("a section has no name".to_owned()));
             }
             if sections.iter().any(|section| section.name == name) {
-                return Err(fault(format!("[{name}] is there twice")));
+                return Err(fault(format!("[{name}] is defined twice")));
             }
             sections.push(Section { name: name.to_owned(), line: number, options: Vec::new() });
             open = None;
             continue;
         }
         let Some(section) = sections.last_mut() else {
-            return Err(fault("an option before the first [section]".to_owned()));
+            return Err(fault("an option precedes the first [section]".to_owned()));
         };
         let (name, value) = content
             .find(['=', ':'])
             .map(|at| (content[..at].trim().to_lowercase(), content[at + 1..].trim().to_owned()))
-            .ok_or_else(|| fault(format!("[{}] a line that is not name = value", section.name)))?;
+            .ok_or_else(|| fault(format!("[{}] a line is not of the form name = value", section.name)))?;
         if section.options.iter().any(|(known, ..)| *known == name) {
-            return Err(fault(format!("[{}] {name} is there twice", section.name)));
+            return Err(fault(format!("[{}] {name} is set twice", section.name)));
         }
         section.options.push((name, value, number));
         open = Some(indent);
@@ -280,7 +281,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{OPERATIONS, Operation, Protections, rules, sections};
+    use super::{OPERATIONS, Operation, Protections, parse_rules, parse_sections};
     use crate::{
         config::RuleFormat,
         context::{Context, Identity},
@@ -288,12 +289,12 @@ mod tests {
     };
 
     fn fault(text: &str, format: RuleFormat) -> String {
-        rules(text, format).err().map(|fault| format!("{}: {}", fault.line, fault.message)).unwrap_or_default()
+        parse_rules(text, format).err().map(|fault| format!("{}: {}", fault.line, fault.message)).unwrap_or_default()
     }
 
-    /// What somebody with a role may do to a property, by first letters.
+    /// The operations that a caller with this role is allowed to perform on a property, by their first letters.
     fn may(text: &str, role: &str, name: &str) -> String {
-        let protections = Protections { rules: Some(rules(text, RuleFormat::Roles).unwrap()) };
+        let protections = Protections { rules: Some(parse_rules(text, RuleFormat::Roles).unwrap()) };
         let identity = Arc::new(Identity { roles: vec![role.to_owned()], ..Identity::default() });
         let context = Context { identity, is_admin: false };
         let may = OPERATIONS.iter().filter(|(_, operation): &&(&str, Operation)| {
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_section_that_matches_counts() {
+    fn the_first_matching_section_applies() {
         let text = "[DEFAULT]\ndelete = !\n[^x_]\ncreate = A, b\nread = @\nupdate:\n# c\n[x]\ncreate = c\n  , d\nread = c\n\
             UPDATE = !, c\ndelete = c\n[os_glance_x]\n";
         for (role, name, expected) in [
@@ -320,20 +321,20 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_cannot_be_is_told_with_line_and_section() {
+    fn errors_name_the_line_and_the_section() {
         let whole =
             |name: &str, create: &str| format!("[{name}]\ncreate = {create}\nread = @\nupdate = @\ndelete = @\n");
         let (roles, policies) = (RuleFormat::Roles, RuleFormat::Policies);
         for (text, format, expected) in [
-            ("create = @\n".to_owned(), roles, "1: an option before the first [section]"),
-            ("[a]\ncreate\n".to_owned(), roles, "2: [a] a line that is not name = value"),
-            ("[a]\nread = @\n".to_owned(), roles, "1: [a] does not say who may create"),
-            ("[a]\nread = @\nread = !\n".to_owned(), roles, "3: [a] read is there twice"),
-            (whole("a", "@") + &whole("a", "@"), roles, "6: [a] is there twice"),
-            (whole("a", "@, !"), roles, "2: [a] create: @ and ! exclude each other"),
-            (whole("a", "b%c"), roles, "2: [a] create: a % is written %%"),
-            (whole("a", "b, c"), policies, "2: [a] create: one rule of the policy is wanted"),
-            (whole("a(", "@"), roles, "1: [a(] is not a pattern: "),
+            ("create = @\n".to_owned(), roles, "1: an option precedes the first [section]"),
+            ("[a]\ncreate\n".to_owned(), roles, "2: [a] a line is not of the form name = value"),
+            ("[a]\nread = @\n".to_owned(), roles, "1: [a] has no option create"),
+            ("[a]\nread = @\nread = !\n".to_owned(), roles, "3: [a] read is set twice"),
+            (whole("a", "@") + &whole("a", "@"), roles, "6: [a] is defined twice"),
+            (whole("a", "@, !"), roles, "2: [a] create: @ and ! cannot be combined"),
+            (whole("a", "b%c"), roles, "2: [a] create: a percent sign must be written as %%"),
+            (whole("a", "b, c"), policies, "2: [a] create: a single policy rule is expected"),
+            (whole("a(", "@"), roles, "1: [a(] is not a valid pattern: "),
             (whole("a[bc]", "b"), policies, ""),
         ] {
             let fault = fault(&text, format);
@@ -344,8 +345,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_file_makes_it_panic(text in "[\\[\\]a=:%\n #,@!é]*") {
-            let _ = sections(&text);
-            let _ = rules(&text, RuleFormat::Roles);
+            let _ = parse_sections(&text);
+            let _ = parse_rules(&text, RuleFormat::Roles);
         }
     }
 }

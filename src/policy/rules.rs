@@ -1,4 +1,4 @@
-//! The rules in force: Glance's, with what the operator's files say in their place.
+//! The rules in force: Glance's default rules, overridden by the operator's files.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -10,19 +10,19 @@ use std::{
 use super::{
     check::MAX_REFERENCES,
     defaults::{self, Default},
-    file::Written,
+    file::FileRule,
     parse::{self, Check},
 };
 use crate::config::OsloPolicy;
 
-/// Where a rule comes from.
+/// Where a rule is defined.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// Glance's default.
     Default,
-    /// Glance's default, or what was the default before.
+    /// Glance's default, or the deprecated default.
     OldDefault,
-    /// A file and the line in it, from 1.
+    /// A file, and the line in it, counted from 1.
     File(Arc<Path>, usize),
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            Self::OldDefault => f.write_str("default, or the default before (enforce_new_defaults = false)"),
+            Self::OldDefault => f.write_str("default, or the deprecated default (enforce_new_defaults = false)"),
             Self::File(path, line) => write!(f, "{}:{line}", path.display()),
         }
     }
@@ -40,10 +40,10 @@ impl fmt::Display for Origin {
 #[derive(Debug, Clone)]
 pub(super) struct Rule {
     pub(super) check: Check,
-    /// As it was written.
+    /// The rule as it is written.
     pub(super) text: String,
     pub(super) origin: Origin,
-    /// Whether it is only for tokens that are for a project.
+    /// Whether the rule denies tokens that are not scoped to a project.
     pub(super) for_projects: bool,
 }
 
@@ -51,20 +51,20 @@ pub(super) struct Rule {
 #[derive(Debug)]
 pub(super) struct Rules {
     rules: HashMap<String, Rule>,
-    /// Glance's in Glance's order, then the operator's own.
+    /// The names of the rules: Glance's in Glance's order, then the operator's own.
     names: Vec<String>,
-    /// The rule that stands in for one that is referred to and not defined.
+    /// The rule that is evaluated in place of an undefined one that another rule refers to.
     default_rule: String,
-    /// The attributes that rules ask for.
+    /// The attributes of the target that rules refer to.
     attributes: BTreeSet<String>,
 }
 
 impl Rules {
-    /// Puts the rules together; with them comes what the operator should know.
+    /// Combines Glance's default rules with those of the files. Also returns warnings for the operator.
     ///
     /// # Errors
-    /// A default that cannot be read, which is a mistake in this program.
-    pub(super) fn new(files: Vec<Written>, options: &OsloPolicy) -> Result<(Self, Vec<String>), String> {
+    /// If a default rule cannot be parsed, which is a bug in Glimpse.
+    pub(super) fn new(file_rules: Vec<FileRule>, options: &OsloPolicy) -> Result<(Self, Vec<String>), String> {
         let mut warnings = Vec::new();
         let mut rules = Self {
             rules: HashMap::new(),
@@ -72,29 +72,29 @@ impl Rules {
             default_rule: options.policy_default_rule.clone(),
             attributes: BTreeSet::new(),
         };
-        let mut written: HashMap<String, Rule> = HashMap::new();
+        let mut from_files: HashMap<String, Rule> = HashMap::new();
         let mut own = Vec::new();
-        for Written { name, text, check, path, line } in files {
+        for FileRule { name, text, check, path, line } in file_rules {
             let default = defaults::find(&name);
             let origin = Origin::File(path, line);
             if let Some(Default { removal: Some(why), .. }) = default {
-                warnings.push(format!("{origin}: policy rule {name:?} will go: {why}"));
+                warnings.push(format!("{origin}: policy rule {name:?} is deprecated: {why}"));
             }
             let rule = Rule { check, text, origin, for_projects: default.is_some_and(|default| default.for_projects) };
-            if written.insert(name.clone(), rule).is_none() && default.is_none() {
+            if from_files.insert(name.clone(), rule).is_none() && default.is_none() {
                 own.push(name);
             }
         }
         for default in defaults::RULES {
-            let rule = match written.remove(default.name) {
+            let rule = match from_files.remove(default.name) {
                 Some(rule) => rule,
-                None => in_code(default, options.enforce_new_defaults)?,
+                None => build_default(default, options.enforce_new_defaults)?,
             };
             rules.names.push(default.name.to_owned());
             rules.rules.insert(default.name.to_owned(), rule);
         }
         rules.names.extend(own);
-        rules.rules.extend(written);
+        rules.rules.extend(from_files);
         warnings.extend(rules.warnings());
         let mut attributes = BTreeSet::new();
         for rule in rules.rules.values() {
@@ -106,37 +106,37 @@ impl Rules {
         Ok((rules, warnings))
     }
 
-    /// The attributes that rules ask for, each once.
+    /// The attributes of the target that rules refer to, each once.
     pub(super) fn attributes(&self) -> impl Iterator<Item = &str> {
         self.attributes.iter().map(String::as_str)
     }
 
-    /// A rule by its name.
+    /// The rule of this name.
     pub(super) fn get(&self, name: &str) -> Option<&Rule> {
         self.rules.get(name)
     }
 
-    /// The check of a rule that another one refers to: the default rule's, where there is none by this name.
-    pub(super) fn referred(&self, name: &str) -> Option<&Check> {
+    /// The check of a rule that another rule refers to, or that of the default rule if there is no rule of this name.
+    pub(super) fn resolve(&self, name: &str) -> Option<&Check> {
         self.rules.get(name).or_else(|| self.rules.get(&self.default_rule)).map(|rule| &rule.check)
     }
 
-    /// The name of the rule that stands in for those that are not defined.
+    /// The name of the rule that is evaluated in place of undefined ones, if it is defined itself.
     pub(super) fn default_rule(&self) -> Option<&str> {
         self.rules.contains_key(&self.default_rule).then_some(self.default_rule.as_str())
     }
 
-    /// Every rule, with its name.
+    /// All rules with their names.
     pub(super) fn all(&self) -> impl Iterator<Item = (&str, &Rule)> {
         self.names.iter().filter_map(|name| Some((name.as_str(), self.rules.get(name)?)))
     }
 
-    /// The rule's name that was meant by one that there is not, if any is near.
+    /// The name of the most similar rule, if it is similar enough to be what the operator meant.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
-        let apart = |other: &&String| strsim::damerau_levenshtein(other, name);
+        let distance = |other: &&String| strsim::damerau_levenshtein(other, name);
         let others = self.names.iter().filter(|other| other.as_str() != name);
-        let near = others.min_by_key(apart).filter(|other| apart(other) <= Ord::max(2, name.len() / 4));
-        near.map(String::as_str)
+        let nearest = others.min_by_key(distance).filter(|other| distance(other) <= Ord::max(2, name.len() / 4));
+        nearest.map(String::as_str)
     }
 
     fn warnings(&self) -> Vec<String> {
@@ -151,12 +151,12 @@ impl Rules {
                 }
             });
             for referred in undefined {
-                let instead = match (self.default_rule(), self.referred(referred)) {
-                    (Some(default), Some(Check::Always)) => format!("{default:?} stands in for it, and lets everybody"),
-                    (Some(default), _) => format!("{default:?} stands in for it"),
-                    (None, _) => "it lets nobody".to_owned(),
+                let instead = match (self.default_rule(), self.resolve(referred)) {
+                    (Some(default), Some(Check::Always)) => format!("{default:?} is used instead, and allows everyone"),
+                    (Some(default), _) => format!("{default:?} is used instead"),
+                    (None, _) => "it denies everyone".to_owned(),
                 };
-                let hint = self.meant(referred);
+                let hint = self.suggestion(referred);
                 warnings.push(format!(
                     "{}: policy rule {name:?} refers to {referred:?}, which is not defined: {instead}{hint}",
                     rule.origin
@@ -164,14 +164,14 @@ impl Rules {
             }
         }
         for (name, rule) in self.all() {
-            if self.is_in_circle(name) {
+            if self.is_cyclic(name) {
                 let origin = &rule.origin;
-                warnings.push(format!("{origin}: policy rule {name:?} leads back to itself, and lets nobody there"));
+                warnings.push(format!("{origin}: policy rule {name:?} refers to itself, and denies where it does"));
             }
             if defaults::find(name).is_none() && !used.contains(name) {
-                let hint = self.meant(name);
+                let hint = self.suggestion(name);
                 warnings.push(format!(
-                    "{}: policy rule {name:?} does nothing: it is none of Glance's, and no other refers to it{hint}",
+                    "{}: policy rule {name:?} has no effect: Glance has no such rule, and no rule refers to it{hint}",
                     rule.origin
                 ));
             }
@@ -179,18 +179,19 @@ impl Rules {
         warnings
     }
 
-    pub(super) fn meant(&self, name: &str) -> String {
+    /// A question to append to a message about an unknown rule; empty if no rule has a similar name.
+    pub(super) fn suggestion(&self, name: &str) -> String {
         self.nearest(name).map(|near| format!("; was {near:?} meant?")).unwrap_or_default()
     }
 
-    /// Whether a rule refers to itself, or through so many others that it is judged as if it did.
-    fn is_in_circle(&self, name: &str) -> bool {
+    /// Whether a rule refers to itself, or has a chain of references so long that its evaluation treats it as a cycle.
+    fn is_cyclic(&self, name: &str) -> bool {
         let mut seen: HashSet<&str> = HashSet::new();
         let mut reached = vec![name];
         for _ in 0..MAX_REFERENCES {
             let mut next = Vec::new();
             for name in reached {
-                if let Some(check) = self.referred(name) {
+                if let Some(check) = self.resolve(name) {
                     each_reference(check, &mut |referred| {
                         if seen.insert(referred) {
                             next.push(referred);
@@ -204,34 +205,36 @@ impl Rules {
     }
 }
 
-fn each_reference<'c>(check: &'c Check, tell: &mut impl FnMut(&'c str)) {
+/// Calls `visit` with the name of each rule that a check refers to.
+fn each_reference<'c>(check: &'c Check, visit: &mut impl FnMut(&'c str)) {
     match check {
-        Check::Rule(name) => tell(name),
-        Check::Not(check) => each_reference(check, tell),
-        Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_reference(check, tell)),
+        Check::Rule(name) => visit(name),
+        Check::Not(check) => each_reference(check, visit),
+        Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_reference(check, visit)),
         Check::Always | Check::Never | Check::Role(_) | Check::Compare(..) => {}
     }
 }
 
-/// Tells the attributes that a check asks for.
-fn each_attribute(check: &Check, tell: &mut impl FnMut(&str)) {
+/// Calls `visit` with each attribute that a check refers to.
+fn each_attribute(check: &Check, visit: &mut impl FnMut(&str)) {
     match check {
-        Check::Not(check) => each_attribute(check, tell),
-        Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_attribute(check, tell)),
-        Check::Role(template) | Check::Compare(_, template) => template.attributes().for_each(tell),
+        Check::Not(check) => each_attribute(check, visit),
+        Check::All(checks) | Check::Any(checks) => checks.iter().for_each(|check| each_attribute(check, visit)),
+        Check::Role(template) | Check::Compare(_, template) => template.attributes().for_each(visit),
         Check::Always | Check::Never | Check::Rule(_) => {}
     }
 }
 
-/// A default; where the operator wants it, what was the default before still lets in whom it let in.
-fn in_code(default: &Default, only_new: bool) -> Result<Rule, String> {
-    let read = |text: &str| parse::text(text).map_err(|error| format!("default policy rule {}: {error}", default.name));
-    let new = read(default.text)?;
+/// The rule of a default. Unless `only_new`, the deprecated default also allows an action.
+fn build_default(default: &Default, only_new: bool) -> Result<Rule, String> {
+    let parse =
+        |text: &str| parse::parse_rule(text).map_err(|error| format!("default policy rule {}: {error}", default.name));
+    let new = parse(default.text)?;
     let for_projects = default.for_projects;
     Ok(match default.before.filter(|before| !only_new && *before != default.text) {
         None => Rule { check: new, text: default.text.to_owned(), origin: Origin::Default, for_projects },
         Some(before) => {
-            let check = Check::Any(vec![new, read(before)?]);
+            let check = Check::Any(vec![new, parse(before)?]);
             Rule { text: check.to_string(), check, origin: Origin::OldDefault, for_projects }
         }
     })

@@ -1,10 +1,10 @@
-//! The right side of a check: a text in which `%(name)s` stands for an attribute of the target.
+//! The right side of a check: a string in which `%(name)s` stands for an attribute of the target.
 
 use std::fmt;
 
-use super::target::{Target, Value};
+use super::target::{AttributeValue, Target};
 
-/// A text with places for attributes.
+/// A string with placeholders for attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template(Vec<Part>);
 
@@ -14,7 +14,7 @@ enum Part {
     Attribute(String),
 }
 
-/// As it was written.
+/// Formats the template as it is written in a rule.
 impl fmt::Display for Template {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| match part {
@@ -25,10 +25,10 @@ impl fmt::Display for Template {
 }
 
 impl Template {
-    /// Reads a template; a percent sign is written `%%`.
+    /// Parses a template. A percent sign is written `%%`.
     ///
     /// # Errors
-    /// Any other use of `%`, which is an error in Python too, or another way to show a value.
+    /// If `%` is used in any other way. Python rejects it too, or formats the value differently.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut constant = String::new();
@@ -40,8 +40,8 @@ impl Template {
                 rest = after;
                 continue;
             }
-            let place = after.strip_prefix('(').and_then(|after| after.split_once(")s"));
-            let (name, after) = place
+            let placeholder = after.strip_prefix('(').and_then(|after| after.split_once(")s"));
+            let (name, after) = placeholder
                 .filter(|(name, _)| !name.contains(['(', ')']))
                 .ok_or_else(|| format!("{text:?} has a % that is neither of %(name)s nor %%"))?;
             if !constant.is_empty() {
@@ -57,7 +57,7 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// With its constant parts in lower case.
+    /// Converts the constant parts to lower case.
     pub(super) fn in_lower_case(mut self) -> Self {
         for part in &mut self.0 {
             if let Part::Text(text) = part {
@@ -67,36 +67,36 @@ impl Template {
         self
     }
 
-    /// Whether this is the text once the attributes are in it. One that the target does not have fits nothing; one without a
-    /// value is `None`, as Python shows it, where `none_fits`. Allocates nothing.
-    pub(super) fn fits(&self, target: &Target<'_>, text: &str, none_fits: bool) -> bool {
+    /// Whether the text equals the template with the target's attributes filled in. If the target lacks an attribute, no text
+    /// matches. If an attribute is `None`, it is the text `None` if `none_matches`, otherwise no text matches. Allocates nothing.
+    pub(super) fn matches(&self, target: &Target<'_>, text: &str, none_matches: bool) -> bool {
         let rest = self.0.iter().try_fold(text, |rest, part| match part {
             Part::Text(part) => rest.strip_prefix(part.as_str()),
             Part::Attribute(name) => match target.attribute(name)? {
-                Value::Nothing if none_fits => rest.strip_prefix("None"),
-                Value::Nothing => None,
-                Value::Text(value) => rest.strip_prefix(&*value),
+                AttributeValue::Nothing if none_matches => rest.strip_prefix("None"),
+                AttributeValue::Nothing => None,
+                AttributeValue::Text(value) => rest.strip_prefix(&*value),
             },
         });
         rest == Some("")
     }
 
-    /// The text once the attributes are in it; `None` where the target does not have one.
+    /// Fills in the target's attributes; `None` if the target lacks one of them.
     pub(super) fn fill(&self, target: &Target<'_>) -> Option<String> {
         let mut filled = String::new();
         for part in &self.0 {
             match part {
                 Part::Text(text) => filled.push_str(text),
                 Part::Attribute(name) => match target.attribute(name)? {
-                    Value::Nothing => filled.push_str("None"),
-                    Value::Text(value) => filled.push_str(&value),
+                    AttributeValue::Nothing => filled.push_str("None"),
+                    AttributeValue::Text(value) => filled.push_str(&value),
                 },
             }
         }
         Some(filled)
     }
 
-    /// The attributes that have a place in it.
+    /// The attributes that the template refers to.
     pub(super) fn attributes(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Text(_) => None,
@@ -104,7 +104,7 @@ impl Template {
         })
     }
 
-    /// The text, where no attribute has a place in it.
+    /// The whole text, if the template refers to no attribute.
     pub(super) fn constant(&self) -> Option<&str> {
         match self.0.as_slice() {
             [] => Some(""),

@@ -1,60 +1,60 @@
-//! `schema-image.json`: what an operator adds to the schema of an image.
+//! `schema-image.json`: the operator's additions to the schema of an image.
 //!
-//! Either an object of properties, or `{"properties": …, "required": …}`.
+//! The file is either an object of properties, or `{"properties": …, "required": …}`.
 
 use std::{fs, io, path::Path};
 
 use serde_json::{Map, Value};
 
-/// Why the file cannot be used.
+/// The file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CustomError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{0}")]
     Read(#[from] io::Error),
-    /// It is not JSON.
-    #[error("it is not JSON: {0}")]
+    /// The file is not valid JSON.
+    #[error("invalid JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// It is JSON, but not what it should be.
+    /// The content of the file is invalid.
     #[error("{0}")]
     Content(String),
 }
 
-/// What the file has.
+/// The content of the file.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Custom {
     /// The schemas of custom properties.
     pub(super) properties: Map<String, Value>,
-    /// What an image must have; `None` where the file asks for nothing.
+    /// The names of the required properties; `None` if the file requires none.
     pub(super) required: Option<Vec<Value>>,
 }
 
 impl Custom {
-    /// Reads the file.
-    pub(super) fn read(path: &Path) -> Result<Self, CustomError> {
-        Self::of(serde_json::from_str(&fs::read_to_string(path)?)?)
+    /// Loads the file.
+    pub(super) fn load(path: &Path) -> Result<Self, CustomError> {
+        Self::from_json(serde_json::from_str(&fs::read_to_string(path)?)?)
     }
 
-    fn of(file: Value) -> Result<Self, CustomError> {
+    fn from_json(file: Value) -> Result<Self, CustomError> {
         let wrong = |what: &str| CustomError::Content(what.to_owned());
         let Value::Object(mut object) = file else {
-            return Err(wrong("it is not an object"));
+            return Err(wrong("the file must contain an object"));
         };
         let (mut properties, required) = match object.shift_remove("properties") {
             Some(Value::Object(properties)) => (properties, object.shift_remove("required")),
-            Some(_) => return Err(wrong("its properties are not an object")),
+            Some(_) => return Err(wrong("properties must be an object")),
             None => (object, None),
         };
         let required = match required {
             None | Some(Value::Null) => None,
             Some(Value::Array(names)) => Some(names).filter(|names| !names.is_empty()),
-            Some(_) => return Err(wrong("its required is not a list of names")),
+            Some(_) => return Err(wrong("required must be a list of names")),
         };
         for (name, schema) in &mut properties {
-            // Clients split an image's properties by this.
+            // Clients use this to separate custom properties from an image's own attributes.
             match schema.as_object_mut() {
                 Some(schema) => schema.insert("is_base".to_owned(), Value::Bool(false)),
-                None => return Err(CustomError::Content(format!("the schema of property {name:?} is not an object"))),
+                None => return Err(CustomError::Content(format!("the schema of property {name:?} must be an object"))),
             };
         }
         Ok(Self { properties, required })
@@ -68,22 +68,22 @@ mod tests {
     use super::Custom;
 
     #[test]
-    fn either_form_is_taken() {
-        let flat = Custom::of(json!({"a": {"type": "string"}})).unwrap();
+    fn both_forms_are_accepted() {
+        let flat = Custom::from_json(json!({"a": {"type": "string"}})).unwrap();
         assert_eq!(flat.properties["a"], json!({"type": "string", "is_base": false}));
         assert_eq!(flat.required, None);
         let extended = json!({"properties": {"a": {"type": "string"}}, "required": ["a"]});
-        let extended = Custom::of(extended).unwrap();
+        let extended = Custom::from_json(extended).unwrap();
         assert_eq!((extended.properties, extended.required), (flat.properties, Some(vec![json!("a")])));
         for required in [json!([]), json!(null)] {
-            assert_eq!(Custom::of(json!({"properties": {}, "required": required})).unwrap(), Custom::default());
+            assert_eq!(Custom::from_json(json!({"properties": {}, "required": required})).unwrap(), Custom::default());
         }
     }
 
     #[test]
-    fn another_form_is_told() {
+    fn other_forms_are_rejected() {
         for file in [json!([]), json!({"properties": 1}), json!({"properties": {}, "required": 1}), json!({"a": 1})] {
-            assert!(Custom::of(file.clone()).is_err(), "{file}");
+            assert!(Custom::from_json(file.clone()).is_err(), "{file}");
         }
     }
 }

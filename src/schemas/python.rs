@@ -1,26 +1,27 @@
-//! Values as Python writes them, `repr` and `pprint`: clients know Glance's messages, which have both in them.
+//! Formats values as Python's `repr` and `pprint` do, because Glance's messages contain both.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
-/// Columns of a pretty text, as jsonschema asks for.
+/// The line width that jsonschema passes to `pprint`.
 const WIDTH: usize = 72;
 
-/// Characters up to a bound. `None` from what writes to it says that there was no room, and that the rest is lost.
-struct Bounded {
+/// A string of bounded length. Its methods return `None` if the text exceeds the capacity; the rest of the text is dropped.
+struct BoundedString {
     text: String,
-    room: usize,
+    /// The number of characters that still fit.
+    capacity: usize,
 }
 
-impl Bounded {
-    fn new(room: usize) -> Self {
-        Self { text: String::new(), room }
+impl BoundedString {
+    fn new(capacity: usize) -> Self {
+        Self { text: String::new(), capacity }
     }
 
     fn push(&mut self, c: char) -> Option<()> {
-        self.room = self.room.checked_sub(1)?;
+        self.capacity = self.capacity.checked_sub(1)?;
         self.text.push(c);
         Some(())
     }
@@ -29,17 +30,17 @@ impl Bounded {
         text.chars().try_for_each(|c| self.push(c))
     }
 
-    fn line(&mut self, indent: usize) -> Option<()> {
+    fn push_line_break(&mut self, indent: usize) -> Option<()> {
         self.push('\n')?;
         (0..indent).try_for_each(|_| self.push(' '))
     }
 
-    /// The text, with `…` where it was cut.
-    fn cut(self, written: Option<()>) -> String {
+    /// The text, followed by `…` if it was truncated.
+    fn into_truncated(self, written: Option<()>) -> String {
         if written.is_some() { self.text } else { self.text + "…" }
     }
 
-    fn repr(&mut self, value: &Value) -> Option<()> {
+    fn push_repr(&mut self, value: &Value) -> Option<()> {
         match value {
             Value::Null => self.push_str("None"),
             Value::Bool(true) => self.push_str("True"),
@@ -48,12 +49,12 @@ impl Bounded {
                 Some(float) => self.push_str(&float_repr(float)),
                 None => self.push_str(&number.to_string()),
             },
-            Value::String(text) => self.text_repr(text),
+            Value::String(text) => self.push_string_repr(text),
             Value::Array(items) => {
                 self.push('[')?;
                 for (n, item) in items.iter().enumerate() {
                     self.push_str(if n == 0 { "" } else { ", " })?;
-                    self.repr(item)?;
+                    self.push_repr(item)?;
                 }
                 self.push(']')
             }
@@ -61,16 +62,16 @@ impl Bounded {
                 self.push('{')?;
                 for (n, (name, value)) in entries.iter().enumerate() {
                     self.push_str(if n == 0 { "" } else { ", " })?;
-                    self.text_repr(name)?;
+                    self.push_string_repr(name)?;
                     self.push_str(": ")?;
-                    self.repr(value)?;
+                    self.push_repr(value)?;
                 }
                 self.push('}')
             }
         }
     }
 
-    fn text_repr(&mut self, text: &str) -> Option<()> {
+    fn push_string_repr(&mut self, text: &str) -> Option<()> {
         let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
         self.push(quote)?;
         for c in text.chars() {
@@ -93,11 +94,11 @@ impl Bounded {
         self.push(quote)
     }
 
-    /// `indent` and `allowance` are the columns that are taken on the left, and on the right of the last line.
-    fn pretty(&mut self, value: &Value, indent: usize, allowance: usize, is_root: bool) -> Option<()> {
-        // The width is looked at before anything longer than it is written.
-        let mut line = Bounded::new(WIDTH.saturating_sub(indent + allowance));
-        if line.repr(value).is_some() {
+    /// `indent` is the number of columns that are taken on the left, `allowance` on the right of the last line.
+    fn push_pretty(&mut self, value: &Value, indent: usize, allowance: usize, is_root: bool) -> Option<()> {
+        // If the value fits into the line, it is formatted in one line. Longer values are never formatted as a whole.
+        let mut line = BoundedString::new(WIDTH.saturating_sub(indent + allowance));
+        if line.push_repr(value).is_some() {
             return self.push_str(&line.text);
         }
         match value {
@@ -106,9 +107,9 @@ impl Bounded {
                 for (n, item) in items.iter().enumerate() {
                     if n > 0 {
                         self.push(',')?;
-                        self.line(indent + 1)?;
+                        self.push_line_break(indent + 1)?;
                     }
-                    self.pretty(item, indent + 1, if n + 1 == items.len() { allowance + 1 } else { 1 }, false)?;
+                    self.push_pretty(item, indent + 1, if n + 1 == items.len() { allowance + 1 } else { 1 }, false)?;
                 }
                 self.push(']')
             }
@@ -117,27 +118,27 @@ impl Bounded {
                 for (n, (name, value)) in entries.iter().enumerate() {
                     if n > 0 {
                         self.push(',')?;
-                        self.line(indent + 1)?;
+                        self.push_line_break(indent + 1)?;
                     }
-                    let room = self.room;
-                    self.text_repr(name)?;
-                    let taken = room - self.room;
+                    let capacity = self.capacity;
+                    self.push_string_repr(name)?;
+                    let taken = capacity - self.capacity;
                     self.push_str(": ")?;
                     let allowance = if n + 1 == entries.len() { allowance + 1 } else { 1 };
-                    self.pretty(value, indent + 1 + taken + 2, allowance, false)?;
+                    self.push_pretty(value, indent + 1 + taken + 2, allowance, false)?;
                 }
                 self.push('}')
             }
-            Value::String(text) if !text.is_empty() => self.pretty_text(text, indent, allowance, is_root),
-            scalar => self.repr(scalar),
+            Value::String(text) if !text.is_empty() => self.push_pretty_string(text, indent, allowance, is_root),
+            scalar => self.push_repr(scalar),
         }
     }
 
-    /// A text that is too long for its line: cut at its line ends, then at its spaces.
-    fn pretty_text(&mut self, text: &str, indent: usize, allowance: usize, is_root: bool) -> Option<()> {
+    /// Formats a string that is too long for its line. It is split at line breaks, then at spaces.
+    fn push_pretty_string(&mut self, text: &str, indent: usize, allowance: usize, is_root: bool) -> Option<()> {
         let (indent, allowance) = if is_root { (indent + 1, allowance + 1) } else { (indent, allowance) };
         let width = WIDTH.saturating_sub(indent);
-        let fits = |text: &str, width: usize| Bounded::new(width).text_repr(text).is_some();
+        let fits = |text: &str, width: usize| BoundedString::new(width).push_string_repr(text).is_some();
         let mut chunks: Vec<Cow<'_, str>> = Vec::new();
         let lines = split_after(text, ends_line);
         for (n, line) in lines.iter().enumerate() {
@@ -165,43 +166,43 @@ impl Bounded {
             }
         }
         if let [chunk] = chunks.as_slice() {
-            return self.text_repr(chunk);
+            return self.push_string_repr(chunk);
         }
         if is_root {
             self.push('(')?;
         }
         for (n, chunk) in chunks.iter().enumerate() {
             if n > 0 {
-                self.line(indent)?;
+                self.push_line_break(indent)?;
             }
-            self.text_repr(chunk)?;
+            self.push_string_repr(chunk)?;
         }
         if is_root { self.push(')') } else { Some(()) }
     }
 }
 
-/// `repr(value)`, of that many characters at the most.
-pub(crate) fn repr(value: &Value, most: usize) -> String {
-    let mut out = Bounded::new(most);
-    let written = out.repr(value);
-    out.cut(written)
+/// `repr(value)`, truncated to `max` characters.
+pub(crate) fn repr(value: &Value, max: usize) -> String {
+    let mut out = BoundedString::new(max);
+    let written = out.push_repr(value);
+    out.into_truncated(written)
 }
 
-/// `repr(text)`, of that many characters at the most.
-pub(super) fn text_repr(text: &str, most: usize) -> String {
-    let mut out = Bounded::new(most);
-    let written = out.text_repr(text);
-    out.cut(written)
+/// `repr(text)`, truncated to `max` characters.
+pub(super) fn string_repr(text: &str, max: usize) -> String {
+    let mut out = BoundedString::new(max);
+    let written = out.push_string_repr(text);
+    out.into_truncated(written)
 }
 
-/// `pprint.pformat(value, width=72, sort_dicts=False)`, of that many characters at the most.
-pub(super) fn pretty(value: &Value, most: usize) -> String {
-    let mut out = Bounded::new(most);
-    let written = out.pretty(value, 0, 0, true);
-    out.cut(written)
+/// `pprint.pformat(value, width=72, sort_dicts=False)`, truncated to `max` characters.
+pub(super) fn pretty(value: &Value, max: usize) -> String {
+    let mut out = BoundedString::new(max);
+    let written = out.push_pretty(value, 0, 0, true);
+    out.into_truncated(written)
 }
 
-/// The shortest digits that read back as the same number; with an exponent where Python has one.
+/// The shortest decimal number that parses as the same float, with an exponent in the same cases as in Python.
 fn float_repr(float: f64) -> String {
     let scientific = format!("{float:e}");
     let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
@@ -213,7 +214,7 @@ fn float_repr(float: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.unsigned_abs())
 }
 
-/// `str.isprintable`: neither a control character nor a space other than U+0020, nor one that is not assigned.
+/// Python's `str.isprintable`: false for control characters, unassigned ones, and spaces other than U+0020.
 fn is_printable(c: char) -> bool {
     use GeneralCategory::{
         Control, Format, LineSeparator, ParagraphSeparator, PrivateUse, SpaceSeparator, Surrogate, Unassigned,
@@ -233,7 +234,7 @@ fn is_printable(c: char) -> bool {
         )
 }
 
-/// Whether a line ends behind this character, as `str.splitlines` sees it.
+/// Whether Python's `str.splitlines` splits after this character.
 fn ends_line(c: char, next: Option<char>) -> bool {
     match c {
         '\r' => next != Some('\n'),
@@ -242,12 +243,12 @@ fn ends_line(c: char, next: Option<char>) -> bool {
     }
 }
 
-/// `\s`
+/// Whether `\s` of Python's `re` matches the character.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
 }
 
-/// Cuts a text behind each character that is judged so, on it and on the next one.
+/// Splits a text after each character for which `ends` is true. `ends` also gets the character that follows.
 fn split_after(text: &str, ends: impl Fn(char, Option<char>) -> bool) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
@@ -272,9 +273,9 @@ mod tests {
 
     use super::{pretty, repr};
 
-    /// Each of these was written by Python 3.11.
+    /// Each of these was observed from Python 3.11.
     #[test]
-    fn reprs_are_pythons() {
+    fn values_are_formatted_as_by_python() {
         let cases = [
             (
                 json!([null, true, false, 0, -5, 18_446_744_073_709_551_615_u64]),
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_is_cut() {
+    fn long_values_are_truncated() {
         let long = Value::Array(vec![json!("x".repeat(100)); 100_000]);
         assert_eq!(repr(&long, 50).chars().count(), 51);
         assert_eq!(pretty(&long, 5000).chars().count(), 5001);

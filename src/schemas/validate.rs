@@ -1,5 +1,7 @@
-//! JSON Schema (2020-12), as far as schemas of images need it, with the messages that clients know from Python's
-//! jsonschema: which fault is told where there are several, and every word of how it is told.
+//! Validates JSON against the subset of JSON Schema (2020-12) that schemas of images need.
+//!
+//! The messages are those of Python's jsonschema, which clients of Glance know: both the choice of the error that is reported, if
+//! there are several, and its exact wording.
 
 use std::collections::HashMap;
 
@@ -8,25 +10,25 @@ use serde_json::{Map, Value};
 
 use super::python;
 
-/// Characters of each part of a message at the most: clients need not get a megabyte of theirs back.
+/// The maximum length of each part of a message in characters, so that a response does not repeat a megabyte of the request.
 const MAX_PART: usize = 16 * 1024;
 
-/// A schema that has been looked through, so that every keyword in it is one that is acted on, with a value that it can
-/// have. Keywords that only describe are left alone.
+/// A schema that has been checked: all its keywords are supported, and have valid values. Keywords that are only annotations are
+/// not checked.
 pub(super) struct Schema {
     raw: Value,
-    /// By their texts.
+    /// The compiled patterns, by their source.
     patterns: HashMap<String, Regex>,
 }
 
 impl Schema {
-    /// Looks a schema through.
+    /// Checks a schema and compiles its patterns.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// A description of the first error, with its position in the schema.
     pub(super) fn new(raw: Value) -> Result<Self, String> {
         let mut patterns = HashMap::new();
-        look_through(&raw, "schema", &mut patterns)?;
+        check_schema(&raw, "schema", &mut patterns)?;
         Ok(Self { raw, patterns })
     }
 
@@ -35,42 +37,42 @@ impl Schema {
         &self.raw
     }
 
-    /// Checks an object.
+    /// Validates an object.
     ///
     /// # Errors
-    /// The whole message of the fault that jsonschema would tell.
+    /// The whole message of the error that jsonschema would report.
     pub(super) fn check(&self, object: &Map<String, Value>) -> Result<(), String> {
-        let mut judge = Judge::new(&self.patterns, Keep::Greatest);
+        let mut validator = Validator::new(&self.patterns, Keep::Greatest);
         for (keyword, argument) in self.raw.as_object().into_iter().flatten() {
-            judge.of_object(keyword, argument, object, &Value::Null, &self.raw);
+            validator.check_object(keyword, argument, object, &Value::Null, &self.raw);
         }
-        if judge.kept.is_empty() {
+        if validator.kept.is_empty() {
             return Ok(());
         }
-        // The object as a value is wanted for the message alone.
+        // Only the message needs the object as a `Value`, so it is cloned only for an invalid object.
         let value = Value::Object(object.clone());
-        let mut judge = Judge::new(&self.patterns, Keep::Greatest);
-        judge.check(&self.raw, &value);
-        judge.kept.pop().map_or(Ok(()), |fault| Err(fault.most_telling().message()))
+        let mut validator = Validator::new(&self.patterns, Keep::Greatest);
+        validator.check(&self.raw, &value);
+        validator.kept.pop().map_or(Ok(()), |fault| Err(fault.most_relevant().message()))
     }
 }
 
-/// Checks that a schema says nothing that is not acted on, and remembers its patterns.
-fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Regex>) -> Result<(), String> {
+/// Checks that all keywords of a schema are supported and valid, and compiles its patterns.
+fn check_schema(schema: &Value, place: &str, patterns: &mut HashMap<String, Regex>) -> Result<(), String> {
     let keywords = match schema {
         Value::Bool(_) => return Ok(()),
         Value::Object(keywords) => keywords,
         _ => return Err(format!("{place} is neither an object nor a boolean")),
     };
     for (keyword, value) in keywords {
-        let place = format!("{place}[{}]", python::text_repr(keyword, 256));
+        let place = format!("{place}[{}]", python::string_repr(keyword, 256));
         let wrong = |what: &str| Err(format!("{place} is not {what}"));
         let mut compile = |pattern: &str| match Regex::new(pattern) {
             Ok(regex) => {
                 patterns.insert(pattern.to_owned(), regex);
                 Ok(())
             }
-            Err(error) => Err(format!("{place}: {pattern:?} is not a pattern that can be searched for: {error}")),
+            Err(error) => Err(format!("{place}: {pattern:?} is not a supported pattern: {error}")),
         };
         match keyword.as_str() {
             "type" => {
@@ -80,10 +82,10 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
                 }
             }
             "enum" if !value.is_array() => return wrong("a list"),
-            "required" if !is_list_of_texts(value) => return wrong("a list of names"),
+            "required" if !is_list_of_strings(value) => return wrong("a list of names"),
             "pattern" => match value.as_str() {
                 Some(pattern) => compile(pattern)?,
-                None => return wrong("a text"),
+                None => return wrong("a string"),
             },
             "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties"
                 if !value.is_u64() =>
@@ -95,7 +97,7 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
             }
             "multipleOf" if !value.as_f64().is_some_and(|number| number > 0.0) => return wrong("a number above 0"),
             "uniqueItems" if !value.is_boolean() => return wrong("a boolean"),
-            "items" | "additionalProperties" | "propertyNames" | "not" => look_through(value, &place, patterns)?,
+            "items" | "additionalProperties" | "propertyNames" | "not" => check_schema(value, &place, patterns)?,
             "properties" | "patternProperties" => {
                 let Some(schemas) = value.as_object() else {
                     return wrong("an object");
@@ -104,7 +106,7 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
                     compile(pattern)?;
                 }
                 for (name, schema) in schemas {
-                    look_through(schema, &format!("{place}[{}]", python::text_repr(name, 256)), patterns)?;
+                    check_schema(schema, &format!("{place}[{}]", python::string_repr(name, 256)), patterns)?;
                 }
             }
             "allOf" | "anyOf" | "oneOf" => {
@@ -112,10 +114,10 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
                     return wrong("a list of schemas");
                 };
                 for (n, schema) in schemas.iter().enumerate() {
-                    look_through(schema, &format!("{place}[{n}]"), patterns)?;
+                    check_schema(schema, &format!("{place}[{n}]"), patterns)?;
                 }
             }
-            "dependentRequired" if !value.as_object().is_some_and(|names| names.values().all(is_list_of_texts)) => {
+            "dependentRequired" if !value.as_object().is_some_and(|names| names.values().all(is_list_of_strings)) => {
                 return wrong("an object of lists of names");
             }
             "$ref"
@@ -129,7 +131,7 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
             | "dependentSchemas"
             | "unevaluatedItems"
             | "unevaluatedProperties" => {
-                return Err(format!("{place}: Glimpse does not check by this keyword"));
+                return Err(format!("{place}: Glimpse does not support this keyword"));
             }
             _ => {}
         }
@@ -137,7 +139,7 @@ fn look_through(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
     Ok(())
 }
 
-fn is_list_of_texts(value: &Value) -> bool {
+fn is_list_of_strings(value: &Value) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(Value::is_string))
 }
 
@@ -150,7 +152,7 @@ enum Step<'a> {
     Key(&'a str),
 }
 
-/// What a value has against a schema.
+/// A violation of the schema.
 #[derive(Clone)]
 struct Fault<'a> {
     text: String,
@@ -159,30 +161,31 @@ struct Fault<'a> {
     value: &'a Value,
     path: Vec<Step<'a>>,
     schema_path: Vec<Step<'a>>,
-    /// Of `anyOf` and `oneOf`: the two faults of theirs that tell most, least telling last.
+    /// For `anyOf` and `oneOf`: the two most relevant faults of their schemas, in order of relevance.
     context: Vec<Fault<'a>>,
 }
 
 impl<'a> Fault<'a> {
-    /// By which faults are put in order, as jsonschema does it: those nearest to the root are the greatest, then those
-    /// of the last name or place, then those whose value is of the wrong type.
+    /// The rank by which faults are ordered, as jsonschema does: first by depth, where the fault nearest to the root is the
+    /// greatest, then by path, then by whether the keyword is other than `anyOf` and `oneOf`, then by whether the value has the
+    /// wrong type.
     fn rank(keyword: Option<&str>, schema: &Value, value: &Value, path: &[Step<'a>]) -> Rank<'a> {
         let is_strong = !matches!(keyword, Some("anyOf" | "oneOf"));
-        let fits_type = schema.get("type").is_some_and(|types| is_of_types(value, types));
-        (std::cmp::Reverse(path.len()), path.to_vec(), is_strong, !fits_type)
+        let has_type = schema.get("type").is_some_and(|types| is_of_types(value, types));
+        (std::cmp::Reverse(path.len()), path.to_vec(), is_strong, !has_type)
     }
 
     fn own_rank(&self) -> Rank<'a> {
         Self::rank(self.keyword, self.schema, self.value, &self.path)
     }
 
-    /// Itself, or what is behind it, where one of that tells more than the rest.
-    fn most_telling(mut self) -> Self {
+    /// The fault itself, or the fault in its context that is more relevant than the others there, recursively.
+    fn most_relevant(mut self) -> Self {
         let mut context = std::mem::take(&mut self.context).into_iter();
         match (context.next(), context.next()) {
             (None, _) => self,
             (Some(first), Some(second)) if first.own_rank() == second.own_rank() => self,
-            (Some(first), _) => first.most_telling(),
+            (Some(first), _) => first.most_relevant(),
         }
     }
 
@@ -203,7 +206,7 @@ type Rank<'a> = (std::cmp::Reverse<usize>, Vec<Step<'a>>, bool, bool);
 fn subscripts(path: &[Step<'_>]) -> String {
     let step = |step: &Step<'_>| match step {
         Step::Index(n) => format!("[{n}]"),
-        Step::Key(name) => format!("[{}]", python::text_repr(name, MAX_PART)),
+        Step::Key(name) => format!("[{}]", python::string_repr(name, MAX_PART)),
     };
     path.iter().map(step).collect()
 }
@@ -212,17 +215,17 @@ fn indented(value: &Value) -> String {
     python::pretty(value, MAX_PART).replace('\n', "\n    ")
 }
 
-/// Which faults are kept. The others are not even put into words.
+/// Which faults are kept. For the others, no message is formatted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keep {
-    /// The first of the greatest.
+    /// The greatest one; of several equal ones, the first.
     Greatest,
-    /// The two smallest, in order.
+    /// The two smallest ones, in order.
     Smallest,
 }
 
-/// Goes through a value and a schema.
-struct Judge<'a> {
+/// Validates a value against a schema recursively.
+struct Validator<'a> {
     patterns: &'a HashMap<String, Regex>,
     keep: Keep,
     kept: Vec<Fault<'a>>,
@@ -230,20 +233,20 @@ struct Judge<'a> {
     schema_path: Vec<Step<'a>>,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Validator<'a> {
     fn new(patterns: &'a HashMap<String, Regex>, keep: Keep) -> Self {
         Self { patterns, keep, kept: Vec::new(), path: Vec::new(), schema_path: Vec::new() }
     }
 
     fn finds(&self, pattern: &str, text: &str) -> bool {
-        // A search that gives up has found nothing.
+        // A search that exceeds its limit counts as no match.
         self.patterns.get(pattern).is_some_and(|regex| regex.is_match(text).unwrap_or(false))
     }
 
-    fn fits(&self, schema: &'a Value, value: &'a Value) -> bool {
-        let mut judge = Judge::new(self.patterns, Keep::Greatest);
-        judge.check(schema, value);
-        judge.kept.is_empty()
+    fn is_valid(&self, schema: &'a Value, value: &'a Value) -> bool {
+        let mut validator = Validator::new(self.patterns, Keep::Greatest);
+        validator.check(schema, value);
+        validator.kept.is_empty()
     }
 
     fn add(
@@ -267,10 +270,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Goes on with a part of the value, or of the schema.
+    /// Validates a part of the value, or against a part of the schema.
     fn descend(&mut self, schema: &'a Value, value: &'a Value, path: Option<Step<'a>>, schema_path: Option<Step<'a>>) {
         if *schema == Value::Bool(false) {
-            // jsonschema tells its place one step too short.
+            // jsonschema omits the last step of the path here.
             return self.check(schema, value);
         }
         self.path.extend(path);
@@ -293,7 +296,7 @@ impl<'a> Judge<'a> {
             Value::Object(keywords) => {
                 for (keyword, argument) in keywords {
                     self.schema_path.push(Step::Key(keyword));
-                    self.keyword(keyword, argument, value, schema);
+                    self.check_keyword(keyword, argument, value, schema);
                     self.schema_path.pop();
                 }
             }
@@ -301,20 +304,20 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn keyword(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
+    fn check_keyword(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
         match value {
-            Value::String(text) => self.of_text(keyword, argument, text, value, schema),
-            Value::Number(_) => self.of_number(keyword, argument, value, schema),
-            Value::Array(items) => self.of_array(keyword, argument, items, value, schema),
-            Value::Object(entries) => self.of_object(keyword, argument, entries, value, schema),
+            Value::String(text) => self.check_string(keyword, argument, text, value, schema),
+            Value::Number(_) => self.check_number(keyword, argument, value, schema),
+            Value::Array(items) => self.check_array(keyword, argument, items, value, schema),
+            Value::Object(entries) => self.check_object(keyword, argument, entries, value, schema),
             Value::Null | Value::Bool(_) => {}
         }
         let fault = match keyword {
             "type" => !is_of_types(value, argument),
             "enum" => !argument.as_array().is_some_and(|allowed| allowed.iter().any(|one| equal(one, value))),
             "const" => !equal(argument, value),
-            "not" => self.fits(argument, value),
-            "allOf" | "anyOf" | "oneOf" => return self.combined(keyword, argument, value, schema),
+            "not" => self.is_valid(argument, value),
+            "allOf" | "anyOf" | "oneOf" => return self.check_combination(keyword, argument, value, schema),
             _ => false,
         };
         if fault {
@@ -334,7 +337,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn of_text(&mut self, keyword: &'a str, argument: &'a Value, text: &str, value: &'a Value, schema: &'a Value) {
+    fn check_string(&mut self, keyword: &'a str, argument: &'a Value, text: &str, value: &'a Value, schema: &'a Value) {
         let fault = match keyword {
             "minLength" | "maxLength" => size_fault(keyword, argument, text.chars().count()),
             "pattern" if !argument.as_str().is_some_and(|pattern| self.finds(pattern, text)) => {
@@ -347,7 +350,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn of_number(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
+    fn check_number(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
         let (number, bound) = (value.as_f64().unwrap_or_default(), argument.as_f64().unwrap_or_default());
         let fault = match keyword {
             "minimum" if number < bound => "is less than the minimum of",
@@ -361,7 +364,7 @@ impl<'a> Judge<'a> {
         self.add(Some(keyword), schema, value, text, Vec::new());
     }
 
-    fn of_array(
+    fn check_array(
         &mut self,
         keyword: &'a str,
         argument: &'a Value,
@@ -395,7 +398,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn of_object(
+    fn check_object(
         &mut self,
         keyword: &'a str,
         argument: &'a Value,
@@ -420,7 +423,7 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
-            "additionalProperties" => self.additional_properties(argument, entries, value, schema),
+            "additionalProperties" => self.check_additional_properties(argument, entries, value, schema),
             "required" => {
                 for name in argument.as_array().into_iter().flatten() {
                     if name.as_str().is_some_and(|name| !entries.contains_key(name)) {
@@ -433,7 +436,7 @@ impl<'a> Judge<'a> {
                 for (name, needed) in argument.as_object().into_iter().flatten() {
                     for needed in needed.as_array().into_iter().flatten().filter(|_| entries.contains_key(name)) {
                         if needed.as_str().is_some_and(|needed| !entries.contains_key(needed)) {
-                            let name = python::text_repr(name, MAX_PART);
+                            let name = python::string_repr(name, MAX_PART);
                             let text = || format!("{} is a dependency of {name}", repr(needed));
                             self.add(Some(keyword), schema, value, text, Vec::new());
                         }
@@ -449,7 +452,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn additional_properties(
+    fn check_additional_properties(
         &mut self,
         argument: &'a Value,
         entries: &'a Map<String, Value>,
@@ -475,14 +478,14 @@ impl<'a> Judge<'a> {
                 let mut names: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
                 names.sort_unstable();
                 let one = names.len() == 1;
-                let names: Vec<String> = names.into_iter().map(|name| python::text_repr(name, MAX_PART)).collect();
+                let names: Vec<String> = names.into_iter().map(|name| python::string_repr(name, MAX_PART)).collect();
                 let names = names.join(", ");
                 match patterns {
                     Some(patterns) => {
                         let mut patterns: Vec<&str> = patterns.keys().map(String::as_str).collect();
                         patterns.sort_unstable();
                         let patterns: Vec<String> =
-                            patterns.into_iter().map(|pattern| python::text_repr(pattern, MAX_PART)).collect();
+                            patterns.into_iter().map(|pattern| python::string_repr(pattern, MAX_PART)).collect();
                         let does = if one { "does" } else { "do" };
                         format!("{names} {does} not match any of the regexes: {}", patterns.join(", "))
                     }
@@ -496,7 +499,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn combined(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
+    fn check_combination(&mut self, keyword: &'a str, argument: &'a Value, value: &'a Value, schema: &'a Value) {
         let schemas = argument.as_array().map(Vec::as_slice).unwrap_or_default();
         if keyword == "allOf" {
             for (n, schema) in schemas.iter().enumerate() {
@@ -504,22 +507,22 @@ impl<'a> Judge<'a> {
             }
             return;
         }
-        // Its faults are told from here, not from the root.
-        let mut inner = Judge::new(self.patterns, Keep::Smallest);
-        let mut fitting = schemas.iter().enumerate().skip_while(|(n, schema)| {
-            let fits = self.fits(schema, value);
-            if !fits {
+        // The paths of these faults begin here, not at the root.
+        let mut inner = Validator::new(self.patterns, Keep::Smallest);
+        let mut valid = schemas.iter().enumerate().skip_while(|(n, schema)| {
+            let is_valid = self.is_valid(schema, value);
+            if !is_valid {
                 inner.descend(schema, value, None, Some(Step::Index(*n)));
             }
-            !fits
+            !is_valid
         });
-        let Some((_, first)) = fitting.next() else {
+        let Some((_, first)) = valid.next() else {
             let text = || format!("{} is not valid under any of the given schemas", repr(value));
             return self.add(Some(keyword), schema, value, text, inner.kept);
         };
         if keyword == "oneOf" {
             let mut more: Vec<&Value> =
-                fitting.map(|(_, schema)| schema).filter(|schema| self.fits(schema, value)).collect();
+                valid.map(|(_, schema)| schema).filter(|schema| self.is_valid(schema, value)).collect();
             if !more.is_empty() {
                 more.push(first);
                 let text = || {
@@ -536,7 +539,7 @@ fn repr(value: &Value) -> String {
     python::repr(value, MAX_PART)
 }
 
-/// What is wrong with a size, if it is past the keyword's bound.
+/// The second half of the message about a size that violates the keyword's bound; `None` if it does not.
 fn size_fault(keyword: &str, bound: &Value, size: usize) -> Option<String> {
     let bound = bound.as_u64()?;
     let size = size as u64;
@@ -574,7 +577,7 @@ fn is_whole(value: &Value) -> bool {
     value.is_i64() || value.is_u64() || value.as_f64().is_some_and(|number| number.fract() == 0.0)
 }
 
-/// Whether two values are the same; 1 and 1.0 are.
+/// Whether two values are equal. As in JSON Schema, 1 equals 1.0.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => a.as_f64() == b.as_f64(),
@@ -586,13 +589,13 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Whether no item comes twice. In linear time: a client may send many.
+/// Whether all items are different. Takes linear time, because a client may send many.
 fn are_unique(items: &[Value]) -> bool {
     let mut seen = std::collections::HashSet::new();
     items.iter().all(|item| seen.insert(canonical(item)))
 }
 
-/// A text that is the same for what is [`equal`], and for nothing else.
+/// A string that is the same for two values if and only if they are [`equal`].
 fn canonical(value: &Value) -> String {
     match value {
         Value::Number(number) if number.is_f64() && is_whole(value) => {

@@ -1,8 +1,8 @@
-//! The driver `file`: an object is a file with the image's id as its name.
+//! The `file` driver: an object is a file that is named after the image's id.
 //!
-//! It is written under a name of its own beside its place, synced, and then renamed to its place: nobody reads a part of it, and
-//! it is whole after a power cut. In that place, nothing is changed without a hold on it (`super::hold`), but for the
-//! removal of an image for good. Each call to the file system runs on a blocking thread.
+//! An upload writes a temporary file in the same directory, syncs it, and then renames it to its final path. So no reader sees an
+//! incomplete file, and the file is complete after a power failure. Only the holder of a hold (`super::hold`) changes a final path,
+//! except that the deletion of an image's data needs no hold. Each file system call runs on a blocking thread.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -18,59 +18,59 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 
-use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
+use super::{Blob, Driver, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
     model::LocationUrl,
     stream::{self, Chunk, Chunks},
 };
 
-/// Bytes that are read at a time.
-const READ: usize = 256 * 1024;
-/// Bytes after which those before are sent to the disk, so that the last sync is short.
+/// The size of a read in bytes.
+const READ_SIZE: usize = 256 * 1024;
+/// The number of bytes after which a write starts a sync in the background, so that the final sync is short.
 const SYNC_EVERY: u64 = 64 * 1024 * 1024;
-/// How a file begins while it is written; its image's and its upload's ids follow.
-const UNFINISHED: &str = ".glimpse-upload.";
-/// How the file of a hold begins; its image's id follows.
-const HOLD: &str = ".glimpse-hold.";
+/// The prefix of a temporary file's name; the ids of the image and of the upload follow.
+const UNFINISHED_PREFIX: &str = ".glimpse-upload.";
+/// The prefix of a lock file's name; the id of the image follows.
+const HOLD_PREFIX: &str = ".glimpse-hold.";
 
-/// Folders of files.
+/// A store in one or more directories.
 pub(super) struct FileDriver {
-    /// The store's name, where it has one: Glance writes it into the location's metadata.
+    /// The store's name, if it has one. It is written into the location's metadata, as in Glance.
     name: Option<String>,
-    /// From the highest priority down.
+    /// The directories, from the highest priority to the lowest.
     dirs: Arc<[Dir]>,
     permissions: Option<u32>,
     metadata: Vec<Map<String, Value>>,
-    /// Bytes of zeros that make a hole, where holes are made.
+    /// With thin provisioning: the number of zero bytes that are skipped as a hole instead of being written.
     hole: Option<usize>,
     timeout: Option<u32>,
-    /// What is wrong with its configuration: it can be read then, not written.
+    /// What is wrong with the configuration. A store with a fault can be read but not written.
     fault: Option<String>,
     chunk_size: u32,
-    /// Uploads whose file may be in its place although that failed.
-    left: Left,
+    /// Uploads whose file may be at its final path although `place` failed.
+    leftovers: Leftovers,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Dir {
-    /// As it was written: it begins the URL.
+    /// The path exactly as it is configured, because URLs start with it.
     path: String,
     priority: i64,
 }
 
 impl FileDriver {
-    /// Makes the folders where they are missing. What is wrong is kept: a store that cannot be written to can be read.
+    /// Creates missing directories. An error is recorded as the store's fault: a store that cannot be written can still be read.
     pub(super) fn open(name: Option<&str>, options: &FileStore, default_dir: &Path) -> Self {
-        let mut driver = Self::with_dirs(name, options, dirs(options, default_dir));
-        let unfit = driver.dirs.iter().find_map(|dir| prepare(Path::new(&dir.path), options).err());
-        driver.fault = driver.fault.or(unfit);
+        let mut driver = Self::with_dirs(name, options, configured_dirs(options, default_dir));
+        let unusable = driver.dirs.iter().find_map(|dir| prepare(Path::new(&dir.path), options).err());
+        driver.fault = driver.fault.or(unusable);
         driver
     }
 
-    /// The folder in which a Glance stages data for imports, which is made by who needs it.
+    /// The directory in which Glance stages data for imports. Glance creates it when it needs it.
     pub(super) fn staging(options: &FileStore) -> Self {
-        Self::with_dirs(None, options, dirs(options, Path::new("/")))
+        Self::with_dirs(None, options, configured_dirs(options, Path::new("/")))
     }
 
     fn with_dirs(name: Option<&str>, options: &FileStore, dirs: Result<Vec<Dir>, String>) -> Self {
@@ -78,7 +78,7 @@ impl FileDriver {
             Ok(dirs) => (dirs, None),
             Err(fault) => (Vec::new(), Some(fault)),
         };
-        let (metadata, bad_metadata) = match options.filesystem_store_metadata_file.as_deref().map(metadata) {
+        let (metadata, bad_metadata) = match options.filesystem_store_metadata_file.as_deref().map(read_metadata_file) {
             None => (Vec::new(), None),
             Some(Ok(metadata)) => (metadata, None),
             Some(Err(fault)) => (Vec::new(), Some(fault)),
@@ -87,7 +87,7 @@ impl FileDriver {
             Ok(permissions) => (permissions, None),
             Err(fault) => (None, Some(fault)),
         };
-        let chunk = usize::try_from(options.filesystem_store_chunk_size).unwrap_or(READ);
+        let chunk = usize::try_from(options.filesystem_store_chunk_size).unwrap_or(READ_SIZE);
         Self {
             name: name.map(str::to_owned),
             dirs: dirs.into(),
@@ -97,21 +97,21 @@ impl FileDriver {
             timeout: Some(options.filesystem_store_timeout).filter(|seconds| *seconds > 0),
             fault: fault.or(bad_metadata).or(bad_permissions),
             chunk_size: options.filesystem_store_chunk_size,
-            left: Left::default(),
+            leftovers: Leftovers::default(),
         }
     }
 
-    /// Why it cannot be written to, if it cannot.
+    /// Why the store cannot be written, if it cannot.
     pub(super) fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
 
-    /// Whether a location is in one of the folders, by its URL alone.
+    /// Whether a location's URL is in one of the directories, without asking the file system.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
         path_within(&self.dirs, url).is_some()
     }
 
-    /// What an admin is shown of it.
+    /// The properties of the store that admins can see.
     pub(super) fn properties(&self) -> Map<String, Value> {
         let mut properties = Map::new();
         if let [dir] = &*self.dirs {
@@ -122,8 +122,9 @@ impl FileDriver {
         properties
     }
 
-    /// The folder for so many bytes: the one of the highest priority that has room, and of several the emptiest.
-    fn choose(dirs: &[Dir], size: u64) -> Result<&Dir> {
+    /// The directory for an object of `size` bytes: of those with enough free space, the one with the highest priority, and of
+    /// several such directories the one with the most free space.
+    fn choose_dir(dirs: &[Dir], size: u64) -> Result<&Dir> {
         if let [dir] = dirs {
             return Ok(dir);
         }
@@ -141,14 +142,14 @@ impl FileDriver {
         best.map(|(dir, _)| dir).ok_or(Error::Full)
     }
 
-    /// What Glance tells of a file of this path.
+    /// The metadata of a file's location, as Glance writes it.
     fn metadata_of(&self, path: &str) -> Map<String, Value> {
         let mount = self.metadata.iter().find(|mount| {
             let point = mount.get("mountpoint").and_then(Value::as_str);
             point.is_some_and(|point| path.starts_with(point))
         });
         if mount.is_none() && !self.metadata.is_empty() {
-            tracing::error!(path, "no mount point of filesystem_store_metadata_file is the file's");
+            tracing::error!(path, "filesystem_store_metadata_file has no mount point for the file");
         }
         let mut metadata = mount.cloned().unwrap_or_default();
         if let Some(name) = &self.name {
@@ -157,55 +158,55 @@ impl FileDriver {
         metadata
     }
 
-    /// Runs work on a blocking thread for as long as the configuration lets it, which bounds what Glance bounds: not the writing
-    /// of data. Work that is given up may still take effect.
-    async fn in_time<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    /// Runs work on a blocking thread, with the configured timeout. The timeout applies to the same calls as in Glance: not to
+    /// writing data. Work that timed out may still take effect.
+    async fn with_timeout<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
         match self.timeout {
             None => blocking(work).await,
             Some(seconds) => {
-                let patience = Duration::from_secs(seconds.into());
-                let done = tokio::time::timeout(patience, blocking(work)).await;
+                let timeout = Duration::from_secs(seconds.into());
+                let done = tokio::time::timeout(timeout, blocking(work)).await;
                 done.unwrap_or(Err(Error::TimedOut(seconds)))
             }
         }
     }
 
-    /// Removes what a Glance has staged of an image.
+    /// Removes the data that Glance has staged for an image.
     pub(super) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         let paths: Vec<String> = self.dirs.iter().map(|dir| join(&dir.path, image_id)).collect();
-        blocking(move || paths.iter().try_for_each(remove).map_err(from_io)).await
+        blocking(move || paths.iter().try_for_each(remove_if_present).map_err(from_io)).await
     }
 }
 
-/// The path of a location that is in one of the folders, by its URL alone.
+/// The path of a location whose URL is in one of the directories, without asking the file system.
 fn path_within(dirs: &[Dir], url: &LocationUrl) -> Option<PathBuf> {
     let is_within = |path: &PathBuf| {
-        // Down from the folder, and not back.
+        // The path must not leave the directory through `..`.
         let below = dirs.iter().find_map(|dir| path.strip_prefix(&dir.path).ok());
         below.is_some_and(|below| {
             below.file_name().is_some() && below.components().all(|part| matches!(part, Component::Normal(_)))
         })
     };
-    let read = location::path(url).ok().filter(is_within);
-    // A folder may have a mark in its name, which Glance writes as it is, and then cannot read.
-    read.or_else(|| location::whole_path(url).ok().map(PathBuf::from).filter(is_within))
+    let parsed = location::path(url).ok().filter(is_within);
+    // The name of a directory may contain `?` or `#`. Glance writes such URLs unescaped, and then cannot read them.
+    parsed.or_else(|| location::whole_path(url).ok().map(PathBuf::from).filter(is_within))
 }
 
-/// The path of a location, which must be in one of the folders: a location may be anybody's, and the other files are none of
-/// theirs. A folder may have been written in another way, through links.
+/// The path of a location. It must be in one of the directories: a client may have written the URL, and must not reach other files.
+/// The URL may refer to a directory by another path, through symbolic links.
 fn path_of(dirs: &[Dir], url: &LocationUrl) -> Result<PathBuf> {
     let path = location::path(url)?;
     if let Some(path) = path_within(dirs, url) {
         return Ok(path);
     }
-    let real = path.parent().and_then(|folder| fs::canonicalize(folder).ok());
-    let is_ours = |dir: &Dir| match (&real, fs::canonicalize(&dir.path)) {
+    let real = path.parent().and_then(|dir| fs::canonicalize(dir).ok());
+    let contains_real = |dir: &Dir| match (&real, fs::canonicalize(&dir.path)) {
         (Some(real), Ok(dir)) => real.starts_with(dir),
         _ => false,
     };
-    match path.file_name().is_some() && dirs.iter().any(is_ours) {
+    match path.file_name().is_some() && dirs.iter().any(contains_real) {
         true => Ok(path),
-        false => Err(Error::BadLocation("The location is outside of the store's folders")),
+        false => Err(Error::BadLocation("The location is outside of the store's directories")),
     }
 }
 
@@ -214,8 +215,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
     tokio::task::spawn_blocking(work).await?
 }
 
-/// Removes a file, if it is there.
-fn remove(path: impl AsRef<Path>) -> io::Result<()> {
+/// Removes a file; succeeds if there is none.
+fn remove_if_present(path: impl AsRef<Path>) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -228,7 +229,7 @@ impl Driver for FileDriver {
             return Err(Error::ReadOnly);
         }
         let dirs = Arc::clone(&self.dirs);
-        let dir = self.in_time(move || Self::choose(&dirs, size).cloned()).await?;
+        let dir = self.with_timeout(move || Self::choose_dir(&dirs, size).cloned()).await?;
         let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
         let hole = self.hole;
         let file = blocking(move || Unfinished::create(unfinished, hole).map_err(from_io)).await?;
@@ -239,9 +240,9 @@ impl Driver for FileDriver {
     }
 
     async fn hold(&self, object: &Object) -> Result<Hold> {
-        // One for all folders, the same whatever their priorities are.
+        // One lock for all directories, in a directory that does not depend on their priorities.
         let first = self.dirs.iter().map(|dir| &dir.path).min().ok_or(Error::ReadOnly)?;
-        let path = join(first, &format!("{HOLD}{}", object.image_id));
+        let path = join(first, &format!("{HOLD_PREFIX}{}", object.image_id));
         Hold::take(path.into()).await.map_err(from_io)
     }
 
@@ -251,18 +252,18 @@ impl Driver for FileDriver {
             let path = path_of(&dirs, &url)?;
             let dir = path.parent().unwrap_or(Path::new("/"));
             if path.exists() {
-                tracing::warn!(path = %path.display(), "what an upload that was cut off had left is replaced");
+                tracing::warn!(path = %path.display(), "the file of an interrupted upload is replaced");
             }
             let placed = fs::rename(dir.join(unfinished), &path).and_then(|()| File::open(dir)?.sync_all());
             placed.map_err(from_io).map(|()| hold)
         });
-        placed.await.inspect_err(|_| self.left.note(object))
+        placed.await.inspect_err(|_| self.leftovers.note(object))
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         let (file, size) = self
-            .in_time(move || {
+            .with_timeout(move || {
                 let file = File::open(path_of(&dirs, &url)?).map_err(from_io)?;
                 let metadata = file.metadata().map_err(from_io)?;
                 if !metadata.is_file() {
@@ -272,13 +273,13 @@ impl Driver for FileDriver {
             })
             .await?;
         let range = range.unwrap_or(0..size);
-        let reading = Reading { file, range, buffers: Buffers::default() };
-        Ok(Blob { size: Some(size), data: Box::pin(stream::read_ahead(reading).map(|part| part.map_err(Into::into))) })
+        let reader = FileReader { file, range, buffers: BufferPool::default() };
+        Ok(Blob { size: Some(size), data: Box::pin(stream::read_ahead(reader).map(|part| part.map_err(Into::into))) })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
         let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
-        self.in_time(move || {
+        self.with_timeout(move || {
             let path = path_of(&dirs, &url)?;
             fs::remove_file(&path).map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => Error::NotFound,
@@ -291,7 +292,7 @@ impl Driver for FileDriver {
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
         let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         let size = move || Ok(fs::metadata(path_of(&dirs, &url)?).map_err(from_io)?.len());
-        self.in_time(size).await
+        self.with_timeout(size).await
     }
 
     async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
@@ -303,21 +304,22 @@ impl Driver for FileDriver {
                     let entry = entry.map_err(from_io)?;
                     let name = entry.file_name();
                     let Some(name) = name.to_str() else { continue };
-                    let ids = name.strip_prefix(UNFINISHED).and_then(|ids| ids.split_once('.'));
-                    let is_hold = name.starts_with(HOLD);
+                    let ids = name.strip_prefix(UNFINISHED_PREFIX).and_then(|ids| ids.split_once('.'));
+                    let is_hold = name.starts_with(HOLD_PREFIX);
                     if ids.is_none() && !is_hold {
                         continue;
                     }
-                    // One that has gone meanwhile was finished.
-                    let moved = entry.metadata().and_then(|metadata| metadata.modified()).ok();
-                    let still = moved.and_then(|moved| moved.elapsed().ok()).is_some_and(|still| still >= quiet);
-                    match ids.filter(|_| still) {
+                    // An entry that has disappeared belonged to an upload that finished.
+                    let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+                    let age = modified.and_then(|modified| modified.elapsed().ok());
+                    let is_idle = age.is_some_and(|age| age >= quiet);
+                    match ids.filter(|_| is_idle) {
                         Some((image_id, upload_id)) => {
                             found.push(Object { image_id: image_id.to_owned(), upload_id: upload_id.to_owned() });
                         }
-                        None if is_hold && still => {
+                        None if is_hold && is_idle => {
                             if let Err(error) = Hold::tidy(entry.path()) {
-                                tracing::warn!(%error, name, "the file of a lock cannot be removed");
+                                tracing::warn!(%error, name, "cannot remove a lock file; trying again later");
                             }
                         }
                         None => {}
@@ -332,42 +334,46 @@ impl Driver for FileDriver {
     async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
         let (dirs, object) = (Arc::clone(&self.dirs), object.clone());
         blocking(move || {
-            // In this order: what is gone cannot be moved into its place any more.
+            // The temporary file goes first: once it is removed, no process can rename it to the final path.
             let unfinished = dirs.iter().map(|dir| unfinished_path(&dir.path, &object));
             let placed = dirs.iter().filter(|_| hold.is_some()).map(|dir| join(&dir.path, &object.image_id));
-            unfinished.chain(placed).try_for_each(remove).map_err(from_io)
+            unfinished.chain(placed).try_for_each(remove_if_present).map_err(from_io)
         })
         .await
     }
 
     fn take_left(&self, object: &Object) -> bool {
-        self.left.take(object)
+        self.leftovers.take(object)
     }
 }
 
-/// A file that is being written. Dropped before its end, it is removed.
+/// A temporary file that is being written. It is removed if it is dropped before [`Unfinished::finish`].
 struct Unfinished {
     file: File,
-    remover: Remover,
+    remover: RemoveOnDrop,
     written: u64,
     hole: Option<usize>,
-    /// What is sent to the disk meanwhile, up to which byte.
+    /// The sync in the background, and the number of bytes that were written when it started.
     syncing: Option<std::thread::JoinHandle<io::Result<()>>>,
     synced: u64,
 }
 
-/// Removes a file when it is dropped, unless that was called off.
-struct Remover(Option<PathBuf>);
+/// Removes a file when it is dropped, unless the path was taken out of it.
+struct RemoveOnDrop(Option<PathBuf>);
 
-impl Drop for Remover {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         let Some(path) = self.0.take() else { return };
         let remove = move || {
-            if let Err(error) = remove(&path) {
-                tracing::error!(%error, path = %path.display(), "an unfinished file cannot be removed");
+            if let Err(error) = remove_if_present(&path) {
+                tracing::error!(
+                    %error,
+                    path = %path.display(),
+                    "cannot remove an upload's temporary file; a later cleanup will try again"
+                );
             }
         };
-        // Removing a large file takes long.
+        // Removing a large file can take long, so it must not block the runtime.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
@@ -378,7 +384,7 @@ impl Drop for Remover {
 impl Unfinished {
     fn create(path: String, hole: Option<usize>) -> io::Result<Self> {
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(Self { file, remover: Remover(Some(path.into())), written: 0, hole, syncing: None, synced: 0 })
+        Ok(Self { file, remover: RemoveOnDrop(Some(path.into())), written: 0, hole, syncing: None, synced: 0 })
     }
 
     fn write(&mut self, chunk: &Chunk) -> io::Result<()> {
@@ -406,19 +412,19 @@ impl Unfinished {
         Ok(())
     }
 
-    /// Makes it whole for good, so that it stays.
+    /// Syncs the file, so that it is complete after a power failure, and keeps it.
     fn finish(mut self, permissions: Option<u32>) -> io::Result<()> {
         if let Some(sync) = self.syncing.take() {
             join_thread(sync)?;
         }
-        // A hole at the end has no length of its own.
+        // A hole at the end does not extend the file by itself.
         if self.hole.is_some() {
             self.file.set_len(self.written)?;
         }
         if let Some(mode) = permissions
             && let Err(error) = self.file.set_permissions(Permissions::from_mode(mode))
         {
-            tracing::warn!(%error, path = ?self.remover.0, "the file's permissions cannot be set");
+            tracing::warn!(%error, path = ?self.remover.0, "cannot set the file's permissions");
         }
         self.file.sync_all()?;
         self.remover.0 = None;
@@ -426,7 +432,7 @@ impl Unfinished {
     }
 }
 
-/// In one call, where the system takes all of it: so it is stored in larger pieces.
+/// Writes all frames, in one system call if the system accepts all of them. Larger writes are stored in larger extents.
 fn write_all(file: &mut File, mut frames: &mut [IoSlice<'_>]) -> io::Result<()> {
     while !frames.is_empty() {
         match file.write_vectored(frames) {
@@ -440,71 +446,71 @@ fn write_all(file: &mut File, mut frames: &mut [IoSlice<'_>]) -> io::Result<()> 
 }
 
 fn join_thread(thread: std::thread::JoinHandle<io::Result<()>>) -> io::Result<()> {
-    thread.join().map_err(|_| io::Error::other("a sync panicked"))?
+    thread.join().map_err(|_| io::Error::other("the thread that syncs the file panicked"))?
 }
 
-/// Memory that chunks of a file are read into, again and again: to take it anew for each chunk, and to clear it, costs as much
-/// as to send it. There is as much of it as there are chunks between the file and the client.
+/// A pool of read buffers. Allocating and zeroing a buffer for each chunk would cost as much as sending the chunk. The pool grows
+/// to the number of chunks that are between the file and the client.
 #[derive(Clone, Default)]
-struct Buffers(Arc<Mutex<Vec<Vec<u8>>>>);
+struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
 
-impl Buffers {
+impl BufferPool {
     fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_else(|| vec![0; READ])
+        self.lock().pop().unwrap_or_else(|| vec![0; READ_SIZE])
     }
 
-    /// What is there is whole whenever the lock is free.
+    /// Ignores poisoning: the list is consistent whenever the lock is free.
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A chunk of a file. Its memory is read into again once it was sent.
-struct Part {
+/// A chunk of a file. Its buffer returns to the pool when the chunk was sent.
+struct FileChunk {
     memory: Vec<u8>,
     length: usize,
-    home: Buffers,
+    pool: BufferPool,
 }
 
-impl AsRef<[u8]> for Part {
+impl AsRef<[u8]> for FileChunk {
     fn as_ref(&self) -> &[u8] {
         &self.memory[..self.length]
     }
 }
 
-impl Drop for Part {
+impl Drop for FileChunk {
     fn drop(&mut self) {
-        self.home.lock().push(std::mem::take(&mut self.memory));
+        self.pool.lock().push(std::mem::take(&mut self.memory));
     }
 }
 
-/// Reads a part of a file, chunk by chunk, until something fails.
-struct Reading {
+/// Reads a range of a file in chunks. It ends after the first error.
+struct FileReader {
     file: File,
-    /// What is left.
+    /// The bytes that were not read yet.
     range: Range<u64>,
-    buffers: Buffers,
+    buffers: BufferPool,
 }
 
-impl Iterator for Reading {
+impl Iterator for FileReader {
     type Item = io::Result<Bytes>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.range.is_empty() {
             return None;
         }
-        let length = READ.min(usize::try_from(self.range.end - self.range.start).unwrap_or(READ));
-        let mut part = Part { memory: self.buffers.take(), length, home: self.buffers.clone() };
-        let read = self.file.read_exact_at(&mut part.memory[..length], self.range.start);
+        let length = READ_SIZE.min(usize::try_from(self.range.end - self.range.start).unwrap_or(READ_SIZE));
+        let mut chunk = FileChunk { memory: self.buffers.take(), length, pool: self.buffers.clone() };
+        let read = self.file.read_exact_at(&mut chunk.memory[..length], self.range.start);
         if let Err(error) = &read {
-            tracing::error!(%error, "an image's data is cut off: its file is shorter than it was, or cannot be read");
+            tracing::error!(%error, "a download is truncated: the image's file cannot be read or has become shorter");
         }
         self.range.start = if read.is_ok() { self.range.start + length as u64 } else { self.range.end };
-        Some(read.map(|()| Bytes::from_owner(part)))
+        Some(read.map(|()| Bytes::from_owner(chunk)))
     }
 }
 
-/// An object's path, as Glance joins it.
+/// Joins a directory and a file name in the same way as Glance, because the path is a part of the URL.
 fn join(dir: &str, name: &str) -> String {
     if dir.ends_with('/') { format!("{dir}{name}") } else { format!("{dir}/{name}") }
 }
@@ -514,32 +520,33 @@ fn unfinished_path(dir: &str, object: &Object) -> String {
 }
 
 fn unfinished_name(object: &Object) -> String {
-    format!("{UNFINISHED}{}.{}", object.image_id, object.upload_id)
+    format!("{UNFINISHED_PREFIX}{}.{}", object.image_id, object.upload_id)
 }
 
-/// The folders that the options name.
-fn dirs(options: &FileStore, default_dir: &Path) -> Result<Vec<Dir>, String> {
-    let text = |path: &Path| path.to_str().map(str::to_owned).ok_or("a folder's name is not UTF-8".to_owned());
+/// The directories that the options configure.
+fn configured_dirs(options: &FileStore, default_dir: &Path) -> Result<Vec<Dir>, String> {
+    let to_text =
+        |path: &Path| path.to_str().map(str::to_owned).ok_or("the path of a directory is not UTF-8".to_owned());
     let several = &options.filesystem_store_datadirs.0;
     match (&options.filesystem_store_datadir, several.is_empty()) {
         (Some(_), false) => {
             Err("Specify either 'filesystem_store_datadir' or 'filesystem_store_datadirs' option".to_owned())
         }
-        (dir, true) => Ok(vec![Dir { path: text(dir.as_deref().unwrap_or(default_dir))?, priority: 0 }]),
+        (dir, true) => Ok(vec![Dir { path: to_text(dir.as_deref().unwrap_or(default_dir))?, priority: 0 }]),
         (None, false) => {
             let mut dirs: Vec<Dir> = Vec::new();
             for entry in several {
                 let (path, priority) = entry.rsplit_once(':').unwrap_or((entry, ""));
                 let (path, priority) = (path.trim(), priority.trim());
                 let priority = if priority.is_empty() { Ok(0) } else { priority.parse() };
-                let priority = priority.map_err(|_| "a folder's priority is no number".to_owned())?;
+                let priority = priority.map_err(|_| "the priority of a directory is not a number".to_owned())?;
                 let dir = Dir { path: path.to_owned(), priority };
                 if path.is_empty() {
                     return Err("Invalid directory specified in filesystem configuration".to_owned());
                 }
                 match dirs.iter().find(|other| other.path == path) {
-                    Some(other) if *other != dir => return Err(format!("the folder {path} has two priorities")),
-                    Some(_) => tracing::warn!("the folder {path} is written twice"),
+                    Some(other) if *other != dir => return Err(format!("the directory {path} has two priorities")),
+                    Some(_) => tracing::warn!("the directory {path} is configured twice"),
                     None => dirs.push(dir),
                 }
             }
@@ -549,25 +556,29 @@ fn dirs(options: &FileStore, default_dir: &Path) -> Result<Vec<Dir>, String> {
     }
 }
 
-/// Makes a folder where it is missing, and sees whether it can be written to.
+/// Creates a directory if it is missing, and checks that it can be written.
 fn prepare(dir: &Path, options: &FileStore) -> Result<(), String> {
-    fs::create_dir_all(dir).map_err(|error| format!("cannot make {}: {error}", dir.display()))?;
+    fs::create_dir_all(dir).map_err(|error| format!("cannot create {}: {error}", dir.display()))?;
     let denied = |error| format!("Permission to write in {} denied: {error}", dir.display());
     rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).map_err(denied)?;
     let Ok(Some(mode)) = permissions(options.filesystem_store_file_perm) else { return Ok(()) };
-    // Whoever may read the files must get through their folder.
-    let through = (if mode & 0o007 > 0 { 0o001 } else { 0 }) | (if mode & 0o070 > 0 { 0o010 } else { 0 });
+    // A user who is allowed to read the files must also be allowed to traverse their directory.
+    let traversal = (if mode & 0o007 > 0 { 0o001 } else { 0 }) | (if mode & 0o070 > 0 { 0o010 } else { 0 });
     let set = fs::metadata(dir).and_then(|metadata| {
         let mode = metadata.permissions().mode();
-        if mode | through == mode { Ok(()) } else { fs::set_permissions(dir, Permissions::from_mode(mode | through)) }
+        if mode | traversal == mode {
+            Ok(())
+        } else {
+            fs::set_permissions(dir, Permissions::from_mode(mode | traversal))
+        }
     });
     if let Err(error) = set {
-        tracing::warn!(%error, dir = %dir.display(), "the folder's permissions cannot be set");
+        tracing::warn!(%error, dir = %dir.display(), "cannot set the directory's permissions");
     }
     Ok(())
 }
 
-/// The permissions that the option's digits write, where it writes any.
+/// The permissions that the option sets: its decimal digits are read as an octal mode. `None` if it sets none.
 fn permissions(digits: i64) -> Result<Option<u32>, String> {
     if digits <= 0 {
         return Ok(None);
@@ -576,8 +587,8 @@ fn permissions(digits: i64) -> Result<Option<u32>, String> {
     mode.map(Some).ok_or("Invalid 'filesystem_store_file_perm' option.".to_owned())
 }
 
-/// Reads what is told with each location: mount points with an id each.
-fn metadata(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
+/// Reads the file of the option `filesystem_store_metadata_file`: a list of mount points, each with an id.
+fn read_metadata_file(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
     let file = path.display();
     let text = fs::read_to_string(path).map_err(|error| format!("the metadata file {file}: {error}"))?;
     let value: Value = serde_json::from_str(&text).map_err(|error| format!("the metadata file {file}: {error}"))?;
@@ -585,13 +596,13 @@ fn metadata(path: &Path) -> Result<Vec<Map<String, Value>>, String> {
         Value::Array(list) => list,
         other => vec![other],
     };
-    let mount = |value| match value {
+    let parse_mount = |value| match value {
         Value::Object(map) if ["id", "mountpoint"].iter().all(|key| map.get(*key).is_some_and(Value::is_string)) => {
             Ok(map)
         }
-        _ => Err(format!("the metadata file {file}: objects with the texts id and mountpoint are wanted")),
+        _ => Err(format!("the metadata file {file}: each entry must be an object with the strings id and mountpoint")),
     };
-    list.into_iter().map(mount).collect()
+    list.into_iter().map(parse_mount).collect()
 }
 
 fn from_io(error: io::Error) -> Error {
@@ -630,7 +641,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_is_in_the_stores_folders_or_nobodys() {
+    fn a_location_outside_of_the_directories_is_rejected() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("my #1 images?");
         let driver = driver(&folder);
@@ -660,9 +671,9 @@ mod tests {
         }
     }
 
-    /// An upload that was taken for dead, and goes on once a later one has its file in place.
+    /// The late upload was considered dead and rolled back; it continues after a newer upload has placed its file.
     #[tokio::test]
-    async fn what_comes_late_touches_nothing() {
+    async fn a_late_upload_does_not_overwrite_a_newer_one() {
         let dir = tempfile::tempdir().unwrap();
         let driver = driver(dir.path());
         let (late, later) = (object("late"), object("later"));
@@ -678,9 +689,9 @@ mod tests {
         assert_eq!(fs::read(dir.path().join("image")).unwrap(), b"later");
     }
 
-    /// What was undone cannot be put in place any more, and whoever undoes waits for who is about to put.
+    /// A discarded upload cannot be placed any more, and a discard waits for a placement in progress.
     #[tokio::test]
-    async fn who_places_and_who_discards_wait_for_each_other() {
+    async fn placing_and_discarding_an_upload_exclude_each_other() {
         let dir = tempfile::tempdir().unwrap();
         let driver = driver(dir.path());
         let object = object("one");

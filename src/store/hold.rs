@@ -1,7 +1,7 @@
-//! A hold on an image's place in a store of files, against other processes and other machines.
+//! A hold: a lock on the final path of an image's object in a file store, against other processes and other machines.
 //!
-//! It is the system's lock on a file of its own, which whoever holds it removes at the end. The lock ends with its process, and
-//! stays with one that stalls, for as long as what that does with the place may still take effect.
+//! It is an operating system lock on a file of its own. The holder removes that file when it releases the lock. If the holder dies,
+//! the system releases the lock. If the holder stalls, it keeps the lock: its pending changes to the path can still take effect.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -12,90 +12,91 @@ use std::{
     time::Duration,
 };
 
-/// The pause before a lock that somebody has is asked for again; it doubles each time.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest such pause.
-const LAST_PAUSE: Duration = Duration::from_millis(500);
+/// The first pause between two attempts to take a lock; it doubles with each attempt.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
+/// The maximum of this pause.
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 
-/// Keeps others from an image's place until it is dropped, which may wait for a disk: see [`Hold::release`].
+/// Keeps other processes from the final path of an image's object until it is dropped. Dropping it can block on a disk: see
+/// [`Hold::release`].
 #[derive(Debug)]
 pub(crate) struct Hold {
-    held: Option<Held>,
+    lock: Option<LockFile>,
 }
 
 #[derive(Debug)]
-struct Held {
-    /// The lock ends when it is closed.
+struct LockFile {
+    /// Closing the file releases the lock.
     file: File,
     path: PathBuf,
 }
 
 impl Hold {
-    /// Of a store in which nobody can be kept from a place.
+    /// A hold that locks nothing, for stores without locks.
     pub(super) fn none() -> Self {
-        Self { held: None }
+        Self { lock: None }
     }
 
-    /// Waits for the lock on the file of this path. It asks again and again: somebody who stalls may have it for ever, and
-    /// a thread that waits in the system for that could not be called off.
+    /// Waits for the lock on the file at `path`. It polls: a holder that stalls can keep the lock for ever, and a thread that
+    /// blocks in the system call could not be cancelled.
     pub(super) async fn take(path: PathBuf) -> io::Result<Self> {
-        let mut pause = FIRST_PAUSE;
+        let mut pause = MIN_PAUSE;
         loop {
             let path = path.clone();
-            let asked = tokio::task::spawn_blocking(move || Self::try_take(path)).await;
-            if let Some(hold) = asked.map_err(io::Error::other)?? {
+            let attempt = tokio::task::spawn_blocking(move || Self::try_take(path)).await;
+            if let Some(hold) = attempt.map_err(io::Error::other)?? {
                 return Ok(hold);
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
-    /// Takes the lock on the file of this path, unless somebody has it.
+    /// Takes the lock on the file at `path`, unless another process has it.
     fn try_take(path: PathBuf) -> io::Result<Option<Self>> {
         loop {
             let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) if is_unsupported(&error) => tell_unsupported(&error),
+                Err(TryLockError::Error(error)) if is_unsupported(&error) => warn_unsupported(&error),
                 Err(TryLockError::Error(error)) => return Err(error),
             }
-            // Whoever had it before us has removed the file that we opened.
+            // If not, the previous holder removed the file that this call has opened.
             if is_at(&file, &path)? {
-                return Ok(Some(Self { held: Some(Held { file, path }) }));
+                return Ok(Some(Self { lock: Some(LockFile { file, path }) }));
             }
         }
     }
 
-    /// Removes the file of this path if it was left by a process that was killed.
+    /// Removes the lock file at `path` if a process that was killed has left it.
     pub(super) fn tidy(path: PathBuf) -> io::Result<()> {
         let file = OpenOptions::new().write(true).open(&path)?;
         if file.try_lock().is_ok() && is_at(&file, &path)? {
-            drop(Self { held: Some(Held { file, path }) });
+            drop(Self { lock: Some(LockFile { file, path }) });
         }
         Ok(())
     }
 
-    /// Ends it where a disk may be waited for.
+    /// Releases the lock on a thread that is allowed to block.
     pub(crate) async fn release(self) {
-        // It fails by a panic alone, which has been told.
+        // This fails only if the drop panicked, and the panic was logged.
         let _ = tokio::task::spawn_blocking(move || drop(self)).await;
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let Some(Held { file, path }) = self.held.take() else { return };
+        let Some(LockFile { file, path }) = self.lock.take() else { return };
         if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!(%error, path = %path.display(), "the file of a lock cannot be removed");
+            tracing::warn!(%error, path = %path.display(), "cannot remove a lock file; trying again later");
         }
-        // Only now may others have it.
+        // The lock is released last: until now, no other process could take it.
         drop(file);
     }
 }
 
-/// Whether this open file is the one at the path.
+/// Whether this open file is still the one at the path.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {
@@ -110,12 +111,12 @@ fn is_unsupported(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(no_locks)
 }
 
-fn tell_unsupported(error: &io::Error) {
-    static TOLD: Once = Once::new();
-    TOLD.call_once(|| {
+fn warn_unsupported(error: &io::Error) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
         tracing::warn!(
             %error,
-            "the store's file system has no locks: an upload that stalls for long may meet a later one of its image"
+            "the store's file system does not support locks, an upload that stalls may conflict with a later one of its image"
         );
     });
 }
@@ -125,10 +126,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_holds_it_at_a_time_and_leaves_nothing() {
+    fn only_one_caller_holds_the_lock_and_no_file_is_left() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("hold");
-        let most = std::sync::atomic::AtomicI32::new(0);
+        let holders = std::sync::atomic::AtomicI32::new(0);
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -139,16 +140,16 @@ mod tests {
                                 None => std::thread::yield_now(),
                             }
                         };
-                        assert_eq!(most.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
+                        assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                         Hold::tidy(path.clone()).unwrap();
-                        most.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                        holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                         drop(hold);
                     }
                 });
             }
         });
         assert!(!path.exists());
-        // What a killed process leaves.
+        // The file that a killed process leaves.
         fs::write(&path, "").unwrap();
         Hold::tidy(path.clone()).unwrap();
         assert!(!path.exists());

@@ -1,4 +1,4 @@
-//! The driver `http`: data on other people's web servers, to be read.
+//! The `http` driver: read-only access to data on web servers.
 
 use std::{fs, ops::Range, sync::Arc, time::Duration};
 
@@ -9,27 +9,27 @@ use url::{Host, Url};
 use super::{Blob, Driver, Error, Hold, Object, Result, Stored};
 use crate::{
     config::HttpStore,
-    egress::{Filter, Refused, Strictness},
+    egress::{EgressFilter, Refused, Strictness},
     model::LocationUrl,
     stream::Chunks,
 };
 
-/// Redirections that are followed.
+/// The maximum number of redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
-/// How long a connection may take, and how long a server may say nothing.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout of connecting, and of each read.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Web servers, as one store.
+/// All web servers, as one store.
 pub(super) struct HttpDriver {
-    filter: Arc<Filter>,
+    filter: Arc<EgressFilter>,
     proxies: Proxies,
-    /// For locations that a client adds.
+    /// The HTTP client for locations that an API client adds.
     new: reqwest::Client,
-    /// For locations that we keep.
+    /// The HTTP client for locations that are recorded in the database.
     kept: reqwest::Client,
 }
 
-/// Schemes that have a proxy, and the proxies' hosts.
+/// The schemes that use a proxy, and the hosts of the proxies.
 #[derive(Default)]
 struct Proxies {
     schemes: Vec<String>,
@@ -38,8 +38,8 @@ struct Proxies {
 
 impl HttpDriver {
     /// # Errors
-    /// What is wrong with its options.
-    pub(super) fn open(options: &HttpStore, filter: &Arc<Filter>) -> Result<Self, String> {
+    /// A description of the invalid option.
+    pub(super) fn open(options: &HttpStore, filter: &Arc<EgressFilter>) -> Result<Self, String> {
         let mut proxies = Proxies::default();
         for (scheme, proxy) in &options.http_proxy_information.0 {
             let url = Url::parse(&proxy_url(proxy)).ok();
@@ -51,9 +51,9 @@ impl HttpDriver {
         Ok(Self { filter: Arc::clone(filter), proxies, new, kept })
     }
 
-    /// Asks for the data, wherever the server sends us. Another server that it names is one that a user gives now, also where
-    /// the first is kept: by then, nobody has judged it.
-    async fn ask(&self, url: &LocationUrl, method: Method, mut strictness: Strictness) -> Result<Response> {
+    /// Sends a request and follows redirects. A redirect to another origin is checked as strictly as a new location, even if the
+    /// first URL is recorded in the database: nothing has checked the new one yet.
+    async fn request(&self, url: &LocationUrl, method: Method, mut strictness: Strictness) -> Result<Response> {
         let mut text = url.expose().to_owned();
         for _ in 0..MAX_REDIRECTS {
             let url = self.filter.check(&text, strictness)?;
@@ -75,7 +75,7 @@ impl HttpDriver {
                 StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND => {
                     let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
                     let nowhere = Error::BadLocation("The HTTP URL attempted to redirect nowhere");
-                    text = to.and_then(|to| hop(&url, to)).ok_or(nowhere)?;
+                    text = to.and_then(|to| redirect_target(&url, to)).ok_or(nowhere)?;
                     if !Url::parse(&text).is_ok_and(|to| to.origin() == url.origin()) {
                         strictness = Strictness::New;
                     }
@@ -83,14 +83,14 @@ impl HttpDriver {
                 StatusCode::NOT_FOUND => return Err(Error::NotFound),
                 status if status.is_success() => return Ok(response),
                 status => {
-                    return Err(Error::Unavailable(format!("the web server of a location answers {status}").into()));
+                    return Err(Error::Unavailable(format!("the web server of a location returned {status}").into()));
                 }
             }
         }
         Err(Error::BadLocation("The HTTP URL exceeded 5 maximum redirects."))
     }
 
-    /// Whether our resolver does not see the host's addresses, or does not judge them: a proxy asks for them, or it is one.
+    /// Whether the HTTP client's resolver does not check the host's addresses: a proxy resolves the host, or the host is a proxy.
     fn is_resolved_elsewhere(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         let Proxies { schemes, hosts } = &self.proxies;
@@ -98,10 +98,10 @@ impl HttpDriver {
     }
 }
 
-/// The next URL of a redirection. One in full is kept as it was written, for its spelling to be judged.
-fn hop(from: &Url, to: &str) -> Option<String> {
-    let is_whole = Url::parse(to).is_ok();
-    if is_whole { Some(to.to_owned()) } else { from.join(to).ok().map(String::from) }
+/// The URL that a redirect leads to. An absolute URL is returned verbatim, because the filter also checks its spelling.
+fn redirect_target(from: &Url, to: &str) -> Option<String> {
+    let is_absolute = Url::parse(to).is_ok();
+    if is_absolute { Some(to.to_owned()) } else { from.join(to).ok().map(String::from) }
 }
 
 fn unreachable(error: Box<dyn std::error::Error + Send + Sync>) -> Error {
@@ -112,10 +112,10 @@ fn proxy_url(proxy: &str) -> String {
     if proxy.contains("://") { proxy.to_owned() } else { format!("http://{proxy}") }
 }
 
-/// A client that connects to nothing but what the filter allows.
+/// Builds an HTTP client that connects only to addresses that the filter allows.
 fn client(
     options: &HttpStore,
-    filter: &Arc<Filter>,
+    filter: &Arc<EgressFilter>,
     strictness: Strictness,
     proxies: &Proxies,
 ) -> Result<reqwest::Client, String> {
@@ -123,11 +123,11 @@ fn client(
         .dns_resolver(filter.resolver(strictness, &proxies.hosts))
         .redirect(redirect::Policy::none())
         .no_proxy()
-        // A server may close a connection that was idle just when the next request is sent; data takes longer than a
-        // connection.
+        // No connection is reused: a server can close an idle one just when the next request is sent, and connecting is cheap
+        // compared to a download.
         .pool_max_idle_per_host(0)
-        .connect_timeout(PATIENCE)
-        .read_timeout(PATIENCE);
+        .connect_timeout(TIMEOUT)
+        .read_timeout(TIMEOUT);
     match &options.https_ca_certificates_file {
         Some(file) => {
             let pem = fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
@@ -142,14 +142,15 @@ fn client(
         let proxy = match scheme.as_str() {
             "http" => reqwest::Proxy::http(proxy),
             "https" => reqwest::Proxy::https(proxy),
-            _ => return Err("http_proxy_information: http or https is wanted".to_owned()),
+            _ => return Err("http_proxy_information: the scheme must be http or https".to_owned()),
         };
-        client = client.proxy(proxy.map_err(|_| "http_proxy_information: a proxy is no URL".to_owned())?);
+        client = client
+            .proxy(proxy.map_err(|_| "http_proxy_information: the address of a proxy is not a valid URL".to_owned())?);
     }
     client.build().map_err(|error| error.to_string())
 }
 
-fn length(response: &Response) -> Option<u64> {
+fn content_length(response: &Response) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
@@ -162,8 +163,8 @@ impl Driver for HttpDriver {
         if let Some(range) = range {
             return Err(Error::NoRange(range));
         }
-        let response = self.ask(url, Method::GET, Strictness::Kept).await?;
-        let size = length(&response);
+        let response = self.request(url, Method::GET, Strictness::Kept).await?;
+        let size = content_length(&response);
         let data = response.bytes_stream().map(|part| part.map_err(|error| error.without_url().into()));
         Ok(Blob { size, data: Box::pin(data) })
     }
@@ -173,8 +174,8 @@ impl Driver for HttpDriver {
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
-        let response = self.ask(url, Method::HEAD, Strictness::New).await?;
-        Ok(length(&response).unwrap_or_default())
+        let response = self.request(url, Method::HEAD, Strictness::New).await?;
+        Ok(content_length(&response).unwrap_or_default())
     }
 
     async fn unfinished(&self, _: Duration) -> Result<Vec<Object>> {

@@ -1,35 +1,35 @@
-//! A location's URL, in parts. What may be a secret in it cannot be printed.
+//! Parsing of location URLs. No function returns a part that can contain credentials.
 
 use std::path::PathBuf;
 
 use super::{Error, Result};
 use crate::model::LocationUrl;
 
-/// The URL's scheme, in lower case; empty where it has none.
+/// The URL's scheme in lower case, empty if it has none.
 pub(super) fn scheme(url: &LocationUrl) -> String {
     let scheme = url.expose().split_once(':').map(|(scheme, _)| scheme);
     scheme.unwrap_or_default().to_lowercase()
 }
 
-/// The path in a `file://` URL, as Glance reads it: nothing is escaped in it, and what is behind a mark does not belong to it.
+/// The path in a `file://` URL as Glance parses it: nothing is unescaped, and the path ends at the first `?` or `#`.
 pub(super) fn path(url: &LocationUrl) -> Result<PathBuf> {
-    // As Python's urlparse.
+    // Like Python's urlparse.
     match whole_path(url)?.split(['?', '#']).next().unwrap_or_default().trim() {
         "" => Err(Error::BadLocation("No path specified in URI")),
         path => Ok(path.into()),
     }
 }
 
-/// The path in a `file://` URL as it was written, marks and all.
+/// The path in a `file://` URL, including any `?` and `#`.
 pub(super) fn whole_path(url: &LocationUrl) -> Result<&str> {
     let text = url.expose();
-    // The scheme's case counts, for Glance too.
+    // The scheme is case-sensitive, as in Glance.
     let path = ["file://", "filesystem://"].iter().find_map(|scheme| text.strip_prefix(scheme));
     path.map(str::trim)
         .ok_or(Error::BadLocation("Location URI must start with one of the following schemas: file://, filesystem://"))
 }
 
-/// Bucket and key in an `s3://` URL. What stands before them, a host and keys of old, is the configuration's.
+/// The bucket and the key in an `s3://` URL. The host, and the credentials in old URLs, are ignored: the configuration has them.
 pub(super) fn bucket_and_key(url: &LocationUrl) -> Result<(&str, &str)> {
     let malformed = Error::BadLocation("The Store URI was malformed");
     let (_, rest) = url.expose().split_once("://").filter(|(_, rest)| !rest.contains("://")).ok_or(malformed)?;

@@ -1,7 +1,7 @@
-//! Where image data is kept: what a driver promises, and which stores there are.
+//! Stores of image data: the driver interface, the drivers, and the registry of configured stores.
 //!
-//! A location's URL says all that is needed to find the data again; URLs and layouts are Glance's, so that either program reads
-//! what the other wrote. The digests, the bounds and the inspection of data are not a driver's business.
+//! A location's URL is all that is needed to find the data again. URLs and layouts are Glance's, so that either program can read
+//! the other's data. Drivers only move bytes: the caller computes digests, enforces size limits and inspects the data.
 
 mod file;
 mod hold;
@@ -31,49 +31,49 @@ use crate::{
     stream::{ByteStream, Chunks, Cut},
 };
 
-/// What a store can come back with. A message is for clients, where it may be shown to them: it has no URL in it.
+/// An error of a store. Some messages are returned to clients, so none of them contains a URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// There is no data at the location.
     #[error("no data is there")]
     NotFound,
-    /// No room is left.
+    /// The store has no capacity left.
     #[error("There is not enough disk space on the image storage media.")]
     Full,
-    /// The store may not be written to.
+    /// Glimpse has no permission to write to the store.
     #[error("Permission to write image storage media denied.")]
     WriteDenied,
-    /// The data may not be removed.
+    /// Glimpse has no permission to delete the data.
     #[error("{0}")]
     DeleteDenied(String),
-    /// The store is for reading only, or cannot be used as it is configured.
+    /// The store is read-only, or its configuration is invalid.
     #[error("Configuration for store failed. Adding images to this store is disabled.")]
     ReadOnly,
-    /// Data there cannot be removed by us.
+    /// The driver does not support deletion.
     #[error("Deleting images from this store is not supported.")]
     NoDelete,
-    /// A part of the data cannot be asked for.
+    /// The driver does not support range requests.
     #[error("Getting images randomly from this store is not supported. Offset: {}, length: {}", .0.start, .0.end - .0.start)]
     NoRange(Range<u64>),
-    /// The URL leads where a user may not send us.
+    /// The egress filter rejected the URL.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The URL is none that the store reads.
+    /// The store does not accept the URL.
     #[error("{0}")]
     BadLocation(&'static str),
-    /// No store that is configured has such locations.
+    /// The location is in none of the configured stores.
     #[error("no store is configured for the location")]
     NoStore,
-    /// The data that was to be stored did not come to its end.
+    /// The data that was being stored was interrupted.
     #[error(transparent)]
     Cut(#[from] Cut),
-    /// The store takes too long.
+    /// The call to the store timed out.
     #[error("Operation timed out after {0}s. Check storage health and connectivity.")]
     TimedOut(u32),
-    /// The web server of a location cannot be reached.
+    /// The web server of a location is unreachable.
     #[error("Remote server where the image is present is unavailable.")]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The store does not answer, or not as it should.
+    /// The store does not respond, or its response is invalid.
     #[error("{0}")]
     Unavailable(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -87,68 +87,72 @@ impl From<JoinError> for Error {
 /// The result of a call to a store.
 pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What an object is named by while it is written.
+/// The identity of an object while it is written.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
-    /// The image.
+    /// The id of its image.
     pub(crate) image_id: String,
-    /// The upload, of which there may be several for an image, one after the other.
+    /// The id of the upload. An image can have several uploads, one after the other.
     pub(crate) upload_id: String,
 }
 
-/// Where an object is.
+/// An object that was stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Stored {
     /// Its location.
     pub(crate) url: LocationUrl,
-    /// What Glance writes beside it.
+    /// The location's metadata, as Glance writes it.
     pub(crate) metadata: Map<String, Value>,
 }
 
-/// Data to be read.
+/// An object that was opened for reading.
 pub(crate) struct Blob {
-    /// Bytes of the whole object, where the store says.
+    /// The size of the whole object in bytes, if the store reports it.
     pub(crate) size: Option<u64>,
-    /// The bytes that were asked for. A stream that ends early ends with an error.
+    /// The requested bytes. A stream that is truncated ends with an error.
     pub(crate) data: ByteStream,
 }
 
-/// A way to keep data. Every call may be dropped at any time.
+/// A kind of store. The caller is allowed to drop the future of any call at any time.
 pub(crate) trait Driver {
-    /// Stores an object; its size is known, or 0. When this fails or is dropped, nothing is left; when it succeeds, the object
-    /// is whole, and was not there in parts before. It need not be in its place yet, where it is for good: what another upload of
-    /// its image has put there stays as it is.
+    /// Stores an object. `size` is 0 if the caller does not know it.
+    ///
+    /// If the call fails or is dropped, it leaves nothing behind. If it succeeds, the object is complete, and no incomplete version
+    /// of it was ever visible. The object need not be at its final path yet, so an object that another upload of its image has put
+    /// there is left alone.
     fn put(&self, object: &Object, data: Chunks, size: u64) -> impl Future<Output = Result<Stored>> + Send;
-    /// Keeps everybody else from the place of an image's object, where the store can.
+    /// Locks the final path of an image's object against other processes, if the store supports that.
     fn hold(&self, _: &Object) -> impl Future<Output = Result<Hold>> + Send {
         async { Ok(Hold::none()) }
     }
-    /// Moves what was stored into its place, instead of anything that is there. Who calls this has the image: others
-    /// may take it meanwhile, but do nothing in its place before the hold ends.
+    /// Moves a stored object to its final path and replaces any object there.
+    ///
+    /// The caller's upload owns the image. Another process may take the image over during the call, but does not touch the final
+    /// path until the hold is released.
     fn place(&self, _: &Object, _: &Stored, hold: Hold) -> impl Future<Output = Result<Hold>> + Send {
         async { Ok(hold) }
     }
-    /// Opens an object, or a part of it.
+    /// Opens an object, or a range of its bytes.
     fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> impl Future<Output = Result<Blob>> + Send;
-    /// Removes an object. `NotFound` where it is gone already.
+    /// Deletes an object. Returns `NotFound` if there is none.
     fn delete(&self, url: &LocationUrl) -> impl Future<Output = Result<()>> + Send;
-    /// Bytes of an object that a client says is there.
+    /// Reads the size in bytes of an object whose location a client supplied.
     fn size(&self, url: &LocationUrl) -> impl Future<Output = Result<u64>> + Send;
-    /// Lists what uploads have begun and not finished, and not moved for a while.
+    /// Lists unfinished uploads that have written nothing for at least `quiet`.
     fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;
-    /// Removes what there is of an upload that was cut off; with a hold, which it ends, also what is in its place.
+    /// Removes the data of an interrupted upload. With a hold, also removes the object at the final path, and releases the hold.
     fn discard(&self, object: &Object, hold: Option<Hold>) -> impl Future<Output = Result<()>> + Send;
-    /// Whether a call that failed may have left something of an upload, which `discard` with a hold removes. Told once.
+    /// Whether a failed call may have left data of an upload, which `discard` with a hold removes. Returns `true` once per upload.
     fn take_left(&self, _: &Object) -> bool {
         false
     }
 }
 
-/// Uploads that may have left something, by their ids.
+/// The ids of uploads that may have left data in the store.
 #[derive(Default)]
-struct Left(Mutex<HashSet<String>>);
+struct Leftovers(Mutex<HashSet<String>>);
 
-impl Left {
+impl Leftovers {
     fn note(&self, object: &Object) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone());
     }

@@ -1,4 +1,4 @@
-//! Which stores there are, and which of them a location is in.
+//! The registry of configured stores, which finds the store of a location.
 
 use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use super::{
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
-    egress::Filter,
+    egress::EgressFilter,
     model::LocationUrl,
     stream::Chunks,
 };
 
-/// A store, by its name, or by its kind where stores have no names.
+/// A configured store. Stores have names if the configuration names them; otherwise a store is identified by its kind.
 pub(crate) struct Store {
-    /// Its name.
+    /// Its name, or its kind if stores have no names.
     pub(crate) id: String,
-    /// What it is, for people.
+    /// A description for humans.
     pub(crate) description: Option<String>,
-    /// A location in a store of a higher weight is read first.
+    /// Its weight. Downloads prefer locations in stores of a higher weight.
     pub(crate) weight: i64,
-    /// Its kind, as the configuration has it.
+    /// Its kind, as it is written in the configuration.
     pub(crate) kind: String,
     driver: AnyDriver,
 }
@@ -31,11 +31,11 @@ enum AnyDriver {
     File(FileDriver),
     Http(HttpDriver),
     S3(S3Driver),
-    /// A kind that only Glance knows, or one that cannot be opened: nothing can be done with its data here.
+    /// A kind that only Glance supports, or a store that could not be opened. Every operation on its data fails.
     Absent,
 }
 
-/// Calls the driver, whichever it is.
+/// Calls a method of the store's driver; evaluates to `$absent` if it has none.
 macro_rules! call {
     ($store:expr, |$driver:ident| $call:expr, $absent:expr) => {
         match &$store.driver {
@@ -48,7 +48,7 @@ macro_rules! call {
 }
 
 impl Store {
-    fn open(config: &StoreConfig, named: bool, default_dir: &Path, filter: &Arc<Filter>) -> Self {
+    fn open(config: &StoreConfig, named: bool, default_dir: &Path, filter: &Arc<EgressFilter>) -> Self {
         let driver = match &config.kind {
             StoreKind::File(options) => {
                 let driver = FileDriver::open(named.then_some(config.id.as_str()), options, default_dir);
@@ -72,7 +72,7 @@ impl Store {
                 AnyDriver::S3(driver)
             }
             StoreKind::Other(kind) => {
-                tracing::warn!(store = config.id, kind, "Glimpse has no driver of this kind: the store cannot be used");
+                tracing::warn!(store = config.id, kind, "Glimpse has no driver of this kind, the store cannot be used");
                 AnyDriver::Absent
             }
         };
@@ -85,12 +85,12 @@ impl Store {
         }
     }
 
-    /// Whether clients can only read from it.
+    /// Whether clients can only read from the store.
     pub(crate) fn is_read_only(&self) -> bool {
         self.kind == "http"
     }
 
-    /// What an admin is shown of it.
+    /// The properties of the store that admins can see.
     pub(crate) fn properties(&self) -> Map<String, Value> {
         match &self.driver {
             AnyDriver::File(driver) => driver.properties(),
@@ -108,7 +108,7 @@ impl Store {
         }
     }
 
-    /// Whether a location that names no store looks like one of this store's.
+    /// Whether the URL alone shows that a location is in this store.
     fn owns(&self, url: &LocationUrl) -> bool {
         match &self.driver {
             AnyDriver::File(driver) => driver.owns(url),
@@ -164,9 +164,9 @@ impl Store {
     }
 }
 
-/// Every store.
+/// All configured stores.
 pub(crate) struct Stores {
-    /// Whether stores have names: what shows or takes a store's name does so then only.
+    /// Whether stores have names. If they do not, the API neither shows nor accepts store names.
     pub(crate) are_named: bool,
     stores: Vec<Arc<Store>>,
     default: Arc<Store>,
@@ -174,16 +174,16 @@ pub(crate) struct Stores {
 }
 
 impl Stores {
-    /// Opens them. One that cannot be used is told in the log; the others go on.
+    /// Opens the stores. A store that cannot be used is logged and does not affect the others.
     ///
     /// # Errors
-    /// Where the store that gets uploads is none of them.
-    pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<Filter>) -> Result<Self, String> {
+    /// If the default store is not configured.
+    pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Result<Self, String> {
         let open = |store| Arc::new(Store::open(store, config.named, default_dir, filter));
         let stores: Vec<Arc<Store>> = config.stores.iter().map(open).collect();
         let is_default = |store: &&Arc<Store>| match config.named {
             true => store.id == config.default,
-            // By one of its schemes.
+            // Without names, the option holds one of the store's schemes.
             false => store.id == config.default || store.has_scheme(&config.default),
         };
         let default = stores.iter().find(is_default).map(Arc::clone);
@@ -192,17 +192,17 @@ impl Stores {
         Ok(Self { are_named: config.named, stores, default, staging })
     }
 
-    /// All of them, in the configuration's order.
+    /// All stores, in the order of the configuration.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.stores.iter()
     }
 
-    /// The one that gets uploads.
+    /// The store for uploads that name no other.
     pub(crate) fn default(&self) -> Arc<Store> {
         Arc::clone(&self.default)
     }
 
-    /// Removes the data that a Glance may have staged for an import of this image.
+    /// Removes data that Glance may have staged for an import of this image.
     pub(crate) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         match &self.staging {
             None => Ok(()),
@@ -210,24 +210,27 @@ impl Stores {
         }
     }
 
-    /// The store of this name.
+    /// The store with this name.
     pub(crate) fn named(&self, id: &str) -> Option<Arc<Store>> {
         self.stores.iter().find(|store| store.id == id).map(Arc::clone)
     }
 
-    /// The store that a URL of a client's may be in: they name what is on web servers, and nothing that is ours.
+    /// The store of a location that a client supplies. Clients can only add URLs of web servers: a URL of another store could point
+    /// to another image's data.
     ///
     /// # Errors
     /// `NoStore`.
     pub(crate) fn find_for_client(&self, url: &LocationUrl) -> Result<&Arc<Store>> {
         let mut found = self.stores.iter().filter(|store| matches!(store.driver, AnyDriver::Http(_)));
-        // In this spelling alone Glance reads them.
-        let is_webs = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
-        found.find(|_| is_webs).ok_or(Error::NoStore)
+        // Glance accepts these schemes in lower case only.
+        let is_web_url = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
+        found.find(|_| is_web_url).ok_or(Error::NoStore)
     }
 
-    /// The store that a location is in: of those that it looks like one of, the one that it names. Where it looks like none's, the
-    /// name counts alone: clients can write it, and their data would be lost in another store.
+    /// The store that a location is in.
+    ///
+    /// If the URL matches the store that the metadata names, it is that store; otherwise the first store that the URL matches.
+    /// If the URL matches no store, only the name counts: another store with the same scheme would not have the data.
     ///
     /// # Errors
     /// `NoStore`.

@@ -1,10 +1,12 @@
-//! The driver `s3`: an object in a bucket, with the image's id as its key.
+//! The `s3` driver: an object in a bucket, with the image's id as its key.
 //!
-//! What is larger than a part is stored in parts, several at a time; nobody can read them before they are joined. Each part is
-//! in memory until the server has it, so that it can be sent again; all uploads together have a bound for that, and take turns.
+//! Data that is larger than a part is stored by a multipart upload, several parts at a time. No client can read the parts before
+//! the server joins them. A part stays in memory until the server has stored it, so that it can be retried. All uploads of the
+//! process share one limit for this memory, and wait for each other when it is used up.
 //!
-//! An upload in parts that was cut off stays on the server, out of sight, and carries the image's id alone: it cannot be told
-//! from one of a Glance beside us. So it is looked for where an upload is known to have been cut off, and nowhere else.
+//! An interrupted multipart upload stays on the server, invisible to readers. It is identified by the image's id only, so it cannot
+//! be distinguished from an upload by a Glance that shares the bucket. Therefore the driver aborts such uploads only for images
+//! whose upload is known to have been interrupted.
 
 mod client;
 mod signature;
@@ -25,8 +27,8 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::client::{Client, Gathering, PATIENCE, Payload, Place, S3Error};
-use super::{Blob, Driver, Error, Hold, Left, Object, Result, Stored, location};
+use self::client::{Client, ObjectPath, Payload, PayloadBuilder, READ_TIMEOUT, S3Error};
+use super::{Blob, Driver, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::S3Store,
     model::LocationUrl,
@@ -34,46 +36,47 @@ use crate::{
 };
 
 const MIB: u64 = 1 << 20;
-/// MiB of parts that are in memory at a time, of all uploads together. A part above that counts as so many.
-const MEMORY: u32 = 112;
-static MEMORY_LEFT: Semaphore = Semaphore::const_new(MEMORY as usize);
-/// Parts of an object at the most.
+/// The limit for parts in memory, of all uploads together, in MiB. A part that is larger counts as this many.
+const MAX_MEMORY: u32 = 112;
+static FREE_MEMORY: Semaphore = Semaphore::const_new(MAX_MEMORY as usize);
+/// The maximum number of parts of an object.
 const MAX_PARTS: u64 = 10_000;
-/// Parts after which the parts of an object of unknown size grow by the size of the first: so they are enough for 1 TiB.
+/// If the size of an object is unknown, its parts grow by the size of the first part after each this many parts. So the maximum
+/// number of parts suffices for 1 TiB.
 const GROW_EVERY: u64 = 500;
-/// How long parts on their way are waited for, when their upload is given up.
-const LAST_PARTS: Duration = Duration::from_secs(10);
-/// Bytes of a part at the most.
+/// How long an upload that failed waits for its parts in flight before it is aborted.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The maximum size of a part in bytes.
 const MAX_PART: u64 = 5 << 30;
 
-/// A bucket.
+/// A store in one bucket.
 pub(super) struct S3Driver {
-    /// The store's name, where it has one: Glance writes it into the location's metadata.
+    /// The store's name, if it has one. It is written into the location's metadata, as in Glance.
     name: Option<String>,
-    /// How the URLs of its objects begin.
+    /// The start of the URLs of its objects.
     prefix: String,
     bucket: String,
     create_bucket: bool,
     large_object_size: u64,
     chunk_size: u64,
-    at_a_time: usize,
+    max_in_flight: usize,
     client: Result<Arc<Client>, String>,
-    /// Uploads that could not be given up on the server, or whose object may be there although that failed.
-    left: Left,
-    /// What was stored and is not in its place yet, by the uploads' ids.
-    waiting: Mutex<HashMap<String, Waiting>>,
+    /// Uploads that could not be aborted on the server, and uploads whose object may be there although `place` failed.
+    leftovers: Leftovers,
+    /// The objects that were stored but not placed yet, by the ids of their uploads.
+    pending: Mutex<HashMap<String, Pending>>,
 }
 
-/// An object that nobody can read yet.
-enum Waiting {
-    /// In memory, which is counted.
+/// An object that is not visible to readers yet.
+enum Pending {
+    /// An object in memory, with its permit for that memory.
     Whole(Payload, SemaphorePermit<'static>),
-    /// On the server, in parts with these entity tags and so many bytes.
-    Parts { unfinished: Unfinished, may_be_twice: bool, etags: Vec<String>, size: u64 },
+    /// A multipart upload whose parts are all on the server, with their entity tags and their total size in bytes.
+    Parts { unfinished: Unfinished, may_have_duplicate: bool, etags: Vec<String>, size: u64 },
 }
 
 impl S3Driver {
-    /// What is wrong with the options is kept: Glance's other stores go on, too.
+    /// Opens the store. An invalid option is recorded as the store's fault, so that the other stores work, as in Glance.
     pub(super) fn open(name: Option<&str>, options: &S3Store) -> Self {
         let host = options.s3_store_host.as_deref().unwrap_or_default();
         let (scheme, host) = match (host.strip_prefix("https://"), host.strip_prefix("http://")) {
@@ -88,57 +91,57 @@ impl S3Driver {
             create_bucket: options.s3_store_create_bucket_on_put,
             large_object_size: u64::from(options.s3_store_large_object_size) * MIB,
             chunk_size: u64::from(options.s3_store_large_object_chunk_size) * MIB,
-            at_a_time: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
+            max_in_flight: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
             client: Client::open(options).map(Arc::new),
-            left: Left::default(),
-            waiting: Mutex::default(),
+            leftovers: Leftovers::default(),
+            pending: Mutex::default(),
         }
     }
 
-    /// Why it cannot be used, if it cannot.
+    /// Why the store cannot be used, if it cannot.
     pub(super) fn fault(&self) -> Option<&str> {
         self.client.as_ref().err().map(String::as_str)
     }
 
-    /// How the URLs of its locations begin, by which Glance finds the store of a location that names none.
+    /// Whether a location's URL starts like the URLs of this store. Glance uses the same rule for locations that name no store.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
         url.expose().starts_with(&self.prefix)
     }
 
-    /// What an admin is shown of it.
+    /// The properties of the store that admins can see.
     pub(super) fn properties(&self) -> Map<String, Value> {
         let mut properties = Map::new();
         properties.insert("s3_store_large_object_size".to_owned(), self.large_object_size.into());
         properties.insert("s3_store_large_object_chunk_size".to_owned(), self.chunk_size.into());
-        properties.insert("s3_store_thread_pools".to_owned(), self.at_a_time.into());
+        properties.insert("s3_store_thread_pools".to_owned(), self.max_in_flight.into());
         properties
     }
 
-    fn wait(&self, object: &Object, waiting: Waiting) {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone(), waiting);
+    fn keep_pending(&self, object: &Object, pending: Pending) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone(), pending);
     }
 
-    fn waiting(&self, object: &Object) -> Option<Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
+    fn take_pending(&self, object: &Object) -> Option<Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
     }
 
     fn client(&self) -> Result<&Arc<Client>> {
         self.client.as_ref().map_err(|_| Error::NoStore)
     }
 
-    fn place_of(&self, image_id: &str) -> Place {
-        Place { bucket: self.bucket.clone(), key: image_id.to_owned() }
+    fn path_of_image(&self, image_id: &str) -> ObjectPath {
+        ObjectPath { bucket: self.bucket.clone(), key: image_id.to_owned() }
     }
 
-    /// Does what needs the bucket; where it is missing, and may be made, makes it first.
+    /// Runs work that needs the bucket. If the bucket is missing and the configuration allows it, creates the bucket and retries.
     async fn in_bucket<T, F: Future<Output = client::Result<T>>>(&self, work: impl Fn() -> F) -> Result<T> {
         let client = self.client()?;
         match work().await {
-            Err(error) if error.is("NoSuchBucket") => {
+            Err(error) if error.has_code("NoSuchBucket") => {
                 if !self.create_bucket {
                     tracing::error!(
                         bucket = self.bucket,
-                        "the bucket is missing, and s3_store_create_bucket_on_put is off"
+                        "the bucket does not exist; create it or set s3_store_create_bucket_on_put"
                     );
                     return Err(Error::Unavailable(error.into()));
                 }
@@ -149,7 +152,7 @@ impl S3Driver {
         }
     }
 
-    /// Bytes of the part with this number, from 0.
+    /// The size in bytes of the part with this number, counted from 0. `size` is the size of the object, or 0 if it is unknown.
     fn part_size(&self, number: u64, size: u64) -> u64 {
         let part = match size {
             0 => self.chunk_size.saturating_mul(1 + number / GROW_EVERY),
@@ -158,63 +161,62 @@ impl S3Driver {
         part.min(MAX_PART)
     }
 
-    /// Stores an object whose first part is there already, in parts, which are not joined yet.
+    /// Stores an object by a multipart upload, beginning with its first part. The upload is not completed yet.
     async fn put_parts(&self, object: &Object, source: &mut Source, first: Part, size: u64) -> Result<()> {
-        let (client, place) = (self.client()?, self.place_of(&object.image_id));
-        let multipart = self.in_bucket(|| client.begin(&place)).await?;
-        let may_be_twice = multipart.may_be_twice;
-        let unfinished = Unfinished { client: Arc::clone(client), place: Some(place.clone()), id: multipart.upload_id };
-        let mut sending = Sending::start(Arc::clone(client), place, unfinished.id.clone(), self.at_a_time);
+        let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
+        let multipart = self.in_bucket(|| client.create_multipart(&path)).await?;
+        let may_have_duplicate = multipart.may_have_duplicate;
+        let unfinished = Unfinished { client: Arc::clone(client), path: Some(path.clone()), id: multipart.upload_id };
+        let mut sender = PartSender::new(Arc::clone(client), path, unfinished.id.clone(), self.max_in_flight);
         let sent = async {
-            sending.send(first).await?;
-            while sending.beside(source.has_more()).await?? {
-                let wanted = self.part_size(sending.number, size);
-                let left = if size == 0 { wanted } else { size.saturating_sub(source.taken).max(1) };
-                let mut part = sending.beside(source.unless_cut(Part::reserve(wanted.min(left)))).await???;
-                while part.gathering.len < wanted && sending.beside(source.has_more()).await?? {
-                    source.pour(&mut part, wanted);
+            sender.send(first).await?;
+            while sender.wait_for(source.has_more()).await?? {
+                let wanted = self.part_size(sender.count, size);
+                let remaining = if size == 0 { wanted } else { size.saturating_sub(source.taken).max(1) };
+                let mut part = sender.wait_for(source.unless_cut(Part::reserve(wanted.min(remaining)))).await???;
+                while part.payload.len < wanted && sender.wait_for(source.has_more()).await?? {
+                    source.fill(&mut part, wanted);
                 }
-                sending.send(part).await?;
+                sender.send(part).await?;
             }
-            sending.finish().await
+            sender.finish().await
         };
         let sent = sent.await;
         if sent.is_err() {
-            // A part that arrives after its upload was given up stays on the server.
-            let ended = async { while sending.tasks.join_next().await.is_some() {} };
-            let _ = tokio::time::timeout(LAST_PARTS, ended).await;
+            // A part that arrives after the abort would stay on the server.
+            let ended = async { while sender.tasks.join_next().await.is_some() {} };
+            let _ = tokio::time::timeout(ABORT_TIMEOUT, ended).await;
         }
-        sending.tasks.shutdown().await;
+        sender.tasks.shutdown().await;
         match sent {
             Ok(etags) => {
-                self.wait(object, Waiting::Parts { unfinished, may_be_twice, etags, size: source.taken });
+                self.keep_pending(object, Pending::Parts { unfinished, may_have_duplicate, etags, size: source.taken });
                 Ok(())
             }
             Err(error) => {
-                self.give_up(object, unfinished, may_be_twice).await;
+                self.abort(object, unfinished, may_have_duplicate).await;
                 Err(error)
             }
         }
     }
 
-    /// What the server did not refuse, it may have.
-    fn note_left(&self, object: &Object, error: &Error) {
+    /// Notes that the server may have stored the object, unless the server rejected it.
+    fn note_leftover(&self, object: &Object, error: &Error) {
         if matches!(error, Error::Unavailable(_)) {
-            self.left.note(object);
+            self.leftovers.note(object);
         }
     }
 
-    /// Removes the parts of an upload.
-    async fn give_up(&self, object: &Object, mut unfinished: Unfinished, may_be_twice: bool) {
-        let Some(place) = unfinished.place.take() else { return };
-        // Where the answer to its begin was lost, there is another one.
-        let given_up = match may_be_twice {
-            true => unfinished.client.abort_all(&place).await,
-            false => unfinished.client.abort(&place, &unfinished.id).await,
+    /// Aborts a multipart upload, which removes its parts.
+    async fn abort(&self, object: &Object, mut unfinished: Unfinished, may_have_duplicate: bool) {
+        let Some(path) = unfinished.path.take() else { return };
+        let aborted = match may_have_duplicate {
+            true => unfinished.client.abort_all_multiparts(&path).await,
+            false => unfinished.client.abort_multipart(&path, &unfinished.id).await,
         };
-        if let Err(error) = given_up {
-            tracing::error!(%error, image = object.image_id, "parts of an upload cannot be removed now");
-            self.left.note(object);
+        if let Err(error) = aborted {
+            tracing::error!(%error, image = object.image_id, "cannot abort a multipart upload now");
+            self.leftovers.note(object);
         }
     }
 }
@@ -225,14 +227,14 @@ impl Driver for S3Driver {
         let mut source = Source::new(data);
         let wanted = self.part_size(0, size);
         let mut part = source.unless_cut(Part::reserve(if size == 0 { wanted } else { wanted.min(size) })).await??;
-        while part.gathering.len < wanted && source.has_more().await? {
-            source.pour(&mut part, wanted);
+        while part.payload.len < wanted && source.has_more().await? {
+            source.fill(&mut part, wanted);
         }
         let is_whole = !source.has_more().await?;
-        // Without a byte there is no part.
-        if is_whole && (part.gathering.len < self.large_object_size || part.gathering.len == 0) {
+        // A multipart upload needs at least one byte.
+        if is_whole && (part.payload.len < self.large_object_size || part.payload.len == 0) {
             let (payload, memory) = part.finish();
-            self.wait(object, Waiting::Whole(payload, memory));
+            self.keep_pending(object, Pending::Whole(payload, memory));
         } else {
             self.put_parts(object, &mut source, part, size).await?;
         }
@@ -243,25 +245,25 @@ impl Driver for S3Driver {
         Ok(Stored { url: format!("{}{}", self.prefix, object.image_id).into(), metadata })
     }
 
-    /// Parts that were removed meanwhile, because the upload was taken for dead, cannot be joined.
+    /// Fails if another process considered the upload dead and has aborted it.
     async fn place(&self, object: &Object, _: &Stored, hold: Hold) -> Result<Hold> {
-        let (client, place) = (self.client()?, self.place_of(&object.image_id));
-        match self.waiting(object) {
+        let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
+        match self.take_pending(object) {
             None => {}
-            Some(Waiting::Whole(payload, _memory)) => {
-                let put = self.in_bucket(|| client.put(&place, payload.clone())).await;
-                put.inspect_err(|error| self.note_left(object, error))?;
+            Some(Pending::Whole(payload, _memory)) => {
+                let put = self.in_bucket(|| client.put(&path, payload.clone())).await;
+                put.inspect_err(|error| self.note_leftover(object, error))?;
             }
-            Some(Waiting::Parts { mut unfinished, may_be_twice, etags, size }) => {
-                if let Err(error) = client.join(&place, &unfinished.id, &etags, size).await {
-                    self.give_up(object, unfinished, may_be_twice).await;
+            Some(Pending::Parts { mut unfinished, may_have_duplicate, etags, size }) => {
+                if let Err(error) = client.complete_multipart(&path, &unfinished.id, &etags, size).await {
+                    self.abort(object, unfinished, may_have_duplicate).await;
                     let error = cannot_write(error);
-                    self.note_left(object, &error);
+                    self.note_leftover(object, &error);
                     return Err(error);
                 }
-                unfinished.place = None;
-                if may_be_twice && let Err(error) = client.abort_all(&place).await {
-                    tracing::error!(%error, image = object.image_id, "parts of an upload cannot be removed now");
+                unfinished.path = None;
+                if may_have_duplicate && let Err(error) = client.abort_all_multiparts(&path).await {
+                    tracing::error!(%error, image = object.image_id, "cannot abort a multipart upload now");
                 }
             }
         }
@@ -269,37 +271,43 @@ impl Driver for S3Driver {
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
-        let (client, place) = (self.client()?, place_of(url)?);
+        let (client, path) = (self.client()?, path_of_url(url)?);
         if range.as_ref().is_some_and(Range::is_empty) {
-            let size = client.head(&place).await.map_err(cannot_read)?;
+            let size = client.head(&path).await.map_err(cannot_read)?;
             return Ok(Blob { size: Some(size), data: Box::pin(futures_util::stream::empty()) });
         }
-        let response = client.get(&place, range.as_ref(), None).await.map_err(cannot_read)?;
+        let response = client.get(&path, range.as_ref(), None).await.map_err(cannot_read)?;
         let etag = response.headers().get(header::ETAG).cloned();
         let (size, range) = match range {
-            None => (client::length(&response), 0..client::length(&response).unwrap_or(u64::MAX)),
+            None => (client::content_length(&response), 0..client::content_length(&response).unwrap_or(u64::MAX)),
             Some(range) => (Some(check_range(&response, &range)?), range),
         };
-        let reading =
-            Reading { client: Arc::clone(client), place, etag, left: range, response: Some(response), tries: 0 };
-        let known = size.is_some();
-        let data = futures_util::stream::try_unfold(reading, move |mut reading| async move {
-            let part = reading.next(known).await?;
-            Ok::<_, BoxError>(part.map(|part| (part, reading)))
+        let reader = ObjectReader {
+            client: Arc::clone(client),
+            path,
+            etag,
+            unread: range,
+            response: Some(response),
+            retries: 0,
+        };
+        let has_known_size = size.is_some();
+        let data = futures_util::stream::try_unfold(reader, move |mut reader| async move {
+            let bytes = reader.next(has_known_size).await?;
+            Ok::<_, BoxError>(bytes.map(|bytes| (bytes, reader)))
         });
         Ok(Blob { size, data: data.boxed() })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
-        let (client, place) = (self.client()?, place_of(url)?);
-        // The answer to a removal does not tell whether there was something.
-        let removed = match client.head(&place).await {
-            Ok(_) => client.delete(&place).await,
+        let (client, path) = (self.client()?, path_of_url(url)?);
+        // The response to a deletion does not show whether there was an object.
+        let deleted = match client.head(&path).await {
+            Ok(_) => client.delete(&path).await,
             Err(error) => Err(error),
         };
-        removed.map_err(|error| match error.status() {
+        deleted.map_err(|error| match error.status() {
             Some(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
-                tracing::error!(%error, "an object may not be removed");
+                tracing::error!(%error, "the S3 server denied the deletion of an object");
                 Error::DeleteDenied("You cannot delete the image's object in its S3 store".to_owned())
             }
             _ => cannot_read(error),
@@ -307,7 +315,7 @@ impl Driver for S3Driver {
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
-        self.client()?.head(&place_of(url)?).await.map_err(cannot_read)
+        self.client()?.head(&path_of_url(url)?).await.map_err(cannot_read)
     }
 
     async fn unfinished(&self, _: Duration) -> Result<Vec<Object>> {
@@ -315,74 +323,74 @@ impl Driver for S3Driver {
     }
 
     async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
-        if let Some(Waiting::Parts { unfinished, may_be_twice, .. }) = self.waiting(object) {
-            self.give_up(object, unfinished, may_be_twice).await;
+        if let Some(Pending::Parts { unfinished, may_have_duplicate, .. }) = self.take_pending(object) {
+            self.abort(object, unfinished, may_have_duplicate).await;
         }
-        // Other parts that are there may be those of the image's next upload, unless it is held.
+        // Without a hold, other multipart uploads of the image are left alone: they can belong to its next upload.
         let Some(hold) = hold else { return Ok(()) };
-        let (client, place) = (self.client()?, self.place_of(&object.image_id));
+        let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
         let discarded = async {
-            client.abort_all(&place).await?;
-            client.delete(&place).await
+            client.abort_all_multiparts(&path).await?;
+            client.delete(&path).await
         };
         let discarded = discarded.await;
         hold.release().await;
         match discarded {
-            Err(error) if error.is("NoSuchBucket") => Ok(()),
+            Err(error) if error.has_code("NoSuchBucket") => Ok(()),
             discarded => discarded.map_err(cannot_write),
         }
     }
 
     fn take_left(&self, object: &Object) -> bool {
-        self.left.take(object)
+        self.leftovers.take(object)
     }
 }
 
-/// An upload in parts that is under way. Dropped before its end, it is given up.
+/// A multipart upload in progress. It is aborted when it is dropped, unless its path was taken out of it.
 struct Unfinished {
     client: Arc<Client>,
-    place: Option<Place>,
+    path: Option<ObjectPath>,
     id: String,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        let (Some(place), Ok(runtime)) = (self.place.take(), tokio::runtime::Handle::try_current()) else { return };
+        let (Some(path), Ok(runtime)) = (self.path.take(), tokio::runtime::Handle::try_current()) else { return };
         let (client, id) = (Arc::clone(&self.client), std::mem::take(&mut self.id));
         runtime.spawn(async move {
-            if let Err(error) = client.abort(&place, &id).await {
-                tracing::error!(%error, image = place.key, "parts of an upload cannot be removed now");
+            if let Err(error) = client.abort_multipart(&path, &id).await {
+                tracing::error!(%error, image = path.key, "cannot abort a multipart upload now");
             }
         });
     }
 }
 
-/// Data that comes, and what of it was not taken yet.
+/// The incoming data of an object, with the bytes that were received but are not in a part yet.
 struct Source {
     data: Chunks,
-    waiting: VecDeque<Bytes>,
+    received: VecDeque<Bytes>,
     ended: bool,
-    /// Bytes that were taken.
+    /// The number of bytes that were moved into parts.
     taken: u64,
 }
 
 impl Source {
     fn new(data: Chunks) -> Self {
-        Self { data, waiting: VecDeque::new(), ended: false, taken: 0 }
+        Self { data, received: VecDeque::new(), ended: false, taken: 0 }
     }
 
-    /// Waits for more. It may be dropped at any time.
+    /// Waits until there is more data; returns `false` at its end. Cancel-safe.
     async fn has_more(&mut self) -> Result<bool, Cut> {
-        while self.waiting.is_empty() && !self.ended {
+        while self.received.is_empty() && !self.ended {
             match self.data.next().await? {
-                Some(chunk) => self.waiting.extend(chunk.shared()),
+                Some(chunk) => self.received.extend(chunk.shared()),
                 None => self.ended = true,
             }
         }
-        Ok(!self.waiting.is_empty())
+        Ok(!self.received.is_empty())
     }
 
-    /// Waits for something else, unless the data breaks off meanwhile.
+    /// Waits for other work, and fails if the data is interrupted meanwhile.
     async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -392,171 +400,171 @@ impl Source {
         Ok(work.await)
     }
 
-    /// Moves what is there into a part, up to so many bytes.
-    fn pour(&mut self, part: &mut Part, wanted: u64) {
-        while part.gathering.len < wanted
-            && let Some(mut frame) = self.waiting.pop_front()
+    /// Moves received bytes into a part, until it has `wanted` bytes.
+    fn fill(&mut self, part: &mut Part, wanted: u64) {
+        while part.payload.len < wanted
+            && let Some(mut frame) = self.received.pop_front()
         {
-            let room = usize::try_from(wanted - part.gathering.len).unwrap_or(usize::MAX);
-            if frame.len() > room {
-                self.waiting.push_front(frame.split_off(room));
+            let missing = usize::try_from(wanted - part.payload.len).unwrap_or(usize::MAX);
+            if frame.len() > missing {
+                self.received.push_front(frame.split_off(missing));
             }
             self.taken += frame.len() as u64;
-            part.gathering.push(frame);
+            part.payload.push(frame);
         }
     }
 }
 
-/// A part that is gathered, in the memory that all uploads share.
+/// A part that is being filled, with its permit for the memory that all uploads share.
 struct Part {
-    gathering: Gathering,
+    payload: PayloadBuilder,
     memory: SemaphorePermit<'static>,
 }
 
 impl Part {
-    /// Waits until there is room for so many bytes.
+    /// Waits until there is enough free memory for a part of `bytes` bytes.
     async fn reserve(bytes: u64) -> Result<Self> {
-        let mebibytes = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(MEMORY).clamp(1, MEMORY);
-        let memory = MEMORY_LEFT.acquire_many(mebibytes).await.map_err(|error| Error::Unavailable(error.into()))?;
-        Ok(Self { gathering: Gathering::new(), memory })
+        let mebibytes = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(MAX_MEMORY).clamp(1, MAX_MEMORY);
+        let memory = FREE_MEMORY.acquire_many(mebibytes).await.map_err(|error| Error::Unavailable(error.into()))?;
+        Ok(Self { payload: PayloadBuilder::new(), memory })
     }
 
     fn finish(self) -> (Payload, SemaphorePermit<'static>) {
-        (self.gathering.finish(), self.memory)
+        (self.payload.finish(), self.memory)
     }
 }
 
-/// Parts on their way, several at a time.
-struct Sending {
+/// Sends the parts of a multipart upload, several at a time.
+struct PartSender {
     client: Arc<Client>,
-    place: Place,
+    path: ObjectPath,
     upload_id: String,
-    at_a_time: usize,
+    max_in_flight: usize,
     tasks: JoinSet<(usize, client::Result<String>)>,
-    /// The entity tags of those that are there.
+    /// The parts' entity tags, `None` for a part in flight.
     etags: Vec<Option<String>>,
-    /// How many were sent or are on their way.
-    number: u64,
+    /// The number of parts that were sent or are in flight.
+    count: u64,
 }
 
-impl Sending {
-    fn start(client: Arc<Client>, place: Place, upload_id: String, at_a_time: usize) -> Self {
-        Self { client, place, upload_id, at_a_time, tasks: JoinSet::new(), etags: Vec::new(), number: 0 }
+impl PartSender {
+    fn new(client: Arc<Client>, path: ObjectPath, upload_id: String, max_in_flight: usize) -> Self {
+        Self { client, path, upload_id, max_in_flight, tasks: JoinSet::new(), etags: Vec::new(), count: 0 }
     }
 
-    /// Waits for something while parts are on their way; ends when one of them fails.
-    async fn beside<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+    /// Waits for other work while parts are in flight, and fails if one of them fails.
+    async fn wait_for<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let mut work = std::pin::pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                Some(sent) = self.tasks.join_next() => self.note(sent)?,
+                Some(sent) = self.tasks.join_next() => self.record_etag(sent)?,
             }
         }
     }
 
-    fn note(&mut self, sent: Result<(usize, client::Result<String>), tokio::task::JoinError>) -> Result<()> {
+    fn record_etag(&mut self, sent: Result<(usize, client::Result<String>), tokio::task::JoinError>) -> Result<()> {
         let (at, etag) = sent.map_err(|error| Error::Unavailable(error.into()))?;
         self.etags[at] = Some(etag.map_err(cannot_write)?);
         Ok(())
     }
 
     async fn send(&mut self, part: Part) -> Result<()> {
-        while self.tasks.len() >= self.at_a_time
+        while self.tasks.len() >= self.max_in_flight
             && let Some(sent) = self.tasks.join_next().await
         {
-            self.note(sent)?;
+            self.record_etag(sent)?;
         }
         let at = self.etags.len();
         self.etags.push(None);
-        self.number += 1;
-        let (client, place, id) = (Arc::clone(&self.client), self.place.clone(), self.upload_id.clone());
+        self.count += 1;
+        let (client, path, id) = (Arc::clone(&self.client), self.path.clone(), self.upload_id.clone());
         self.tasks.spawn(async move {
             let (payload, _memory) = part.finish();
-            (at, client.put_part(&place, &id, at + 1, payload).await)
+            (at, client.put_part(&path, &id, at + 1, payload).await)
         });
         Ok(())
     }
 
-    /// Waits for the last ones, and returns all entity tags, in order.
+    /// Waits for the parts in flight, and returns the entity tags of all parts in order.
     async fn finish(&mut self) -> Result<Vec<String>> {
         while let Some(sent) = self.tasks.join_next().await {
-            self.note(sent)?;
+            self.record_etag(sent)?;
         }
         let etags: Option<Vec<String>> = self.etags.drain(..).collect();
         etags.ok_or_else(|| Error::Unavailable("a part was not sent".into()))
     }
 }
 
-/// An object that is read. Where the connection breaks off, it goes on from there with another.
-struct Reading {
+/// Reads an object. If the connection is interrupted, another request resumes from the same byte.
+struct ObjectReader {
     client: Arc<Client>,
-    place: Place,
+    path: ObjectPath,
     etag: Option<header::HeaderValue>,
-    /// The bytes that are still to come.
-    left: Range<u64>,
+    /// The bytes that were not read yet.
+    unread: Range<u64>,
     response: Option<Response>,
-    /// How often it broke off since the last byte came.
-    tries: usize,
+    /// The number of retries since the last bytes were received.
+    retries: usize,
 }
 
-impl Reading {
-    /// The next bytes; `known` says whether the end is.
-    async fn next(&mut self, known: bool) -> Result<Option<Bytes>, BoxError> {
+impl ObjectReader {
+    /// Reads the next bytes. An object of unknown size ends with its response, and cannot be resumed.
+    async fn next(&mut self, has_known_size: bool) -> Result<Option<Bytes>, BoxError> {
         loop {
-            if self.left.is_empty() {
+            if self.unread.is_empty() {
                 return Ok(None);
             }
             let read = match &mut self.response {
-                Some(response) => match tokio::time::timeout(PATIENCE, response.chunk()).await {
+                Some(response) => match tokio::time::timeout(READ_TIMEOUT, response.chunk()).await {
                     Ok(read) => read.map_err(|error| error.without_url().into()),
-                    Err(_) => Err(BoxError::from("the S3 server is silent")),
+                    Err(_) => Err(BoxError::from("the S3 server sends no data")),
                 },
-                None => Err("the S3 server broke off".into()),
+                None => Err("the response of the S3 server was interrupted".into()),
             };
             let error = match read {
-                Ok(Some(bytes)) if bytes.len() as u64 <= self.left.end - self.left.start => {
-                    self.left.start += bytes.len() as u64;
-                    self.tries = 0;
+                Ok(Some(bytes)) if bytes.len() as u64 <= self.unread.end - self.unread.start => {
+                    self.unread.start += bytes.len() as u64;
+                    self.retries = 0;
                     return Ok(Some(bytes));
                 }
-                Ok(Some(_)) => return Err("the S3 server sends more than it should".into()),
-                Ok(None) if !known => return Ok(None),
-                Ok(None) => "the S3 server sends less than it should".into(),
+                Ok(Some(_)) => return Err("the S3 server sends more data than requested".into()),
+                Ok(None) if !has_known_size => return Ok(None),
+                Ok(None) => "the S3 server sends less data than requested".into(),
                 Err(error) => error,
             };
-            // Another version of the object must not be taken for its end.
-            if self.etag.is_none() || !known || !client::pause(self.tries).await {
-                tracing::error!(%error, image = self.place.key, "an image's data is cut off");
+            // Without an entity tag, another request could continue with a different version of the object.
+            if self.etag.is_none() || !has_known_size || !client::pause_before_retry(self.retries).await {
+                tracing::error!(%error, image = self.path.key, "a download is truncated: cannot read the object");
                 return Err(error);
             }
-            self.tries += 1;
-            tracing::warn!(%error, image = self.place.key, from = self.left.start, "an object is read on with another request");
+            self.retries += 1;
+            tracing::warn!(%error, image = self.path.key, from = self.unread.start, "reading an object failed, resuming");
             self.response = None;
-            let response = self.client.get(&self.place, Some(&self.left), self.etag.as_ref()).await?;
-            check_range(&response, &self.left)?;
+            let response = self.client.get(&self.path, Some(&self.unread), self.etag.as_ref()).await?;
+            check_range(&response, &self.unread)?;
             self.response = Some(response);
         }
     }
 }
 
-/// Checks that the answer is the part that was asked for, and returns the size of the whole.
-fn check_range(response: &Response, asked: &Range<u64>) -> Result<u64> {
-    let odd = || Error::Unavailable("the S3 server sends another part than it was asked for".into());
+/// Checks that the response contains the requested range, and returns the size of the whole object.
+fn check_range(response: &Response, requested: &Range<u64>) -> Result<u64> {
+    let wrong_range = || Error::Unavailable("the S3 server sends another range than requested".into());
     if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Err(odd());
+        return Err(wrong_range());
     }
     let value = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let (part, size) = value.and_then(|value| value.strip_prefix("bytes ")?.split_once('/')).ok_or_else(odd)?;
-    if part != format!("{}-{}", asked.start, asked.end - 1) {
-        return Err(odd());
+    let (part, size) = value.and_then(|value| value.strip_prefix("bytes ")?.split_once('/')).ok_or_else(wrong_range)?;
+    if part != format!("{}-{}", requested.start, requested.end - 1) {
+        return Err(wrong_range());
     }
-    size.parse().map_err(|_| odd())
+    size.parse().map_err(|_| wrong_range())
 }
 
-fn place_of(url: &LocationUrl) -> Result<Place> {
+fn path_of_url(url: &LocationUrl) -> Result<ObjectPath> {
     let (bucket, key) = location::bucket_and_key(url)?;
-    Ok(Place { bucket: bucket.to_owned(), key: key.to_owned() })
+    Ok(ObjectPath { bucket: bucket.to_owned(), key: key.to_owned() })
 }
 
 fn cannot_read(error: S3Error) -> Error {
@@ -567,12 +575,12 @@ fn cannot_read(error: S3Error) -> Error {
 }
 
 fn cannot_write(error: S3Error) -> Error {
-    let is_full = ["QuotaExceeded", "EntityTooLarge", "XMinioStorageFull"].iter().any(|code| error.is(code));
+    let is_full = ["QuotaExceeded", "EntityTooLarge", "XMinioStorageFull"].iter().any(|code| error.has_code(code));
     match error.status() {
         Some(StatusCode::INSUFFICIENT_STORAGE) => Error::Full,
         _ if is_full => Error::Full,
         Some(StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED) => {
-            tracing::error!(%error, "an object may not be stored");
+            tracing::error!(%error, "the S3 server denied the upload of an object");
             Error::WriteDenied
         }
         _ => Error::Unavailable(error.into()),

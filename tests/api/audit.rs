@@ -1,4 +1,5 @@
-//! Images whose data is not where they say: housekeeping finds them, reports them, and repairs them where that is safe.
+//! Tests of the housekeeping audit: it finds images whose data is not where their locations say, reports them, and
+//! repairs them where that is safe.
 
 use std::{fs, path::Path};
 
@@ -18,7 +19,7 @@ fn with_audits(builder: ServerBuilder) -> ServerBuilder {
     builder.without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1")
 }
 
-/// Waits until this is in the log, in a line about the image.
+/// Waits until the log has a line of this level that contains `what` and the image's id.
 async fn is_reported(s: &TestServer, image: &str, level: &str, what: &str) {
     eventually("it is reported", || {
         let log = s.log();
@@ -28,7 +29,7 @@ async fn is_reported(s: &TestServer, image: &str, level: &str, what: &str) {
     .await;
 }
 
-/// A server with three images, that is stopped.
+/// Returns a stopped server with three images, and the images.
 async fn three_images(dir: &Path) -> (TestServer, [String; 3]) {
     let mut s = with_audits(with_store(dir)).start().await;
     let member = s.member("p1");
@@ -42,7 +43,7 @@ async fn three_images(dir: &Path) -> (TestServer, [String; 3]) {
 }
 
 #[tokio::test]
-async fn a_location_that_is_marked_as_deleted_is_restored_where_its_data_is_there() {
+async fn a_location_marked_as_deleted_is_restored_if_its_data_exists() {
     let dir = tempfile::tempdir().unwrap();
     let (mut s, [image, ..]) = three_images(dir.path()).await;
     set_location(&s, &image, true).await;
@@ -51,9 +52,10 @@ async fn a_location_that_is_marked_as_deleted_is_restored_where_its_data_is_ther
     assert_eq!(download(&s.member("p1"), &image).await, bytes(1000));
 }
 
-/// Whether its location was marked as deleted, or not any more when its process was killed.
+/// Covers both cases: the location is still marked as active, and the process was killed after it marked the location
+/// as deleted.
 #[tokio::test]
-async fn an_active_image_whose_data_is_gone_is_queued_again() {
+async fn an_active_image_with_missing_data_is_queued_again() {
     for marked in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let (mut s, [image, other, _]) = three_images(dir.path()).await;
@@ -74,7 +76,7 @@ async fn an_active_image_whose_data_is_gone_is_queued_again() {
 }
 
 #[tokio::test]
-async fn a_store_in_which_nothing_is_found_is_reported_and_not_believed() {
+async fn a_store_that_has_lost_all_data_is_reported_and_its_images_stay_active() {
     let dir = tempfile::tempdir().unwrap();
     let (mut s, images) = three_images(dir.path()).await;
     let (there, away) = (dir.path().join("images"), dir.path().join("away"));
@@ -91,7 +93,7 @@ async fn a_store_in_which_nothing_is_found_is_reported_and_not_believed() {
 }
 
 #[tokio::test]
-async fn data_of_another_size_is_reported_and_nothing_is_changed() {
+async fn data_of_an_unexpected_size_is_reported_and_nothing_is_changed() {
     let dir = tempfile::tempdir().unwrap();
     let (mut s, [image, ..]) = three_images(dir.path()).await;
     fs::write(dir.path().join("images").join(id(&image)), b"abc").unwrap();
@@ -100,9 +102,9 @@ async fn data_of_another_size_is_reported_and_nothing_is_changed() {
     assert_eq!(status(&s.member("p1"), &image).await, "active");
 }
 
-/// Its owner could upload other data in its place.
+/// If it were queued again, its owner could replace the data that an administrator deactivated.
 #[tokio::test]
-async fn a_deactivated_image_whose_data_is_gone_stays_deactivated() {
+async fn a_deactivated_image_with_missing_data_stays_deactivated() {
     let dir = tempfile::tempdir().unwrap();
     let (mut s, [image, ..]) = three_images(dir.path()).await;
     s.database.execute(&format!("UPDATE images SET status = 'deactivated' WHERE id = '{}'", id(&image))).await;
@@ -112,9 +114,9 @@ async fn a_deactivated_image_whose_data_is_gone_stays_deactivated() {
     assert_eq!(status(&s.member("p1"), &image).await, "deactivated");
 }
 
-/// The location that is gone is removed; the image stays as it is.
+/// The location without data is removed, and the image's status does not change.
 #[tokio::test]
-async fn an_image_that_one_of_its_stores_has_lost_keeps_the_others() {
+async fn an_image_with_missing_data_in_one_store_keeps_its_other_locations() {
     let dir = tempfile::tempdir().unwrap();
     let folder = |name: &str| dir.path().join(name).display().to_string();
     let builder = TestServer::builder()

@@ -1,4 +1,4 @@
-//! Who gets in, and how.
+//! Tests of authentication in standalone mode, behind a proxy, and without authentication.
 
 use std::{
     fs::{self, File},
@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::support::{Client, Running, TestServer, eventually, mode, program};
 
-/// A standalone server as a new user starts it, in a folder and with nothing else, and what it said on the terminal.
+/// Starts a standalone server as a new user does, in an empty folder, and returns it with what it printed on the
+/// terminal.
 async fn first_start(dir: &Path) -> (Running, String) {
     let mut command = program();
     command.current_dir(dir).env("OS_DEFAULT__BIND_PORT", "0");
@@ -40,7 +41,7 @@ fn basic(client: &Client, user: &str, password: &str) -> reqwest::RequestBuilder
 }
 
 #[tokio::test]
-async fn the_first_start_makes_users_and_shows_their_secrets_once() {
+async fn the_first_start_creates_users_and_prints_their_secrets_once() {
     let dir = tempfile::tempdir().unwrap();
     let (server, terminal) = first_start(dir.path()).await;
     let base = &server.base;
@@ -55,11 +56,11 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
         let password = secret(&terminal, user);
         assert!(!stored.contains(&password) && !server.log().contains(&password));
         nobody.send(basic(&nobody, user, &password)).await.expect(200);
-        // The same secret as a token.
+        // The same secret, as a token.
         let holder = Client::new(base, Some(&token(user, &password)));
         let image = holder.create_image(&json!({})).await;
         assert_eq!(holder.get(&image).await.json()["owner"], project);
-        // Wrong ones.
+        // Wrong credentials.
         nobody.send(basic(&nobody, user, "wrong")).await.expect(401);
         nobody.send(basic(&nobody, user, &stored)).await.expect(401);
         for wrong in [user.to_owned(), format!("{user}:{password}"), token(user, "wrong")] {
@@ -75,7 +76,7 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
         nobody.send(nobody.request("GET", "/v2/images").header("Authorization", value)).await.expect(401);
     }
     drop(server);
-    // The second start makes nothing, and shows nothing. This time, the environment says where the data is.
+    // The second start creates and prints nothing. This time, the environment sets the data directory.
     let mut command = program();
     command.env("GLIMPSE_DATA_DIR", &data).env("OS_DEFAULT__BIND_PORT", "0");
     let (server, again) = start(command, dir.path()).await;
@@ -87,7 +88,7 @@ async fn the_first_start_makes_users_and_shows_their_secrets_once() {
 }
 
 #[tokio::test]
-async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
+async fn a_changed_password_replaces_the_old_one_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (server, terminal) = first_start(dir.path()).await;
     let base = &server.base;
@@ -98,7 +99,7 @@ async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
     let new = Client::new(base, Some(&token("demo", &new)));
     eventually("the new password counts", || async { (new.get("/v2/images").await.status == 200).then_some(()) }).await;
     old.get("/v2/images").await.expect(401);
-    // A file that cannot be read is told, and changes nothing.
+    // An unreadable file is reported, and changes nothing.
     let file = dir.path().join("glimpse-data/identity.toml");
     fs::write(&file, "[users.demo]\nproject = 'x'\n").unwrap();
     eventually("the broken file is noticed", || async {
@@ -109,9 +110,9 @@ async fn a_new_password_counts_within_a_moment_and_the_old_one_no_more() {
     new.get("/v2/images").await.expect(200);
 }
 
-/// bcrypt takes tens of milliseconds of a core. It is the server's processor time that is compared, not the clock's.
+/// bcrypt takes tens of milliseconds of CPU time. The test compares the server's CPU time instead of elapsed time.
 #[tokio::test]
-async fn a_verified_credential_is_remembered() {
+async fn a_verified_credential_is_cached() {
     let dir = tempfile::tempdir().unwrap();
     let (server, terminal) = first_start(dir.path()).await;
     let (base, pid) = (&server.base, server.id());
@@ -136,7 +137,7 @@ async fn a_verified_credential_is_remembered() {
 }
 
 #[tokio::test]
-async fn two_that_start_first_at_once_agree_on_the_users() {
+async fn concurrent_first_starts_agree_on_the_users() {
     let dir = tempfile::tempdir().unwrap();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let command = || {
@@ -157,8 +158,8 @@ async fn two_that_start_first_at_once_agree_on_the_users() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_says_who_asks() {
-    // Nobody but this machine reaches a loopback address.
+async fn a_trusted_proxy_identifies_the_caller() {
+    // Only this machine can reach a loopback address.
     let s = TestServer::builder().option("glimpse", "auth", "proxy").start().await;
     assert!(!s.log().contains("[glimpse] auth = proxy"), "{}", s.log());
     let proxy = TestServer::builder().option("glimpse", "auth", "proxy");
@@ -181,7 +182,7 @@ async fn a_trusted_proxy_says_who_asks() {
 }
 
 #[tokio::test]
-async fn nothing_is_open_unless_the_operator_opens_it() {
+async fn missing_authentication_is_logged_at_start() {
     let s = TestServer::builder().option("glimpse", "auth", "none").start().await;
     assert!(s.log().contains("everybody who reaches this port is an admin"), "{}", s.log());
     let image = s.anonymous().create_image(&json!({"visibility": "public"})).await;

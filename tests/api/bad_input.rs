@@ -1,4 +1,5 @@
-//! Every input is hostile: a 4xx that names the fault, never a 500, never a panic, and the server lives on.
+//! Invalid and hostile requests: each is answered with a 4xx that names the fault, never with a 500, and the server
+//! never panics.
 
 use proptest::{prelude::*, strategy::ValueTree as _, test_runner::TestRunner};
 use serde_json::{Value, json};
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{TestServer, raw, raw_status};
 
 #[tokio::test]
-async fn a_wrong_body_is_told_what_is_wrong() {
+async fn an_invalid_request_body_is_refused_with_a_reason() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let nested = |depth| format!("{{\"a\": {}{}}}", "[".repeat(depth), "]".repeat(depth));
@@ -45,7 +46,8 @@ async fn a_wrong_body_is_told_what_is_wrong() {
     let long = json!({"a": "x".repeat(65_536)});
     member.post("/v2/images", &long).await.expect(400).says("is too long");
     member.post("/v2/images", &json!({"name": "x".repeat(256)})).await.expect(400).says("is too long");
-    // What a client sends is repeated in part only, and a form without tags is made of it in linear time.
+    // The error repeats only a part of the client's input, and its plain-text form without HTML tags is produced in
+    // linear time.
     let tags = json!({"<a<".repeat(300_000): 5});
     let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").json(&tags)).await;
     assert!(answer.expect(400).text.len() < 20_000);
@@ -56,7 +58,7 @@ async fn a_wrong_body_is_told_what_is_wrong() {
     member.post("/v2/images", &zeros).await.expect(400).says("0 is not of type");
     let huge = json!({"a": "x".repeat(2 << 20)});
     let answer = member.try_send(member.request("POST", "/v2/images").json(&huge)).await;
-    // The server may close the connection before the client has written it all.
+    // The server may close the connection before the client has written all of the body.
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));
     assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 0);
 }
@@ -79,7 +81,7 @@ async fn a_media_type_that_is_not_json_is_refused() {
 }
 
 #[tokio::test]
-async fn query_strings_are_read_strictly() {
+async fn query_strings_are_parsed_strictly() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     for query in ["name=%ff", "%ff=x", "name=%00", "%00=x", "tag=%F0%9F%98%80"] {
@@ -89,7 +91,7 @@ async fn query_strings_are_read_strictly() {
 }
 
 #[tokio::test]
-async fn a_listing_has_bounds_on_its_conditions() {
+async fn the_number_of_filters_in_a_listing_is_limited() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let most = "&min_ram=1".repeat(64);
@@ -97,16 +99,16 @@ async fn a_listing_has_bounds_on_its_conditions() {
     member.get(&format!("/v2/images?{tags}")).await.expect(200);
     member.get(&format!("/v2/images?{tags}&os_distro=x")).await.expect(400).says("12 tags and custom properties");
     member.get(&format!("/v2/images?{most}")).await.expect(200);
-    member.get(&format!("/v2/images?{most}&tag=x")).await.expect(400).says("64 query parameters at the most");
+    member.get(&format!("/v2/images?{most}&tag=x")).await.expect(400).says("at most 64 query parameters");
     member.get(&format!("/v2/images?id=in:{}", ["x"; 256].join(","))).await.expect(200);
-    member.get(&format!("/v2/images?id=in:{}", ["x"; 257].join(","))).await.expect(400).says("256 of them at the most");
+    member.get(&format!("/v2/images?id=in:{}", ["x"; 257].join(","))).await.expect(400).says("at most 256 values");
     for time in ["-9999-01-01", "%2B99999-01-01", "0001-01-01", "0000-00-00"] {
         member.get(&format!("/v2/images?created_at={time}")).await.expect(400).says("Use ISO 8601 DateTime notation.");
     }
 }
 
 #[tokio::test]
-async fn an_owner_that_does_not_fit_is_refused() {
+async fn an_owner_that_is_too_long_is_refused() {
     let s = TestServer::start().await;
     let long = s.member(&"p".repeat(256));
     long.post("/v2/images", &json!({})).await.expect(400).says("Owner is too long");
@@ -114,7 +116,7 @@ async fn an_owner_that_does_not_fit_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_where_none_belongs_is_refused() {
+async fn an_unexpected_request_body_is_refused() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -127,7 +129,7 @@ async fn a_body_where_none_belongs_is_refused() {
         let answer = member.send(member.request(method, &path).body("{}")).await;
         answer.expect(400).says("A body is not expected with this request.");
     }
-    // A chunked body that turns out to be empty is none.
+    // An empty chunked body counts as no body.
     let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
     let answer = raw(&s.base, format!("{chunked}1\r\nx\r\n0\r\n\r\n").as_bytes()).await;
@@ -137,7 +139,7 @@ async fn a_body_where_none_belongs_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_http_is_refused() {
+async fn requests_that_are_not_http_are_refused() {
     let s = TestServer::start().await;
     let huge = format!("GET /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: {}\r\n\r\n", "x".repeat(100_000));
     let many: String = (0..2000).map(|n| format!("X-{n}: y\r\n")).collect();
@@ -158,9 +160,9 @@ async fn what_is_not_http_is_refused() {
     s.anonymous().get("/healthcheck").await.expect(200);
 }
 
-/// What no client library sends, through every route.
+/// Sends tag paths that no client library produces, with several methods.
 #[tokio::test]
-async fn no_tag_path_breaks_the_server() {
+async fn no_tag_path_causes_a_server_error() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -176,7 +178,7 @@ async fn no_tag_path_breaks_the_server() {
             assert!(raw_status(&answer) < 500, "{method} {tag:?}: {answer}");
         }
     }
-    // Whatever was added can be seen, and removed.
+    // Every tag that was added is listed and can be removed.
     for tag in member.tags(&image).await {
         let encoded: String = tag.bytes().map(|b| format!("%{b:02X}")).collect();
         member.delete(&format!("{image}/tags/{encoded}")).await.expect(204);
@@ -202,7 +204,7 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 #[tokio::test]
-async fn no_body_breaks_the_server() {
+async fn no_request_body_causes_a_server_error() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let name = prop_oneof![

@@ -1,4 +1,4 @@
-//! The real clients against the real server: `openstack`, `glance` and `curl`, as a user types them.
+//! The real clients (`openstack`, `glance` and `curl`) against the real server, with commands as a user types them.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ struct Shell {
 impl Shell {
     async fn start() -> Self {
         let server = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
-        // The first start made the user; this makes a password that we know.
+        // The first start created the user; this command sets a known password.
         Self::identity(&server, "printf 'pass for demo'", "passwd demo");
         let mut environment = Self::path();
         environment.extend([
@@ -29,7 +29,7 @@ impl Shell {
             ("TOKEN", STANDARD.encode("demo:pass for demo")),
             ("BASE", server.base.clone()),
         ]);
-        // Another process's change counts within a second.
+        // A change by another process takes effect within a second.
         let shell = Self { server, environment };
         for _ in 0..50 {
             if shell.try_run("openstack image list").0 {
@@ -39,7 +39,7 @@ impl Shell {
         panic!("{}", shell.try_run("openstack image list").1);
     }
 
-    /// `glimpse identity` with a password that a command prints.
+    /// Runs `glimpse identity` with a password that a command prints.
     fn identity(server: &TestServer, password: &str, arguments: &str) {
         let line = format!("{password} | \"$0\" \"$@\" identity {arguments} --password-stdin");
         let program = server.command(&["--data-dir"]);
@@ -48,7 +48,7 @@ impl Shell {
         assert!(shell.output().unwrap().status.success());
     }
 
-    /// Where the clients are.
+    /// The `PATH` with the clients.
     fn path() -> Vec<(&'static str, String)> {
         let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
         assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
@@ -75,7 +75,7 @@ impl Shell {
         text
     }
 
-    /// Runs a line that must fail.
+    /// Runs a command line that must fail, and returns its output.
     #[track_caller]
     fn refuse(&self, line: &str) -> String {
         let (success, text) = self.try_run(line);
@@ -88,9 +88,9 @@ impl Shell {
     }
 }
 
-/// `<&-`: without it, a client that has no terminal uploads its standard input.
+/// `<&-` closes standard input: otherwise a client without a terminal uploads its standard input.
 #[tokio::test]
-async fn the_main_job_in_openstack_and_curl() {
+async fn openstack_and_curl_add_and_remove_tags() {
     let shell = Shell::start().await;
     shell.run(&format!(
         "openstack image create --id {IMAGE} --tag aaaa --tag bbbb --property os_distro=debian demo <&-"
@@ -117,9 +117,9 @@ async fn the_main_job_in_openstack_and_curl() {
     assert_eq!(shell.run("openstack image list -f value").trim(), "");
 }
 
-/// keystoneauth's other plugin for a server without Keystone.
+/// Uses `admin_token`, keystoneauth's other plugin for a server without Keystone.
 #[tokio::test]
-async fn openstack_with_a_static_token() {
+async fn openstack_works_with_a_static_token() {
     let shell = Shell::start().await;
     let login = "OS_AUTH_TYPE=admin_token OS_TOKEN=\"$TOKEN\" env -u OS_USERNAME -u OS_PASSWORD";
     let listed = shell.run(&format!("{login} openstack image list -f value"));
@@ -129,7 +129,7 @@ async fn openstack_with_a_static_token() {
 }
 
 #[tokio::test]
-async fn the_main_job_in_glance() {
+async fn glance_adds_and_removes_tags() {
     let shell = Shell::start().await;
     let glance = "glance --os-image-url \"$BASE\" --os-auth-token \"$TOKEN\"";
     let created = shell.run(&format!("{glance} image-create --name demo --tags aaaa bbbb --id {IMAGE} <&-"));
@@ -138,7 +138,7 @@ async fn the_main_job_in_glance() {
     shell.run(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
     let shown = shell.run(&format!("{glance} image-show {IMAGE}"));
     assert!(shown.contains("bbbb") && shown.contains("cccc") && !shown.contains("aaaa"), "{shown}");
-    // The client must read our errors: it shows the sentence, not a crash.
+    // The client must understand our errors: it prints the message instead of crashing.
     let gone = shell.refuse(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
     assert!(gone.contains("could not be found") && !gone.contains("Traceback"), "{gone}");
     let wrong = shell.refuse(&format!("{glance} image-tag-update {IMAGE} a=b"));
@@ -150,20 +150,20 @@ async fn the_main_job_in_glance() {
     assert!(!listed.contains(IMAGE), "{listed}");
 }
 
-/// The login that users of a cloud have.
+/// Logs in through a real Keystone, as users of a cloud do.
 #[tokio::test]
-async fn openstack_and_glance_with_a_password() {
+async fn openstack_and_glance_log_in_with_a_password() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
     let mut shell = Shell { environment: Shell::path(), server };
     shell.environment.extend(keystone.environment("member1", "p1"));
     shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
-    // It is their home, too.
+    // The folder is also the user's home directory.
     let home = shell.server.data_dir();
     let inside = format!("mkdir -p {0} && cd {0}", home.display());
     shell.run(&format!("{inside} && head -c 3000000 /dev/urandom > disk.raw"));
-    // With a terminal, as a user has one: this login makes the client take a closed standard input for something else.
+    // Runs with a terminal, as for a user: with this login, the client misinterprets a closed standard input.
     let create = "openstack image create --file disk.raw --disk-format raw --tag aaaa --tag bbbb demo";
     shell.run(&format!("{inside} && script -qec '{create}' /dev/null"));
     shell.run(&format!("{inside} && openstack image save --file copy.raw demo && cmp disk.raw copy.raw"));
@@ -185,9 +185,9 @@ async fn openstack_and_glance_with_a_password() {
     shell.run("openstack image delete demo");
 }
 
-/// A user must read why, not a page of HTML.
+/// The user must see the reason, not a page of HTML.
 #[tokio::test]
-async fn openstack_shows_that_a_limit_of_keystones_is_passed() {
+async fn openstack_reports_that_a_keystone_limit_is_exceeded() {
     let cloud = crate::limits::Cloud::start().await;
     cloud.register("image_count_total", 1).await;
     let server = cloud.configure(crate::keystone::with(&cloud.keystone)).start().await;
@@ -205,7 +205,7 @@ async fn openstack_shows_that_a_limit_of_keystones_is_passed() {
 
 /// Two projects share an image, as users of a cloud do it.
 #[tokio::test]
-async fn sharing_in_openstack() {
+async fn openstack_shares_an_image_between_projects() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
@@ -239,7 +239,7 @@ async fn sharing_in_openstack() {
 
 /// `glance` writes members with the schema `member`; here `curl` does.
 #[tokio::test]
-async fn sharing_in_glance_and_curl() {
+async fn glance_and_curl_share_an_image_between_projects() {
     let shell = Shell::start().await;
     Shell::identity(&shell.server, "printf 'pass for other'", "add other --project p2");
     let glance = |user: &str, line: &str| {
@@ -261,17 +261,17 @@ async fn sharing_in_glance_and_curl() {
     assert!(hidden.contains(IMAGE), "{hidden}");
 }
 
-/// The objects that programs use: `tests/objects.py`.
+/// Exercises the Python objects that programs use, with `tests/objects.py`.
 #[tokio::test]
-async fn the_objects_of_the_python_clients() {
+async fn the_python_client_libraries_manage_images() {
     let shell = Shell::start().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
     shell.run(&format!("python3 -W ignore {script}"));
 }
 
-/// Data up and down with the real clients, compared by hash.
+/// Uploads and downloads data with the real clients, and compares hashes.
 #[tokio::test]
-async fn image_data_in_openstack_glance_and_curl() {
+async fn openstack_glance_and_curl_transfer_image_data() {
     let shell = Shell::start().await;
     let dir = shell.server.data_dir();
     shell.run(&format!("head -c 3000000 /dev/urandom > {}/disk.raw", dir.display()));

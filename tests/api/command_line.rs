@@ -1,4 +1,4 @@
-//! The command line: what it shows, what it refuses, and its exit codes.
+//! Tests of the command line: its output, its errors, and its exit codes.
 
 use std::{
     fs,
@@ -12,7 +12,7 @@ fn text(output: &Output) -> (String, String) {
 }
 
 #[test]
-fn help_tells_how_to_begin() {
+fn help_explains_how_to_begin() {
     let output = program().arg("--help").output().unwrap();
     let (out, _) = text(&output);
     for part in ["127.0.0.1:9292", "--config-file", "--data-dir", "GLIMPSE_DATA_DIR", "serve", "db", "identity"] {
@@ -23,7 +23,7 @@ fn help_tells_how_to_begin() {
 }
 
 #[tokio::test]
-async fn db_commands_tell_and_make_the_schema() {
+async fn db_commands_report_and_create_the_schema() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     let config = dir.path().join("glance-api.conf");
@@ -40,12 +40,12 @@ async fn db_commands_tell_and_make_the_schema() {
     }
     assert_eq!(run(&["db", "check"]).status.code(), Some(0));
     assert!(text(&run(&["db", "version"])).0.starts_with("2024_1_contract01\nglimpse migration "));
-    // An older program made it.
+    // As an older version of the program left it.
     database.execute("DELETE FROM glimpse_migrations WHERE version > 1").await;
     database.execute("UPDATE alembic_version SET version_num = '2023_1_contract01'").await;
     assert_eq!(run(&["db", "check"]).status.code(), Some(3));
     let served = run(&["serve"]);
-    assert!(text(&served).1.contains("is behind this program; run `glimpse db sync`"), "{}", text(&served).1);
+    assert!(text(&served).1.contains("is older than this version needs; run `glimpse db sync`"), "{}", text(&served).1);
     database.execute("UPDATE alembic_version SET version_num = 'liberty'").await;
     database.execute("DROP TABLE glimpse_migrations").await;
     let refused = run(&["db", "sync"]);
@@ -54,7 +54,7 @@ async fn db_commands_tell_and_make_the_schema() {
 }
 
 #[tokio::test]
-async fn syncs_at_the_same_time_wait_for_each_other() {
+async fn concurrent_syncs_wait_for_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     let config = dir.path().join("glance-api.conf");
@@ -69,7 +69,7 @@ async fn syncs_at_the_same_time_wait_for_each_other() {
 }
 
 #[test]
-fn looking_makes_nothing() {
+fn read_only_commands_create_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     let run = |arguments: &[&str]| program().arg("--data-dir").arg(&data).args(arguments).output().unwrap();
@@ -85,7 +85,7 @@ fn looking_makes_nothing() {
 }
 
 #[tokio::test]
-async fn a_database_from_a_newer_program_is_left_alone() {
+async fn a_database_of_a_newer_version_is_left_unchanged() {
     let s = TestServer::start().await;
     let success = if s.database.engine == Engine::Postgres { "TRUE" } else { "1" };
     let insert = "INSERT INTO glimpse_migrations (version, description, success, checksum, execution_time)";
@@ -94,7 +94,7 @@ async fn a_database_from_a_newer_program_is_left_alone() {
     for command in [["db", "sync"].as_slice(), &["serve"]] {
         let output = s.command(command).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output).1.contains("newer Glimpse"), "{}", text(&output).1);
+        assert!(text(&output).1.contains("newer version of Glimpse"), "{}", text(&output).1);
     }
 }
 
@@ -107,18 +107,18 @@ fn users_are_added_listed_and_reset() {
     assert!(added.status.success(), "{err}");
     assert!(out.contains("OS_USERNAME=ann OS_PASSWORD="), "{out}");
     assert_eq!(text(&run(&["identity", "list"])).0, "ann\tproject p1\troles member\n");
-    assert!(text(&run(&["identity", "add", "ann", "--project", "p1"])).1.contains("there already"));
+    assert!(text(&run(&["identity", "add", "ann", "--project", "p1"])).1.contains("exists already"));
     assert!(text(&run(&["identity", "passwd", "bob"])).1.contains("there is no user bob"));
     assert!(text(&run(&["identity", "add", "a b", "--project", "p1"])).1.contains("cannot be a user's name"));
     assert!(text(&run(&["identity", "add", "bob", "--project", ""])).1.contains("cannot be a project"));
     assert!(text(&run(&["identity", "add", "bob", "--project", "p", "--role", ""])).1.contains("cannot be a role"));
     assert!(run(&["identity", "passwd", "ann"]).status.success());
-    // From standard input, which is empty here: too short.
+    // The password is read from standard input, which is empty here, so it is too short.
     assert!(text(&run(&["identity", "passwd", "ann", "--password-stdin"])).1.contains("8 to 72"));
 }
 
 #[test]
-fn commands_at_the_same_time_lose_nothing() {
+fn concurrent_commands_lose_no_changes() {
     let dir = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| {
         let mut command = program();
@@ -134,9 +134,9 @@ fn commands_at_the_same_time_lose_nothing() {
     assert_eq!(listed.lines().count(), 6, "{listed}");
 }
 
-/// A secret that nobody saw is not stored.
+/// A secret that nobody has seen is not stored.
 #[test]
-fn a_secret_that_cannot_be_shown_is_not_kept() {
+fn a_secret_that_cannot_be_printed_is_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
     let mut command = program();
@@ -148,7 +148,7 @@ fn a_secret_that_cannot_be_shown_is_not_kept() {
 }
 
 #[test]
-fn a_wrong_configuration_is_refused_with_its_place() {
+fn an_invalid_option_is_refused_with_its_file_and_line() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("glance-api.conf");
     let run = || program().arg("--config-file").arg(&config).output().unwrap();
@@ -165,14 +165,14 @@ fn a_wrong_configuration_is_refused_with_its_place() {
 }
 
 #[tokio::test]
-async fn an_option_that_does_nothing_is_warned_about_by_name() {
+async fn an_option_without_effect_is_named_in_a_warning() {
     let s = TestServer::builder().option("DEFAULT", "scrub_time", 1).option("DEFAULT", "debig", 1).start().await;
     assert!(s.log().contains("Glimpse does not act on [DEFAULT] scrub_time"), "{}", s.log());
     assert!(s.log().contains("there is no option [DEFAULT] debig; was [DEFAULT] debug meant?"), "{}", s.log());
 }
 
 #[test]
-fn later_files_and_the_environment_win() {
+fn later_files_and_the_environment_take_precedence() {
     let dir = tempfile::tempdir().unwrap();
     let confs = dir.path().join("conf.d");
     fs::create_dir(&confs).unwrap();
@@ -196,9 +196,9 @@ fn later_files_and_the_environment_win() {
     assert!(add(&[("OS_DEFAULT__BIND_PORT", "3")]).contains("http://127.0.0.1:3/v2"));
 }
 
-/// Scripts call Glance's commands by their names; a link with such a name is that command.
+/// Scripts call Glance's commands by name; a link to the program with such a name runs that command.
 #[tokio::test]
-async fn glances_commands_by_their_names() {
+async fn links_named_like_glances_commands_run_these_commands() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     let config = dir.path().join("glance-api.conf");
@@ -247,9 +247,9 @@ async fn glances_commands_by_their_names() {
     assert_eq!(run("glance-status", &["upgrade", "check"]).status.code(), Some(2));
 }
 
-/// What Glance's own glance-manage makes of the same rows, ours makes of them.
+/// Purges the same rows as Glance's own glance-manage.
 #[tokio::test]
-async fn what_was_deleted_long_ago_is_purged() {
+async fn rows_deleted_long_ago_are_purged() {
     let s = TestServer::start().await;
     let link = s.data_dir().with_file_name("glance-manage");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
@@ -269,7 +269,7 @@ async fn what_was_deleted_long_ago_is_purged() {
     }
     member.create_image(&serde_json::json!({"os_distro": "debian"})).await;
     let kept = count("image_properties").await - 3;
-    // Nothing is that old yet.
+    // No row is old enough yet.
     assert_eq!(run(&["db", "purge", "--age_in_days", "1"]).0, Some(0));
     assert_eq!(run(&["db", "purge_images_table"]).0, Some(0));
     assert_eq!((count("images").await, count("image_properties").await), (4, kept + 3));
@@ -277,7 +277,7 @@ async fn what_was_deleted_long_ago_is_purged() {
         let set = format!("UPDATE {table} SET deleted_at = '2020-01-01 00:00:00.000000' WHERE deleted_at IS NOT NULL");
         s.database.execute(&set).await;
     }
-    // What belongs to images goes first.
+    // The properties, tags and locations of images must be purged first.
     let (code, error) = run(&["db", "purge_images_table", "--age_in_days", "1"]);
     assert_eq!(code, Some(1), "{error}");
     assert!(error.contains("Purge command failed, check glance-manage logs for more details."), "{error}");
@@ -285,7 +285,7 @@ async fn what_was_deleted_long_ago_is_purged() {
     assert_eq!(count("image_properties").await, kept + 1);
     assert_eq!(run(&["db", "purge", "1", "-1"]).0, Some(0));
     assert_eq!((count("images").await, count("image_properties").await), (4, kept));
-    // An image's row is what keeps its id from being given out again.
+    // An image's row prevents its id from being used again.
     let id = serde_json::json!({"id": images[0].rsplit('/').next().unwrap()});
     member.post("/v2/images", &id).await.expect(409);
     assert_eq!(run(&["db", "purge_images_table", "--max_rows", "1"]).0, Some(0));
@@ -296,7 +296,7 @@ async fn what_was_deleted_long_ago_is_purged() {
 }
 
 #[test]
-fn what_cannot_be_purged_or_is_not_done_is_told() {
+fn invalid_and_unsupported_db_commands_are_refused_with_a_reason() {
     let dir = tempfile::tempdir().unwrap();
     let link = dir.path().join("glance-manage");
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
@@ -323,9 +323,9 @@ fn what_cannot_be_purged_or_is_not_done_is_told() {
     }
 }
 
-/// On MariaDB a migration cannot be undone in part; what is told then does not lead in a circle.
+/// On MariaDB a migration cannot be rolled back in part; the reported instructions must not lead in a circle.
 #[tokio::test]
-async fn a_migration_that_was_interrupted_is_told_with_what_helps() {
+async fn an_interrupted_migration_is_reported_with_instructions() {
     let s = TestServer::start().await;
     let failed = if s.database.engine == Engine::Postgres { "FALSE" } else { "0" };
     s.database.execute(&format!("UPDATE glimpse_migrations SET success = {failed} WHERE version = 2")).await;
@@ -333,7 +333,7 @@ async fn a_migration_that_was_interrupted_is_told_with_what_helps() {
         let output = s.command(command).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{command:?}");
         let told = text(&output).0 + &text(&output).1;
-        assert!(told.contains("migration 2 has begun and not ended"), "{command:?}: {told}");
+        assert!(told.contains("migration 2 was started but not finished"), "{command:?}: {told}");
         assert!(told.contains("Restore the database from before"), "{command:?}: {told}");
     }
 }

@@ -1,4 +1,4 @@
-//! What options do to a running server, and what `glimpse config` tells of them.
+//! Tests of the effects of options on a running server, and of the output of `glimpse config`.
 
 use std::{fs, path::Path, process::Output};
 
@@ -9,7 +9,7 @@ fn text(output: &Output) -> (String, String) {
 }
 
 #[test]
-fn config_check_tells_everything_and_starts_nothing() {
+fn config_check_reports_every_problem_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("glance-api.conf");
     let check = |content: &str| {
@@ -39,7 +39,7 @@ fn config_check_tells_everything_and_starts_nothing() {
 }
 
 #[test]
-fn config_show_tells_where_values_come_from_and_no_secret() {
+fn config_show_prints_the_source_of_each_value_and_no_secret() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.conf");
     fs::write(&file, "[database]\nconnection = mysql+pymysql://glance:s3cret@db/glance\n[DEFAULT]\nbind_port = 1\n")
@@ -62,7 +62,7 @@ fn config_show_tells_where_values_come_from_and_no_secret() {
 }
 
 #[test]
-fn glances_own_files_are_read_where_none_is_named() {
+fn glances_own_files_are_read_by_default() {
     let dir = tempfile::tempdir().unwrap();
     let write = |path: &str, content: &str| {
         let path = dir.path().join(path);
@@ -92,15 +92,15 @@ fn glances_own_files_are_read_where_none_is_named() {
     assert!(show(&["--config-file", named.to_str().unwrap()]).contains("bind_port = 2\n"));
 }
 
-/// The same files and folders, in every order, given to oslo.config and to us.
+/// Passes the same files and folders, in every order, to oslo.config and to Glimpse.
 #[test]
-fn files_and_folders_are_read_in_the_order_that_oslo_reads_them_in() {
+fn files_and_folders_are_read_in_the_same_order_as_oslo_config() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let files = ["default.conf", "default.conf.d/x.conf", "a.conf", "b.conf", "c.d/1.conf", "c.d/2.conf", "d.d/x.conf"];
     for (n, name) in files.into_iter().enumerate() {
         fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
-        // What only one of them has shows which are read at all.
+        // An option that only one file sets shows which files are read at all.
         fs::write(path(name), format!("[DEFAULT]\nbind_port = {n}\nlimit_param_default = {}\n", n + 1)).unwrap();
     }
     fs::write(path("default.conf"), "[DEFAULT]\nbind_port = 0\nbacklog = 7\n").unwrap();
@@ -150,7 +150,7 @@ fn files_and_folders_are_read_in_the_order_that_oslo_reads_them_in() {
 }
 
 #[test]
-fn what_config_check_tells_of_addresses() {
+fn config_check_validates_the_bind_address_and_warns_of_open_ports() {
     let check = |options: &[(&str, &str)]| {
         let mut command = program();
         command.args(["config", "check"]).envs(options.iter().copied());
@@ -172,12 +172,12 @@ fn what_config_check_tells_of_addresses() {
     assert!(!open("127.0.0.2") && !open("::1") && !open("localhost"));
 }
 
-/// logrotate moves the file away and sends SIGHUP; what was written wrong meanwhile is told, too.
+/// logrotate moves the file away and sends SIGHUP. Warnings about changes of the configuration are logged as well.
 #[tokio::test]
-async fn a_hangup_opens_the_logs_file_again_and_tells_what_is_new() {
+async fn sighup_reopens_the_log_file_and_logs_new_warnings() {
     let dir = tempfile::tempdir().unwrap();
     let (log, config) = (dir.path().join("a.log"), dir.path().join("a.conf"));
-    // Nobody takes lines at the system's log here, or somebody does: the file gets them in any case.
+    // Whether or not a system log service is listening here, the log file receives the lines.
     let options =
         format!("[DEFAULT]\nbind_port = 0\nlog_file = {}\nuse_syslog = true\nuse_journal = true\n", log.display());
     fs::write(&config, &options).unwrap();
@@ -195,14 +195,14 @@ async fn a_hangup_opens_the_logs_file_again_and_tells_what_is_new() {
     let hup = std::process::Command::new("kill").args(["-HUP", &process.id().to_string()]).status().unwrap();
     assert!(hup.success());
     eventually("the new file has lines", || logged("Glimpse does not act on [DEFAULT] scrub_time")).await;
-    eventually("it was read again", || logged("configuration was read again")).await;
+    eventually("it was read again", || logged("configuration was reloaded")).await;
     assert!(!fs::read_to_string(&moved).unwrap().contains("scrub_time"));
     process.kill().unwrap();
     process.wait().unwrap();
 }
 
 #[tokio::test]
-async fn a_header_line_has_a_bound() {
+async fn the_length_of_a_header_line_is_limited() {
     let s = TestServer::builder().option("DEFAULT", "max_header_line", 100).start().await;
     let get = |length: usize| s.anonymous().request("GET", "/healthcheck").header("x-a", "x".repeat(length));
     s.anonymous().send(get(100 - "x-a: \r\n".len())).await.expect(200);
@@ -225,7 +225,7 @@ async fn the_healthcheck_is_disabled_by_a_file() {
 }
 
 #[tokio::test]
-async fn a_proxys_headers_decide_links_where_they_are_trusted() {
+async fn links_follow_the_headers_of_a_trusted_proxy() {
     let head = "x-forwarded-proto: https\r\nx-forwarded-host: api.example.org\r\nx-forwarded-prefix: /image\r\n";
     let request =
         format!("GET /v2 HTTP/1.1\r\nHost: x:1\r\nX-Auth-Token: u:p:member\r\n{head}Connection: close\r\n\r\n");
@@ -245,7 +245,7 @@ async fn asked(s: &TestServer, method: &str, path: &str, headers: &[(&str, &str)
 }
 
 #[tokio::test]
-async fn pages_of_an_allowed_site_may_call() {
+async fn cross_origin_requests_are_allowed_from_configured_origins() {
     let s = TestServer::builder().option("cors", "allowed_origin", "http://a.example,http://b.example").start().await;
     let answer = asked(&s, "GET", "/v2/images", &[("Origin", "http://b.example")]).await.expect(200);
     assert_eq!(answer.header("access-control-allow-origin"), "http://b.example");
@@ -256,13 +256,13 @@ async fn pages_of_an_allowed_site_may_call() {
         let answer = asked(&s, "GET", "/v2/images", &[("Origin", origin)]).await.expect(200);
         assert!(!answer.headers.contains_key("access-control-allow-origin"), "{origin}");
     }
-    // What fails is shown to the page, too.
+    // Error responses are visible to the page, too.
     let answer = asked(&s, "GET", "/v2/images/nope", &[("Origin", "http://a.example")]).await.expect(404);
     assert_eq!(answer.header("access-control-allow-origin"), "http://a.example");
 }
 
 #[tokio::test]
-async fn a_browser_asks_before_it_calls() {
+async fn preflight_requests_are_answered() {
     let s = TestServer::builder().option("cors", "allowed_origin", "*").start().await;
     let preflight = async |method: &str, headers: &str| {
         let asks = [
@@ -288,7 +288,7 @@ async fn a_browser_asks_before_it_calls() {
 }
 
 #[tokio::test]
-async fn the_log_goes_to_its_file() {
+async fn the_log_is_written_to_its_file() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = program();
     command.arg("--data-dir").arg(dir.path().join("data")).env("OS_DEFAULT__LOG_DIR", dir.path());
@@ -303,12 +303,12 @@ async fn the_log_goes_to_its_file() {
     assert!(text(&output).1.contains("cannot write the log to /dev/null/x.log"), "{}", text(&output).1);
 }
 
-/// A database that is not there yet is waited for, as long as the configuration says.
+/// An unreachable database is retried as often and for as long as the options say.
 #[tokio::test]
-async fn a_database_that_does_not_answer_is_asked_again_at_start() {
+async fn an_unreachable_database_is_retried_at_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("a.conf");
-    // Nobody listens on this port, and nobody else gets it.
+    // No process listens on this port, and no other process can bind it.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = socket.local_addr().unwrap().port();
@@ -317,17 +317,17 @@ async fn a_database_that_does_not_answer_is_asked_again_at_start() {
     let output = program().arg("--config-file").arg(&file).arg("--data-dir").arg(dir.path()).output().unwrap();
     let (_, err) = text(&output);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(err.matches("it is asked again").count(), 2, "{err}");
+    assert_eq!(err.matches("the database does not answer; retrying").count(), 2, "{err}");
     assert!(err.contains("refused") && !err.contains("pool timed out"), "{err}");
     drop(socket);
     assert!(!err.contains("s3cret"), "{err}");
 }
 
 #[test]
-fn the_sample_is_a_configuration() {
+fn the_sample_is_a_valid_configuration() {
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/glance-api.conf");
     let output = program().arg("--config-file").arg(&sample).args(["config", "check"]).output().unwrap();
-    // The sample of a policy is beside it.
+    // The sample policy is in the same directory.
     let policy = sample.with_file_name("policy.yaml");
     let expected = format!("read: {}\nread: {}\nThe configuration can be used.\n", sample.display(), policy.display());
     assert_eq!((output.status.code(), text(&output).0), (Some(0), expected));

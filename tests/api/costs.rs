@@ -1,6 +1,7 @@
-//! What requests cost: statements, by the server's log, and round trips, by a relay before the database server.
+//! The cost of requests: statements, counted in the server's log, and round trips, counted by a relay in front of the
+//! database server.
 //!
-//! These are counts, so that they say the same on every machine.
+//! These are counts, so they are the same on every machine.
 
 use serde_json::json;
 
@@ -9,7 +10,7 @@ use crate::{
     support::{Answer, Client, Engine, TestServer},
 };
 
-/// The statements of a request, but for BEGIN and COMMIT, as `SELECT`, `UPDATE`, …
+/// The statements of a request except BEGIN and COMMIT, as `SELECT`, `UPDATE`, …
 async fn statements(s: &TestServer, answer: &Answer) -> Vec<String> {
     let log = s.log_of(answer).await;
     let summary = |line: &String| {
@@ -19,7 +20,7 @@ async fn statements(s: &TestServer, answer: &Answer) -> Vec<String> {
     log.iter().filter_map(summary).collect()
 }
 
-/// Images of which each has a property and two tags.
+/// Creates images with a property and two tags each.
 async fn images(member: &Client, number: usize) -> Vec<String> {
     let mut images = Vec::new();
     for n in 0..number {
@@ -40,7 +41,7 @@ async fn an_image_costs_one_statement() {
     }
 }
 
-/// However many images are on it.
+/// The number of images on the page does not matter.
 #[tokio::test]
 async fn a_page_costs_two_statements() {
     let s = TestServer::builder().logging_statements().start().await;
@@ -49,7 +50,8 @@ async fn a_page_costs_two_statements() {
     let page = member.get("/v2/images").await.expect(200).json();
     let marker = page["images"][0]["id"].as_str().unwrap();
     let with_marker = format!("/v2/images?limit=2&marker={marker}");
-    // Where there is no way to a server and back, several images are read beside what belongs to them.
+    // An embedded database has no round trips, so there the images are read in a statement separate from their
+    // properties, tags and locations.
     let beside = usize::from(Engine::under_test() == Engine::Sqlite);
     let pages = [("/v2/images?limit=1", 2), ("/v2/images?limit=5", 2 + beside), (&*with_marker, 3 + beside)];
     for (path, expected) in pages {
@@ -58,7 +60,7 @@ async fn a_page_costs_two_statements() {
     }
 }
 
-/// The cost of the main job: three statements between BEGIN and COMMIT, and no list of tags is read.
+/// Three statements between BEGIN and COMMIT; the list of tags is not read.
 #[tokio::test]
 async fn removing_a_tag_costs_three_statements() {
     let s = TestServer::builder().logging_statements().start().await;
@@ -73,9 +75,9 @@ async fn removing_a_tag_costs_three_statements() {
     assert!(!log.contains("rows_returned=100"), "{log:#?}");
 }
 
-/// A member costs its look at an image one statement more, and nobody else.
+/// A member needs one more statement to see an image; other callers do not.
 #[tokio::test]
-async fn seeing_a_shared_image_costs_a_member_one_statement_more() {
+async fn showing_a_shared_image_to_a_member_costs_one_more_statement() {
     let s = TestServer::builder().logging_statements().start().await;
     let image = s.member("p1").create_image(&json!({"name": "n", "tags": ["t"]})).await;
     let members = format!("{image}/members");
@@ -89,7 +91,7 @@ async fn seeing_a_shared_image_costs_a_member_one_statement_more() {
     assert!(statements(&s, &answer).await.len() <= 5);
 }
 
-/// One statement more for an image that has data, and one for each location.
+/// An image with data costs one more statement, and one for each location.
 #[tokio::test]
 async fn deleting_an_image_costs_seven_statements() {
     let s = TestServer::builder().logging_statements().start().await;
@@ -104,7 +106,7 @@ async fn deleting_an_image_costs_seven_statements() {
     }
 }
 
-/// About a database server: the profiles of the engines run this.
+/// Tests on a database server: the profiles postgres and mysql run them.
 mod on_a_server {
     use std::sync::{
         Arc,
@@ -119,7 +121,7 @@ mod on_a_server {
     use super::*;
     use crate::support::Database;
 
-    /// Passes on what is said, and counts how often the server speaks after its database did.
+    /// Relays both directions, and counts how often the server sends after the database has sent.
     async fn count(client: TcpStream, server: TcpStream, round_trips: Arc<AtomicUsize>) {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
@@ -152,10 +154,10 @@ mod on_a_server {
         }
     }
 
-    /// A statement is a round trip, and nothing else is: no question whether a connection still lives, no ROLLBACK of what was
-    /// committed. A few more are allowed, because every few seconds a connection is looked at.
+    /// Each statement is one round trip, and there are no others: no ping before a connection is used, and no ROLLBACK
+    /// after a commit. A few more are allowed because a connection is checked every few seconds.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_request_costs_its_statements_and_no_round_trip_more() {
+    async fn a_request_costs_no_round_trips_beyond_its_statements() {
         const TIMES: usize = 20;
         const MARGIN: usize = 5;
         let dir = tempfile::tempdir().unwrap();
@@ -175,7 +177,7 @@ mod on_a_server {
             for ((method, path, status, _), spent) in costs.iter().zip(&mut spent) {
                 let before = round_trips.load(Ordering::SeqCst);
                 member.send(member.request(method, path)).await.expect(*status);
-                // The first time, statements are prepared.
+                // In the first round, statements are prepared.
                 if round > 0 {
                     *spent += round_trips.load(Ordering::SeqCst) - before;
                 }

@@ -1,4 +1,4 @@
-//! Image data: up and down, whole and in parts, and what is left when something breaks in the middle.
+//! Image data: uploads, downloads and ranges, and what remains after failures.
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +16,18 @@ use tokio::{
 
 use crate::support::{Answer, Client, Database, Glance, ServerBuilder, TestServer, eventually, raw, raw_status};
 
-/// A server whose one store has a name, and that store's folder.
+/// Builds a server with one named store, in this folder.
 pub(crate) fn with_store(dir: &Path) -> ServerBuilder {
     let images = dir.join("images");
     TestServer::builder()
         .option("DEFAULT", "enabled_backends", "fs:file")
         .option("glance_store", "default_backend", "fs")
         .option("fs", "filesystem_store_datadir", images.display())
-        // What is cut off is undone soon.
+        // Interrupted uploads are rolled back soon.
         .option("glimpse", "heartbeat", "0.3")
 }
 
-/// An image that waits for data.
+/// Creates a queued image.
 pub(crate) async fn waiting_image(client: &Client) -> String {
     client.create_image(&json!({"disk_format": "raw", "container_format": "bare"})).await
 }
@@ -37,7 +37,7 @@ pub(crate) async fn upload(client: &Client, image: &str, data: impl Into<reqwest
     client.send(request.header("Content-Type", "application/octet-stream").body(data)).await
 }
 
-/// An image with this data.
+/// Creates an image with this data.
 pub(crate) async fn image_with(client: &Client, data: &[u8]) -> String {
     let image = waiting_image(client).await;
     upload(client, &image, data.to_vec()).await.expect(204);
@@ -50,7 +50,7 @@ pub(crate) async fn download(client: &Client, image: &str) -> Vec<u8> {
     response.bytes().await.unwrap().to_vec()
 }
 
-/// Bytes that no two places of have alike.
+/// Pseudorandom bytes without repeated sequences.
 pub(crate) fn bytes(length: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let next = std::iter::repeat_with(|| {
@@ -76,7 +76,7 @@ pub(crate) async fn status(client: &Client, image: &str) -> String {
     client.get(image).await.expect(200).json()["status"].as_str().unwrap().to_owned()
 }
 
-/// Waits until the image waits for data again and nothing is left in the store, and uploads.
+/// Waits until the image is queued again and the store is empty; then checks that an upload succeeds.
 async fn nothing_is_left(client: &Client, image: &str, dir: &Path) {
     eventually("the image is queued again, and nothing is left", || async {
         (status(client, image).await == "queued" && files(dir).is_empty()).then_some(())
@@ -87,7 +87,7 @@ async fn nothing_is_left(client: &Client, image: &str, dir: &Path) {
     assert_eq!(download(client, image).await, b"whole");
 }
 
-/// Sends the head of an upload of so many bytes.
+/// Sends the head of an upload of `length` bytes.
 pub(crate) async fn head_of_upload(base: &str, image: &str, length: usize, more: &str) -> TcpStream {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
     let head = format!(
@@ -98,20 +98,20 @@ pub(crate) async fn head_of_upload(base: &str, image: &str, length: usize, more:
     stream
 }
 
-/// Begins an upload of ten bytes more than is sent now.
+/// Begins an upload whose length is ten bytes more than what is sent now.
 pub(crate) async fn begun_upload(base: &str, image: &str, sent: &[u8]) -> TcpStream {
     let mut stream = head_of_upload(base, image, sent.len() + 10, "").await;
     stream.write_all(sent).await.unwrap();
     stream
 }
 
-/// Waits until the server writes an image's file.
+/// Waits until the server has created an image's file.
 async fn file_is_begun(dir: &Path) {
     eventually("a file is begun", || async { (!files(dir).is_empty()).then_some(()) }).await;
 }
 
 #[tokio::test]
-async fn what_goes_up_comes_down() {
+async fn uploaded_data_is_downloaded_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
     let member = s.member("p1");
@@ -142,14 +142,14 @@ async fn what_goes_up_comes_down() {
             assert_eq!(response.headers()["content-length"], length.to_string().as_str());
             assert_eq!(response.headers()["content-md5"], shown["checksum"].as_str().unwrap());
             assert!(response.bytes().await.unwrap() == data, "{length}");
-            // An image gets its data once.
+            // Data can be uploaded only once.
             upload(&member, &image, "again").await.expect(409).says("from active to saving is not allowed");
         }
     }
 }
 
 #[tokio::test]
-async fn the_hash_is_the_one_of_the_configuration() {
+async fn the_hash_algorithm_is_configurable() {
     let s = TestServer::builder().option("DEFAULT", "hashing_algorithm", "sha3_256").start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
     let shown = s.member("p1").get(&image).await.expect(200).json();
@@ -158,7 +158,7 @@ async fn the_hash_is_the_one_of_the_configuration() {
     assert!(shown.get("stores").is_none(), "stores without names are nobody's business");
 }
 
-/// The same requests to ours and to a Glance, on one database and one folder.
+/// A Glimpse and a real Glance that receive the same requests and share one folder for image data.
 struct Pair {
     ours: TestServer,
     theirs: Glance,
@@ -167,16 +167,17 @@ struct Pair {
 }
 
 impl Pair {
-    /// On one database, as after a change of programs.
+    /// Both use one database, as after a migration from one program to the other.
     async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
         Glance::sync(&database).await;
         let theirs = Glance::start_with(&database, &[], &[]).await;
-        Self::beside(theirs, database, &[], dir).await
+        Self::with_glance(theirs, database, &[], dir).await
     }
 
-    /// On databases of their own: Glance answers 500 when somebody else writes to an SQLite file in the middle of its transaction.
+    /// Each has its own database: Glance answers 500 if another process writes to an SQLite file during its
+    /// transaction.
     async fn start_apart(options: &[(&str, &str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (theirs, ours) = (dir.path().join("theirs"), dir.path().join("ours"));
@@ -185,10 +186,10 @@ impl Pair {
         let theirs = Database::create(&theirs).await;
         Glance::sync(&theirs).await;
         let theirs = Glance::start_with(&theirs, options, &[]).await;
-        Self::beside(theirs, Database::create(&ours).await, options, dir).await
+        Self::with_glance(theirs, Database::create(&ours).await, options, dir).await
     }
 
-    async fn beside(
+    async fn with_glance(
         theirs: Glance,
         database: Database,
         options: &[(&str, &str, &str)],
@@ -206,7 +207,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn either_program_reads_what_the_other_wrote() {
+async fn glimpse_and_glance_read_data_written_by_each_other() {
     let pair = Pair::start().await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let data = bytes(700_000);
@@ -222,7 +223,7 @@ async fn either_program_reads_what_the_other_wrote() {
         let row = pair.ours.database.pairs(&sql).await.remove(0);
         let metadata: Value = serde_json::from_str(&row.1).unwrap();
         written.push((row.0.replace(id(&image), "ID"), metadata));
-        // Who deletes it deletes the data.
+        // The program that deletes the image also deletes its data.
         reader.delete(&image).await.expect(204);
         assert!(!pair.images.join(id(&image)).exists());
         writer.get(&format!("{image}/file")).await.expect(404);
@@ -233,17 +234,17 @@ async fn either_program_reads_what_the_other_wrote() {
     assert_eq!(written[0], written[1]);
 }
 
-/// What is asked, and of which image.
-type Asked<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
+/// A request: method, kind of image, headers and body.
+type Request<'a> = (&'a str, &'a str, Vec<(&'a str, &'a str)>, &'a str);
 
 #[tokio::test]
-async fn requests_are_answered_as_by_glance() {
+async fn requests_are_answered_as_in_glance() {
     let pair = Pair::start_apart(&[]).await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let data = "application/octet-stream";
     let part = |value: &'static str| vec![("Range", value)];
     let old = |value: &'static str| vec![("Content-Range", value)];
-    let cases: Vec<Asked<'_>> = vec![
+    let cases: Vec<Request<'_>> = vec![
         ("PUT", "waiting", vec![("Content-Type", "text/plain")], "x"),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "many")], "x"),
         ("PUT", "waiting", vec![("Content-Type", data), ("X-OpenStack-Image-Size", "3")], "abcdef"),
@@ -297,7 +298,7 @@ async fn requests_are_answered_as_by_glance() {
             let state = if name.len() == 36 { String::new() } else { status(client, &image).await };
             let kept = ["content-type", "content-length", "content-range", "content-md5"]
                 .map(|name| answer.headers.get(name).map(|value| value.to_str().unwrap().to_owned()));
-            // An answer without a body has a type in Glance now and then.
+            // Glance's responses without a body sometimes have a content type.
             let kept = if answer.status == 204 { [None, None, None, None] } else { kept };
             answers.push((answer.status.as_u16(), answer.text.replace(id(&image), "ID"), kept, state));
         }
@@ -309,9 +310,9 @@ async fn requests_are_answered_as_by_glance() {
     }
 }
 
-/// A client that waits to be asked for its data is not asked when it is refused.
+/// A client that waits for `100 Continue` does not receive it if the upload is refused.
 #[tokio::test]
-async fn a_refusal_comes_before_the_data() {
+async fn an_upload_is_refused_before_its_data_is_requested() {
     let s = TestServer::start().await;
     let full = image_with(&s.member("p1"), b"x").await;
     let empty = waiting_image(&s.member("p1")).await;
@@ -339,9 +340,9 @@ async fn a_refusal_comes_before_the_data() {
     assert_eq!(raw_status(&answer), 204, "{answer}");
 }
 
-/// As Horizon lets a browser send the data itself.
+/// As when a browser sends the data directly for Horizon.
 #[tokio::test]
-async fn a_page_uploads_from_another_site() {
+async fn a_browser_uploads_from_another_origin() {
     let s = TestServer::builder().option("cors", "allowed_origin", "http://horizon.example").start().await;
     let member = s.member("p1");
     let image = waiting_image(&member).await;
@@ -361,14 +362,14 @@ async fn a_page_uploads_from_another_site() {
 }
 
 #[tokio::test]
-async fn an_image_has_a_largest_size() {
+async fn an_image_cannot_exceed_the_size_limit() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).option("DEFAULT", "image_size_cap", 1000).start().await;
     let member = s.member("p1");
     let says = "The incoming image is too large: The provided image is too large.";
     let image = waiting_image(&member).await;
     upload(&member, &image, bytes(1001)).await.expect(413).says(says);
-    // One that does not say how much it is.
+    // An upload without a length.
     let parts = [600, 600].map(|length| Ok::<_, std::io::Error>(bytes(length)));
     let body = reqwest::Body::wrap_stream(futures_util::stream::iter(parts));
     upload(&member, &image, body).await.expect(413).says(says);
@@ -378,7 +379,7 @@ async fn an_image_has_a_largest_size() {
 }
 
 #[tokio::test]
-async fn a_project_stores_so_much_at_the_most() {
+async fn a_project_cannot_exceed_its_storage_quota() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).option("DEFAULT", "user_storage_quota", "1000B").start().await;
     let member = s.member("p1");
@@ -398,7 +399,7 @@ async fn a_project_stores_so_much_at_the_most() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_leaves_nothing() {
+async fn an_upload_aborted_by_its_client_leaves_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let s = with_store(dir.path()).start().await;
@@ -408,7 +409,7 @@ async fn a_client_that_leaves_leaves_nothing() {
         let stream = begun_upload(&s.base, &image, &bytes(sent)).await;
         file_is_begun(&images).await;
         assert_eq!(status(&member, &image).await, "saving");
-        // Nobody reads a part of it.
+        // A partial upload cannot be downloaded.
         member.get(&format!("{image}/file")).await.expect(204);
         drop(stream);
         nothing_is_left(&member, &image, &images).await;
@@ -417,7 +418,7 @@ async fn a_client_that_leaves_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_silent_is_given_up() {
+async fn an_upload_from_a_silent_client_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).option("glimpse", "client_timeout", "0.5").start().await;
     let image = waiting_image(&s.member("p1")).await;
@@ -428,9 +429,9 @@ async fn a_client_that_is_silent_is_given_up() {
     nothing_is_left(&s.member("p1"), &image, &dir.path().join("images")).await;
 }
 
-/// The bound on a request's time is not one on its data's.
+/// The request timeout does not apply to the transfer of data.
 #[tokio::test]
-async fn an_upload_may_take_long() {
+async fn an_upload_may_take_longer_than_the_request_timeout() {
     let s = TestServer::builder().option("glimpse", "request_timeout", "0.5").start().await;
     let member = s.member("p1");
     let image = waiting_image(&member).await;
@@ -442,7 +443,7 @@ async fn an_upload_may_take_long() {
 }
 
 #[tokio::test]
-async fn of_two_uploads_at_once_one_wins() {
+async fn one_of_two_concurrent_uploads_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
     let member = s.member("p1");
@@ -459,7 +460,7 @@ async fn of_two_uploads_at_once_one_wins() {
 }
 
 #[tokio::test]
-async fn an_image_that_is_deleted_while_its_data_comes_leaves_nothing() {
+async fn deleting_an_image_during_its_upload_leaves_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let s = with_store(dir.path()).start().await;
@@ -481,9 +482,9 @@ pub(crate) async fn answered(stream: &mut TcpStream) -> String {
     String::from_utf8(start).unwrap()
 }
 
-/// One that another process took for dead goes on in the end, however late.
+/// An upload that another process has rolled back because it considered this one dead; its data arrives later.
 #[tokio::test]
-async fn an_upload_that_lost_its_image_does_no_harm() {
+async fn a_late_upload_does_not_overwrite_a_newer_one() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
@@ -495,7 +496,7 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
         s.database.execute("UPDATE glimpse_uploads SET upload_id = 'taken'").await;
         eventually("it is undone", || async { (status(&member, &image).await == "queued").then_some(()) }).await;
         if with_a_later_one {
-            // Of the same length.
+            // The data has the same length.
             upload(&member, &image, "0123456789abc").await.expect(204);
         }
         late.write_all(b"0123456789").await.unwrap();
@@ -508,9 +509,9 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
     }
 }
 
-/// An operator sets its image back by hand, and a Glance uploads to it.
+/// An operator changes the status of the image by hand during an upload, and a Glance uploads to it.
 #[tokio::test]
-async fn data_of_others_stays_in_its_place() {
+async fn data_written_by_another_program_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
@@ -534,9 +535,9 @@ async fn data_of_others_stays_in_its_place() {
     }
 }
 
-/// Who holds an image's place may stall for as long as they like.
+/// The process that holds the lock of an image's file may stall for any time.
 #[tokio::test]
-async fn what_waits_for_one_image_does_not_keep_the_others() {
+async fn a_rollback_that_waits_for_one_image_does_not_delay_the_others() {
     use sqlx::Executor as _;
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
@@ -560,18 +561,18 @@ async fn what_waits_for_one_image_does_not_keep_the_others() {
     }
     eventually("one is undone", || async { (status(&member, &free).await == "queued").then_some(()) }).await;
     assert_eq!(status(&member, &held).await, "saving");
-    // And what waits for the database does not keep a server from its end.
+    // A task that waits for the database does not prevent the server from stopping.
     let mut other = s.database.connect().await;
     other.execute("BEGIN").await.unwrap();
     other.execute("UPDATE images SET min_ram = 1").await.unwrap();
     drop(hold);
-    let tried = || s.log().matches("cannot be undone now").count();
+    let tried = || s.log().matches("cannot be rolled back now").count();
     let before = tried();
     eventually("it is tried again", || async { (tried() > before + 1).then_some(()) }).await;
-    // For the same reason, which is told once.
+    // The reason is the same each time, so it is logged once.
     let told = s.log().lines().filter(|line| line.contains("WARN") && line.contains("takes too long")).count();
     assert_eq!(told, 1, "{}", s.log());
-    // Until the pause after that try is over.
+    // Waits until the pause after that attempt is over.
     tokio::time::sleep(Duration::from_millis(300)).await;
     s.terminate();
     eventually("it drains", || async { s.log().contains("draining").then_some(()) }).await;
@@ -582,9 +583,9 @@ async fn what_waits_for_one_image_does_not_keep_the_others() {
     nothing_is_left(&s.member("p1"), &held, &images).await;
 }
 
-/// What fails once all of the data is there leaves none of it either.
+/// A failure after all of the data has arrived removes the data as well.
 #[tokio::test]
-async fn an_upload_that_cannot_become_active_leaves_nothing() {
+async fn an_upload_that_fails_after_its_last_byte_leaves_no_data() {
     use sqlx::Executor as _;
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
@@ -601,7 +602,7 @@ async fn an_upload_that_cannot_become_active_leaves_nothing() {
         stream.write_all(b"0123456789").await.unwrap();
         assert_eq!(answered(stream).await, expected);
     }
-    // What is refused goes at once, also while the database cannot be told.
+    // Refused data is removed at once, even while the database cannot be updated.
     assert!(files(&images).iter().all(|name| !name.contains(id(&unfit))), "{:?}", files(&images));
     other.execute("ROLLBACK").await.unwrap();
     for image in [&raw, &unfit] {
@@ -611,9 +612,9 @@ async fn an_upload_that_cannot_become_active_leaves_nothing() {
     nothing_is_left(&member, &raw, &images).await;
 }
 
-/// Whoever has the hold on the image's place may have been stopped with it.
+/// The process that holds the lock of the image's file may be suspended.
 #[tokio::test]
-async fn a_place_that_somebody_holds_is_not_waited_for_without_end() {
+async fn waiting_for_the_lock_of_an_image_file_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let s = with_store(dir.path()).option("glimpse", "request_timeout", "0.5").start().await;
@@ -628,33 +629,35 @@ async fn a_place_that_somebody_holds_is_not_waited_for_without_end() {
     nothing_is_left(&member, &image, &images).await;
 }
 
-/// `kill -9` at ten points of uploads, and at three of deletions; the next start brings each of them to a good end.
+/// `kill -9` at ten points of uploads and at three points of deletions. The next start completes or rolls back each of
+/// them.
 #[tokio::test]
-async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
+async fn uploads_and_deletions_interrupted_by_a_kill_are_settled_at_the_next_start() {
     use sqlx::Executor as _;
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     let member = s.member("p1");
-    // Whose deletion is cut off: before it is noted, before and after the data is removed.
+    // Images whose deletion is interrupted: before it is recorded, and before and after the data is removed.
     let deleted =
         [image_with(&member, b"abc").await, image_with(&member, b"abc").await, image_with(&member, b"abc").await];
     let mut streams = Vec::new();
     let mut queued = Vec::new();
     let mut begun = async |image: &str, data: &[u8]| streams.push(begun_upload(&s.base, image, data).await);
-    // In the middle of the data.
+    // During the transfer of the data.
     for sent in [0, 1, 300_000, 2_000_000] {
         queued.push(waiting_image(&member).await);
         begun(&queued[queued.len() - 1], &bytes(sent)).await;
     }
-    // Before anything came that was asked for.
+    // After `100 Continue`, and before any data has arrived.
     queued.push(waiting_image(&member).await);
     let mut asked = head_of_upload(&s.base, &queued[queued.len() - 1], 10, "Expect: 100-continue\r\n").await;
     asked.read_exact(&mut [0; 25]).await.unwrap();
-    // Before the image is taken, and with all of its data there, which it may keep, and which it may not.
+    // One upload that has not reserved its image yet, and two with all of their data: one is acceptable, the other is
+    // not.
     let (taken, whole) = (waiting_image(&member).await, waiting_image(&member).await);
     let unfit = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
-    // And with all of its data on the disk, which has to wait for its place.
+    // An upload with all of its data on the disk that waits for the lock of its file.
     let held = waiting_image(&member).await;
     let hold = fs::File::create(images.join(format!(".glimpse-hold.{}", id(&held)))).unwrap();
     hold.lock().unwrap();
@@ -662,7 +665,7 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     begun(&whole, b"abc").await;
     begun(&unfit, b"abc").await;
     eventually("all are begun", || async { (files(&images).len() == 12).then_some(()) }).await;
-    // The last one has its answer.
+    // The last upload has been answered.
     let active = image_with(&member, b"abc").await;
     let mut other = s.database.connect().await;
     other.execute("BEGIN").await.unwrap();
@@ -676,7 +679,8 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     for stream in streams.iter_mut().rev().take(3) {
         stream.write_all(b"0123456789").await.unwrap();
     }
-    // In place, and waiting for its row; and gone, and waiting for its row.
+    // One file is in place and its transaction waits for the row; the other is removed, and its transaction waits as
+    // well.
     eventually("it is in place", || async { images.join(id(&whole)).exists().then_some(()) }).await;
     let is_left = || files(&images).iter().any(|name| name.contains(id(&unfit)));
     eventually("the other is refused", || async { (!is_left()).then_some(()) }).await;
@@ -708,9 +712,9 @@ async fn what_was_cut_off_with_its_server_comes_to_a_good_end() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM glimpse_uploads").await, 0);
 }
 
-/// Its file is found by another name, and the image can be uploaded to again.
+/// The file is found through the new store, and the image accepts another upload.
 #[tokio::test]
-async fn an_upload_into_a_store_that_is_no_more_is_undone() {
+async fn an_interrupted_upload_into_a_removed_store_is_rolled_back() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
@@ -728,9 +732,9 @@ async fn an_upload_into_a_store_that_is_no_more_is_undone() {
     assert_eq!(s.log().matches("a store that is not configured here").count(), 1, "{}", s.log());
 }
 
-/// Also once nothing but a slow client is waited for.
+/// Heartbeats continue even when the server only waits for a slow client.
 #[tokio::test]
-async fn a_server_shows_that_it_lives_until_it_ends() {
+async fn heartbeats_continue_while_the_server_drains() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     let image = image_with(&s.member("p1"), &bytes(30_000_000)).await;
@@ -743,14 +747,14 @@ async fn a_server_shows_that_it_lives_until_it_ends() {
 }
 
 #[tokio::test]
-async fn another_server_undoes_what_a_killed_one_had_begun_and_nothing_else() {
+async fn another_process_rolls_back_only_the_uploads_of_a_killed_one() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let mut killed = with_store(dir.path()).start().await;
     let other = with_store(dir.path()).database(killed.database.clone()).start().await;
     let member = other.member("p1");
     let (dead, alive) = (waiting_image(&member).await, waiting_image(&member).await);
-    // What a Glance is busy with is its own business.
+    // An upload by a Glance is left alone.
     let glances = waiting_image(&member).await;
     other.database.execute(&format!("UPDATE images SET status = 'saving' WHERE id = '{}'", id(&glances))).await;
     let _begun = begun_upload(&killed.base, &dead, b"abc").await;
@@ -763,7 +767,7 @@ async fn another_server_undoes_what_a_killed_one_had_begun_and_nothing_else() {
     assert_eq!(status(&member, &glances).await, "saving");
     going_on.write_all(b"0123456789").await.unwrap();
     eventually("the other goes on", || async { (status(&member, &alive).await == "active").then_some(()) }).await;
-    // The killed process is forgotten.
+    // The record of the killed process is removed.
     eventually("it is forgotten", || async {
         (other.database.count("SELECT COUNT(*) FROM glimpse_processes").await == 1).then_some(())
     })
@@ -771,7 +775,7 @@ async fn another_server_undoes_what_a_killed_one_had_begun_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn files_that_nobody_knows_are_removed() {
+async fn leftover_upload_files_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     fs::create_dir_all(&images).unwrap();
@@ -781,9 +785,9 @@ async fn files_that_nobody_knows_are_removed() {
     eventually("it is removed", || async { (files(&images) == ["other"]).then_some(()) }).await;
 }
 
-/// The system sets a bound, as one that is full does.
+/// The operating system limits the size of files, which fails like a full file system.
 #[tokio::test]
-async fn a_store_that_takes_no_more_is_told_and_keeps_nothing() {
+async fn exceeding_a_file_size_limit_is_reported_and_keeps_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
     s.limit_files(2_000_000);
@@ -794,15 +798,15 @@ async fn a_store_that_takes_no_more_is_told_and_keeps_nothing() {
     nothing_is_left(&member, &image, &dir.path().join("images")).await;
 }
 
-/// A small file system, which is full soon. What it shows beyond the test above is what a real one answers.
+/// A small file system that is soon full. In addition to the test above, this tests the error of a real file system.
 #[tokio::test]
-async fn a_full_store_is_told_and_keeps_nothing() {
+async fn a_full_file_system_is_reported_and_keeps_no_data() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     fs::create_dir_all(&images).unwrap();
     let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&images).output().unwrap();
     if !mount.status.success() {
-        // .config/nextest.toml shows what this test says.
+        // .config/nextest.toml makes nextest show this output.
         eprintln!("NOT TESTED: a full file system. {}", String::from_utf8_lossy(&mount.stderr));
         return;
     }
@@ -817,14 +821,14 @@ async fn a_full_store_is_told_and_keeps_nothing() {
 }
 
 #[tokio::test]
-async fn data_that_is_not_as_it_should_be_is_an_error() {
+async fn truncated_and_missing_data_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
     let member = s.member("p1");
     let data = bytes(30_000_000);
     let image = image_with(&member, &data).await;
     let file = dir.path().join("images").join(id(&image));
-    // It is cut while it is read: more than waits between the file and the client.
+    // The file is truncated during the download, by more than the buffers between the file and the client can hold.
     let mut response = member.request("GET", &format!("{image}/file")).send().await.unwrap();
     let first = response.chunk().await.unwrap().unwrap();
     fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(1_000_000).unwrap();
@@ -843,12 +847,12 @@ async fn data_that_is_not_as_it_should_be_is_an_error() {
         let answer = member.get(&format!("{image}/file")).await.expect(503);
         assert!(!answer.text.contains(dir.path().to_str().unwrap()), "{}", answer.text);
     }
-    // It can be deleted all the same.
+    // The image can still be deleted.
     member.delete(&image).await.expect(204);
 }
 
 #[tokio::test]
-async fn a_deactivated_image_is_not_given_out() {
+async fn only_an_admin_downloads_a_deactivated_image() {
     let s = TestServer::start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
     s.database.execute("UPDATE images SET status = 'deactivated'").await;
@@ -859,7 +863,7 @@ async fn a_deactivated_image_is_not_given_out() {
 }
 
 #[tokio::test]
-async fn a_deletion_may_be_delayed() {
+async fn delayed_deletion_leaves_the_data_to_the_scrubber() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).option("DEFAULT", "delayed_delete", true).start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
@@ -870,9 +874,9 @@ async fn a_deletion_may_be_delayed() {
     assert_eq!(states.await, [("pending_delete".to_owned(), "pending_delete".to_owned())]);
 }
 
-/// A server that is told to end finishes the uploads that are under way.
+/// A server that received SIGTERM finishes uploads in progress.
 #[tokio::test]
-async fn an_upload_survives_a_drain() {
+async fn an_upload_in_progress_completes_while_the_server_drains() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = with_store(dir.path()).start().await;
     let image = waiting_image(&s.member("p1")).await;
@@ -913,7 +917,7 @@ fn disks() -> Vec<(&'static str, Vec<u8>)> {
         made("plain.qcow2", "qcow2 plain.qcow2 3M"),
         made("backed.qcow2", "qcow2 -b plain.qcow2 -F qcow2 backed.qcow2"),
         made("sparse.vmdk", "vmdk sparse.vmdk 1M"),
-        // What describes it is a text.
+        // The descriptor is a text file.
         made("flat.vmdk", "vmdk -o subformat=monolithicFlat flat.vmdk 1M"),
         made("some.vdi", "vdi some.vdi 2M"),
         made("some.qed", "qed some.qed 2M"),
@@ -926,9 +930,9 @@ fn disks() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// What becomes of every disk under every claim is what becomes of it in Glance, and nothing of what is refused is left.
-/// Returns status and virtual size of each.
-async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String, (u16, Value)> {
+/// Uploads every disk image with every claimed format. Each result must be the same as in Glance, and refused data must
+/// not remain. Returns the status and the virtual size of each case.
+async fn check_disk_images(options: &[(&str, &str, &str)]) -> BTreeMap<String, (u16, Value)> {
     let pair = Pair::start_apart(options).await;
     let (ours, theirs) = (pair.ours.member("p1"), pair.theirs.member("p1"));
     let mut outcomes = BTreeMap::new();
@@ -943,7 +947,7 @@ async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String,
             ("qcow2", "ovf"),
         ] {
             let mut answers = Vec::new();
-            // In each of the forms.
+            // All three formats of errors are used in turn.
             let accept = ["text/plain", "text/html", "application/json"][outcomes.len() % 3];
             for (client, is_ours) in [(&ours, true), (&theirs, false)] {
                 let image = &client.create_image(&json!({"disk_format": claimed, "container_format": container})).await;
@@ -954,7 +958,7 @@ async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String,
                 let shown = ["status", "size", "virtual_size"].map(|attribute| shown[attribute].clone());
                 let is_there = pair.images.join(id(image)).exists();
                 assert!(!is_ours || is_there == (shown[0] == "active"), "{name} as {claimed}");
-                // Glance says several formats in any order.
+                // Glance lists several formats in any order.
                 let text = answer.text.trim_end().replace("gpt,iso", "iso,gpt");
                 answers.push((answer.status.as_u16(), text, shown));
             }
@@ -967,8 +971,8 @@ async fn judged_as_by_glance(options: &[(&str, &str, &str)]) -> BTreeMap<String,
 }
 
 #[tokio::test]
-async fn data_must_be_what_the_image_says_and_safe() {
-    let outcomes = judged_as_by_glance(&[]).await;
+async fn disk_images_are_checked_as_in_glance() {
+    let outcomes = check_disk_images(&[]).await;
     for (case, status, size) in [
         ("plain.qcow2 as qcow2 in bare", 204, json!(3 << 20)),
         ("plain.qcow2 as raw in bare", 204, json!(disks()[0].1.len())),
@@ -994,8 +998,8 @@ async fn data_must_be_what_the_image_says_and_safe() {
 }
 
 #[tokio::test]
-async fn what_data_must_be_can_be_relaxed() {
-    let outcomes = judged_as_by_glance(&[
+async fn checks_of_disk_images_are_relaxed_as_in_glance() {
+    let outcomes = check_disk_images(&[
         ("image_format", "require_image_format_match", "false"),
         ("image_format", "gpt_safety_checks_nonfatal", "mbr"),
     ])
@@ -1011,9 +1015,9 @@ async fn what_data_must_be_can_be_relaxed() {
     }
 }
 
-/// What is not wanted is not waited for, stored or paid for to its end.
+/// Unsafe data is refused without waiting for the rest of it or storing it.
 #[tokio::test]
-async fn data_is_refused_as_soon_as_that_is_certain() {
+async fn an_unsafe_upload_is_refused_before_its_data_ends() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
     let member = s.member("p1");
@@ -1025,9 +1029,9 @@ async fn data_is_refused_as_soon_as_that_is_certain() {
     nothing_is_left(&member, &image, &dir.path().join("images")).await;
 }
 
-/// Most clients listen only once they have sent everything.
+/// Most clients read only after they have sent everything.
 #[tokio::test]
-async fn a_refusal_reaches_who_sends_everything_first() {
+async fn a_client_that_sends_everything_before_reading_receives_the_refusal() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
@@ -1046,9 +1050,9 @@ async fn a_refusal_reaches_who_sends_everything_first() {
     assert!(answer.contains("Image disk_format qcow2 does not match stream data raw"), "{answer}");
 }
 
-/// Whoever comes first: an image that is protected keeps its data.
+/// Regardless of the order, an image that is protected keeps its data.
 #[tokio::test]
-async fn an_image_that_is_protected_while_it_is_deleted_is_not_deleted() {
+async fn an_image_protected_during_its_deletion_is_not_deleted() {
     use sqlx::Executor as _;
     let dir = tempfile::tempdir().unwrap();
     let s = with_store(dir.path()).start().await;
@@ -1059,7 +1063,7 @@ async fn an_image_that_is_protected_while_it_is_deleted_is_not_deleted() {
     other.execute("UPDATE images SET protected = (1 = 1)").await.unwrap();
     let (deleting, path) = (member.clone(), image.clone());
     let deleting = tokio::spawn(async move { deleting.delete(&path).await });
-    // Until it has found the image unprotected, where the engine lets it.
+    // Gives the deletion time to read the unprotected image, if the engine allows that.
     tokio::time::sleep(Duration::from_millis(500)).await;
     other.execute("COMMIT").await.unwrap();
     let answer = deleting.await.unwrap();
@@ -1068,9 +1072,9 @@ async fn an_image_that_is_protected_while_it_is_deleted_is_not_deleted() {
     assert_eq!(download(&member, &image).await, b"abc");
 }
 
-/// One that was protected after its deletion had begun, by a Glance or by hand: its data may be gone.
+/// The image was protected after its deletion had begun, by a Glance or by hand; its data may already be removed.
 #[tokio::test]
-async fn a_deletion_that_has_begun_ends_also_where_the_image_is_protected() {
+async fn an_interrupted_deletion_is_completed_even_if_the_image_is_protected() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
@@ -1084,14 +1088,15 @@ async fn a_deletion_that_has_begun_ends_also_where_the_image_is_protected() {
     assert_eq!(files(&dir.path().join("images")), [""; 0]);
 }
 
-/// They wait behind those that were not tried for longer, and that is in the database: another process knows it, too.
+/// Failed deletions are retried after those that were attempted least recently. The order is stored in the database, so
+/// another process uses it as well.
 #[tokio::test]
-async fn deletions_that_cannot_end_do_not_keep_the_others() {
+async fn deletions_that_cannot_complete_do_not_delay_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
     let mut s = with_store(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     s.kill();
-    // A folder cannot be removed as a file.
+    // A folder cannot be unlinked.
     fs::create_dir(images.join("stuck")).unwrap();
     let (mut rows, mut locations) = (Vec::new(), Vec::new());
     let mut add = |id: &str, file: &str, day: u32| {
@@ -1129,12 +1134,12 @@ async fn deletions_that_cannot_end_do_not_keep_the_others() {
     assert!(!images.join(last).exists());
 }
 
-/// A call to the file system that takes long, as on a server of files that is busy, is given up, and may take effect later.
+/// A slow call to the file system, such as on a busy file server, times out, and may still take effect later.
 #[tokio::test]
-async fn a_deletion_that_takes_too_long_goes_on() {
+async fn a_deletion_that_times_out_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let (images, slow) = (dir.path().join("images"), dir.path().join("slow"));
-    // As long as there is a file of this name, no file is removed.
+    // While a file of this name exists, calls to `unlink` block.
     let library = dir.path().join("slow.so");
     let source = format!(
         "#include <fcntl.h>\n#include <sys/syscall.h>\n#include <unistd.h>\n\
@@ -1159,10 +1164,10 @@ async fn a_deletion_that_takes_too_long_goes_on() {
     fs::write(&slow, "").unwrap();
     for image in &deleted {
         member.delete(image).await.expect(503).says("Operation timed out after 1s");
-        // Nobody knows whether its data goes.
+        // Whether the data will be removed is unknown.
         assert_eq!(status(&member, image).await, "pending_delete");
     }
-    // As if one of the calls had come to its end.
+    // Simulates that one of the calls took effect.
     s.kill();
     fs::remove_file(images.join(id(&deleted[0]))).unwrap();
     fs::remove_file(&slow).unwrap();

@@ -1,8 +1,9 @@
-//! One script of requests, put to a real Glance and to Glimpse: whatever a client sees of the answers is the same.
+//! One script of requests, sent to a real Glance and to Glimpse. Every part of the responses that a client can observe
+//! must be the same.
 //!
-//! The script is generated: personas × images × operations, listings, and odd requests. Each server has a database of its own
-//! on the engine under test, and both go through the same states in the same order. What is meant to differ stands in
-//! [`DIFFERENT`], with its reason, and in docs/differences.md.
+//! The script is generated: personas × images × operations, listings, and unusual requests. Each server has its own
+//! database on the engine under test, and both go through the same states in the same order. Intended differences are
+//! listed in [`DIFFERENT`], with reasons, and in docs/differences.md.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ const READER: Persona = Persona::Reader("p1");
 const OTHER: Persona = Persona::Member("p2");
 const PERSONAS: [Persona; 5] = [Persona::Anonymous, OTHER, READER, OWNER, ADMIN];
 
-/// The n-th image's id.
+/// The id of the n-th image.
 fn id(n: usize) -> String {
     format!("{n:08x}-5c61-48ff-b4f3-0ad4e5e3ba90")
 }
@@ -23,7 +24,7 @@ fn path(n: usize) -> String {
     format!("/v2/images/{}", id(n))
 }
 
-/// Images of every kind that a rule looks at, and who creates them.
+/// Images with every property that a rule can check, and the personas that create them.
 fn images() -> Vec<(Persona, Value)> {
     vec![
         (OWNER, json!({"name": "a", "visibility": "private"})),
@@ -49,16 +50,16 @@ async fn create(twins: &Twins) -> usize {
 }
 
 #[tokio::test]
-async fn everybody_does_everything_to_what_only_its_project_may_see() {
-    everybody_does_everything_to(&[0, 1]).await;
+async fn every_caller_gets_glances_answers_for_images_visible_to_one_project() {
+    check_every_operation_on(&[0, 1]).await;
 }
 
 #[tokio::test]
-async fn everybody_does_everything_to_what_everybody_may_see() {
-    everybody_does_everything_to(&[2, 3]).await;
+async fn every_caller_gets_glances_answers_for_images_visible_to_all() {
+    check_every_operation_on(&[2, 3]).await;
 }
 
-async fn everybody_does_everything_to(images: &[usize]) {
+async fn check_every_operation_on(images: &[usize]) {
     let twins = Twins::start().await;
     create(&twins).await;
     twins.both("UPDATE images SET status = 'active', size = 5 WHERE name IN ('b', 'd')").await;
@@ -101,7 +102,7 @@ async fn everybody_does_everything_to(images: &[usize]) {
             }
         }
     }
-    // Deletion comes last, from who may not to who may.
+    // Deletions come last: first by callers that are not allowed to delete, then by those that are.
     for persona in PERSONAS {
         for n in images {
             twins.same(&Question::new(persona, "DELETE", path(*n))).await;
@@ -112,7 +113,7 @@ async fn everybody_does_everything_to(images: &[usize]) {
 }
 
 #[tokio::test]
-async fn shared_images_are_theirs_whom_they_are_shared_with() {
+async fn members_get_glances_answers_for_shared_images() {
     let twins = Twins::start().await;
     create(&twins).await;
     let (shared, private) = (path(1), path(0));
@@ -148,10 +149,10 @@ async fn shared_images_are_theirs_whom_they_are_shared_with() {
 }
 
 #[tokio::test]
-async fn listings_have_the_same_pages() {
+async fn listings_have_the_same_pages_as_glances() {
     let twins = Twins::start().await;
     let images = create(&twins).await;
-    // Each a second younger than the one before, whatever the engine's clock can tell.
+    // Each image is a second newer than the previous one, so the resolution of the engine's clock does not matter.
     for n in 0..images {
         let time = format!("2026-01-01 00:00:{n:02}.000000");
         twins
@@ -261,7 +262,7 @@ async fn listings_have_the_same_pages() {
     for query in queries {
         for persona in [OTHER, ADMIN] {
             let question = Question::new(persona, "GET", format!("/v2/images?{query}"));
-            // Of a parameter that comes twice, Glance's links keep the last.
+            // If a parameter is repeated, Glance's links keep only the last value.
             let mut names: Vec<&str> = query.split('&').filter_map(|pair| pair.split('=').next()).collect();
             let parameters = names.len();
             names.sort_unstable();
@@ -273,7 +274,7 @@ async fn listings_have_the_same_pages() {
 }
 
 #[tokio::test]
-async fn odd_creations_are_answered_alike() {
+async fn unusual_create_requests_are_answered_alike() {
     let twins = Twins::start().await;
     let bodies = [
         json!({}),
@@ -324,9 +325,9 @@ async fn odd_creations_are_answered_alike() {
     ];
     for body in &bodies {
         for persona in [Persona::Anonymous, OWNER, ADMIN] {
-            // Who gets an id that was made up is not compared.
+            // Generated ids are random and cannot be compared, so a body without an id gets one.
             let mut body = body.clone();
-            let number = 1000 + twins.asked();
+            let number = 1000 + twins.request_count();
             let object = body.as_object_mut().unwrap();
             object.entry("id").or_insert(json!(id(number)));
             twins.same(&Question::new(persona, "POST", "/v2/images").json(&body)).await;
@@ -342,9 +343,9 @@ async fn odd_creations_are_answered_alike() {
     }
 }
 
-/// Requests that are answered differently on purpose: our status, Glance's, and why.
+/// Requests with intended differences: Glimpse's status, Glance's status, and the reason.
 #[tokio::test]
-async fn what_differs_does_so_on_purpose() {
+async fn intended_differences_from_glance_have_the_listed_statuses() {
     let twins = Twins::start().await;
     create(&twins).await;
     let add_owner = json!([{"op": "add", "path": "/owner", "value": "p1"}]);

@@ -1,4 +1,4 @@
-//! What was answered survives, and what is away or broken is told so: each by its real cause.
+//! Acknowledged changes survive failures, and failures are reported by their real cause.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use sqlx::Executor as _;
 use crate::support::{Database, DatabaseServer, Engine, TestServer, eventually, program};
 
 #[tokio::test]
-async fn a_removal_that_was_answered_survives_the_server_being_killed() {
+async fn an_acknowledged_removal_survives_a_kill_of_the_server() {
     let mut s = TestServer::start().await;
     let image = s.member("p1").create_image(&json!({"tags": ["a", "b"]})).await;
     s.member("p1").delete(&format!("{image}/tags/a")).await.expect(204);
@@ -24,8 +24,8 @@ async fn a_removal_that_was_answered_survives_the_server_being_killed() {
 }
 
 #[tokio::test]
-async fn a_corrupt_row_is_an_internal_error_that_tells_nothing_of_the_inside() {
-    // Even a log that is filtered says which request the fault is about.
+async fn a_corrupt_row_is_an_internal_error_without_internal_details() {
+    // Even a filtered log names the request of the error.
     let s = TestServer::builder().environment("RUST_LOG", "warn,glimpse::server=info").start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -42,7 +42,7 @@ async fn a_corrupt_row_is_an_internal_error_that_tells_nothing_of_the_inside() {
     .await;
 }
 
-/// About database servers: the profiles postgres and mysql run these.
+/// Tests on a database server: the profiles postgres and mysql run them.
 mod on_a_server {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -55,9 +55,9 @@ mod on_a_server {
 
     use super::*;
 
-    /// The server is not started again.
+    /// Glimpse is not restarted.
     #[tokio::test]
-    async fn a_database_server_that_is_killed_is_away_and_comes_back_with_what_was_answered() {
+    async fn acknowledged_changes_survive_a_kill_of_the_database_server() {
         let mut server = DatabaseServer::start();
         let s =
             TestServer::builder().database(server.database().await).option("database", "pool_timeout", 1).start().await;
@@ -74,7 +74,7 @@ mod on_a_server {
                 assert!(!answer.text.contains(inside), "{inside} is in {}", answer.text);
             }
         }
-        // What an operator reads names the cause: once the connections that there were are gone, that new ones are refused.
+        // The log names the cause: once the existing connections are closed, new connections are refused.
         let answer = member.get(&image).await.expect(503);
         let log = s.log_of(&answer).await.concat();
         assert!(log.contains("refused"), "{log}");
@@ -89,10 +89,10 @@ mod on_a_server {
         member.delete(&format!("{image}/tags/b")).await.expect(204);
     }
 
-    /// The same under load, as clients that do not stop asking see it: nothing but the right answer or 503, nothing hangs, and
-    /// what was answered is there afterwards.
+    /// As seen by clients that keep sending requests: every response is correct or a 503, no request hangs, and every
+    /// acknowledged change is present afterwards.
     #[tokio::test]
-    async fn a_database_server_that_is_killed_under_load_costs_503_alone() {
+    async fn a_kill_of_the_database_server_under_load_causes_only_503() {
         let mut server = DatabaseServer::start();
         let s =
             TestServer::builder().database(server.database().await).option("database", "pool_timeout", 1).start().await;
@@ -106,7 +106,7 @@ mod on_a_server {
                 for n in 0.. {
                     let tag = format!("c{client}-{n}");
                     let start = Instant::now();
-                    // Each adds a tag of its own, and takes the one before it back out.
+                    // Each request adds a tag, and the next one removes the previous tag.
                     match member.put(&format!("{image}/tags/{tag}")).await.status.as_u16() {
                         204 => added.push(tag),
                         503 => refused += 1,
@@ -117,7 +117,7 @@ mod on_a_server {
                         let oldest = added.remove(0);
                         match member.delete(&format!("{image}/tags/{oldest}")).await.status.as_u16() {
                             204 => removed.push(oldest),
-                            // Nobody knows whether it was done.
+                            // Whether the change was made is unknown.
                             503 => refused += 1,
                             other => panic!("{other}"),
                         }
@@ -148,7 +148,7 @@ mod on_a_server {
         }
         assert!(refused > 0, "the database was never away: this test tests nothing");
         let tags = member.tags(&image).await;
-        // Of what was answered 503, nobody was told whether it was done; of what was answered 204, everybody was.
+        // A 503 leaves open whether the change was made; a 204 means that it was.
         for tag in expected {
             assert!(tags.contains(&tag), "{tag} was lost");
         }
@@ -157,9 +157,9 @@ mod on_a_server {
         }
     }
 
-    /// A server that is there and says nothing must not hold a request for ever.
+    /// A database server that accepts connections but does not respond must not block a request forever.
     #[tokio::test]
-    async fn a_database_server_that_is_silent_is_unavailable() {
+    async fn a_frozen_database_server_is_answered_503() {
         let server = DatabaseServer::start();
         let s = TestServer::builder()
             .database(server.database().await)
@@ -177,7 +177,7 @@ mod on_a_server {
             assert!(start.elapsed() < Duration::from_secs(20));
         }
         server.thaw();
-        // Whether the frozen removal was carried out, nobody was told; another one finds either.
+        // Whether the blocked removal was carried out is unknown, so the next removal may find either state.
         let status = eventually("the database is back", || async {
             let status = member.delete(&format!("{image}/tags/a")).await.status.as_u16();
             (status != 503).then_some(status)
@@ -187,9 +187,9 @@ mod on_a_server {
         assert_eq!(member.tags(&image).await, [""; 0]);
     }
 
-    /// The same for a row that somebody holds, also while the server drains.
+    /// The same holds for a row that another transaction has locked, even while the server drains.
     #[tokio::test]
-    async fn a_row_that_somebody_holds_is_waited_for_within_bounds() {
+    async fn waiting_for_a_locked_row_times_out() {
         let mut s = TestServer::builder()
             .option("glimpse", "request_timeout", "1")
             .option("glimpse", "drain_timeout", "1")
@@ -215,10 +215,10 @@ mod on_a_server {
         assert_eq!(s.member("p1").tags(&image).await, ["a"]);
     }
 
-    /// Who leaves while their transaction waits leaves no connection in the middle of an answer, and no lock: with one connection
-    /// alone, the next one would notice.
+    /// A client that disconnects while its transaction waits leaves neither a connection in the middle of a response
+    /// nor a lock. The pool has only one connection, so the next request would be affected.
     #[tokio::test]
-    async fn a_client_that_leaves_leaves_its_connection_in_order() {
+    async fn an_aborted_request_leaves_its_database_connection_usable() {
         let s = TestServer::builder()
             .option("database", "max_pool_size", 1)
             .option("database", "max_overflow", 0)
@@ -235,21 +235,21 @@ mod on_a_server {
             eventually("it waits", || async { (waiting_for_locks(&s.database).await > 0).then_some(()) }).await;
             leaving.abort();
             other.execute("ROLLBACK").await.unwrap();
-            // Nobody was told whether the tag was removed.
+            // Whether the tag was removed is unknown.
             let tags = member.tags(&image).await;
             assert!(tags == ["a", "b"] || tags == ["b"], "{tags:?}");
             member.put(&format!("{image}/tags/a")).await.expect(204);
             assert_eq!(member.tags(&image).await, ["a", "b"]);
-            // A refusal ends its transaction, too.
+            // A refusal ends its transaction as well.
             member.delete(&format!("{image}/tags/none")).await.expect(404);
         }
         other.execute("UPDATE images SET min_ram = 2").await.unwrap();
         assert_eq!(member.get(&image).await.expect(200).json()["min_ram"], 2);
     }
 
-    /// Of two transactions that wait for each other, the engine gives one up. If it is ours, it is run again.
+    /// If two transactions wait for each other, the engine aborts one of them. If it is Glimpse's, Glimpse retries it.
     #[tokio::test]
-    async fn a_deadlock_is_not_the_clients_business() {
+    async fn a_transaction_that_deadlocks_is_retried() {
         let s = TestServer::start().await;
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -258,18 +258,18 @@ mod on_a_server {
         other.execute("UPDATE image_tags SET updated_at = '2026-01-01 00:00:00'").await.unwrap();
         let (ours, path) = (member.clone(), format!("{image}/tags/a"));
         let ours = tokio::spawn(async move { ours.delete(&path).await });
-        // Until ours holds the image's row, and waits for the tag's.
+        // Waits until Glimpse's transaction holds the image's row and waits for the tag's row.
         eventually("ours waits", || async { (waiting_for_locks(&s.database).await > 0).then_some(()) }).await;
-        // Whichever is given up.
+        // Either transaction may be aborted.
         let _ = other.execute("UPDATE images SET min_ram = 1").await;
         let _ = other.execute("ROLLBACK").await;
         ours.await.unwrap().expect(204);
         assert_eq!(member.tags(&image).await, [""; 0]);
     }
 
-    /// The certificates that are asked for, and those that are shown, by the URL's parameters.
+    /// The URL's parameters select which certificates are required and sent.
     #[tokio::test]
-    async fn a_servers_certificate_is_checked_and_ours_is_shown() {
+    async fn the_database_servers_certificate_is_verified_and_a_client_certificate_is_sent() {
         let server = DatabaseServer::start_with_tls().await;
         let database = server.database().await;
         let name = database.url.rsplit('/').next().unwrap();
@@ -318,10 +318,10 @@ mod on_a_server {
         assert_eq!(s.member("p1").tags(&image).await, ["a"]);
     }
 
-    /// Transactions that wait for a row.
+    /// The number of transactions that wait for a row.
     async fn waiting_for_locks(database: &Database) -> i64 {
         if database.engine == Engine::MySql {
-            // It tells what it knew before to who asks again within a tenth of a second, be it for another test.
+            // MariaDB caches this table for a tenth of a second after each query, including queries by other tests.
             let pause = rand::random_range(200..600);
             tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
         }
@@ -334,11 +334,12 @@ mod on_a_server {
         database.count(sql).await
     }
 
-    /// What stands before a MariaDB and fails transactions at their COMMIT, as Galera does where another node was first.
+    /// A proxy in front of MariaDB that fails transactions at COMMIT, as Galera does if another node's transaction
+    /// committed first.
     struct Certification;
 
     impl Certification {
-        /// One request, one answer: what the server says after a COMMIT that is undone is about it.
+        /// Relays one request and one response at a time. A failed COMMIT is answered by this proxy.
         async fn pass(client: TcpStream, server: TcpStream, fails: Arc<AtomicU32>) {
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                 (client.into_split(), server.into_split());
@@ -391,15 +392,16 @@ mod on_a_server {
         }
     }
 
-    /// On MariaDB alone: PostgreSQL has no such cluster. The proxy goes on while the test waits for a program to end.
+    /// Runs on MariaDB only, because PostgreSQL has no such cluster. The test needs several threads, because the proxy
+    /// must run while it waits for a program to end.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_transaction_that_fails_at_its_commit_is_run_again() {
+    async fn a_transaction_that_fails_at_commit_is_retried() {
         if Engine::under_test() != Engine::MySql {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path()).await;
-        // How many more fail.
+        // The number of commits that will still fail.
         let fails = Arc::new(AtomicU32::new(0));
         let shared = Arc::clone(&fails);
         let pass = move |client, server| Certification::pass(client, server, Arc::clone(&shared));
@@ -410,7 +412,7 @@ mod on_a_server {
         member.delete(&format!("{image}/tags/a")).await.expect(204);
         assert_eq!(fails.load(Ordering::SeqCst), 0);
         assert_eq!(member.tags(&image).await, ["b"]);
-        // Not for ever.
+        // The number of retries is limited.
         fails.store(1000, Ordering::SeqCst);
         member.delete(&format!("{image}/tags/b")).await.expect(503).header("retry-after");
         fails.store(0, Ordering::SeqCst);
@@ -418,8 +420,8 @@ mod on_a_server {
         member.delete(&format!("{image}/tags/b")).await.expect(204);
     }
 
-    /// The database behind a relay, and what tells it to swallow all that comes on the connections that there are.
-    async fn behind_a_swallower(database: &Database) -> (Database, watch::Sender<()>) {
+    /// The database behind a relay, and a sender that makes the relay discard all data on its current connections.
+    async fn behind_a_discarding_relay(database: &Database) -> (Database, watch::Sender<()>) {
         let swallow = watch::Sender::new(());
         let swallows = swallow.clone();
         let pass = move |mut client, mut server| {
@@ -434,11 +436,11 @@ mod on_a_server {
         (database.behind(pass).await, swallow)
     }
 
-    /// As behind a firewall that forgot them.
+    /// As behind a firewall that has lost the state of the connections.
     #[tokio::test(flavor = "multi_thread")]
-    async fn connections_that_swallow_everything_are_replaced() {
+    async fn unresponsive_database_connections_are_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let (database, swallow) = behind_a_swallower(&Database::create(dir.path()).await).await;
+        let (database, swallow) = behind_a_discarding_relay(&Database::create(dir.path()).await).await;
         let s = TestServer::builder()
             .database(database)
             .option("database", "max_pool_size", 1)
@@ -449,7 +451,7 @@ mod on_a_server {
             .await;
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a"]})).await;
-        // In a statement alone, and in a transaction.
+        // In a single statement and in a transaction.
         for request in [("GET", image.clone()), ("PUT", format!("{image}/tags/b"))] {
             member.get(&image).await.expect(200);
             swallow.send_replace(());
@@ -463,12 +465,12 @@ mod on_a_server {
         assert_eq!(member.tags(&image).await, ["a"]);
     }
 
-    /// It is not taken for dead because of a connection, and a server that is silent is told once.
+    /// A process is not considered dead because of a failed connection, and an unresponsive server is logged once.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_process_shows_that_it_lives_whatever_its_connections_do() {
+    async fn heartbeats_continue_when_database_connections_fail() {
         let server = DatabaseServer::start();
         let database = server.database().await;
-        let (relayed, swallow) = behind_a_swallower(&database).await;
+        let (relayed, swallow) = behind_a_discarding_relay(&database).await;
         let s = TestServer::builder()
             .database(relayed)
             .without("glimpse", "heartbeat")
@@ -496,7 +498,7 @@ mod on_a_server {
         eventually("it is told", || async { (told("INFO", again) == told("WARN", failing)).then_some(()) }).await;
     }
 
-    /// The connections that a server's database has, but for the one that asks.
+    /// The connections to a server's database, except the one that runs this query.
     async fn connections(database: &Database) -> Vec<i64> {
         let sql = if database.engine == Engine::Postgres {
             "SELECT pid::text, '' FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
@@ -507,7 +509,7 @@ mod on_a_server {
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_too_old_is_replaced() {
+    async fn a_connection_past_its_maximum_age_is_replaced() {
         for (recycle, replaced) in [(1, true), (0, true), (3600, false), (-1, false)] {
             let s = TestServer::builder()
                 .option("database", "connection_recycle_time", recycle)
@@ -535,7 +537,7 @@ mod on_a_server {
     }
 
     #[tokio::test]
-    async fn a_busy_pool_is_unavailable_not_an_error() {
+    async fn an_exhausted_connection_pool_is_answered_503() {
         let s = TestServer::builder()
             .option("database", "max_pool_size", 1)
             .option("database", "max_overflow", 0)
@@ -549,7 +551,7 @@ mod on_a_server {
         other.execute("UPDATE images SET min_ram = 1").await.unwrap();
         let (waiting, path) = (member.clone(), format!("{image}/tags/a"));
         let waiting = tokio::spawn(async move { waiting.delete(&path).await });
-        // The one connection waits for the row; whoever comes now finds none.
+        // The only connection waits for the row, so the next request finds none.
         let answer = eventually("the pool is used up", || async {
             let answer = member.get(&image).await;
             (answer.status != 200).then_some(answer)
@@ -564,12 +566,12 @@ mod on_a_server {
     }
 }
 
-/// About the embedded database: the profile sqlite runs this.
+/// Tests on the embedded database: the profile sqlite runs them.
 mod on_sqlite {
     use super::*;
 
     #[tokio::test]
-    async fn an_sqlite_file_that_another_process_locks_is_unavailable() {
+    async fn an_sqlite_file_locked_by_another_process_is_answered_503() {
         let s = TestServer::builder().option("database", "pool_timeout", "0.3").start().await;
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -578,7 +580,7 @@ mod on_sqlite {
         let answer = member.delete(&format!("{image}/tags/a")).await.expect(503);
         assert!(answer.header("retry-after").parse::<u32>().is_ok());
         assert!(!answer.text.contains("locked"), "{}", answer.text);
-        // Readers are not disturbed.
+        // Readers are not blocked.
         assert_eq!(member.tags(&image).await, ["a"]);
         other.execute("ROLLBACK").await.unwrap();
         member.delete(&format!("{image}/tags/a")).await.expect(204);

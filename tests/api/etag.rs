@@ -1,4 +1,4 @@
-//! `ETag`, `If-None-Match`, and what caches are told.
+//! Tests of `ETag`, `If-None-Match` and the headers for caches.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ async fn get(client: &Client, path: &str, tags: &[&str]) -> Answer {
 }
 
 #[tokio::test]
-async fn who_has_an_image_already_is_told_so() {
+async fn a_matching_etag_is_answered_304() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "a", "tags": ["t"]})).await;
@@ -18,7 +18,7 @@ async fn who_has_an_image_already_is_told_so() {
         let whole = member.get(path).await.expect(200);
         let tag = whole.header("etag").to_owned();
         assert!(tag.starts_with("W/\"") && tag.ends_with('"') && tag.len() == 36, "{tag}");
-        // As long as nothing changes, it is the same.
+        // The tag stays the same until something changes.
         assert_eq!(member.get(path).await.header("etag"), tag);
         let strong = tag.trim_start_matches("W/");
         let several = format!("\"other\", W/\"a,b\", {tag}");
@@ -39,12 +39,12 @@ async fn who_has_an_image_already_is_told_so() {
 }
 
 #[tokio::test]
-async fn what_has_changed_is_sent() {
+async fn a_changed_resource_is_sent() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
     for path in [image.as_str(), "/v2/images"] {
-        // More than once a second, which updated_at cannot tell.
+        // Changes twice within a second, which `updated_at` cannot distinguish.
         let tag = member.get(path).await.header("etag").to_owned();
         member.put(&format!("{image}/tags/a")).await.expect(204);
         let changed = get(&member, path, &[&tag]).await.expect(200).says("\"a\"").header("etag").to_owned();
@@ -54,9 +54,9 @@ async fn what_has_changed_is_sent() {
     }
 }
 
-/// A tag opens nothing.
+/// Knowing a tag grants no access.
 #[tokio::test]
-async fn who_may_not_see_an_image_is_told_nothing_by_its_tag() {
+async fn an_etag_does_not_reveal_an_invisible_image() {
     let s = TestServer::start().await;
     let image = s.member("p1").create_image(&json!({"visibility": "private"})).await;
     let tag = s.member("p1").get(&image).await.header("etag").to_owned();
@@ -67,7 +67,7 @@ async fn who_may_not_see_an_image_is_told_nothing_by_its_tag() {
 }
 
 #[tokio::test]
-async fn caches_keep_nothing_for_others_and_refusals_not_at_all() {
+async fn only_the_callers_cache_may_store_a_response_and_errors_have_no_etag() {
     let s = TestServer::builder().option("cors", "allowed_origin", "http://site").start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -85,7 +85,7 @@ async fn caches_keep_nothing_for_others_and_refusals_not_at_all() {
     let page = member.send(member.request("GET", &image).header("Origin", "http://site")).await.expect(200);
     let vary: Vec<&str> = page.headers.get_all("vary").iter().map(|value| value.to_str().unwrap()).collect();
     assert!(vary.contains(&"X-Auth-Token") && vary.contains(&"Origin"), "{vary:?}");
-    // What changes something has no tag.
+    // Responses to requests that change something have no tag.
     let created = member.post("/v2/images", &json!({})).await.expect(201);
     assert!(!created.headers.contains_key("etag") && !created.headers.contains_key("cache-control"));
 }

@@ -1,11 +1,11 @@
-//! Creating, showing, listing and deleting images.
+//! Tests of creating, showing, listing and deleting images.
 
 use serde_json::{Value, json};
 
 use crate::support::{Client, TestServer};
 
 #[tokio::test]
-async fn a_created_image_is_shown_with_everything_that_was_given() {
+async fn a_created_image_is_shown_with_all_given_attributes() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let body = json!({
@@ -34,9 +34,9 @@ async fn a_created_image_is_shown_with_everything_that_was_given() {
     assert_eq!(created, expected);
 }
 
-/// Clients read the text, not only the values: `", "`, `": "`, and custom properties first.
+/// Some clients depend on the exact text of the JSON: `", "`, `": "`, and custom properties first.
 #[tokio::test]
-async fn the_body_is_written_as_glance_writes_it() {
+async fn response_bodies_are_formatted_like_glances() {
     let s = TestServer::start().await;
     let answer = s.member("p1").post("/v2/images", &json!({"foo": "bär", "name": "n"})).await.expect(201);
     let start = "{\"foo\": \"bär\", \"name\": \"n\", \"disk_format\": null, \"container_format\": null, \"visibility\": \
@@ -45,7 +45,7 @@ async fn the_body_is_written_as_glance_writes_it() {
 }
 
 #[tokio::test]
-async fn an_id_is_given_out_once_for_ever() {
+async fn the_id_of_a_deleted_image_cannot_be_used_again() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let body = json!({"id": "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90"});
@@ -61,7 +61,7 @@ async fn an_id_is_given_out_once_for_ever() {
 }
 
 #[tokio::test]
-async fn who_sees_an_image() {
+async fn visibility_decides_whether_another_project_sees_an_image() {
     let s = TestServer::start().await;
     let (owner, other) = (s.member("p1"), s.member("p2"));
     let mut images = Vec::new();
@@ -82,17 +82,17 @@ async fn who_sees_an_image() {
     }
     assert_eq!(names(&owner, "/v2/images").await.len(), 4);
     assert_eq!(names(&s.admin(), "/v2/images").await.len(), 3);
-    // Their order is that of their ids where the engine's clock has whole seconds.
+    // On engines whose timestamps have whole seconds, the order is that of the ids.
     let mut all = names(&other, "/v2/images?visibility=all").await;
     all.sort_unstable();
     assert_eq!(all, ["community", "public"]);
     assert_eq!(names(&other, "/v2/images?visibility=community").await, ["community"]);
-    // A project is not another one whose name differs in case.
+    // Projects whose names differ only in case are different.
     assert_eq!(names(&s.member("P1"), "/v2/images").await, ["public"]);
 }
 
 #[tokio::test]
-async fn what_a_creator_may_not_choose() {
+async fn forbidden_attributes_are_refused_at_creation() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let cases = [
@@ -134,7 +134,7 @@ async fn a_protected_image_is_not_deleted() {
 }
 
 #[tokio::test]
-async fn a_deleted_image_takes_what_belongs_to_it_along() {
+async fn deleting_an_image_deletes_its_tags_and_properties() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "n", "tags": ["a"], "foo": "bar"})).await;
@@ -149,9 +149,9 @@ async fn a_deleted_image_takes_what_belongs_to_it_along() {
     assert_eq!(names(&member, "/v2/images").await.len(), 1);
 }
 
-/// Data in a store that only a Glance knows is handed over to its scrubber, not forgotten.
+/// Data in a store that only a Glance knows is left to Glance's scrubber, so it is not orphaned.
 #[tokio::test]
-async fn a_deleted_image_with_data_leaves_it_to_the_scrubber() {
+async fn deleting_an_image_in_an_unknown_store_leaves_its_data_to_the_scrubber() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -166,9 +166,9 @@ async fn a_deleted_image_with_data_leaves_it_to_the_scrubber() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM images WHERE status = 'pending_delete'").await, 1);
 }
 
-/// Whoever comes second finds the image gone, not in the way.
+/// The other deletions are answered 404, not 409.
 #[tokio::test]
-async fn of_ten_who_delete_one_image_one_does() {
+async fn one_of_ten_concurrent_deletions_of_an_image_succeeds() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -211,7 +211,7 @@ async fn pages_follow_each_other_newest_first() {
     for n in 0..7 {
         member.create_image(&json!({"name": format!("i{n}")})).await;
     }
-    // Some are equally old: their ids decide.
+    // Some images have the same time, so their ids decide the order.
     s.database
         .execute("UPDATE images SET created_at = '2026-01-01 00:00:00.000000' WHERE name IN ('i2', 'i3', 'i4')")
         .await;
@@ -229,7 +229,7 @@ async fn pages_follow_each_other_newest_first() {
 }
 
 #[tokio::test]
-async fn links_keep_every_parameter() {
+async fn page_links_keep_every_query_parameter() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     for _ in 0..2 {
@@ -247,7 +247,7 @@ async fn links_keep_every_parameter() {
 }
 
 #[tokio::test]
-async fn a_page_has_bounds() {
+async fn the_length_of_a_page_is_limited() {
     let s = TestServer::builder()
         .option("DEFAULT", "limit_param_default", 2)
         .option("DEFAULT", "api_limit_max", 3)
@@ -265,7 +265,7 @@ async fn a_page_has_bounds() {
 }
 
 #[tokio::test]
-async fn a_marker_is_an_image_that_the_caller_may_see() {
+async fn a_marker_that_is_invisible_to_the_caller_is_refused() {
     let s = TestServer::start().await;
     let hidden = s.member("p2").create_image(&json!({})).await;
     let hidden = hidden.rsplit('/').next().unwrap();
@@ -334,7 +334,7 @@ async fn a_listing_is_filtered_and_sorted() {
 }
 
 #[tokio::test]
-async fn schemas_say_what_an_image_is() {
+async fn schemas_describe_an_image() {
     let s = TestServer::builder().option("image_format", "disk_formats", "raw,foo").start().await;
     let member = s.member("p1");
     let schema = member.get("/v2/schemas/image").await.expect(200).json();
@@ -348,9 +348,9 @@ async fn schemas_say_what_an_image_is() {
     member.post("/v2/images", &json!({"disk_format": "qcow2"})).await.expect(400).says("is not one of [None, ");
 }
 
-/// Where the data is, is shown where the configuration says so.
+/// Locations are shown only if the configuration says so.
 #[tokio::test]
-async fn locations_are_shown_on_request() {
+async fn locations_are_shown_if_configured() {
     let shown = TestServer::builder()
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "show_multiple_locations", true)

@@ -1,4 +1,4 @@
-//! Tokens of a real Keystone, through its good days and its bad ones.
+//! Tests with tokens of a real Keystone, while it works and while it fails.
 
 use std::{
     io::BufRead as _,
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::support::{Keystone, Proxy, ServerBuilder, TestServer, eventually};
 
-/// As deployers write it.
+/// Builds a server with `[keystone_authtoken]` as operators write it.
 pub(crate) fn with(keystone: &Keystone) -> ServerBuilder {
     let options = [
         ("auth_type", "password"),
@@ -31,7 +31,7 @@ pub(crate) fn with(keystone: &Keystone) -> ServerBuilder {
 }
 
 #[tokio::test]
-async fn tokens_say_who_asks() {
+async fn tokens_identify_the_caller() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
     let member = s.client(Some(&keystone.token("member1", "p1").await));
@@ -49,7 +49,7 @@ async fn tokens_say_who_asks() {
         let answer = nobody.get(&image).await.expect(401);
         assert_eq!(answer.header("www-authenticate"), "Keystone uri=\"http://keystone.example/v3\"");
     }
-    // Tokens that are for no project.
+    // Tokens without a project scope.
     for token in
         [keystone.system_token().await, keystone.domain_token().await, keystone.unscoped_token("member1").await]
     {
@@ -66,7 +66,7 @@ async fn tokens_say_who_asks() {
 }
 
 #[tokio::test]
-async fn however_many_requests_wait_a_token_is_validated_once() {
+async fn concurrent_requests_validate_a_token_once() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
     let token = keystone.token("member1", "p1").await;
@@ -81,18 +81,18 @@ async fn however_many_requests_wait_a_token_is_validated_once() {
         call.await.unwrap().expect(200);
     }
     assert_eq!(keystone.validations() - before, 1);
-    // That there is no such token is remembered too.
+    // Invalid tokens are cached as well.
     for _ in 0..5 {
         s.client(Some("nonsense")).get("/v2/images").await.expect(401);
     }
     assert_eq!(keystone.validations() - before, 2);
-    // Our own token was fetched once, and is used again.
+    // The service token was fetched once, and is reused.
     assert_eq!(keystone.logins() - logins, 1);
 }
 
-/// Without a memory, each request asks; our own token is still used again.
+/// Without the cache, each request validates its token; the service token is still reused.
 #[tokio::test]
-async fn an_operator_may_have_nothing_remembered() {
+async fn the_token_cache_can_be_disabled() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).option("keystone_authtoken", "token_cache_time", -1).start().await;
     let client = s.client(Some(&keystone.token("member1", "p1").await));
@@ -105,7 +105,7 @@ async fn an_operator_may_have_nothing_remembered() {
 }
 
 #[tokio::test]
-async fn while_keystone_is_away_known_tokens_work_and_others_wait() {
+async fn cached_tokens_work_while_keystone_is_down_and_others_get_503() {
     let mut keystone = Keystone::start().await;
     let s = with(&keystone).option("keystone_authtoken", "http_request_max_retries", 1).start().await;
     let (known, unknown) = (keystone.token("member1", "p1").await, keystone.token("member1", "p1").await);
@@ -125,7 +125,7 @@ async fn while_keystone_is_away_known_tokens_work_and_others_wait() {
 }
 
 #[tokio::test]
-async fn a_keystone_that_says_nothing_is_waited_for_within_bounds() {
+async fn waiting_for_a_frozen_keystone_times_out() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).option("glimpse", "request_timeout", 2).start().await;
     let token = keystone.token("member1", "p1").await;
@@ -138,15 +138,15 @@ async fn a_keystone_that_says_nothing_is_waited_for_within_bounds() {
     eventually("Keystone is back", || async { (client.get("/v2/images").await.status == 200).then_some(()) }).await;
 }
 
-/// Nova may finish what its user began, though the user's token has ended meanwhile.
+/// Nova is allowed to finish a request of its user even if the user's token has expired meanwhile.
 #[tokio::test]
-async fn a_service_finishes_with_an_expired_token_what_its_user_began() {
+async fn a_service_token_makes_an_expired_user_token_acceptable() {
     let keystone = Keystone::start_with(&[("token", "expiration", "10")]).await;
     let s = with(&keystone).start().await;
     let token = keystone.token("member1", "p1").await;
     let client = s.client(Some(&token));
     client.get("/v2/images").await.expect(200);
-    // Remembered, but not past its end.
+    // The token is cached, but not beyond its expiry.
     eventually("the token ends", || async { (client.get("/v2/images").await.status == 401).then_some(()) }).await;
     let beside = |service: String| client.request("GET", "/v2/images").header("X-Service-Token", service);
     client.send(beside(keystone.token("glance", "service").await)).await.expect(200);
@@ -155,7 +155,7 @@ async fn a_service_finishes_with_an_expired_token_what_its_user_began() {
 }
 
 #[tokio::test]
-async fn an_application_credential_is_held_to_its_access_rules() {
+async fn access_rules_of_an_application_credential_are_enforced() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
     let own = keystone.token("member1", "p1").await;
@@ -163,7 +163,7 @@ async fn an_application_credential_is_held_to_its_access_rules() {
     let image = free.create_image(&json!({"tags": ["a"]})).await;
     assert_eq!(s.client(Some(&own)).tags(&image).await, ["a"]);
     let rules = json!([{"service": "image", "method": "GET", "path": "/v2/images"}]);
-    // A user's names of credentials are their own: another one needs another user.
+    // Names of application credentials are unique per user, so another user is needed for another credential.
     let other = keystone.token("member2", "p2").await;
     let restricted = s.client(Some(&keystone.application_credential(&other, Some(&rules)).await));
     restricted.get("/v2/images").await.expect(200);
@@ -172,7 +172,7 @@ async fn an_application_credential_is_held_to_its_access_rules() {
 }
 
 #[tokio::test]
-async fn who_acts_by_a_trust_has_its_project_and_its_roles() {
+async fn a_trust_grants_its_project_and_roles() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).start().await;
     let trustor = keystone.token("member1", "p1").await;
@@ -183,13 +183,13 @@ async fn who_acts_by_a_trust_has_its_project_and_its_roles() {
     let reads = s.client(Some(&keystone.trust_token(&trustor, "member2", "reader").await));
     assert_eq!(reads.tags(&image).await, ["b"]);
     reads.delete(&format!("{image}/tags/b")).await.expect(403);
-    // Without the trust, it is somebody else's.
+    // Without the trust, the image belongs to another project.
     s.client(Some(&keystone.token("member2", "p2").await)).get(&image).await.expect(404);
 }
 
-/// What a token beside the user's makes of a request: by `service_token_roles_required` and `delay_auth_decision`.
+/// The effect of an additional service token: `service_token_roles_required` and `delay_auth_decision`.
 #[tokio::test]
-async fn a_service_token_is_judged_as_the_options_say() {
+async fn service_tokens_are_checked_as_configured() {
     let keystone = Keystone::start().await;
     let user = keystone.token("member1", "p1").await;
     let (service, other) = (keystone.token("glance", "service").await, keystone.token("member2", "p2").await);
@@ -210,13 +210,13 @@ async fn a_service_token_is_judged_as_the_options_say() {
             let answer = client.send(request).await;
             assert_eq!(answer.status.as_u16(), status, "required {required}, delayed {delayed}: {beside:.8}");
         }
-        // Whatever beside it: who is nobody stays nobody.
+        // A valid service token does not authenticate a caller without a valid user token.
         s.client(Some("nonsense")).get("/v2/images").await.expect(401);
     }
 }
 
 #[tokio::test]
-async fn a_revoked_token_is_refused_once_what_is_remembered_of_it_is_over() {
+async fn a_revoked_token_is_refused_once_its_cache_entry_expires() {
     let keystone = Keystone::start().await;
     let (short, long) = (with(&keystone).option("keystone_authtoken", "token_cache_time", 1), with(&keystone));
     let (short, long) = (short.start().await, long.start().await);
@@ -229,9 +229,9 @@ async fn a_revoked_token_is_refused_once_what_is_remembered_of_it_is_over() {
     long.client(Some(&token)).get("/v2/images").await.expect(200);
 }
 
-/// The catalog may name Keystone several times.
+/// The catalog may contain several endpoints of Keystone.
 #[tokio::test]
-async fn tokens_are_validated_in_the_region_and_at_the_interface_that_are_named() {
+async fn tokens_are_validated_in_the_configured_region_and_interface() {
     let keystone = Keystone::start().await;
     let (internal, public) = (Proxy::start(&keystone.url()).await, Proxy::start(&keystone.url()).await);
     keystone.another_endpoint("RegionTwo", "internal", &internal.url).await;
@@ -242,7 +242,7 @@ async fn tokens_are_validated_in_the_region_and_at_the_interface_that_are_named(
         ("RegionOne", "internal", (0, 0)),
         ("RegionTwo", "internal", (1, 0)),
         ("RegionTwo", "public", (1, 1)),
-        // Nowhere: where we log in.
+        // If there is no such endpoint, the login URL is used.
         ("RegionThree", "internal", (1, 1)),
     ] {
         let s = with(&keystone)
@@ -256,7 +256,7 @@ async fn tokens_are_validated_in_the_region_and_at_the_interface_that_are_named(
     }
 }
 
-/// Behind a proxy that the catalog names, in a region of its own.
+/// A server whose Keystone is behind a proxy, which is in the catalog under its own region.
 async fn behind_a_proxy(keystone: &Keystone) -> (Proxy, ServerBuilder) {
     let proxy = Proxy::start(&keystone.url()).await;
     keystone.another_endpoint("Proxied", "internal", &proxy.url).await;
@@ -265,7 +265,7 @@ async fn behind_a_proxy(keystone: &Keystone) -> (Proxy, ServerBuilder) {
 }
 
 #[tokio::test]
-async fn a_keystone_that_fails_is_asked_again_as_often_as_the_options_say() {
+async fn a_failed_keystone_request_is_retried_as_configured() {
     let keystone = Keystone::start().await;
     let (proxy, server) = behind_a_proxy(&keystone).await;
     let s = server.option("keystone_authtoken", "http_request_max_retries", 2).start().await;
@@ -286,7 +286,7 @@ async fn a_keystone_that_fails_is_asked_again_as_often_as_the_options_say() {
 }
 
 #[tokio::test]
-async fn our_own_token_is_fetched_anew_when_keystone_refuses_it() {
+async fn the_service_token_is_replaced_when_keystone_refuses_it() {
     let keystone = Keystone::start().await;
     let (proxy, server) = behind_a_proxy(&keystone).await;
     let s = server.start().await;
@@ -302,7 +302,7 @@ async fn our_own_token_is_fetched_anew_when_keystone_refuses_it() {
     assert_eq!(tokens.len(), 3);
     assert!(tokens[1] == own && tokens[2] != own);
     assert!(asked.iter().all(|request| request.method == "GET" && request.path.starts_with("/v3/auth/tokens")));
-    // One that refuses each of our tokens is not asked for ever.
+    // A Keystone that refuses every service token is not retried forever.
     for _ in 0..2 {
         proxy.say_once(401, "no");
     }
@@ -313,7 +313,7 @@ async fn our_own_token_is_fetched_anew_when_keystone_refuses_it() {
 }
 
 #[tokio::test]
-async fn what_keystone_says_has_a_bound() {
+async fn the_length_of_keystones_answers_is_limited() {
     let keystone = Keystone::start().await;
     let (proxy, server) = behind_a_proxy(&keystone).await;
     let s = server.start().await;
@@ -330,9 +330,10 @@ async fn what_keystone_says_has_a_bound() {
     client.get("/v2/images").await.expect(200);
 }
 
-/// As some deployers write it: the paste file's filter says what is particular to the API, a group of its own how to log in.
+/// As some operators write it: the paste file's filter has the options of the API, and `auth_section` names a section
+/// with the login.
 #[tokio::test]
-async fn a_paste_file_and_a_group_of_its_own_say_how_keystone_is_asked() {
+async fn a_paste_file_and_auth_section_configure_the_keystone_login() {
     let keystone = Keystone::start().await;
     let dir = tempfile::tempdir().unwrap();
     let paste = dir.path().join("paste.ini");
@@ -357,13 +358,13 @@ async fn a_paste_file_and_a_group_of_its_own_say_how_keystone_is_asked() {
     client.get("/v2/images").await.expect(200);
     let challenge = s.anonymous().get("/v2/images").await.expect(401);
     assert_eq!(challenge.header("www-authenticate"), "Keystone uri=\"http://from.paste/v3\"");
-    // The filter says nothing of delay_auth_decision, which is false then.
+    // The filter does not set `delay_auth_decision`, so it is false.
     client.send(client.request("GET", "/v2/images").header("X-Service-Token", "nonsense")).await.expect(401);
     assert!(s.log().contains("[keystone_authtoken] username does nothing: auth_section names [service_user] for it"));
 }
 
 #[tokio::test]
-async fn a_wrong_password_of_ours_is_told_in_the_log_alone() {
+async fn a_wrong_service_password_is_reported_only_in_the_log() {
     let keystone = Keystone::start().await;
     let s = with(&keystone).option("keystone_authtoken", "password", "wr0ng").start().await;
     let token = keystone.token("member1", "p1").await;
@@ -372,7 +373,7 @@ async fn a_wrong_password_of_ours_is_told_in_the_log_alone() {
     let log = s.log_of(&answer).await.concat();
     assert!(log.contains("Keystone refuses the user of [keystone_authtoken]"), "{log}");
     assert!(!s.log().contains("wr0ng"));
-    // It is not tried again for every request: Keystone may lock a user out.
+    // The login is not retried for every request, because Keystone may lock the user out.
     let logins = keystone.logins();
     for _ in 0..3 {
         s.client(Some(&token)).get("/v2/images").await.expect(503);
@@ -381,7 +382,7 @@ async fn a_wrong_password_of_ours_is_told_in_the_log_alone() {
 }
 
 #[tokio::test]
-async fn what_is_missing_for_keystone_is_told_at_start() {
+async fn missing_keystone_options_are_reported_at_start() {
     let s = TestServer::start().await;
     let output = s
         .command(&["serve"])
@@ -394,7 +395,7 @@ async fn what_is_missing_for_keystone_is_told_at_start() {
     assert!(error.contains("[keystone_authtoken] username is missing"), "{error}");
 }
 
-/// TLS in front of a server on this machine, with a certificate that nobody but its folder's `cert.pem` vouches for.
+/// A TLS proxy in front of a server on this machine. Its certificate is trusted only through `cert.pem` in its folder.
 struct Tls {
     dir: tempfile::TempDir,
     port: u16,
@@ -447,7 +448,7 @@ impl Drop for Tls {
 }
 
 #[tokio::test]
-async fn keystones_certificate_is_checked_unless_the_operator_says_otherwise() {
+async fn keystones_certificate_is_verified_unless_insecure_is_set() {
     let keystone = Keystone::start().await;
     let port = keystone.url().trim_end_matches("/v3").rsplit(':').next().unwrap().parse().unwrap();
     let tls = Tls::start(port);

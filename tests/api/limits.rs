@@ -1,4 +1,4 @@
-//! Limits of Keystone's, and quotas of our own: beside a real Glance, on one database and one Keystone.
+//! Limits in Keystone and quotas in options, compared with a real Glance on the same database and the same Keystone.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::{
 /// A server's options: group, name and value.
 type Options = Vec<(&'static str, &'static str, String)>;
 
-/// A Keystone, somebody who may set limits there, and whose they are.
+/// A Keystone, a client that is allowed to set limits there, and the service and endpoint that the limits belong to.
 pub(crate) struct Cloud {
     pub(crate) keystone: Keystone,
     admin: Client,
@@ -36,14 +36,14 @@ impl Cloud {
         first(&self.admin, &format!("/projects?name={name}"), "projects").await
     }
 
-    /// A limit of every project that has none of its own. Its path.
+    /// Registers a limit for every project that has no limit of its own, and returns its path.
     pub(crate) async fn register(&self, resource: &str, limit: i64) -> String {
         let limit = self.limit(json!({"resource_name": resource, "default_limit": limit}));
         let made = self.admin.post("/registered_limits", &json!({"registered_limits": [limit]})).await.expect(201);
         format!("/registered_limits/{}", made.json()["registered_limits"][0]["id"].as_str().unwrap())
     }
 
-    /// A limit of one project, by its id.
+    /// Sets the limit of one project, by its id.
     async fn limit_project(&self, project: &str, resource: &str, limit: i64) {
         let limit = self.limit(json!({"project_id": project, "resource_name": resource, "resource_limit": limit}));
         self.admin.post("/limits", &json!({"limits": [limit]})).await.expect(201);
@@ -60,7 +60,7 @@ impl Cloud {
         self.admin.send(self.admin.request("PATCH", registered).json(&body)).await.expect(200);
     }
 
-    /// As deployers write it, but for how our endpoint is found.
+    /// `[oslo_limit]` as operators write it, without the options that find the service's endpoint.
     fn login(&self) -> Options {
         let oslo_limit = |name, value: &str| ("oslo_limit", name, value.to_owned());
         vec![
@@ -108,7 +108,7 @@ async fn glance(database: &Database, options: &Options) -> Glance {
     Glance::start_with(database, &options, &[]).await
 }
 
-/// Compares what a client sees.
+/// Compares the parts of two responses that a client can observe.
 #[track_caller]
 fn same(ours: &Answer, theirs: &Answer) {
     assert_eq!(ours.status, theirs.status, "{}: {} {}", ours.request, ours.text, theirs.text);
@@ -117,7 +117,7 @@ fn same(ours: &Answer, theirs: &Answer) {
     assert_eq!(kind(ours), kind(theirs), "{}", ours.request);
 }
 
-/// Sends the same to both, for a few forms of the answer, and returns what the last one says.
+/// Sends the same request to both servers in several response formats, and returns the text of the last response.
 async fn refused_alike(ours: &Client, theirs: &Client, method: &str, path: &str, body: Option<&Value>) -> String {
     let mut says = String::new();
     for accept in ["*/*", "application/json", "text/plain"] {
@@ -135,13 +135,13 @@ async fn refused_alike(ours: &Client, theirs: &Client, method: &str, path: &str,
     says
 }
 
-/// The log may have its line after the client has its answer.
+/// Waits until the log contains this text, because the line may be written after the client has the response.
 async fn logged(s: &TestServer, text: &str) {
     eventually("it is in the log", || std::future::ready(s.log().contains(text).then_some(()))).await;
 }
 
 #[tokio::test]
-async fn a_project_has_as_many_images_as_keystone_says() {
+async fn the_number_of_images_is_limited_by_keystone() {
     let cloud = Cloud::start().await;
     cloud.register("image_count_total", 2).await;
     let (p1, p2, p3) = (cloud.project("p1").await, cloud.project("p2").await, cloud.project("admin").await);
@@ -161,26 +161,26 @@ async fn a_project_has_as_many_images_as_keystone_says() {
              usage {limit} and delta 1]"
         );
         assert!(says.contains(&expected), "{says}");
-        // Who may not create images is not told of limits.
+        // The policy is checked before the limits.
         s.reader(project).post("/v2/images", &json!({})).await.expect(403);
-        // A deleted image makes room.
+        // Deleting an image frees quota.
         ours.delete(&last).await.expect(204);
         theirs.create_image(&json!({})).await;
         ours.post("/v2/images", &json!({})).await.expect(413);
     }
-    // A limit below nothing is none at all.
+    // A negative limit means unlimited.
     for n in 0..4 {
         let client = if n % 2 == 0 { s.member(&p3) } else { glance.member(&p3) };
         client.create_image(&json!({})).await;
     }
-    // The caller's project counts, whoever owns the image.
+    // The limit of the caller's project applies, even if another project will own the image.
     s.admin().create_image(&json!({"owner": p1})).await;
     s.member(&p1).post("/v2/images", &json!({})).await.expect(413).says("current usage 3 and");
 }
 
-/// How much data there is, and how many uploads at a time.
+/// The limits on the amount of data and on concurrent uploads.
 #[tokio::test]
-async fn uploads_are_held_to_limits_as_by_glance() {
+async fn limits_on_uploads_are_enforced_as_in_glance() {
     let cloud = Cloud::start().await;
     for (resource, limit) in [("image_size_total", 1), ("image_count_total", 100), ("image_count_uploading", 1)] {
         cloud.register(resource, limit).await;
@@ -195,7 +195,7 @@ async fn uploads_are_held_to_limits_as_by_glance() {
         for client in &clients {
             let image = waiting_image(client).await;
             answers.push(upload(client, &image, data.to_vec()).await.expect(413));
-            // It can be tried again.
+            // The upload can be repeated.
             assert_eq!(client.get(&image).await.expect(200).json()["status"], "queued");
         }
         same(&answers[0], &answers[1]);
@@ -203,19 +203,19 @@ async fn uploads_are_held_to_limits_as_by_glance() {
         assert!(answers[0].text.contains(&says), "{}", answers[0].text);
     };
     refused(&mebibyte, "image_size_total").await;
-    // What is no mebibyte counts as nothing.
+    // Usage is counted in whole mebibytes, so a smaller image counts as zero.
     upload(&clients[0], &waiting_image(&clients[0]).await, "abc").await.expect(204);
     let other = waiting_image(&clients[0]).await;
     let other = other.rsplit('/').next().unwrap();
     s.database.execute(&format!("UPDATE images SET status = 'saving' WHERE id = '{other}'")).await;
     refused(b"abc", "image_count_uploading").await;
-    // It is the project's, not everybody's.
+    // The limit applies per project.
     upload(&s.member("p2"), &waiting_image(&s.member("p2")).await, mebibyte).await.expect(204);
 }
 
 /// Without a registered limit, nothing is allowed.
 #[tokio::test]
-async fn what_has_no_limit_is_refused() {
+async fn resources_without_a_registered_limit_are_refused() {
     let cloud = Cloud::start().await;
     let s = cloud.server().await;
     let glance = cloud.glance(&s.database).await;
@@ -225,12 +225,12 @@ async fn what_has_no_limit_is_refused() {
     logged(&s, "no limit is registered with Keystone for our service").await;
 }
 
-/// Images in every state, with and without data, locations, and copies under way.
+/// Inserts images in every status, with and without data, locations, and copies in progress.
 async fn fill(database: &Database, owner: Option<&str>) {
     let owner = owner.map_or("NULL".to_owned(), |owner| format!("'{owner}'"));
     let statuses =
         ["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"];
-    // The last one is as large as a column holds; with others it is larger.
+    // The last size is the largest that the column holds, so the sum with others is larger.
     let sizes = ["NULL", "0", "1", "1048575", "3145729", "9223372036854775807"];
     let (when, mut images, mut locations, mut properties) = ("'2020-01-01 00:00:00'", vec![], vec![], vec![]);
     for (n, status) in statuses.iter().enumerate() {
@@ -262,7 +262,7 @@ async fn fill(database: &Database, owner: Option<&str>) {
 }
 
 #[tokio::test]
-async fn usage_is_what_glance_counts() {
+async fn usage_matches_glances_counts() {
     let cloud = Cloud::start().await;
     for (resource, limit) in
         [("image_size_total", 1000), ("image_stage_total", -1), ("image_count_total", 5), ("image_count_uploading", 10)]
@@ -294,19 +294,19 @@ async fn usage_is_what_glance_counts() {
         };
         same(&ours, &theirs);
         let used = ours.json()["usage"]["image_size_total"]["usage"].as_u64().unwrap();
-        // More MiB than there are in what 64 bits of bytes hold.
+        // The sum in MiB exceeds what a sum of bytes in 64 bits can represent.
         assert_eq!(used > (1 << 43), project != "other", "{used}");
-        // Nothing stages data here yet: what a Glance has staged counts.
+        // Glimpse does not stage data yet; data that a Glance has staged is counted.
         let staged = ours.json()["usage"]["image_stage_total"]["usage"].as_u64().unwrap();
         assert_eq!(staged > (1 << 43), project != "other", "{staged}");
     }
-    // MySQL's collation does not tell them apart.
+    // MySQL's collation treats both names as equal.
     let none = s.member("FILLER").get("/v2/info/usage").await.expect(200).json();
     assert_eq!(none["usage"]["image_count_total"]["usage"], 0);
 }
 
 #[tokio::test]
-async fn without_keystones_limits_there_is_no_usage() {
+async fn usage_is_empty_without_keystone_limits() {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let (ours, theirs) = (s.reader("p1"), glance.reader("p1"));
@@ -316,9 +316,9 @@ async fn without_keystones_limits_there_is_no_usage() {
     same(&ours.get("/v2/info/usage/x").await.expect(404), &theirs.get("/v2/info/usage/x").await);
 }
 
-/// A burst costs Keystone one question of each kind, and a changed limit counts soon.
+/// A burst of requests causes one request of each kind to Keystone, and a changed limit takes effect soon.
 #[tokio::test]
-async fn limits_are_remembered_for_a_moment() {
+async fn limits_are_cached_briefly() {
     let cloud = Cloud::start().await;
     let registered = cloud.register("image_count_total", 1).await;
     let s = cloud.server().await;
@@ -345,14 +345,14 @@ async fn limits_are_remembered_for_a_moment() {
 }
 
 #[tokio::test]
-async fn while_keystone_is_away_nobody_gets_more() {
+async fn limited_requests_are_refused_while_keystone_is_down() {
     let mut cloud = Cloud::start().await;
     cloud.register("image_count_total", 1000).await;
     let s = cloud.configure(TestServer::builder()).option("oslo_limit", "timeout", 2).start().await;
     let (member, other) = (s.member("p1"), s.member("p2"));
     let image = member.create_image(&json!({})).await;
     cloud.keystone.kill().await;
-    // What was remembered is soon forgotten.
+    // Cached limits expire soon.
     let answer = eventually("limits are forgotten", || async {
         let answer = member.post("/v2/images", &json!({})).await;
         (answer.status != 201).then_some(answer)
@@ -361,13 +361,13 @@ async fn while_keystone_is_away_nobody_gets_more() {
     let start = Instant::now();
     member.get("/v2/info/usage").await.expect(503).header("retry-after");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    // What needs no limit works.
+    // Requests that are not limited still work.
     member.get(&image).await.expect(200);
     member.delete(&image).await.expect(204);
     logged(&s, "Keystone is unavailable").await;
     cloud.keystone.start_again().await;
     member.create_image(&json!({})).await;
-    // One that says nothing is waited for within bounds, and lets nobody pass either.
+    // Waiting for a frozen Keystone times out, and the request is refused.
     cloud.keystone.freeze().await;
     let start = Instant::now();
     other.post("/v2/images", &json!({})).await.expect(503).header("retry-after");
@@ -377,9 +377,9 @@ async fn while_keystone_is_away_nobody_gets_more() {
     eventually("Keystone is back", create).await;
 }
 
-/// Ways to say whose limits count, and ways to say it wrong.
+/// Valid and invalid ways to configure the endpoint whose limits apply.
 #[tokio::test]
-async fn our_endpoint_is_found_as_the_options_say() {
+async fn the_service_endpoint_is_found_as_configured() {
     let cloud = Cloud::start().await;
     cloud.register("image_count_total", 100).await;
     let cases = [
@@ -396,14 +396,14 @@ async fn our_endpoint_is_found_as_the_options_say() {
         let answer = s.member("p1").post("/v2/images", &json!({})).await;
         match expected {
             Ok(()) => drop(answer.expect(201)),
-            // As Glance answers: an operator must mend it.
+            // Glance also answers 500, because the operator must correct the configuration.
             Err(says) => {
                 answer.expect(500);
                 logged(&s, says).await;
             }
         }
     }
-    // An admin of the system, as devstack has it; and one whose password is wrong.
+    // First a user with an admin role on the system, as in devstack; then a wrong password.
     let without = |name: &str| cloud.options().into_iter().filter(|option| option.1 != name).collect::<Options>();
     let system = configured(TestServer::builder(), &without("username"));
     let s = system.option("oslo_limit", "username", "admin").option("oslo_limit", "system_scope", "all").start().await;
@@ -415,9 +415,9 @@ async fn our_endpoint_is_found_as_the_options_say() {
     assert!(!s.log().contains("wr0ng"));
 }
 
-/// oslo.limit knows no other model; Glance answers so too.
+/// oslo.limit supports no other model, and Glance answers in the same way.
 #[tokio::test]
-async fn limits_of_trees_of_projects_are_not_supported() {
+async fn only_the_flat_enforcement_model_is_supported() {
     let keystone = Keystone::start_with(&[("unified_limit", "enforcement_model", "strict_two_level")]).await;
     let cloud = Cloud::of(keystone).await;
     cloud.register("image_count_total", 100).await;
@@ -431,7 +431,7 @@ async fn limits_of_trees_of_projects_are_not_supported() {
 }
 
 #[tokio::test]
-async fn what_is_missing_to_find_limits_is_told_at_start() {
+async fn missing_limit_options_are_reported_at_start() {
     let s = TestServer::start().await;
     let login = [("AUTH_URL", "http://127.0.0.1:1"), ("USERNAME", "u"), ("PASSWORD", "s3cret"), ("ENDPOINT_ID", "e")];
     for (missing, says) in [
@@ -450,9 +450,9 @@ async fn what_is_missing_to_find_limits_is_told_at_start() {
     }
 }
 
-/// The quotas that are options, in Glance's words.
+/// The quotas that are set by options, with Glance's error messages.
 #[tokio::test]
-async fn quotas_answer_as_glances_do() {
+async fn exceeded_quotas_are_answered_as_in_glance() {
     let quotas: Options =
         vec![("DEFAULT", "image_tag_quota", "2".to_owned()), ("DEFAULT", "image_property_quota", "1".to_owned())];
     let s = configured(TestServer::builder(), &quotas).start().await;
@@ -466,7 +466,7 @@ async fn quotas_answer_as_glances_do() {
         refused_alike(&ours, &theirs, "POST", "/v2/images", Some(&body)).await;
     }
     let image = theirs.create_image(&json!({"tags": ["a", "b"], "x": "1"})).await;
-    // A tag that comes twice is one; Glance counts two.
+    // A repeated tag counts once; Glance counts it twice.
     ours.create_image(&json!({"tags": ["a", "b", "a"], "x": "1"})).await;
     refused_alike(&ours, &theirs, "PUT", &format!("{image}/tags/c"), None).await;
     for change in [
@@ -475,7 +475,7 @@ async fn quotas_answer_as_glances_do() {
     ] {
         refused_alike(&ours, &theirs, "PATCH", &image, Some(&change)).await;
     }
-    // One that the image has needs no room.
+    // Adding a tag that the image already has needs no quota.
     for client in [&ours, &theirs] {
         client.put(&format!("{image}/tags/b")).await.expect(204);
     }

@@ -1,4 +1,5 @@
-//! Listings: the same as a real Glance's on the same database, in the same order on every engine, and read from indexes.
+//! Listings have the same contents as a real Glance's on the same database, have the same order on every engine, and
+//! are read from indexes.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -6,12 +7,13 @@ use serde_json::Value;
 
 use crate::support::{Answer, Client, Database, Engine, Glance, TestServer};
 
-/// An image's id, by its letter.
+/// The id of the image with this letter.
 fn id(letter: char) -> String {
     format!("{:08x}-0000-4000-8000-000000000000", u32::from(letter))
 }
 
-/// Images of every kind: letter, name, owner, visibility, minute of creation, and more columns with their values.
+/// Images with every relevant combination of attributes: letter, name, owner, visibility, minute of creation, and more
+/// columns with their values.
 const IMAGES: [(char, &str, &str, &str, u32, &str); 22] = [
     (
         'a',
@@ -80,7 +82,7 @@ const PROPERTIES: [(char, &str, &str); 10] = [
     ('q', "os_distro", "debian"),
 ];
 
-/// Image, member, status, and whether the row is still there.
+/// Image, member, status, and whether the row is present (and not marked as deleted).
 const MEMBERS: [(char, &str, &str, bool); 12] = [
     ('b', "p2", "accepted", true),
     ('b', "p3", "pending", true),
@@ -96,7 +98,7 @@ const MEMBERS: [(char, &str, &str, bool); 12] = [
     ('h', "p3", "accepted", true),
 ];
 
-/// A server whose database holds all of them.
+/// Starts a server whose database contains all of these images and members.
 async fn server() -> TestServer {
     let s = TestServer::start().await;
     fill(&s.database).await;
@@ -121,7 +123,7 @@ async fn fill(database: &Database) {
             id(letter)
         ));
     }
-    // One that a Glance removed.
+    // A row that a Glance marked as deleted.
     statements.push(format!(
         "INSERT INTO image_tags (image_id, value, created_at, deleted_at, deleted) VALUES ('{}', 'y', {then}, {then}, TRUE)",
         id('a')
@@ -145,7 +147,7 @@ async fn fill(database: &Database) {
     }
 }
 
-/// The listed images' letters, in order.
+/// The letters of the listed images, in order.
 #[track_caller]
 fn letters(body: &Value) -> String {
     let letter = |image: &Value| {
@@ -159,7 +161,7 @@ async fn listed(client: &Client, query: &str) -> String {
     letters(&client.get(&format!("/v2/images?{query}")).await.expect(200).json())
 }
 
-/// Query strings, with `{a}` for the id of image a.
+/// Query strings, in which `{a}` stands for the id of image a.
 const QUERIES: &[&str] = &[
     "",
     "limit=0",
@@ -442,8 +444,8 @@ const QUERIES: &[&str] = &[
     "limit=1&visibility=public&tag=x",
 ];
 
-/// Why an answer is meant to differ from Glance's; the words are in docs/differences.md.
-fn wanted(engine: Engine, query: &str, ours: &Answer, theirs: &Answer) -> Option<&'static str> {
+/// The reason why a response differs from Glance's on purpose, in the words of docs/differences.md.
+fn intended_difference(engine: Engine, query: &str, ours: &Answer, theirs: &Answer) -> Option<&'static str> {
     if theirs.status == 500 {
         return Some("Glance's own failure");
     }
@@ -456,7 +458,8 @@ fn wanted(engine: Engine, query: &str, ours: &Answer, theirs: &Answer) -> Option
     if query.starts_with("marker=") && theirs.status == 403 {
         return Some("a marker that the caller may not see does not exist");
     }
-    // To its MySQL, P1 is p1: an image of the other takes a place on the page, and the policy takes it off.
+    // On MySQL, Glance's queries treat P1 and p1 as equal: an image of the other project takes a position on the page,
+    // and the policy removes it.
     if engine == Engine::MySql
         && ["limit=", "name=", "tag=", "owner=", "os_distro=", "checksum=", "NAME=", "status=", "tag2="]
             .iter()
@@ -468,7 +471,7 @@ fn wanted(engine: Engine, query: &str, ours: &Answer, theirs: &Answer) -> Option
 }
 
 #[tokio::test]
-async fn what_glance_lists_is_listed() {
+async fn listings_match_glances() {
     let s = server().await;
     let glance = Glance::start_synced(&s.database).await;
     let clients = [
@@ -486,12 +489,12 @@ async fn what_glance_lists_is_listed() {
         for (who, ours, theirs) in &clients {
             let path = if query.is_empty() { "/v2/images".to_owned() } else { format!("/v2/images?{query}") };
             let (ours, theirs) = (ours.get(&path).await, theirs.get(&path).await);
-            let (left, right) = (told(&ours), told(&theirs));
+            let (left, right) = (summary(&ours), summary(&theirs));
             compared += 1;
             if left == right {
                 continue;
             }
-            match wanted(s.database.engine, template, &ours, &theirs) {
+            match intended_difference(s.database.engine, template, &ours, &theirs) {
                 Some(reason) => *excused.entry(reason).or_default() += 1,
                 None => writeln!(differences, "{template} as {who}:\n  Glimpse {left}\n  Glance  {right}").unwrap(),
             }
@@ -500,17 +503,17 @@ async fn what_glance_lists_is_listed() {
     assert!(differences.is_empty(), "of {compared}, with {excused:?}:\n{differences}");
 }
 
-/// What must be the same: the status; then the images, their order and the links, or the message.
-fn told(answer: &Answer) -> String {
+/// The parts that must be the same: the status, and either the images, their order and the links, or the message.
+fn summary(answer: &Answer) -> String {
     if answer.status != 200 {
         return format!("{} {}", answer.status, answer.text);
     }
     let body = answer.json();
-    // Where a full page is the last one, Glance has a link to an empty page.
+    // If the last page is full, Glance adds a link to an empty page.
     format!("200 {} {}", letters(&body), body["first"])
 }
 
-/// The same on every engine: what has no value comes where the empty text and zero are, and texts are sorted by their code points.
+/// On every engine, null values are sorted like the empty text and zero, and texts are sorted by code points.
 #[tokio::test]
 async fn images_are_sorted_the_same_way_on_every_engine() {
     let s = server().await;
@@ -530,9 +533,9 @@ async fn images_are_sorted_the_same_way_on_every_engine() {
     }
 }
 
-/// Whatever the order and the filter, pages that follow each other are the whole listing.
+/// For any order and filter, consecutive pages make up the whole listing.
 #[tokio::test]
-async fn pages_make_up_the_listing() {
+async fn consecutive_pages_make_up_the_listing() {
     let s = server().await;
     let queries = [
         "visibility=all",
@@ -572,9 +575,9 @@ async fn pages_make_up_the_listing() {
     }
 }
 
-/// What is shared with a project is listed as the project has decided.
+/// Images shared with a project are listed according to the status that the project has set.
 #[tokio::test]
-async fn a_member_lists_what_it_has_accepted() {
+async fn shared_images_are_listed_by_member_status() {
     let s = server().await;
     let member = s.member("p1");
     let cases = [
@@ -590,23 +593,24 @@ async fn a_member_lists_what_it_has_accepted() {
     for (query, expected) in cases {
         assert_eq!(listed(&member, query).await, expected, "{query}");
     }
-    // A row that is there no more, and a project that nothing is shared with.
+    // A membership that is marked as deleted, and a project without shared images.
     assert_eq!(listed(&s.member("p2"), "visibility=shared").await, "jifb");
     assert_eq!(listed(&s.member("p4"), "visibility=shared").await, "");
 }
 
-/// A deleted image is a marker for an admin, who may be in the middle of a listing when it goes, and for nobody else.
+/// An admin may use a deleted image as a marker, because the image may be deleted during the admin's listing. Other
+/// callers may not.
 #[tokio::test]
-async fn an_admin_goes_on_after_a_deleted_image() {
+async fn a_deleted_image_is_a_marker_for_admins_only() {
     let s = server().await;
     let query = format!("visibility=public&marker={}", id('q'));
     assert_eq!(listed(&s.admin(), &query).await, "ngc");
     s.member("p1").get(&format!("/v2/images?{query}")).await.expect(400).says("No image found with ID");
-    // What is shared with somebody is theirs to go on after, whatever they think of it.
+    // An image shared with the caller is a valid marker, regardless of its member status.
     assert_eq!(listed(&s.member("p1"), &format!("visibility=public&marker={}", id('j'))).await, "gc");
 }
 
-/// Every one of these reads its page, not the listing.
+/// Each of these queries reads only the rows of its page.
 const PAGES: [&str; 11] = [
     "",
     "tag=half",
@@ -621,7 +625,7 @@ const PAGES: [&str; 11] = [
     "visibility=shared&member_status=all",
 ];
 
-/// Adds images, half of them with one tag and three with another.
+/// Inserts images; half of them have one tag, and three have another.
 async fn add_images(database: &Database, count: u32) {
     let then = "'2020-01-01 00:00:00.000000'";
     let (mut images, mut tags, mut members) = (Vec::new(), Vec::new(), Vec::new());
@@ -630,7 +634,7 @@ async fn add_images(database: &Database, count: u32) {
         let visibility = ["public", "community", "shared", "private", "private"][n as usize % 5];
         let owner = if n % 7 == 0 { "p1" } else { "p2" };
         let name = if n % 3 == 0 { "common".to_owned() } else { format!("n{n}") };
-        // The order of creation is not that of the ids.
+        // The order of creation differs from the order of the ids.
         let second = (n * 7) % count;
         let time = format!(
             "'2021-01-{:02} {:02}:{:02}:{:02}.000000'",
@@ -667,7 +671,7 @@ async fn add_images(database: &Database, count: u32) {
     }
 }
 
-/// The paths of these pages, each from its start and from its middle, for an admin and for a project.
+/// The paths of these pages, each with and without a marker, for an admin and for a project.
 async fn paths(s: &TestServer) -> Vec<(Client, String)> {
     let mut paths = Vec::new();
     for client in [s.admin(), s.member("p1")] {
@@ -686,7 +690,8 @@ mod on_a_server {
     use super::*;
     use crate::support::eventually;
 
-    /// Rows of images that the engine has read for the server. It tells once the server's connections are gone.
+    /// The number of rows of `images` that the engine has read for the server. The engine reports it once the server's
+    /// connections are closed.
     async fn rows_read(database: &Database) -> i64 {
         let (idle, count) = match database.engine {
             Engine::Postgres => (
@@ -706,7 +711,7 @@ mod on_a_server {
     }
 
     #[tokio::test]
-    async fn a_page_reads_its_own_rows_among_five_thousand() {
+    async fn a_page_reads_only_its_own_rows_of_five_thousand() {
         let mut s = TestServer::start().await;
         if s.database.engine == Engine::MySql {
             s.database.execute("SET GLOBAL userstat = 1").await;
@@ -722,7 +727,7 @@ mod on_a_server {
         s.ended().await;
         let mut before = rows_read(&s.database).await;
         for (client, path) in paths {
-            // It has another port each time.
+            // The port changes at each start.
             s.start_again().await;
             client.at(&s.base).get(&path).await.expect(200);
             s.terminate();
@@ -739,7 +744,7 @@ mod on_sqlite {
 
     use super::*;
 
-    /// The plan of every statement of a request, without its indentation.
+    /// The plan of every statement of a request, without indentation.
     async fn plans(s: &TestServer, answer: &Answer) -> Vec<(String, Vec<String>)> {
         let mut connection = s.database.connect().await;
         let mut plans = Vec::new();
@@ -750,7 +755,7 @@ mod on_sqlite {
         plans
     }
 
-    /// The statements in lines of a log, but for those that a log needs no text of: BEGIN and COMMIT.
+    /// The statements in lines of a log, except BEGIN and COMMIT, which are logged without text.
     fn statements<'l>(lines: impl Iterator<Item = &'l str>) -> impl Iterator<Item = String> {
         lines.filter_map(|line| {
             let (_, rest) = line.split_once("db.statement=\"")?;
@@ -766,9 +771,10 @@ mod on_sqlite {
         rows.iter().map(|row| row.get::<String, _>(3)).collect()
     }
 
-    /// Of an image's rows alone: nearly every row of a table is not deleted, and an index on that is none.
+    /// Statements must find only the rows of one image. An index on `deleted` is of no use, because nearly every row is
+    /// not deleted.
     #[tokio::test]
-    async fn what_concerns_an_image_is_found_by_its_id() {
+    async fn rows_of_an_image_are_found_by_its_id() {
         let s = TestServer::builder()
             .logging_statements()
             .option("DEFAULT", "show_multiple_locations", "true")
@@ -819,9 +825,9 @@ mod on_sqlite {
         }
     }
 
-    /// What is looked for in the whole table, from time to time.
+    /// These statements search the whole table from time to time.
     #[tokio::test]
-    async fn broken_off_deletions_are_found_through_indexes_of_their_own() {
+    async fn interrupted_deletions_are_found_through_dedicated_indexes() {
         let s = TestServer::builder()
             .logging_statements()
             .without("glimpse", "heartbeat")
@@ -843,9 +849,9 @@ mod on_sqlite {
         }
     }
 
-    /// SQLite does not tell how many rows it reads, but how. It has no statistics here, as in most places.
+    /// SQLite reports how it reads rows, not how many. It has no statistics here, as on most installations.
     #[tokio::test]
-    async fn a_page_is_read_from_indexes_in_their_order() {
+    async fn a_page_is_read_from_indexes_in_index_order() {
         let s = TestServer::builder().logging_statements().start().await;
         add_images(&s.database, 200).await;
         for (client, path) in paths(&s).await {
@@ -856,7 +862,7 @@ mod on_sqlite {
                 let mut in_order = false;
                 for step in &plan {
                     let fault = step.starts_with("SCAN image");
-                    // A part is done.
+                    // One part of the plan is complete.
                     if step.starts_with("SCAN part") {
                         in_order = false;
                     }
@@ -875,17 +881,17 @@ mod on_sqlite {
     }
 }
 
-/// Images with much to show come in shorter pages, and none is left out.
+/// Large images are returned in shorter pages, and none is left out.
 #[tokio::test]
-async fn a_page_has_a_bound_in_bytes() {
+async fn the_size_of_a_page_in_bytes_is_limited() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let mut expected = Vec::new();
-    // Of 6 MB each, but for one that is larger than a page.
+    // Each image has 6 MB, except one that is larger than a page.
     for (second, rows) in [96, 96, 272, 96, 1, 1].into_iter().enumerate() {
         let image = member.create_image(&serde_json::json!({})).await;
         let id = image.rsplit('/').next().unwrap().to_owned();
-        // MySQL knows of no smaller parts: in one second, ids would decide.
+        // MySQL stores times in whole seconds, so ids would decide within one second.
         let created = format!("UPDATE images SET created_at = '2026-01-01 00:00:0{second}.000000' WHERE id = '{id}'");
         s.database.execute(&created).await;
         for part in (0..rows).collect::<Vec<_>>().chunks(68) {
@@ -905,7 +911,7 @@ async fn a_page_has_a_bound_in_bytes() {
         assert!(!images.is_empty() && images.len() < 6);
         for image in images {
             let properties = image.as_object().unwrap().keys().filter(|name| name.starts_with('p'));
-            // `protected` is none.
+            // `protected` also starts with `p`, but is not a custom property.
             assert!([1, 96, 272].contains(&(properties.count() - 1)));
             listed.push(image["id"].as_str().unwrap().to_owned());
         }

@@ -1,4 +1,4 @@
-//! Where an image's data is, as clients change it: what they may name, and what becomes of the image.
+//! Changes of locations by clients: which URLs they may add, and the effect on the image.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ const V21: &str = "application/openstack-images-v2.1-json-patch";
 const HASH: &str = "9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c46\
     63475c2e5c3adef46f73bcdec043";
 
-/// Pages of a web server. `HOST` is its address.
+/// The pages of a web server. `HOST` stands for its address.
 const PAGES: [(&str, &str); 12] = [
     ("/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
     ("/b", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
@@ -27,7 +27,7 @@ const PAGES: [(&str, &str); 12] = [
     ("/broken", "500 Broken\r\nContent-Length: 0\r\n\r\n"),
 ];
 
-/// Options of a service whose users may name what is on this machine's web servers.
+/// Options that allow users to add URLs of web servers on this machine.
 const OPEN: [(&str, &str, &str); 4] = [
     ("DEFAULT", "show_multiple_locations", "true"),
     ("DEFAULT", "show_image_direct_url", "true"),
@@ -59,11 +59,11 @@ fn replace(locations: &Value) -> Value {
     json!([{"op": "replace", "path": "/locations", "value": locations}])
 }
 
-/// Each row is an image's life: patches, one after the other.
+/// Each row is a sequence of patches of one image.
 #[tokio::test]
-async fn locations_are_changed_as_by_glance() {
+async fn locations_are_changed_as_in_glance() {
     if Engine::under_test() == Engine::Postgres {
-        // Glance has locations in no order there.
+        // Glance returns locations in no defined order on this engine.
         return;
     }
     let web = Web::start(&PAGES).await;
@@ -156,13 +156,13 @@ async fn locations_are_changed_as_by_glance() {
             add("-", &claiming("/c", with("checksum", "00000000000000000000000000000000"))),
         ],
         vec![add("-", &on("/a")), add("-", &claiming("/b", full.clone())), add("-", &claiming("/b", json!({})))],
-        // All or nothing, and one after the other.
+        // Operations are applied in order, and either all or none take effect.
         vec![
             json!([add("-", &on("/a"))[0], {"op": "replace", "path": "/disk_format", "value": "qcow2"}]),
             json!([{"op": "replace", "path": "/name", "value": "x"}, add("-", &on("/gone"))[0]]),
             json!([add("-", &on("/a"))[0], add("-", &on("/b"))[0], remove("0")[0]]),
         ],
-        // Five bytes each: the second image's fill the quota.
+        // Five bytes each, so the second image's locations fill the quota.
         vec![
             replace(&json!([on("/a"), on("/b"), on("/c")])),
             replace(&json!([tagged("/a", json!({})), tagged("/b", json!({})), tagged("/c", json!({"k": "v"}))])),
@@ -180,17 +180,17 @@ async fn locations_are_changed_as_by_glance() {
     for (n, life) in lives.iter().enumerate() {
         let image = create(json!({"disk_format": "raw", "container_format": "bare"})).await;
         for operations in life {
-            // Glance's answer repeats what the client sent with a location, too.
+            // Glance's response also contains the other keys that the client sent with a location.
             twins.same(&Question::new(member, "PATCH", &image).patch(operations).ignoring(&["locations"])).await;
         }
         twins.same(&Question::new(member, "GET", &image)).await;
         if n % 5 == 0 {
             twins.same(&Question::new(member, "DELETE", &image)).await;
         }
-        // For the others this is faster, and leaves the quota to the next as well.
+        // This is faster than deleting the other images, and also frees the quota for the next one.
         twins.both("UPDATE images SET deleted = true, status = 'deleted'").await;
     }
-    // What waits for data must say what data.
+    // A queued image needs its formats before a location can be added.
     let image = create(json!({"container_format": "bare"})).await;
     for operations in [add("-", &on("/a")), formats, add("-", &on("/a"))] {
         twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
@@ -199,7 +199,8 @@ async fn locations_are_changed_as_by_glance() {
     for operations in [add("-", &on("/a")), replace(&json!([on("/a")]))] {
         twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
     }
-    // The positions in an answer are those that were asked for; later the locations come as they were added.
+    // In the response to a patch, locations are in the requested order; later they are in the order in which they were
+    // added.
     let image = create(json!({"disk_format": "raw", "container_format": "bare", "visibility": "community"})).await;
     for operations in [add("-", &on("/a")), add("0", &on("/b"))] {
         twins.same(&Question::new(member, "PATCH", &image).patch(&operations)).await;
@@ -210,7 +211,7 @@ async fn locations_are_changed_as_by_glance() {
             twins.same(&Question::new(persona, "PATCH", &image).patch(&operations).ignoring(&["locations"])).await;
         }
     }
-    // A deactivated image tells its owner nothing of where its data is.
+    // The owner of a deactivated image does not see its locations.
     twins.same(&Question::new(member, "POST", format!("{image}/actions/deactivate"))).await;
     for persona in [member, Persona::Admin] {
         twins.same(&Question::new(persona, "GET", &image)).await;
@@ -222,7 +223,7 @@ async fn locations_are_changed_as_by_glance() {
 }
 
 #[tokio::test]
-async fn an_image_lives_on_a_web_server_and_in_a_store() {
+async fn the_data_of_an_image_may_be_on_a_web_server_or_in_a_store() {
     let web = Web::start(&PAGES).await;
     let dir = tempfile::tempdir().unwrap();
     let s = open().option("glance_store", "filesystem_store_datadir", dir.path().display()).start().await;
@@ -235,7 +236,7 @@ async fn an_image_lives_on_a_web_server_and_in_a_store() {
     assert_eq!((&added["locations"], &added["direct_url"]), (&json!([there]), &there["url"]));
     assert_eq!(download(&member, &image).await, b"hello");
     upload(&member, &image, "hello").await.expect(409);
-    // The data of a location that an image loses goes, also where a part of the patch is about something else.
+    // The data of a removed location is removed as well, even if other operations of the patch change something else.
     let image = image_with(&s.admin(), b"hello").await;
     assert_eq!(files(dir.path()).len(), 1);
     let mut both = add("0", &there).as_array().unwrap().clone();
@@ -249,9 +250,9 @@ async fn an_image_lives_on_a_web_server_and_in_a_store() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_locations WHERE NOT deleted").await, 1);
 }
 
-/// A client may say anything of a store: the data is where its URL leads, and is read and removed there.
+/// A client may give any store name: the data is read and removed where the URL points.
 #[tokio::test]
-async fn what_a_client_says_of_a_store_counts_for_nothing() {
+async fn a_store_name_given_by_a_client_is_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let s = open()
         .option("DEFAULT", "enabled_backends", "one:file, other:file")
@@ -269,7 +270,7 @@ async fn what_a_client_says_of_a_store_counts_for_nothing() {
         assert_eq!(said["locations"][0]["metadata"], json!({"store": "one", "k": "v"}));
         assert_eq!(said["stores"], "one");
     }
-    // As an older database may have it.
+    // As in an older database.
     s.database.execute("UPDATE image_locations SET meta_data = '{\"store\": \"other\"}'").await;
     assert_eq!(download(&member, &image).await, b"hello");
     member.delete(&image).await.expect(204);
@@ -277,7 +278,7 @@ async fn what_a_client_says_of_a_store_counts_for_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_left_to_the_scrubber_says_so() {
+async fn a_location_left_to_the_scrubber_is_marked_pending_delete() {
     let web = Web::start(&PAGES).await;
     let dir = tempfile::tempdir().unwrap();
     let server = open().option("DEFAULT", "delayed_delete", true);
@@ -290,9 +291,9 @@ async fn what_is_left_to_the_scrubber_says_so() {
     assert_eq!(s.database.count(pending).await, 1);
 }
 
-/// A store that does not let the data go: the location stays, and what else was changed is changed.
+/// If the store refuses to remove the data, the location stays, and the other changes take effect.
 #[tokio::test]
-async fn data_that_cannot_be_removed_stays_the_images() {
+async fn a_location_whose_data_cannot_be_removed_stays() {
     let web = Web::start(&PAGES).await;
     let dir = tempfile::tempdir().unwrap();
     let s = open().option("glance_store", "filesystem_store_datadir", dir.path().display()).start().await;
@@ -309,7 +310,7 @@ async fn data_that_cannot_be_removed_stays_the_images() {
     if Engine::under_test() != Engine::Sqlite {
         return;
     }
-    // Where the image is deleted meanwhile, its removal stays noted.
+    // If the image is deleted concurrently, its removal stays recorded.
     let deletes = "CREATE TRIGGER deletes AFTER UPDATE OF status ON image_locations WHEN NEW.status = 'pending_delete' \
         BEGIN UPDATE images SET deleted = 1, status = 'deleted' WHERE id = NEW.image_id; END";
     s.database.execute(deletes).await;
@@ -320,7 +321,7 @@ async fn data_that_cannot_be_removed_stays_the_images() {
 }
 
 #[tokio::test]
-async fn of_changes_at_the_same_time_each_sees_the_others() {
+async fn concurrent_location_changes_see_each_other() {
     let web = Web::start(&PAGES).await;
     let s = open().start().await;
     let image = waiting_image(&s.admin()).await;
@@ -341,9 +342,9 @@ async fn of_changes_at_the_same_time_each_sees_the_others() {
     assert_eq!(admin.get(image).await.json()["locations"].as_array().unwrap().len(), 1);
 }
 
-/// A web server hears nothing from who may not add a location.
+/// A request by a caller that is not allowed to add a location never reaches the web server.
 #[tokio::test]
-async fn a_web_server_is_asked_for_who_may_add_it() {
+async fn a_location_that_will_be_refused_triggers_no_outbound_request() {
     let web = Web::start(&PAGES).await;
     let there = add("-", &location(&format!("{}/a", web.base())));
     let policy = "set_image_location: ''\n";
@@ -357,7 +358,7 @@ async fn a_web_server_is_asked_for_who_may_add_it() {
     patch(&s.admin(), &image, &json!(faulty)).await.expect(409);
     patch(&s.member("p2"), "/v2/images/00000000-0000-0000-0000-000000000000", &there).await.expect(404);
     assert_eq!(web.requests(), [""; 0]);
-    // By default a location is invisible, and cannot be changed.
+    // By default, locations are invisible and cannot be changed.
     let s = TestServer::start().await;
     let image = waiting_image(&s.admin()).await;
     let says = "not allowed to add locations if locations are invisible.";
@@ -365,9 +366,9 @@ async fn a_web_server_is_asked_for_who_may_add_it() {
     assert_eq!(web.requests(), [""; 0]);
 }
 
-/// Without an option this machine is out of bounds, in whatever spelling, and at the end of whatever detour.
+/// Without an option, URLs of this machine are refused, in any spelling and also as the target of a redirect.
 #[tokio::test]
-async fn a_url_leads_where_users_may_send_us() {
+async fn only_allowed_urls_are_accepted_as_locations() {
     let web = Web::start(&PAGES).await;
     let closed = TestServer::builder().option("DEFAULT", "show_multiple_locations", true).option(
         "import_filtering_opts",
@@ -417,7 +418,7 @@ async fn a_url_leads_where_users_may_send_us() {
     }
     patch(&admin, &image, &add("-", &location(&format!("{base}/aside")))).await.expect(200);
     assert_eq!(web.requests().iter().filter(|request| *request == "HEAD /round").count(), 5);
-    // Why there is no answer, an operator reads.
+    // The log contains the reason why there is no response.
     let silent = patch(&admin, &image, &add("-", &location("http://127.0.0.1:1/a"))).await.expect(400);
     let told = s.log_of(&silent).await;
     assert!(told.iter().any(|line| line.contains("Connection refused")), "{told:?}");
@@ -425,15 +426,15 @@ async fn a_url_leads_where_users_may_send_us() {
     assert_eq!(refused, 2, "{}", s.log());
 }
 
-/// A proxy is asked for what a user names, after that was judged; and only one that the configuration names.
+/// URLs of users are checked before a proxy is asked for them, and only the configured proxy is used.
 #[tokio::test]
-async fn a_proxy_is_one_of_the_configuration() {
+async fn only_the_configured_proxy_is_used() {
     let web = Web::start(&PAGES).await;
     let proxy = Web::start(&[("http://127.0.0.1:1/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello")]).await;
     let by_proxy = open().option("glance_store", "http_proxy_information", format!("http:127.0.0.1:{}", proxy.port));
     let s = by_proxy.start().await;
     let image = waiting_image(&s.admin()).await;
-    // Its addresses are this machine's, and the option names another host.
+    // The host's addresses belong to this machine, and the option allows another host.
     patch(&s.admin(), &image, &add("-", &location("http://localhost:1/a"))).await.expect(400);
     assert_eq!(proxy.requests(), [""; 0]);
     patch(&s.admin(), &image, &add("-", &location("http://127.0.0.1:1/a"))).await.expect(200);
@@ -446,10 +447,10 @@ async fn a_proxy_is_one_of_the_configuration() {
     assert_eq!((web.requests().len(), proxy.requests().len()), (2, 2));
 }
 
-/// What was added before, or by other means, is read where its addresses are none of this machine: a name that once was
-/// somebody else's may be this machine's now.
+/// A location that was added earlier or by other means is read only if its addresses are not those of this machine: a
+/// name may have pointed to another machine when it was added.
 #[tokio::test]
-async fn a_location_that_is_kept_is_judged_by_its_addresses() {
+async fn a_stored_location_is_read_only_from_allowed_addresses() {
     let other = Web::start(&PAGES).await;
     let elsewhere = format!("302 Found\r\nLocation: {}/a\r\nContent-Length: 0\r\n\r\n", other.base());
     let web = Web::start(&[PAGES.as_slice(), &[("/elsewhere", elsewhere.leak())]].concat()).await;
@@ -473,10 +474,10 @@ async fn a_location_that_is_kept_is_judged_by_its_addresses() {
         }
         let asked = web.requests().len() - before;
         assert_eq!(asked, if status == 200 { 2 } else { 0 });
-        // A detour to this machine's links is none that an option allows here.
+        // A redirect to this machine's link-local addresses is not allowed by any option here.
         at(&s, &format!("{}/inside", web.base())).await.expect(503);
         if status == 200 {
-            // Its own server may send us on, but not to a port that no user may name now.
+            // The location's own server may redirect, but not to a port that users are not allowed to name.
             at(&s, &format!("{}/moved", web.base())).await.expect(200);
             at(&s, &format!("{}/elsewhere", web.base())).await.expect(503);
             assert_eq!(other.requests(), [""; 0]);

@@ -1,4 +1,4 @@
-//! The API, driven over HTTP against the real program, on the engine that `tests/run` says.
+//! Tests of the API over HTTP against the real program, on the database engine that `tests/run` selects.
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking, and shows why")]
 

@@ -1,4 +1,4 @@
-//! Sharing images: who may, who sees what, and that it is as in Glance.
+//! Tests of image members: permissions, visibility, and the same responses as Glance's.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Engine, Glance, TestServer};
 
-/// A shared image of `p1`, and the path of its members.
+/// Creates a shared image of `p1`, and returns it with the path of its members.
 async fn shared(s: &TestServer) -> (String, String) {
     let image = s.member("p1").create_image(&json!({"name": "n", "tags": ["t"]})).await;
     let members = format!("{image}/members");
@@ -21,7 +21,7 @@ async fn set(client: &Client, path: &str, status: &str) -> crate::support::Answe
     client.send(client.request("PUT", path).json(&json!({ "status": status }))).await
 }
 
-/// The members that a client sees, with their status.
+/// The members that a client can see, with their status.
 async fn listed(client: &Client, members: &str) -> Vec<(String, String)> {
     let body = client.get(members).await.expect(200).json();
     let text = |value: &Value| value.as_str().unwrap().to_owned();
@@ -59,12 +59,12 @@ async fn a_member_is_added_accepts_and_is_removed() {
     member.get(&image).await.expect(404);
     assert_eq!(owner.get(&members).await.text, "{\"members\": [], \"schema\": \"/v2/schemas/members\"}");
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_members").await, 0);
-    // And once more, from the start.
+    // The member can be added again.
     owner.post(&members, &json!({"member": "p2"})).await.expect(200);
     assert_eq!(listed(&owner, &members).await, [("p2".to_owned(), "pending".to_owned())]);
 }
 
-/// Whatever a member makes of the image, it may look at it; and no more than that.
+/// A member of any status may see the image, and is not allowed to change it.
 #[tokio::test]
 async fn a_member_sees_the_image_and_cannot_change_it() {
     let s = TestServer::start().await;
@@ -86,7 +86,7 @@ async fn a_member_sees_the_image_and_cannot_change_it() {
         member.send(patch).await.expect(403).says("modify_image");
         s.member("p3").delete(&image).await.expect(404);
         s.member("p3").put(&format!("{image}/tags/x")).await.expect(404);
-        // A marker that they may see.
+        // A visible image is a valid marker.
         member.get(&format!("/v2/images?marker={}", id(&image))).await.expect(200);
         s.member("p3").get(&format!("/v2/images?marker={}", id(&image))).await.expect(400);
     }
@@ -134,9 +134,9 @@ async fn only_shared_images_have_members() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_members").await, 0);
 }
 
-/// A member of an image that was made private is none as long as it is.
+/// Memberships of an image that has been made private have no effect while it is private.
 #[tokio::test]
-async fn a_private_image_hides_from_its_members() {
+async fn a_private_image_is_hidden_from_its_members() {
     let s = TestServer::start().await;
     let (image, members) = shared(&s).await;
     s.member("p1").post(&members, &json!({"member": "p2"})).await.expect(200);
@@ -162,7 +162,7 @@ async fn a_member_over_the_quota_is_refused() {
          for this image. Attempted: 3, Maximum: 2:",
         id(&image)
     );
-    // The quota comes before the question whether it is there already, as in Glance.
+    // As in Glance, the quota is checked before whether the member exists.
     for project in ["p4", "p3"] {
         owner.post(&members, &json!({ "member": project })).await.expect(413).says(&says);
     }
@@ -171,7 +171,7 @@ async fn a_member_over_the_quota_is_refused() {
 }
 
 #[tokio::test]
-async fn a_quota_of_none_refuses_and_a_negative_one_sets_no_bound() {
+async fn a_member_quota_of_zero_refuses_and_a_negative_one_is_unlimited() {
     let s = TestServer::builder().option("DEFAULT", "image_member_quota", 0).start().await;
     let (_, members) = shared(&s).await;
     s.admin().post(&members, &json!({"member": "p2"})).await.expect(413).says("Attempted: 1, Maximum: 0:");
@@ -183,7 +183,7 @@ async fn a_quota_of_none_refuses_and_a_negative_one_sets_no_bound() {
     assert_eq!(listed(&s.member("p1"), &members).await.len(), 130);
 }
 
-/// Sends the same number of additions at once, and returns their statuses, sorted.
+/// Sends all additions concurrently, and returns their statuses, sorted.
 async fn add_at_once(owner: &Client, members: &str, projects: Vec<String>) -> Vec<u16> {
     let calls = projects.into_iter().map(|project| {
         let (owner, members) = (owner.clone(), members.to_owned());
@@ -198,7 +198,7 @@ async fn add_at_once(owner: &Client, members: &str, projects: Vec<String>) -> Ve
 }
 
 #[tokio::test]
-async fn of_twenty_who_add_at_once_as_many_as_the_quota_allows_do() {
+async fn concurrent_additions_do_not_exceed_the_member_quota() {
     let s = TestServer::builder().option("DEFAULT", "image_member_quota", 5).start().await;
     let (_, members) = shared(&s).await;
     let statuses = add_at_once(&s.member("p1"), &members, (0..20).map(|n| format!("m{n}")).collect()).await;
@@ -207,7 +207,7 @@ async fn of_twenty_who_add_at_once_as_many_as_the_quota_allows_do() {
 }
 
 #[tokio::test]
-async fn of_twenty_who_add_one_member_one_does() {
+async fn one_of_twenty_concurrent_additions_of_a_member_succeeds() {
     let s = TestServer::start().await;
     let (image, members) = shared(&s).await;
     let owner = s.member("p1");
@@ -219,7 +219,7 @@ async fn of_twenty_who_add_one_member_one_does() {
 }
 
 #[tokio::test]
-async fn of_twenty_who_remove_one_member_one_does() {
+async fn one_of_twenty_concurrent_removals_of_a_member_succeeds() {
     let s = TestServer::start().await;
     let (_, members) = shared(&s).await;
     let owner = s.member("p1");
@@ -239,9 +239,9 @@ async fn of_twenty_who_remove_one_member_one_does() {
     assert_eq!(listed(&owner, &members).await.len(), 1);
 }
 
-/// Whoever adds, accepts and removes members while the image goes, is answered, and leaves nothing behind.
+/// Requests that add, accept and remove members while the image is being deleted are answered, and leave no rows.
 #[tokio::test]
-async fn an_image_that_goes_takes_those_along_who_come_meanwhile() {
+async fn deleting_an_image_removes_members_added_concurrently() {
     let s = TestServer::start().await;
     let (owner, member) = (s.member("p1"), s.member("p2"));
     for _ in 0..5 {
@@ -268,7 +268,7 @@ async fn an_image_that_goes_takes_those_along_who_come_meanwhile() {
 }
 
 #[tokio::test]
-async fn members_are_texts_compared_exactly() {
+async fn member_ids_are_compared_exactly() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let (image, members) = shared(&s).await;
@@ -303,14 +303,14 @@ async fn members_are_texts_compared_exactly() {
     }
     owner.delete(&format!("{members}/plain")).await.expect(204);
     assert_eq!(listed(&owner, &members).await.len(), projects.len() - 1);
-    // They all go at once, in one second.
+    // All of them are removed within one second.
     owner.post(&members, &json!({"member": "plain"})).await.expect(200);
     owner.delete(&image).await.expect(204);
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_members").await, 0);
 }
 
 #[tokio::test]
-async fn what_cannot_be_a_member_is_told_so() {
+async fn an_invalid_member_is_refused_with_a_reason() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let (_, members) = shared(&s).await;
@@ -326,7 +326,7 @@ async fn what_cannot_be_a_member_is_told_so() {
     for (body, says) in cases {
         owner.post(&members, &body).await.expect(400).says(says);
     }
-    // And nobody is called so.
+    // There are no members with such names.
     for path in ["a%00b", "%F0%9F%98%80", &"x".repeat(256)] {
         owner.get(&format!("{members}/{path}")).await.expect(404).says("not found in the member list");
         set(&s.admin(), &format!("{members}/{path}"), "accepted").await.expect(404);
@@ -346,9 +346,9 @@ async fn what_cannot_be_a_member_is_told_so() {
     assert_eq!(listed(&owner, &members).await.len(), 1);
 }
 
-/// Sharing is not a change of the image.
+/// Changes of members do not change `updated_at` of the image.
 #[tokio::test]
-async fn sharing_does_not_touch_the_image() {
+async fn changing_members_does_not_update_the_image() {
     let s = TestServer::start().await;
     let (image, members) = shared(&s).await;
     s.database.execute("UPDATE images SET updated_at = '2020-01-01 00:00:00'").await;
@@ -358,10 +358,10 @@ async fn sharing_does_not_touch_the_image() {
     assert_eq!(s.member("p1").get(&image).await.json()["updated_at"], "2020-01-01T00:00:00Z");
 }
 
-/// What Glance marked as deleted is no member any more, and does not stand in the way of one. What it revived has the time
-/// of its deletion still.
+/// A row that Glance marked as deleted is not a member, and does not prevent adding one. A row that Glance revived
+/// still has its time of deletion.
 #[tokio::test]
-async fn a_member_that_glance_removed_is_gone() {
+async fn a_member_removed_by_glance_is_not_listed() {
     let s = TestServer::start().await;
     let (image, members) = shared(&s).await;
     let owner = s.member("p1");
@@ -382,7 +382,7 @@ async fn a_member_that_glance_removed_is_gone() {
     owner.delete(&image).await.expect(204);
 }
 
-/// One of the two servers, with a way to be anybody.
+/// One of the two servers, for which clients with any identity can be created.
 enum Side<'s> {
     Ours(&'s TestServer),
     Theirs(&'s Glance),
@@ -397,7 +397,7 @@ impl Side<'_> {
     }
 }
 
-/// An answer without what differs from image to image and from second to second.
+/// A response without the parts that depend on the image or the time.
 fn comparable(answer: &crate::support::Answer, image: &str) -> (u16, String) {
     let mut text = answer.text.replace(id(image), "{image}");
     for name in ["created_at", "updated_at"] {
@@ -413,7 +413,7 @@ fn comparable(answer: &crate::support::Answer, image: &str) -> (u16, String) {
     (answer.status.as_u16(), text)
 }
 
-/// Who asks: project and roles.
+/// The callers: project and roles.
 const PERSONAS: [(&str, &str); 8] = [
     ("p1", "member,reader"),
     ("p1", "reader"),
@@ -425,7 +425,7 @@ const PERSONAS: [(&str, &str); 8] = [
     ("admins", "admin,member,reader"),
 ];
 
-/// What they try. `p2` is the member whose status varies, `p4` is one always, `p5` never.
+/// The requests. `p2` is the member whose status varies, `p4` is always a member, and `p5` never.
 const OPERATIONS: &[(&str, &str, &str)] = &[
     ("GET", "", ""),
     ("GET", "/members", ""),
@@ -446,7 +446,7 @@ const OPERATIONS: &[(&str, &str, &str)] = &[
     ("DELETE", "", ""),
 ];
 
-/// The image as every operation finds it.
+/// Restores the state of the image before each operation.
 async fn restore(server: &TestServer, image: &str, (visibility, owner, status): Case) {
     let id = id(image);
     let alive = "deleted = '0', deleted_at = NULL, status = 'queued'";
@@ -465,10 +465,11 @@ async fn restore(server: &TestServer, image: &str, (visibility, owner, status): 
     server.database.execute_all(&statements).await;
 }
 
-/// An image's visibility, its owner as SQL has it, and what `p2` makes of it, if it is a member.
+/// An image's visibility, its owner as an SQL literal, and the status of `p2`, or an empty string if `p2` is not a
+/// member.
 type Case = (&'static str, &'static str, &'static str);
 
-/// Has these personas, by their places above, try everything on these images, at both servers.
+/// Sends every operation on these images to both servers, as each of these personas (indexes into the list above).
 async fn compare(cases: &[Case], personas: &[usize]) {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
@@ -486,7 +487,7 @@ async fn compare(cases: &[Case], personas: &[usize]) {
                     let request = if body.is_empty() { request } else { request.body(*body) };
                     let answer = client.send(request.header("Accept", "application/json")).await;
                     let (status, mut text) = comparable(&answer, &image);
-                    // What shows an image is compared elsewhere.
+                    // Responses that show an image are compared in other tests.
                     if (*method, *path, status) == ("GET", "", 200) {
                         text.clear();
                     }
@@ -509,29 +510,29 @@ async fn compare(cases: &[Case], personas: &[usize]) {
 }
 
 #[tokio::test]
-async fn everybody_is_answered_as_by_glance_about_a_shared_image() {
+async fn every_caller_is_answered_as_in_glance_about_a_shared_image() {
     compare(&[("shared", "'p1'", "pending")], &[0, 1, 2, 3, 4, 5, 6, 7]).await;
 }
 
 #[tokio::test]
-async fn members_are_answered_as_by_glance_whatever_they_make_of_it() {
+async fn members_of_every_status_are_answered_as_in_glance() {
     compare(&[("shared", "'p1'", ""), ("shared", "'p1'", "accepted"), ("shared", "'p1'", "rejected")], &[0, 3, 7])
         .await;
 }
 
 #[tokio::test]
-async fn everybody_is_answered_as_by_glance_about_an_image_that_cannot_be_shared() {
+async fn every_caller_is_answered_as_in_glance_about_an_image_that_cannot_be_shared() {
     let cases = [("private", "'p1'", "accepted"), ("community", "'p1'", "accepted"), ("public", "'p1'", "accepted")];
     compare(&cases, &[0, 3, 7]).await;
 }
 
 #[tokio::test]
-async fn everybody_is_answered_as_by_glance_about_a_shared_image_of_nobody() {
+async fn every_caller_is_answered_as_in_glance_about_a_shared_image_without_owner() {
     compare(&[("shared", "NULL", ""), ("shared", "NULL", "pending")], &[3, 5, 7]).await;
 }
 
 #[tokio::test]
-async fn odd_bodies_are_refused_as_by_glance() {
+async fn unusual_bodies_are_refused_as_in_glance() {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let image = s.member("p1").create_image(&json!({})).await;
@@ -597,9 +598,9 @@ async fn odd_bodies_are_refused_as_by_glance() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_members").await, 1);
 }
 
-/// Two servers on one database.
+/// Glimpse and Glance on one database.
 #[tokio::test]
-async fn what_one_shares_the_other_shows() {
+async fn glimpse_and_glance_show_members_added_by_each_other() {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let (ours, theirs) = (Side::Ours(&s), Side::Theirs(&glance));
@@ -608,7 +609,7 @@ async fn what_one_shares_the_other_shows() {
         let roles = "member,reader";
         let image = writer.client("p1", roles).create_image(&json!({})).await;
         let members = format!("{image}/members");
-        // Each removes and adds again what the other added, more than once.
+        // Each program repeatedly removes and adds the members that the other one added.
         for _ in 0..2 {
             for (one, other) in [(writer, reader), (reader, writer)] {
                 one.client("p1", roles).post(&members, &json!({"member": "p2"})).await.expect(200);
@@ -618,7 +619,7 @@ async fn what_one_shares_the_other_shows() {
                 assert_eq!(left.get(&members).await.expect(200).text, right.get(&members).await.expect(200).text);
                 other.client("p1", roles).delete(&format!("{members}/p2")).await.expect(204);
                 one.client("p2", roles).get(&image).await.expect(404);
-                // On MariaDB, Glance answers 500 when it removes the same member twice in one second.
+                // On MariaDB, Glance answers 500 if it removes the same member twice within one second.
                 s.database.execute(&removed).await;
             }
         }
@@ -627,9 +628,9 @@ async fn what_one_shares_the_other_shows() {
     }
 }
 
-/// The rules from before the new defaults let anybody; that somebody owns the image counts all the same.
+/// The old default rules allow every caller, but the check that the caller owns the image still applies.
 #[tokio::test]
-async fn with_the_old_defaults_members_are_still_the_owners_business() {
+async fn only_the_owner_manages_members_under_the_old_policy_defaults() {
     let s = TestServer::builder().option("oslo_policy", "enforce_new_defaults", false).start().await;
     let (owner, member, other) = (s.member("p1"), s.member("p2"), s.member("p3"));
     let image = owner.create_image(&json!({})).await;

@@ -1,4 +1,4 @@
-//! The policy: oslo.policy itself judges whether our verdicts are right, and the server takes up its files.
+//! Tests of the policy: verdicts are compared with those of oslo.policy, and the server reads its policy files.
 
 use std::{
     fs,
@@ -12,10 +12,10 @@ use tempfile::TempDir;
 
 use crate::support::{Answer, Client, Persona, Question, ServerBuilder, TestServer, Twins, eventually, program};
 
-/// A configuration that makes no users at the first start.
+/// A configuration that creates no users at the first start.
 const FAKE: &str = "[glimpse]\nauth = fake\n";
 
-/// A folder with a configuration and policy files beside it.
+/// A folder with a configuration file and policy files.
 struct Files(TempDir);
 
 impl Files {
@@ -48,7 +48,7 @@ impl Files {
         (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
     }
 
-    /// Asks both sides the same, and compares what they say.
+    /// Evaluates the same questions with both programs, and compares the verdicts.
     fn compare(&self, questions: &[Value]) {
         let text: String = questions.iter().map(|question| format!("{question}\n")).collect();
         self.write("questions", &text);
@@ -70,7 +70,7 @@ impl Files {
     }
 }
 
-/// Asks the real oslo.policy.
+/// Runs the real oslo.policy.
 fn oslo(arguments: &[&str], input: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/policy");
     let mut process =
@@ -81,7 +81,7 @@ fn oslo(arguments: &[&str], input: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Everybody who might ask.
+/// All kinds of callers.
 fn callers() -> Vec<Value> {
     let mut callers = vec![
         json!({"roles": ["admin", "member", "reader"], "project": "p1", "user": "u1"}),
@@ -98,7 +98,7 @@ fn callers() -> Vec<Value> {
     callers
 }
 
-/// Whatever it might be done to. Attributes without a value are in `without_values`.
+/// All kinds of targets. Targets with null attributes are in `without_values`.
 fn targets() -> Vec<Value> {
     let image = |owner: &str, visibility: &str| json!({"owner": owner, "project_id": owner, "visibility": visibility});
     let mut targets =
@@ -132,7 +132,7 @@ fn glances_rules() -> Vec<Value> {
 }
 
 #[test]
-fn the_defaults_are_glances() {
+fn the_default_rules_are_glances() {
     let rules = glances_rules();
     assert!(rules.len() > 60, "only {} rules", rules.len());
     let lines = |files: &Files| files.run(&["policy", "list"]).1.lines().map(str::to_owned).collect::<Vec<_>>();
@@ -154,14 +154,14 @@ fn the_sample_has_every_rule_with_its_default() {
         sample.lines().filter_map(|line| line.strip_prefix("#\"")).map(|line| format!("\"{line}")).collect();
     let (_, out, _) = Files::new("", None).run(&["policy", "list"]);
     assert_eq!(rules, out.lines().map(|line| line.trim_end_matches("  # default")).collect::<Vec<_>>());
-    // With the # taken away it can be read, and changes nothing.
+    // Without the `#` characters the file is valid, and changes nothing.
     let files = Files::new("", Some(&(rules.join("\n") + "\n")));
     let (code, out, _) = files.run(&["config", "check"]);
-    assert_eq!((code, out.matches("warning: ").count()), (Some(0), 1), "modify_task alone will go: {out}");
+    assert_eq!((code, out.matches("warning: ").count()), (Some(0), 1), "only modify_task is deprecated: {out}");
 }
 
 #[test]
-fn glances_rules_let_whom_glance_lets() {
+fn glances_rules_have_the_same_verdicts_as_in_oslo_policy() {
     let rules = glances_rules();
     let mut questions = Vec::new();
     for rule in &rules {
@@ -184,7 +184,7 @@ fn glances_rules_let_whom_glance_lets() {
     }
 }
 
-/// Checks of every kind, the odd ones included.
+/// Checks of every kind, including unusual ones.
 const CHECKS: &[&str] = &[
     "@",
     "!",
@@ -242,7 +242,7 @@ const CHECKS: &[&str] = &[
     "'it\\'s':it's",
 ];
 
-/// The same numbers every time.
+/// A random number generator with a fixed seed.
 struct Dice(u64);
 
 impl Dice {
@@ -278,7 +278,7 @@ impl Dice {
 }
 
 #[test]
-fn the_language_is_oslo_policys() {
+fn generated_rules_have_the_same_verdicts_as_in_oslo_policy() {
     let mut dice = Dice(7);
     let mut rules: Vec<Value> = CHECKS.iter().map(|check| json!(check)).collect();
     rules.extend(CHECKS.iter().map(|check| json!(format!("not {check}"))));
@@ -292,7 +292,7 @@ fn the_language_is_oslo_policys() {
         for caller in callers() {
             questions.extend(targets().iter().map(|target| ask(&format!("r{number}"), &caller, target)));
         }
-        // With who has everything: that nobody's project is not the project of what is nobody's is ours alone.
+        // Uses a caller with all attributes: only Glimpse treats a missing project as different from a missing owner.
         let caller =
             json!({"roles": ["reader"], "project": "p1", "user": "u1", "user_domain": "d1", "project_domain": "d1"});
         let asks_for_nothing = ["domain_id:%", "system_scope:%"].iter().any(|check| rule.to_string().contains(check));
@@ -301,7 +301,7 @@ fn the_language_is_oslo_policys() {
         }
     }
     Files::new("", Some(&policy)).compare(&questions);
-    // The same in JSON.
+    // The same rules in JSON.
     let rules = rules.iter().enumerate().map(|(number, rule)| (format!("r{number}"), rule.clone()));
     let files = Files::new("[oslo_policy]\npolicy_file = policy.json\n", None);
     let all: serde_json::Map<String, Value> = rules.chain([("other".to_owned(), json!("role:reader"))]).collect();
@@ -310,7 +310,7 @@ fn the_language_is_oslo_policys() {
 }
 
 #[test]
-fn what_we_refuse_lets_nobody_in_oslo_policy() {
+fn rules_that_are_refused_always_deny_in_oslo_policy() {
     let refused = [
         "a b",
         "role:admin or",
@@ -338,13 +338,13 @@ fn what_we_refuse_lets_nobody_in_oslo_policy() {
 }
 
 #[test]
-fn what_cannot_be_used_is_one_clear_error_and_no_start() {
+fn an_unusable_policy_file_is_one_error_and_prevents_the_start() {
     let wrong = |policy: &str, expected: &str| {
         let files = Files::new(FAKE, Some(policy));
         let expected = expected.replace("FILE", files.path("policy.yaml").to_str().unwrap());
         for command in [&["serve"][..], &["policy", "list"]] {
             let (code, _, error) = files.run(command);
-            // A server tells who it believes before that.
+            // A server first logs which authentication it uses.
             assert!(code == Some(1) && error.ends_with(&format!("glimpse: policy file {expected}\n")), "{error}");
         }
         let (code, out, _) = files.run(&["config", "check"]);
@@ -355,14 +355,14 @@ fn what_cannot_be_used_is_one_clear_error_and_no_start() {
         );
     };
     let http = "http://10.0.0.1/%(owner)s";
-    let expected = "Glimpse does not ask other servers what its policy is";
+    let expected = "Glimpse does not support http: and https: checks";
     wrong(
         &format!("x: '@'\n\"get_image\": \"role:a or {http}\"\n"),
         &format!("FILE:2: rule \"get_image\": {http}: {expected}"),
     );
     wrong("get_image: [['https://x/']]\n", &format!("FILE:1: rule \"get_image\": https://x/: {expected}"));
-    wrong("- get_image\n", "FILE:1: names and rules are wanted: \"name\": \"rule\"");
-    wrong("get_image: !\n", "FILE:1: a rule that begins with ! is written in quotes");
+    wrong("- get_image\n", "FILE:1: names with rules are expected: \"name\": \"rule\"");
+    wrong("get_image: !\n", "FILE:1: a rule that begins with ! must be quoted");
     wrong(
         "get_image: project_id:%(owner)\n",
         "FILE:1: rule \"get_image\": \"%(owner\" has a % that is neither of %(name)s nor %%",
@@ -370,17 +370,17 @@ fn what_cannot_be_used_is_one_clear_error_and_no_start() {
 }
 
 #[test]
-fn the_operator_is_told_what_does_nothing() {
+fn rules_without_effect_are_reported() {
     let policy =
         "get_imag: '@'\nmine: role:a\nget_image: rule:mine or rule:yours\nmodify_task: '!'\nx: rule:x\nmine: role:b\n";
     let (code, out, _) = Files::new("", Some(policy)).run(&["config", "check"]);
     assert_eq!(code, Some(0), "{out}");
     for warning in [
-        "policy.yaml:1: policy rule \"get_imag\" does nothing: it is none of Glance's, and no other refers to it; was \"get_image\" meant?",
-        "policy.yaml:3: policy rule \"get_image\" refers to \"yours\", which is not defined: \"default\" stands in for it, and lets everybody",
-        "policy.yaml:4: policy rule \"modify_task\" will go",
-        "policy.yaml:5: policy rule \"x\" leads back to itself",
-        "policy.yaml:6: policy rule \"mine\" is here twice; this one counts",
+        "policy.yaml:1: policy rule \"get_imag\" has no effect: Glance has no such rule, and no rule refers to it; was \"get_image\" meant?",
+        "policy.yaml:3: policy rule \"get_image\" refers to \"yours\", which is not defined: \"default\" is used instead, and allows everyone",
+        "policy.yaml:4: policy rule \"modify_task\" is deprecated",
+        "policy.yaml:5: policy rule \"x\" refers to itself",
+        "policy.yaml:6: policy rule \"mine\" is defined twice; this one is used",
     ] {
         assert!(out.contains(warning), "{warning} is not in {out}");
     }
@@ -388,11 +388,11 @@ fn the_operator_is_told_what_does_nothing() {
     let config = "[oslo_policy]\npolicy_file = mine.yaml\nenforce_scope = false\n";
     let (_, out, _) = Files::new(config, None).run(&["config", "check"]);
     assert!(out.contains("there is no mine.yaml; Glance's defaults are in force"), "{out}");
-    assert!(out.contains("enforce_scope = false does nothing"), "{out}");
+    assert!(out.contains("enforce_scope = false has no effect"), "{out}");
 }
 
 #[test]
-fn files_are_found_where_oslo_config_finds_them_and_later_ones_win() {
+fn policy_files_are_found_as_in_oslo_config_and_later_ones_win() {
     let files = Files::new("", Some("a: role:beside\nb: role:beside\nc: role:beside\nd: role:beside\n"));
     files.write("policy.d/20.yaml", "c: role:twenty\nd: role:twenty\n");
     files.write("policy.d/10.yaml", "b: role:ten\nc: role:ten\n");
@@ -416,7 +416,7 @@ fn files_are_found_where_oslo_config_finds_them_and_later_ones_win() {
 }
 
 #[test]
-fn an_operator_can_try_a_rule() {
+fn policy_check_evaluates_a_rule_and_explains_the_result() {
     let files = Files::new("", Some("mine: project_id:%(owner)s and not role:%(role)s\n"));
     let ask = |arguments: &[&str]| files.run(&[&["policy", "check"], arguments].concat());
     let (code, out, _) = ask(&["--rule", "get_image", "--roles", "Reader,x", "--project", "p", "--target", "owner=p"]);
@@ -428,7 +428,10 @@ fn an_operator_can_try_a_rule() {
     assert_eq!(code, Some(1));
     assert!(out.contains("no  project_id:%(owner)s, where project_id is None and the right side is \"p\""), "{out}");
     let (code, out, _) = ask(&["--rule", "add_image", "--roles", "admin", "--scope", "system"]);
-    assert_eq!((code, out.as_str()), (Some(1), "denied\n  no  the rule is for tokens that are for a project\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (Some(1), "denied\n  no  the rule denies tokens that are not scoped to a project\n")
+    );
     let (code, _, error) = ask(&["--rule", "get_imagee"]);
     assert_eq!(code, Some(1));
     assert!(error.contains("there is no policy rule \"get_imagee\"; was \"get_image\" meant?"), "{error}");
@@ -438,7 +441,7 @@ fn an_operator_can_try_a_rule() {
     assert!(error.contains("questions:3: unknown field `rle`"), "{error}");
 }
 
-/// A server whose policy files are in a folder of the test's.
+/// Builds a server whose policy files are in the test's folder.
 fn server(files: &Files) -> ServerBuilder {
     TestServer::builder().option("oslo_policy", "policy_file", files.path("policy.yaml").display()).option(
         "oslo_policy",
@@ -464,7 +467,8 @@ async fn a_policy_file_denies_and_allows() {
     let gold = create(&uploader, gold).await.expect(201).json()["id"].clone();
     let lead = create(&uploader, json!({"name": "lead"})).await.expect(201).json()["id"].clone();
     let tag = |id: &Value| format!("/v2/images/{}/tags/x", id.as_str().unwrap());
-    // Also one whom the defaults do not let. Somebody else's image stays theirs, whatever the policy says, as in Glance.
+    // The policy may also allow a caller that the defaults refuse. As in Glance, an image of another project stays
+    // inaccessible, regardless of the policy.
     server.reader("p1").put(&tag(&gold)).await.expect(204);
     uploader.put(&tag(&lead)).await.expect(403);
     let others = server.reader("p2").put(&tag(&gold)).await.expect(403);
@@ -473,7 +477,7 @@ async fn a_policy_file_denies_and_allows() {
 }
 
 #[tokio::test]
-async fn files_are_taken_up_while_it_runs() {
+async fn changed_policy_files_are_reloaded() {
     let files = Files::new("", None);
     let server = server(&files).start().await;
     let member = server.member("p1");
@@ -486,16 +490,17 @@ async fn files_are_taken_up_while_it_runs() {
     answers(201).await;
     files.write("policy.yaml", "add_image: '!'\n");
     answers(403).await;
-    // The folder's files win, in the order of their names.
+    // Files in the folder take precedence, in the order of their names.
     files.write("policy.d/1.yaml", "add_image: '@'\n");
     answers(201).await;
     files.write("policy.d/2.yaml", "add_image: '!'\n");
     answers(403).await;
     fs::remove_file(files.path("policy.d/2.yaml")).unwrap();
     answers(201).await;
-    // What is broken leaves the rules as they are, and is told once.
+    // An invalid file leaves the rules unchanged, and is reported once.
     files.write("policy.yaml", "add_image: '!'\nget_image: '@\n");
-    let told = |server: &TestServer| server.log().matches("the policy cannot be read; the old rules stay").count();
+    let told =
+        |server: &TestServer| server.log().matches("policy cannot be loaded; the previous rules stay in force").count();
     eventually("the file is looked at", || std::future::ready((told(&server) > 0).then_some(()))).await;
     create(&member, json!({})).await.expect(201);
     files.write("policy.d/1.yaml", "add_image: 'nonsense'\n");
@@ -505,14 +510,16 @@ async fn files_are_taken_up_while_it_runs() {
     files.write("policy.yaml", "add_image: role:member\n");
     files.write("policy.d/1.yaml", "");
     eventually("it is read again", || {
-        std::future::ready(server.log().ends_with("policy was read again files=2\n").then_some(()))
+        std::future::ready(server.log().ends_with("policy was reloaded files=2\n").then_some(()))
     })
     .await;
-    // An editor may take the file away for a moment.
+    // An editor may remove the file for a moment.
     fs::remove_file(files.path("policy.yaml")).unwrap();
     files.write("policy.d/1.yaml", "add_image: '!'\n");
     eventually("it is missed", || {
-        std::future::ready(server.log().contains("the policy file is gone; the old rules stay").then_some(()))
+        std::future::ready(
+            server.log().contains("policy file was removed; the previous rules stay in force").then_some(()),
+        )
     })
     .await;
     create(&member, json!({})).await.expect(201);
@@ -521,19 +528,17 @@ async fn files_are_taken_up_while_it_runs() {
 }
 
 #[tokio::test]
-async fn sighup_reads_the_policy_again() {
+async fn sighup_reloads_the_policy() {
     let files = Files::new("", Some("add_image: '!'\n"));
     let server = server(&files).start().await;
     server.hang_up();
-    eventually("it is read again", || {
-        std::future::ready(server.log().contains("the policy was read again").then_some(()))
-    })
-    .await;
+    eventually("it is read again", || std::future::ready(server.log().contains("policy was reloaded").then_some(())))
+        .await;
     create(&server.admin(), json!({})).await.expect(403);
 }
 
 #[tokio::test]
-async fn old_defaults_let_owners_change_their_images_and_nobody_elses() {
+async fn the_old_defaults_let_owners_change_only_their_own_images() {
     let server = TestServer::builder().option("oslo_policy", "enforce_new_defaults", false).start().await;
     let nobody = server.client(Some("u:p1:whatever"));
     let id = create(&nobody, json!({"visibility": "community"})).await.expect(201).json()["id"].clone();
@@ -551,7 +556,7 @@ async fn old_defaults_let_owners_change_their_images_and_nobody_elses() {
 }
 
 #[tokio::test]
-async fn credentials_beyond_project_and_user_count() {
+async fn rules_can_check_domains_and_service_roles() {
     let policy =
         "add_image: user_domain_id:d1 and project_domain_id:d2 and service_roles:service and is_admin_project:True\n";
     let files = Files::new("", Some(policy));
@@ -574,9 +579,9 @@ async fn credentials_beyond_project_and_user_count() {
     create(&outside, json!({})).await.expect(403);
 }
 
-/// Rules that multiply cost no more than a bound, and let nobody.
+/// The cost of evaluating rules is limited; rules that exceed the limit deny.
 #[tokio::test]
-async fn rules_that_multiply_let_nobody() {
+async fn rules_whose_evaluation_grows_exponentially_deny() {
     let doubled = (0..40).map(|n| format!("r{n}: rule:r{} or rule:r{}\n", n + 1, n + 1)).collect::<String>();
     let policy = format!("get_images: rule:r0\n{doubled}r40: role:nobody\n");
     let s = TestServer::builder().file("policy.yaml", &policy).start().await;
@@ -584,14 +589,14 @@ async fn rules_that_multiply_let_nobody() {
     s.anonymous().get("/healthcheck").await.expect(200);
 }
 
-/// A page ends at an image that its reader may see: the id of another one is told to nobody.
+/// The link to the next page names an image that the caller may see, so it does not reveal the ids of hidden images.
 #[tokio::test]
-async fn a_marker_is_no_hidden_image() {
+async fn a_page_link_never_names_a_hidden_image() {
     let s = TestServer::builder().file("policy.yaml", "get_image: not 'secret':%(name)s\n").start().await;
     let member = s.member("p1");
     for name in ["open", "secret", "shown", "secret"] {
         member.create_image(&json!({"name": name})).await;
-        // The engines' clocks tell seconds at the least.
+        // Some engines store times in whole seconds.
         s.database.execute("UPDATE images SET created_at = '2026-01-01 00:00:00.000000' WHERE name = 'open'").await;
         s.database.execute("UPDATE images SET created_at = '2026-01-03 00:00:00.000000' WHERE name = 'shown'").await;
         s.database.execute("UPDATE images SET created_at = '2026-01-04 00:00:00.000000' WHERE name = 'secret'").await;
@@ -605,13 +610,14 @@ async fn a_marker_is_no_hidden_image() {
     assert_eq!((&hidden["images"], hidden.get("next")), (&json!([]), None));
 }
 
-/// Images that are hidden by what belongs to them do not end a listing where they alone are more than a page takes.
+/// Images that are hidden because of their properties do not end a listing, even if they alone exceed the size of a
+/// page.
 #[tokio::test]
-async fn a_page_of_hidden_images_is_no_end() {
+async fn a_page_of_hidden_images_does_not_end_the_listing() {
     let s = TestServer::builder().file("policy.yaml", "get_image: not 'yes':%(secret)s\n").start().await;
     let member = s.member("p1");
     let mut hidden = Vec::new();
-    // The newest comes first: hidden ones of 9 MB each, then some that are shown.
+    // The newest images come first: hidden ones of 9 MB each, then some visible ones.
     for (day, (name, secret, rows)) in [
         ("last", "no", 1),
         ("hidden", "yes", 1),
@@ -651,14 +657,15 @@ async fn a_page_of_hidden_images_is_no_end() {
         }
     }
     assert_eq!(names, ["shown", "last"]);
-    // As many as a page may have, and all of them hidden: that is the last page, as in Glance.
+    // A full page on which all images are hidden is the last page, as in Glance.
     let last = member.get("/v2/images?limit=3").await.expect(200).json();
     assert_eq!((&last["images"], last.get("next")), (&json!([]), None));
 }
 
-/// Custom properties, as far as the caller may read them; and who does not own what a loosened rule lets them change.
+/// Rules see the custom properties that the caller may read. Requests by callers that do not own the image, but that a
+/// relaxed rule allows to change it, are compared as well.
 #[tokio::test]
-async fn rules_see_an_image_as_glances_do() {
+async fn rules_see_the_same_image_attributes_as_in_glance() {
     let policy = "modify_image: 'role:member'\ndeactivate: \"'yes':%(off)s\"\nreactivate: 'role:member'\n\
         get_image: \"not 'yes':%(secret)s\"\npublicize_image: 'project_id:%(partner)s'\n\
         communitize_image: \"'1':%(grade)s or not 'x':%(tags)s and not 'x':%(nope)s and '2':%(grade)s\"\n\
@@ -683,7 +690,7 @@ async fn rules_see_an_image_as_glances_do() {
         twins.same(&Question::new(member, "POST", "/v2/images").json(&body)).await;
         twins.same(&Question::new(member, "GET", &image)).await;
         twins.same(&Question::new(member, "GET", format!("{image}/members"))).await;
-        // The rules see what the patch has done so far.
+        // The rules see the changes of earlier operations of the patch.
         let mut graded = set("grade", "1").as_array().unwrap().clone();
         graded.push(json!({"op": "replace", "path": "/visibility", "value": "community"}));
         for operations in [set("visibility", "public"), set("visibility", "community"), json!(graded)] {
@@ -712,7 +719,7 @@ async fn rules_see_an_image_as_glances_do() {
 }
 
 #[tokio::test]
-async fn a_rule_that_protections_name_and_nobody_defined_is_told() {
+async fn an_undefined_rule_in_property_protections_is_reported() {
     let protections = "[a]\ncreate = modify_imag\nread = get_image\nupdate = modify_imag\ndelete = !\n";
     let s = TestServer::builder()
         .file("protections.conf", protections)
@@ -721,7 +728,7 @@ async fn a_rule_that_protections_name_and_nobody_defined_is_told() {
         .start()
         .await;
     let told =
-        "property_protection_file refers to the policy rule \"modify_imag\", which is not defined: it lets nobody";
+        "property_protection_file refers to the policy rule \"modify_imag\", which is not defined: it denies everyone";
     assert_eq!(s.log().matches(told).count(), 1, "{}", s.log());
     assert!(s.log().contains("; was \"modify_image\" meant?"));
 }

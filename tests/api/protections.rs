@@ -1,4 +1,4 @@
-//! Property protections: side by side with a real Glance that has the same file.
+//! Property protections, compared with a real Glance that has the same file.
 
 use std::{fs, process::Output};
 
@@ -8,7 +8,7 @@ use crate::support::{Answer, Client, Glance, TestServer, program};
 
 const SAMPLE: &str = include_str!("../../config/property-protections.conf");
 
-/// Sections in an order that matters, roles in another case, and names with brackets and alternatives.
+/// Sections whose order matters, roles in another case, and names with brackets and alternatives.
 const ROLES: &str = "
 [DEFAULT]
 delete = !
@@ -76,7 +76,7 @@ async fn both(file: &str, format: &str) -> (TestServer, Glance) {
     (s, glance)
 }
 
-/// An image's custom properties, as an answer has them.
+/// The custom properties of an image in a response.
 fn properties(image: &Value) -> Vec<String> {
     let of_a_name = |name: &&String| NAMES.contains(&name.as_str());
     let mut names: Vec<String> = image.as_object().unwrap().keys().filter(of_a_name).cloned().collect();
@@ -117,10 +117,10 @@ async fn patch(client: &Client, image: &str, change: &Value) -> Answer {
     client.send(request.body(change.to_string())).await
 }
 
-/// What each persona may create and read is the same on both.
+/// Checks that each persona may create and read the same properties on both servers, and returns the results.
 async fn agree(file: &str, format: &str) -> Vec<(u16, String)> {
     let (s, glance) = both(file, format).await;
-    // What is there was written before there were protections.
+    // The existing properties were written before protections were configured.
     let before = TestServer::builder().database(s.database.clone()).start().await;
     let image = before.admin().post("/v2/images", &with(&NAMES)).await.expect(201).json();
     let image = format!("/v2/images/{}", image["id"].as_str().unwrap());
@@ -148,18 +148,18 @@ async fn agree(file: &str, format: &str) -> Vec<(u16, String)> {
             }
             outcomes.push((answer.status.as_u16(), properties(&shown).join(" ")));
         }
-        // The first one that is refused is named.
+        // The error names the first refused property.
         let (answer, expected) = (create(ours, &NAMES).await, create(theirs, &NAMES).await);
         assert_eq!(answer.status, expected.status);
         assert!(answer.status == 201 || answer.text == expected.text, "{} {}", answer.text, expected.text);
-        // An image of its own for each server: they change it.
+        // Each server changes an image of its own.
         let created = async || before.admin().create_image(&with(&NAMES[..12])).await;
         let (left, right) = (created().await, created().await);
         for (name, op) in NAMES.iter().flat_map(|name| ["replace", "add", "remove"].map(|op| (name, op))) {
             let change = json!([{"op": op, "path": format!("/{name}"), "value": "w"}]);
             let (answer, expected) = (patch(ours, &left, &change).await, patch(theirs, &right, &change).await);
             if expected.status == 500 {
-                // It stumbles over a hidden property of this name.
+                // Glance fails if there is a hidden property of this name.
                 continue;
             }
             assert_eq!(answer.status, expected.status, "{op} {name}: {} {}", answer.text, expected.text);
@@ -169,14 +169,14 @@ async fn agree(file: &str, format: &str) -> Vec<(u16, String)> {
                 assert_eq!(answer.text, expected.text, "{op} {name}");
             }
         }
-        // What the service keeps is not ruled by the file.
+        // Properties reserved by the service are not subject to the file.
         create(ours, &["os_glance_secret"]).await.expect(403).says("Attribute 'os_glance_secret' is reserved.");
     }
     outcomes
 }
 
 #[tokio::test]
-async fn roles_may_what_the_file_says() {
+async fn property_protections_are_enforced_by_role() {
     let outcomes = agree(ROLES, "roles").await;
     let reads: Vec<&str> = outcomes.iter().step_by(NAMES.len()).map(|(_, reads)| reads.as_str()).collect();
     let admins = "CaseIs a_x_b x_billing_a x_first x_operator_a x_origin x_origin_b x_second";
@@ -185,7 +185,7 @@ async fn roles_may_what_the_file_says() {
 }
 
 #[tokio::test]
-async fn rules_of_the_policy_may_what_the_file_says() {
+async fn property_protections_are_enforced_by_policy_rule() {
     let outcomes = agree(POLICIES, "policies").await;
     let reads: Vec<&str> = outcomes.iter().step_by(NAMES.len()).map(|(_, reads)| reads.as_str()).collect();
     assert_eq!(reads[0], "admins_a all_a none_a");
@@ -193,7 +193,7 @@ async fn rules_of_the_policy_may_what_the_file_says() {
 }
 
 #[tokio::test]
-async fn the_sample_is_what_it_says() {
+async fn the_sample_protections_file_has_the_described_effect() {
     let outcomes = agree(SAMPLE, "roles").await;
     let member = &outcomes[NAMES.len()..2 * NAMES.len()];
     let status = |name: &str| member[NAMES.iter().position(|known| *known == name).unwrap()].0;
@@ -204,9 +204,9 @@ async fn the_sample_is_what_it_says() {
     assert!(member[0].1.contains("x_billing_a") && !member[0].1.contains("x_operator_a"));
 }
 
-/// Glance loses it, without a word.
+/// Glance silently discards such a property.
 #[tokio::test]
-async fn who_may_create_and_not_read_has_created() {
+async fn a_property_that_its_creator_may_not_read_is_stored() {
     let file = "[^secret]\ncreate = member\nread = admin\nupdate = admin\ndelete = admin\n";
     let builder = TestServer::builder().file("protections.conf", file);
     let s = builder.option("DEFAULT", "property_protection_file", "protections.conf").start().await;
@@ -217,9 +217,9 @@ async fn who_may_create_and_not_read_has_created() {
     assert_eq!(s.admin().get(&image).await.expect(200).json()["secret_a"], json!("v"));
 }
 
-/// Glance takes away what the caller cannot see.
+/// Glance removes properties that the caller cannot see.
 #[tokio::test]
-async fn a_change_leaves_what_is_hidden_alone() {
+async fn an_update_keeps_properties_hidden_from_the_caller() {
     let file = "[^secret]\ncreate = admin\nread = admin\nupdate = admin\ndelete = admin\n[.*]\ncreate = @\nread = @\n\
         update = @\ndelete = @\n";
     let builder = TestServer::builder().file("protections.conf", file);
@@ -236,9 +236,9 @@ async fn a_change_leaves_what_is_hidden_alone() {
     assert_eq!(s.admin().get(&image).await.expect(200).json()["secret_a"], json!("v"));
 }
 
-/// Glance lets anybody find out a hidden value by asking for it.
+/// In Glance, any caller can discover a hidden value by filtering.
 #[tokio::test]
-async fn a_hidden_property_is_nothing_to_filter_by() {
+async fn a_hidden_property_cannot_be_a_filter() {
     let file = "[^secret]\ncreate = member\nread = admin\nupdate = admin\ndelete = admin\n";
     let builder = TestServer::builder().file("protections.conf", file);
     let s = builder.option("DEFAULT", "property_protection_file", "protections.conf").start().await;
@@ -253,7 +253,7 @@ async fn a_hidden_property_is_nothing_to_filter_by() {
     s.member("p1").get("/v2/images?secret_a=v&marker=x").await.expect(400);
 }
 
-/// Runs a command that fails because of the file.
+/// Runs a command that must fail because of the file, and returns its output.
 fn fails(command: &[&str], file: Option<&str>, format: &str) -> Output {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("glance-api.conf");
@@ -267,13 +267,17 @@ fn fails(command: &[&str], file: Option<&str>, format: &str) -> Output {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_used_is_told_at_start() {
+async fn an_unusable_protections_file_is_reported_at_start() {
     let whole = "read = @\nupdate = @\ndelete = @\n";
     for (file, format, says) in [
         (None, "roles", "property protections protections.conf: No such file".to_owned()),
-        (Some("[a]\ncreate = @\n"), "roles", "protections.conf:1: [a] does not say who may read".to_owned()),
-        (Some(&*format!("[a(]\ncreate = @\n{whole}")), "roles", "protections.conf:1: [a(] is not a pattern".to_owned()),
-        (Some(&*format!("[a]\ncreate = b, c\n{whole}")), "policies", "[a] create: one rule of the policy".to_owned()),
+        (Some("[a]\ncreate = @\n"), "roles", "protections.conf:1: [a] has no option read".to_owned()),
+        (
+            Some(&*format!("[a(]\ncreate = @\n{whole}")),
+            "roles",
+            "protections.conf:1: [a(] is not a valid pattern".to_owned(),
+        ),
+        (Some(&*format!("[a]\ncreate = b, c\n{whole}")), "policies", "[a] create: a single policy rule".to_owned()),
         (Some(""), "rules", "property_protection_rule_format: one of roles, policies is wanted".to_owned()),
     ] {
         for command in [&["serve"][..], &["config", "check"]] {

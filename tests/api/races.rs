@@ -1,7 +1,7 @@
-//! Two requests on one image at the same time: each test holds a statement of one of them at a relay before the database, and lets
-//! the other one go on meanwhile. SQLite has one writer, and needs none of this.
+//! Concurrent requests on one image. Each test holds a statement of one request at a relay in front of the database,
+//! and lets another request proceed meanwhile. SQLite has a single writer and does not need these tests.
 
-/// About database servers: the profiles postgres and mysql run these.
+/// Tests on a database server: the profiles postgres and mysql run them.
 mod on_a_server {
     use std::{
         fs,
@@ -20,10 +20,10 @@ mod on_a_server {
         support::{Answer, Client, Database, Gate, Side, TestServer, eventually},
     };
 
-    /// What a request is given to end, if nothing makes it wait.
+    /// The time in which a request that is not blocked is expected to end.
     const A_MOMENT: Duration = Duration::from_secs(1);
 
-    /// Two servers on one database and one store; the second one's statements pass a gate.
+    /// Two servers on one database and one store. The statements of the second server pass through a gate.
     struct Rig {
         dir: TempDir,
         direct: TestServer,
@@ -53,7 +53,7 @@ mod on_a_server {
             self.direct.member("p1")
         }
 
-        /// Sends a request through the gate, and waits until it is held there.
+        /// Sends a request through the gate, and waits until its statement is held.
         async fn held(&self, side: Side, text: &'static str, method: &str, path: &str) -> JoinHandle<Answer> {
             let (client, method, path) = (self.gated.member("p1"), method.to_owned(), path.to_owned());
             self.gate.arm(side, text);
@@ -63,7 +63,7 @@ mod on_a_server {
         }
     }
 
-    /// Lets a request go on for a moment, opens the gate, and returns the answer.
+    /// Gives a request a moment to proceed, opens the gate, and returns the response.
     async fn meanwhile(rig: &Rig, request: RequestBuilder) -> Answer {
         let client = rig.member();
         let mut request = Box::pin(client.send(request));
@@ -84,7 +84,7 @@ mod on_a_server {
         request.header("Content-Type", "application/openstack-images-v2.1-json-patch")
     }
 
-    /// Whether the image is as a client was told: it is there with its data, or nothing is left of it.
+    /// Checks that the image is either active with its data, or deleted without any data left.
     async fn is_whole_or_gone(member: &Client, image: &str, dir: &Path, data: &[u8]) {
         match member.get(image).await.status.as_u16() {
             200 => {
@@ -98,9 +98,10 @@ mod on_a_server {
 
     const LOCATIONS: &str = "FROM image_locations";
 
-    /// The deletion reads the image before its upload ends, and its locations after; the image is protected before the deletion ends.
+    /// The deletion reads the image before its upload ends, and its locations afterwards. The image is protected before
+    /// the deletion ends.
     #[tokio::test(flavor = "multi_thread")]
-    async fn deleting_an_image_at_the_end_of_its_upload_destroys_no_data_of_an_image_that_stays() {
+    async fn deleting_an_image_at_the_end_of_its_upload_keeps_the_data_if_the_image_stays() {
         let rig = Rig::start().await;
         let image = waiting_image(&rig.member()).await;
         let mut stream = begun_upload(&rig.direct.base, &image, b"abc").await;
@@ -136,9 +137,9 @@ mod on_a_server {
         is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc").await;
     }
 
-    /// One has read the image, and the other one is in the middle of removing its data.
+    /// One deletion has read the image while the other one is removing its data.
     #[tokio::test(flavor = "multi_thread")]
-    async fn of_two_deletions_of_one_image_neither_is_a_conflict() {
+    async fn two_concurrent_deletions_of_an_image_do_not_conflict() {
         let rig = Rig::start().await;
         let image = image_with(&rig.member(), b"abc").await;
         let first = rig.held(Side::Statement, LOCATIONS, "DELETE", &image).await;
@@ -155,7 +156,7 @@ mod on_a_server {
         is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc").await;
     }
 
-    /// A transaction that has the lock of every location's row.
+    /// Starts a transaction that locks the rows of all locations.
     async fn nobody_changes_locations(rig: &Rig) -> AnyConnection {
         let mut other = rig.direct.database.connect().await;
         other.execute("BEGIN").await.unwrap();
@@ -163,9 +164,9 @@ mod on_a_server {
         other
     }
 
-    /// Its locations are gone when they are read, or its data is gone when it is opened.
+    /// The image's locations are deleted before they are read, or its data is removed before it is opened.
     #[tokio::test(flavor = "multi_thread")]
-    async fn downloading_an_image_that_is_deleted_meanwhile_is_not_found_and_no_error() {
+    async fn downloading_an_image_that_is_deleted_concurrently_is_answered_404() {
         for side in [Side::Statement, Side::Answer] {
             let rig = Rig::start().await;
             let image = image_with(&rig.member(), b"abc").await;
@@ -178,19 +179,20 @@ mod on_a_server {
         }
     }
 
-    /// The store refuses the first one, which is about to make the image active again when the second one removes the data.
+    /// The store refuses the first deletion. That deletion is about to make the image active again when the second one
+    /// removes the data.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_refused_deletion_does_not_take_another_one_back() {
+    async fn a_failed_deletion_does_not_undo_a_concurrent_one() {
         let rig = Rig::start().await;
         let image = image_with(&rig.member(), b"abc").await;
         let (file, aside) = (rig.images().join(id(&image)), rig.dir.path().join("aside"));
         fs::rename(&file, &aside).unwrap();
-        // What is a folder cannot be removed as a file.
+        // A folder cannot be unlinked.
         fs::create_dir(&file).unwrap();
         let first = rig.held(Side::Statement, "AND updated_at = ", "DELETE", &image).await;
         fs::remove_dir(&file).unwrap();
         fs::rename(&aside, &file).unwrap();
-        // The second one cannot end, either.
+        // The second deletion cannot complete, either.
         let other = nobody_changes_locations(&rig).await;
         let (client, path) = (rig.member(), image.clone());
         let second = tokio::spawn(async move { client.delete(&path).await });
@@ -203,7 +205,7 @@ mod on_a_server {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn an_image_keeps_its_owner_until_a_tag_that_its_owner_adds_is_there() {
+    async fn the_owner_of_an_image_cannot_change_while_its_owner_adds_a_tag() {
         let rig = Rig::start().await;
         let image = rig.member().create_image(&json!({})).await;
         let tag = rig.held(Side::Statement, "UPDATE images", "PUT", &format!("{image}/tags/a")).await;

@@ -1,4 +1,4 @@
-//! The real Keystone and the real Glance that other tests stand on do what those tests believe.
+//! The real Keystone and Glance that other tests rely on behave as those tests assume.
 
 use std::{process::Command, time::Duration};
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::support::{Database, Engine, Glance, Keystone, eventually};
 
-/// Asks Keystone about a token, as a service does, and returns the status of its answer.
+/// Validates a token as a service does, and returns the status of Keystone's response.
 async fn validate(keystone: &Keystone, service: &str, token: &str) -> u16 {
     let service = keystone.client(Some(service));
     service.send(service.request("GET", "/auth/tokens").header("X-Subject-Token", token)).await.status.as_u16()
@@ -65,14 +65,14 @@ async fn keystone_issues_tokens_of_every_scope() {
 }
 
 #[tokio::test]
-async fn keystone_lets_tokens_expire_and_tells_where_images_are() {
+async fn keystone_expires_tokens_and_lists_the_image_endpoint() {
     let keystone = Keystone::start_with(&[("token", "expiration", "2")]).await;
     keystone.image_endpoint("http://127.0.0.1:1").await;
     let member = keystone.token("member1", "p1").await;
     let catalog = keystone.client(Some(&member)).get("/auth/catalog").await.expect(200);
     assert!(catalog.text.contains("\"http://127.0.0.1:1\""), "{}", catalog.text);
     eventually("the token expires", || async {
-        // Who asks has a new token every time.
+        // The service uses a new token each time, because its tokens expire as well.
         let service = keystone.token("glance", "service").await;
         (validate(&keystone, &service, &member).await == 404).then_some(())
     })
@@ -83,7 +83,7 @@ async fn keystone_lets_tokens_expire_and_tells_where_images_are() {
 async fn openstack_logs_in_with_a_password() {
     let keystone = Keystone::start().await;
     keystone.image_endpoint("http://127.0.0.1:1").await;
-    // It writes a cache into its home.
+    // The client writes a cache into its home directory.
     let home = tempfile::tempdir().unwrap();
     let openstack = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin/openstack");
     let mut openstack = Command::new(openstack);
@@ -112,7 +112,7 @@ async fn glance_creates_and_shows_an_image() {
 }
 
 #[tokio::test]
-async fn glance_makes_databases_of_older_releases() {
+async fn glance_creates_databases_of_older_releases() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     Glance::sync_to(&database, &["wallaby_contract01"]).await;

@@ -1,16 +1,16 @@
-//! The whole surface as a table: every route, for everybody.
+//! The whole API as a table: every route, for every persona.
 
 use serde_json::json;
 
 use crate::support::{Client, TestServer};
 
-/// Who asks.
+/// The callers.
 const PERSONAS: [&str; 5] = ["no token", "foreign project", "reader", "member", "admin"];
 
-/// Every route of the API: method, path, and the status for each persona in their order. `{image}` is a new shared image of
-/// the member's project with the tag `t`; `{community}` one that others can see; `{member_id}` the foreign project, with
-/// which the image is shared where the path has it. `tests/architecture.rs` compares this table with the route table, so
-/// that none is forgotten.
+/// Every route of the API: method, path, and the status for each persona in order. `{image}` is a new shared image of
+/// the member's project with the tag `t`, `{community}` is an image that other projects can see, and `{member_id}` is
+/// the foreign project, with which the image is shared if the path contains it. `tests/architecture.rs` compares this
+/// table with the route table, so that no route is forgotten.
 const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/images", [401, 200, 200, 200, 200]),
     ("POST", "/v2/images", [401, 201, 403, 201, 201]),
@@ -38,7 +38,7 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("DELETE", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("GET", "/v2/info/usage", [401, 200, 200, 200, 200]),
-    // There are no stores with names.
+    // No named stores are configured.
     ("GET", "/v2/info/stores", [401, 404, 404, 404, 404]),
     ("GET", "/v2/info/stores/detail", [401, 404, 404, 404, 404]),
     ("DELETE", "/v2/stores/{store_id}/{image}", [401, 404, 404, 404, 404]),
@@ -55,7 +55,7 @@ fn personas(s: &TestServer) -> [Client; 5] {
 }
 
 #[tokio::test]
-async fn every_route_for_everybody() {
+async fn every_route_has_its_status_for_every_persona() {
     let s = TestServer::start().await;
     let member = s.member("home");
     for (method, template, expected) in ROUTES {
@@ -87,7 +87,7 @@ async fn every_route_for_everybody() {
 }
 
 #[tokio::test]
-async fn a_method_that_a_route_lacks_is_told_which_it_has() {
+async fn an_unsupported_method_is_answered_with_the_supported_ones() {
     let s = TestServer::start().await;
     let mut paths: Vec<&str> =
         ROUTES.iter().map(|(_, path, _)| *path).filter(|path| !path.contains("community")).collect();
@@ -112,9 +112,9 @@ async fn a_method_that_a_route_lacks_is_told_which_it_has() {
     }
 }
 
-/// HEAD is on no route of Glance's API.
+/// Glance's API has no routes for HEAD.
 #[tokio::test]
-async fn head_is_not_get() {
+async fn head_requests_are_refused() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     member.send(member.request("HEAD", "/v2/images")).await.expect(405);

@@ -1,4 +1,4 @@
-//! Images in a bucket of a real S3 server, and what happens when it, the way to it, or one of us breaks.
+//! Images in a bucket of a real S3 server, and failures of the server, the network and Glimpse.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,7 +11,7 @@ use crate::{
 const MIB: usize = 1 << 20;
 
 fn builder() -> ServerBuilder {
-    // What is cut off is undone soon.
+    // Interrupted uploads are rolled back soon.
     TestServer::builder().option("glimpse", "heartbeat", "0.3")
 }
 
@@ -21,13 +21,13 @@ fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, 
         .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
 }
 
-/// A body whose length is not told.
+/// A body of unknown length.
 fn chunked(data: &[u8]) -> reqwest::Body {
     let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
     reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
 }
 
-/// Waits until the image waits for data again and nothing of it is on the server, and uploads.
+/// Waits until the image is queued again and no data is left on the S3 server; then checks that an upload succeeds.
 async fn nothing_is_left(client: &Client, image: &str, s3: &S3) {
     eventually("the image is queued again, and nothing is left", || async {
         let is_empty = s3.objects().await.is_empty() && s3.parts().await.is_empty();
@@ -40,7 +40,7 @@ async fn nothing_is_left(client: &Client, image: &str, s3: &S3) {
 }
 
 #[tokio::test]
-async fn what_goes_up_comes_down_and_is_removed() {
+async fn uploaded_data_is_downloaded_unchanged_and_removed() {
     let s3 = S3::start().await;
     let s = with_options(builder(), &s3.options(&s3.base()))
         .option("DEFAULT", "show_image_direct_url", true)
@@ -68,7 +68,7 @@ async fn what_goes_up_comes_down_and_is_removed() {
         }
     }
     assert_eq!(s3.objects().await.len(), images.len());
-    // Those of two parts and of three, twice each; an object of the size of a part is in one.
+    // Two images each of two parts and of three parts; an object of exactly one part's size is not a multipart upload.
     assert_eq!(s3.parts().await.len(), 2 * (1 + 2 + 3));
     let last = images.last().unwrap();
     for (range, part) in [
@@ -89,13 +89,13 @@ async fn what_goes_up_comes_down_and_is_removed() {
         member.delete(image).await.expect(204);
     }
     assert_eq!((s3.objects().await, s3.parts().await), (vec![], vec![]));
-    // Also with all that there is in the log.
+    // The log does not contain secrets, even at the most verbose level.
     let log = s.log();
     assert!(!log.contains("test:glance") && !log.contains("secret"), "a key is in the log");
 }
 
 #[tokio::test]
-async fn faults_on_the_way_are_overcome() {
+async fn failed_s3_requests_are_retried() {
     let s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
     let s = with_options(builder(), &s3.options(&proxy.base)).start().await;
@@ -104,7 +104,7 @@ async fn faults_on_the_way_are_overcome() {
     for (method, fault) in [
         ("POST", Fault::SlowDown),
         ("POST", Fault::Lost),
-        // Twice begun, then twice joined.
+        // The upload is created twice, and completed twice.
         ("POST", Fault::AnswerLost),
         ("PUT", Fault::SlowDown),
         ("PUT", Fault::Lost),
@@ -120,7 +120,7 @@ async fn faults_on_the_way_are_overcome() {
     upload(&member, &small, "small").await.expect(204);
     assert_eq!(download(&member, &small).await, b"small");
 
-    // The joining's answer is lost: the second one finds no upload any more.
+    // The response to the completion is lost, so the retry finds no upload any more.
     let joined = waiting_image(&member).await;
     let mut upload_of_joined = begun_upload(&s.base, &joined, &data[..data.len() - 10]).await;
     eventually("its parts are sent", || async { (s3.parts().await.len() >= 3 + 3).then_some(()) }).await;
@@ -139,7 +139,7 @@ async fn faults_on_the_way_are_overcome() {
     let (first, second) = (format!("GET bytes=3000000-{end}"), format!("GET bytes=4000000-{end}"));
     assert_eq!(asked, ["GET", "GET", &first, &first, &second]);
 
-    // What does not end is told.
+    // A failure that persists is reported.
     for _ in 0..5 {
         proxy.fail("GET", Fault::SlowDown);
     }
@@ -153,9 +153,9 @@ async fn faults_on_the_way_are_overcome() {
     upload(&member, &refused, "taken").await.expect(204);
 }
 
-/// The parts of all uploads have so much memory together, and who waits for theirs can leave.
+/// The memory for the parts of all uploads is limited, and an upload that waits for memory can be aborted.
 #[tokio::test]
-async fn who_leaves_before_their_turn_is_gone_at_once() {
+async fn an_upload_aborted_while_it_waits_for_memory_is_rolled_back_at_once() {
     let s3 = S3::start().await;
     let s = with_options(builder(), &s3.options(&s3.base())).start().await;
     let member = s.member("p1");
@@ -166,7 +166,7 @@ async fn who_leaves_before_their_turn_is_gone_at_once() {
         (image, stream)
     };
     let mut taking = Vec::new();
-    // 112 MiB are for parts, and a part is of five MiB here.
+    // 112 MiB are available for parts, and a part has five MiB here.
     for _ in 0..112 / 5 {
         taking.push(begun().await);
     }
@@ -180,7 +180,7 @@ async fn who_leaves_before_their_turn_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn what_is_cut_off_leaves_nothing() {
+async fn interrupted_uploads_leave_no_data() {
     let mut s3 = S3::start().await;
     let mut s = with_options(builder(), &s3.options(&s3.base())).start().await;
     let member = s.member("p1");
@@ -189,7 +189,7 @@ async fn what_is_cut_off_leaves_nothing() {
         eventually("parts are there", || async { (s3.parts().await.len() >= 3).then_some(()) }).await;
     };
 
-    // The client leaves.
+    // The client disconnects.
     let image = waiting_image(&member).await;
     let stream = begun_upload(&s.base, &image, &data).await;
     parts_are_there(&s3).await;
@@ -197,14 +197,14 @@ async fn what_is_cut_off_leaves_nothing() {
     drop(stream);
     nothing_is_left(&member, &image, &s3).await;
 
-    // More comes than was said; or less.
+    // The client sends more data than announced.
     let image = waiting_image(&member).await;
     let request = member.request("PUT", &format!("{image}/file")).header("Content-Type", "application/octet-stream");
     let sent = request.header("x-openstack-image-size", data.len() - 1).body(chunked(&data));
     member.send(sent).await.expect(400);
     nothing_is_left(&member, &image, &s3).await;
 
-    // We are killed.
+    // Glimpse is killed.
     let image = waiting_image(&member).await;
     let _stream = begun_upload(&s.base, &image, &data).await;
     parts_are_there(&s3).await;
@@ -224,23 +224,22 @@ async fn what_is_cut_off_leaves_nothing() {
     })
     .await;
 
-    // The server is killed, and does not come back before the upload is given up.
+    // The S3 server is killed, and comes back only after the upload has been abandoned.
     let image = waiting_image(&member).await;
     let mut stream = begun_upload(&s.base, &image, &data).await;
     parts_are_there(&s3).await;
     s3.kill().await;
     stream.write_all(&[1; 10]).await.unwrap();
-    eventually("it is given up", || async {
-        s.log().contains("parts of an upload cannot be removed now").then_some(())
-    })
-    .await;
+    eventually("it is given up", || async { s.log().contains("cannot abort a multipart upload now").then_some(()) })
+        .await;
     s3.start_again().await;
     nothing_is_left(&member, &image, &s3).await;
 }
 
-/// One that another process took for dead goes on in the end, however late: not in the place of what came after it.
+/// An upload that another process has rolled back because it considered this one dead. Its data arrives later, and must
+/// not replace the newer data.
 #[tokio::test]
-async fn an_upload_that_lost_its_image_does_no_harm() {
+async fn a_late_upload_does_not_overwrite_a_newer_one() {
     let s3 = S3::start().await;
     let s = with_options(builder(), &s3.options(&s3.base())).start().await;
     let member = s.member("p1");
@@ -254,7 +253,7 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
         late.write_all(b"0123456789").await.unwrap();
         let mut answer = vec![0; 12];
         late.read_exact(&mut answer).await.unwrap();
-        // Its parts may be gone when it sends the last one: the server says no, then.
+        // The upload's parts may have been removed before the last one is sent; the S3 server then refuses it.
         let is_refused = [&b"HTTP/1.1 410"[..], b"HTTP/1.1 503"].contains(&answer.as_slice());
         assert!(is_refused, "{}", String::from_utf8_lossy(&answer));
         assert_eq!(download(&member, &image).await, b"later");
@@ -264,7 +263,7 @@ async fn an_upload_that_lost_its_image_does_no_harm() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_away_or_says_no_is_told() {
+async fn an_unavailable_or_refusing_store_is_reported() {
     let mut s3 = S3::start().await;
     let key = |name: &'static str, key: &str| ("s3", name, key.to_owned());
     let at = |more: &[(&'static str, &'static str, String)]| {
@@ -294,7 +293,7 @@ async fn a_store_that_is_away_or_says_no_is_told() {
     let s = at(&[]).start().await;
     let member = s.member("p1");
     let images = [image_with(&member, b"abc").await, image_with(&member, b"abc").await, waiting_image(&member).await];
-    // Somebody else has removed it: it cannot be read, and need not be removed.
+    // The object has been removed by another program: it cannot be read, and deleting the image succeeds.
     let gone = image_with(&member, b"abc").await;
     s.database
         .execute(&format!(
@@ -304,7 +303,7 @@ async fn a_store_that_is_away_or_says_no_is_told() {
         .await;
     member.get(&format!("{gone}/file")).await.expect(503);
     member.delete(&gone).await.expect(204);
-    // Also where a URL has keys in it, as Glance had them once.
+    // URLs with access keys, as old versions of Glance wrote them, work as well.
     s.database
         .execute(&format!(
             "UPDATE image_locations SET value = 's3://u:s3cret@h/images/{0}' WHERE image_id = '{0}'",
@@ -319,9 +318,9 @@ async fn a_store_that_is_away_or_says_no_is_told() {
     for answer in [read, deleted, sent] {
         answer.expect(503);
     }
-    // Whether the server has removed it is unknown to us: its deletion goes on.
+    // Whether the S3 server has removed the object is unknown, so the deletion stays recorded and is resumed.
     assert_eq!(status(&member, &images[1]).await, "pending_delete");
-    // Nor whether it has this one's data: that is removed first.
+    // Whether the S3 server has this image's data is unknown as well, so the data is removed first.
     assert_eq!(status(&member, &images[2]).await, "saving");
     s3.start_again().await;
     assert_eq!(download(&member, &images[0]).await, b"abc");
@@ -329,7 +328,8 @@ async fn a_store_that_is_away_or_says_no_is_told() {
     upload(&member, &images[2], "abc").await.expect(204);
     assert!(!s.log().contains("s3cret") && !s.log().contains("test:glance"));
 
-    // The bucket's name in the host's, which only the proxy knows; and the single form of the configuration.
+    // The bucket is part of the host name, which only the proxy can resolve; and the store is configured with the
+    // options for a single store.
     let proxy = FaultyProxy::start(&s3).await;
     let mut single = TestServer::builder().environment("http_proxy", &proxy.base);
     for (group, name, value) in s3.options("http://s3.test") {
@@ -349,9 +349,9 @@ async fn a_store_that_is_away_or_says_no_is_told() {
     assert!(!proxy.passed().is_empty());
 }
 
-/// What could not be removed while the server was away is when it is back, several at a time.
+/// Deletions that failed while the S3 server was down are resumed when it is back, several concurrently.
 #[tokio::test]
-async fn deletions_go_on_once_the_server_is_back() {
+async fn deletions_are_resumed_once_the_s3_server_is_back() {
     let mut s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
     let builder = builder().without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1");
@@ -364,7 +364,7 @@ async fn deletions_go_on_once_the_server_is_back() {
     s3.kill().await;
     member.delete(&images[0]).await.expect(503);
     assert_eq!(status(&member, &images[0]).await, "pending_delete");
-    // While it is away, they are tried in vain.
+    // While the server is down, the deletions are retried in vain.
     s.kill();
     s.database.execute("UPDATE images SET status = 'pending_delete'").await;
     s.start_again().await;
@@ -385,9 +385,10 @@ async fn deletions_go_on_once_the_server_is_back() {
     assert_eq!(s3.objects().await, [""; 0]);
 }
 
-/// A removal from a store that is refused late: the location stays away from its image where somebody else has gone on with the removal.
+/// The S3 server refuses a removal late. If another process has resumed the removal meanwhile, the location is not
+/// restored.
 #[tokio::test]
-async fn a_removal_that_somebody_else_goes_on_with_does_not_come_back() {
+async fn a_location_whose_removal_another_process_resumed_is_not_restored() {
     let s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
     let dir = tempfile::tempdir().unwrap();
@@ -428,7 +429,7 @@ async fn a_removal_that_somebody_else_goes_on_with_does_not_come_back() {
 }
 
 #[tokio::test]
-async fn a_store_that_is_configured_wrongly_is_told() {
+async fn a_misconfigured_store_is_reported() {
     let store = || {
         TestServer::builder()
             .option("DEFAULT", "enabled_backends", "s3:s3")
@@ -457,7 +458,7 @@ async fn a_store_that_is_configured_wrongly_is_told() {
     }
 }
 
-/// Either program reads and removes what the other has written, and writes the same about it.
+/// Each program reads and removes data written by the other, and writes the same locations.
 #[tokio::test]
 async fn glance_and_glimpse_share_a_bucket() {
     let s3 = S3::start().await;

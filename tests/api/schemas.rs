@@ -1,4 +1,4 @@
-//! The schemas, and what is said to an image that does not match them: side by side with a real Glance.
+//! The schemas and the errors for images that do not match them, compared with a real Glance.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::support::{Client, Glance, TestServer, program};
 
 const SCHEMAS: [&str; 6] = ["image", "images", "member", "members", "task", "tasks"];
 
-/// A file of custom properties with most of what such a file can say, in the form with `required`.
+/// A file of custom properties with most of the possible keywords, in the form with `required`.
 fn custom() -> String {
     json!({
         "properties": {
@@ -60,7 +60,7 @@ async fn agree_on_schemas(ours: &Client, theirs: &Client) {
     }
 }
 
-/// Sends each body to both, and compares what they say.
+/// Sends each body to both servers, and compares the responses.
 async fn agree_on_faults(ours: &Client, theirs: &Client, bodies: &[Value]) {
     for body in bodies {
         let send = async |client: &Client| {
@@ -74,7 +74,7 @@ async fn agree_on_faults(ours: &Client, theirs: &Client, bodies: &[Value]) {
 }
 
 #[tokio::test]
-async fn schemas_and_faults_are_glances() {
+async fn schemas_and_validation_errors_are_glances() {
     let (s, glance) = both(&[], None).await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
     agree_on_schemas(&ours, &theirs).await;
@@ -216,14 +216,14 @@ async fn custom_properties_are_in_the_schema_and_checked() {
     let body = json!({"name": "a", "os_distro": "näh", "level": "xyz", "all": "abc", "other": "o"});
     ours.create_image(&body).await;
     theirs.create_image(&body).await;
-    // What the schema allows and the records cannot have.
+    // Values that the schema allows but the database cannot store.
     ours.post("/v2/images", &with("whole", json!(3))).await.expect(400).says("is not a string");
     let image = ours.create_image(&with("kernel_id", json!(null))).await;
     assert_eq!(ours.get(&image).await.json().get("kernel_id"), None);
 }
 
 #[tokio::test]
-async fn the_flat_form_of_custom_properties_is_taken() {
+async fn the_flat_form_of_custom_properties_is_accepted() {
     let custom = json!({"os_distro": {"type": "string"}, "ramdisk_id": {"type": "string"}}).to_string();
     let (s, glance) = both(&[], Some(&custom)).await;
     agree_on_schemas(&s.member("p1"), &glance.member("p1")).await;
@@ -231,10 +231,10 @@ async fn the_flat_form_of_custom_properties_is_taken() {
 }
 
 #[tokio::test]
-async fn a_custom_schema_that_cannot_be_used_is_told_at_start() {
+async fn an_unusable_custom_schema_is_reported_at_start() {
     for (text, says) in [
-        ("{", "schema-image.json: it is not JSON"),
-        ("[]", "schema-image.json: it is not an object"),
+        ("{", "schema-image.json: invalid JSON"),
+        ("[]", "schema-image.json: the file must contain an object"),
         ("{\"name\": {\"type\": \"string\"}}", "custom properties (name) conflict with base properties"),
         ("{\"a\": {\"type\": \"text\"}}", "schema['properties']['a']['type'] is not a type or a list of types"),
     ] {

@@ -1,4 +1,4 @@
-//! Connections, request ids, the access log, and the end.
+//! Tests of connections, request ids, the access log, signals and systemd.
 
 use std::time::{Duration, Instant};
 
@@ -14,20 +14,20 @@ async fn connect(s: &TestServer) -> TcpStream {
     TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap()
 }
 
-/// A request is under way once the server has read its head, which nothing outside the server tells.
+/// Waits until the server has read the head of a request, which cannot be observed from outside.
 async fn head_is_read() {
     tokio::time::sleep(Duration::from_millis(300)).await;
 }
 
 #[tokio::test]
-async fn the_healthcheck_asks_for_no_token() {
+async fn the_healthcheck_needs_no_token() {
     let s = TestServer::start().await;
     let answer = s.anonymous().get("/healthcheck").await.expect(200);
     assert_eq!((answer.text.as_str(), answer.header("content-type")), ("OK", "text/plain; charset=UTF-8"));
 }
 
 #[tokio::test]
-async fn every_answer_has_a_request_id() {
+async fn every_response_has_a_request_id() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let id = |answer: &crate::support::Answer| answer.header("x-openstack-request-id").to_owned();
@@ -46,7 +46,7 @@ async fn every_answer_has_a_request_id() {
 }
 
 #[tokio::test]
-async fn the_access_log_says_who_did_what() {
+async fn the_access_log_names_the_caller_and_the_request() {
     let s = TestServer::builder().option("glimpse", "log_format", "json").start().await;
     let answer = s.member("p1").get("/v2/images/nope?secret=1").await.expect(404);
     let id = answer.header("x-openstack-request-id");
@@ -69,9 +69,9 @@ async fn a_connection_serves_many_requests() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_given_up() {
+async fn slow_clients_are_disconnected() {
     let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
-    // One that sends nothing, one that never ends its headers, one that never ends its body.
+    // One client that sends nothing, one that never ends its headers, and one that never ends its body.
     let starts: [&[u8]; 3] = [
         b"",
         b"GET /v2/images HTTP/1.1\r\nHost: x\r\n",
@@ -89,20 +89,20 @@ async fn slow_clients_are_given_up() {
     }
 }
 
-/// A client that asks and asks and never reads is given up, too.
+/// A client that keeps sending requests and never reads responses is disconnected.
 #[tokio::test]
-async fn a_client_that_does_not_read_is_given_up() {
+async fn a_client_that_does_not_read_is_disconnected() {
     let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
     let mut stream = connect(&s).await;
     let requests = "GET /versions HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
-    // Ends when the server closes the connection: the buffers on the way hold some of what it does not read.
+    // Ends when the server closes the connection: the buffers in between hold some of the unread data.
     let asking = async { while stream.write_all(requests.as_bytes()).await.is_ok() {} };
     assert!(tokio::time::timeout(Duration::from_secs(60), asking).await.is_ok(), "still open");
 }
 
-/// SIGTERM: what is under way is finished, what is new is refused, and the program ends well.
+/// On SIGTERM, requests in progress are finished, new ones are refused, and the program exits with success.
 #[tokio::test]
-async fn a_drained_server_finishes_what_is_under_way() {
+async fn a_draining_server_finishes_requests_in_progress() {
     let mut s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -129,7 +129,7 @@ async fn a_drained_server_finishes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_drain_has_a_bound() {
+async fn draining_times_out() {
     let mut s = TestServer::builder().option("glimpse", "drain_timeout", "0.5").start().await;
     let mut stuck = connect(&s).await;
     let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member\r\nContent-Length: 14\r\n\r\n{";
@@ -142,7 +142,7 @@ async fn a_drain_has_a_bound() {
 }
 
 #[tokio::test]
-async fn told_a_second_time_the_server_ends_now() {
+async fn a_second_signal_stops_the_server_at_once() {
     let mut s = TestServer::start().await;
     let mut stuck = connect(&s).await;
     let head = "POST /v2/images HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member\r\nContent-Length: 14\r\n\r\n{";
@@ -158,7 +158,7 @@ async fn told_a_second_time_the_server_ends_now() {
 }
 
 #[tokio::test]
-async fn an_idle_server_ends_at_once() {
+async fn an_idle_server_stops_at_once() {
     let mut s = TestServer::start().await;
     let _idle = connect(&s).await;
     s.member("p1").get("/v2/images").await.expect(200);
@@ -168,9 +168,9 @@ async fn an_idle_server_ends_at_once() {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
 
-/// The parts of an answer that `curl` and the clients show.
+/// Checks the raw status line and headers, which `curl` and the clients show.
 #[tokio::test]
-async fn no_content_has_no_body_and_no_length_of_one() {
+async fn a_204_response_has_no_body_and_no_content_length() {
     let s = TestServer::start().await;
     let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
     let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
@@ -178,9 +178,9 @@ async fn no_content_has_no_body_and_no_length_of_one() {
     assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
 }
 
-/// What systemd sends and hears.
+/// Imitates the sockets of systemd.
 #[tokio::test]
-async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
+async fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
     let systemd = tokio::net::UnixDatagram::bind(&path).unwrap();
@@ -197,9 +197,9 @@ async fn systemd_is_told_when_the_server_is_ready_and_when_it_stops() {
 }
 
 #[tokio::test]
-async fn a_socket_that_systemd_opened_is_taken() {
+async fn a_socket_opened_by_systemd_is_used() {
     let dir = tempfile::tempdir().unwrap();
-    // What systemd does before it runs a program: the socket is descriptor 3.
+    // As systemd does before it starts a program: the socket is descriptor 3.
     let script = "import os, socket, sys\n\
         s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen()\n\
         os.dup2(s.fileno(), 3); os.set_inheritable(3, True)\n\
@@ -215,9 +215,10 @@ async fn a_socket_that_systemd_opened_is_taken() {
     crate::support::Client::new(&running.base, None).get("/healthcheck").await.expect(200);
 }
 
-/// SIGHUP: the log's level changes at once; what needs a restart is told; a broken file changes nothing.
+/// On SIGHUP, the log level changes at once, options that need a restart are reported, and an invalid file changes
+/// nothing.
 #[tokio::test]
-async fn a_changed_configuration_is_taken_up_as_far_as_it_can_be() {
+async fn sighup_applies_changed_options_that_need_no_restart() {
     let s = TestServer::start().await;
     let is_told = |what: &'static str| {
         let log = s.log();
@@ -228,7 +229,7 @@ async fn a_changed_configuration_is_taken_up_as_far_as_it_can_be() {
     assert!(!quiet.concat().contains("refused"), "{quiet:?}");
     s.configure("[DEFAULT]\ndebug = true\n");
     s.hang_up();
-    eventually("it is read again", || is_told("configuration was read again")).await;
+    eventually("it is read again", || is_told("configuration was reloaded")).await;
     let loud = s.log_of(&member.get("/v2/images/nope").await.expect(404)).await;
     assert!(loud.concat().contains("refused"), "{loud:?}");
     s.configure("[DEFAULT]\nimage_tag_quota = 1\n");
@@ -236,6 +237,6 @@ async fn a_changed_configuration_is_taken_up_as_far_as_it_can_be() {
     eventually("what needs a restart is told", || is_told("changes of [DEFAULT] need a restart")).await;
     s.configure("nonsense\n");
     s.hang_up();
-    eventually("it is told", || is_told("configuration cannot be read; everything stays as it is")).await;
+    eventually("it is told", || is_told("configuration cannot be read; the previous one stays in force")).await;
     member.get("/v2/images").await.expect(200);
 }

@@ -1,4 +1,4 @@
-//! A real Glance and Glimpse on one database, one after the other and at once.
+//! A real Glance and Glimpse on one database, one after the other and concurrently.
 
 use std::{collections::BTreeMap, fs, process::Output};
 
@@ -20,8 +20,8 @@ fn sync(database: &Database) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What Glance's tables are made of, as the engine itself describes it: columns and indexes, in words, sorted. Without our own
-/// indexes.
+/// The structure of Glance's tables, as the engine describes it: columns and indexes, as sorted texts, without
+/// Glimpse's own indexes.
 async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
     let queries: &[&str] = match database.engine {
         Engine::Sqlite => &[
@@ -65,7 +65,7 @@ async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
     tables
 }
 
-/// What we add to Glance's tables: indexes, with their tables and nothing else.
+/// Glimpse's indexes on Glance's tables, with their tables.
 async fn our_indexes(database: &Database) -> Vec<(String, String)> {
     let query = match database.engine {
         Engine::Sqlite => "SELECT tbl_name, name FROM sqlite_master WHERE type = 'index' AND name LIKE 'glimpse%'",
@@ -81,7 +81,7 @@ async fn our_indexes(database: &Database) -> Vec<(String, String)> {
     indexes
 }
 
-/// What `db sync` adds to them.
+/// The indexes that `db sync` adds.
 const OUR_INDEXES: [(&str, &str); 8] = [
     ("image_locations", "glimpse_image_locations_pending_delete"),
     ("image_members", "glimpse_image_members_shared"),
@@ -106,7 +106,7 @@ async fn empty_database() -> (tempfile::TempDir, Database) {
 }
 
 #[tokio::test]
-async fn the_schema_is_glances_own() {
+async fn the_schema_is_glances() {
     let ((_ours, ours), (_theirs, theirs)) = (empty_database().await, empty_database().await);
     sync(&ours);
     Glance::sync(&theirs).await;
@@ -122,9 +122,9 @@ async fn the_schema_is_glances_own() {
 mod on_a_server {
     use super::*;
 
-    /// An engine may be killed while it builds an index, and these build it outside of a transaction.
+    /// An engine may be killed while it builds an index, and these engines build it outside of a transaction.
     #[tokio::test]
-    async fn an_index_that_was_not_finished_is_built_again() {
+    async fn an_unfinished_index_is_rebuilt() {
         let (_dir, database) = empty_database().await;
         sync(&database);
         match database.engine {
@@ -151,7 +151,7 @@ mod on_a_server {
     }
 }
 
-/// Takes over a database at these revisions, and gives it back.
+/// Migrates a database at these revisions to Glimpse, and back to Glance.
 async fn is_taken_over(heads: &[&str]) {
     let (_fresh, fresh) = empty_database().await;
     Glance::sync(&fresh).await;
@@ -162,14 +162,14 @@ async fn is_taken_over(heads: &[&str]) {
     let values =
         "'4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90', 'kept', 'queued', '2020-01-01 00:00:00', '0', 1, 2, 'public', 'p1'";
     database.execute(&format!("INSERT INTO images ({columns}) VALUES ({values})")).await;
-    // Where nothing is missing, only the end of the upgrade is.
+    // If the schema is complete, only the end of Glance's upgrade is missing.
     let codes: &[i32] = if heads.iter().any(|head| head.starts_with("2024_1")) { &[3, 5] } else { &[3] };
     assert!(codes.contains(&db(&database, "check").status.code().unwrap()), "{heads:?}");
     for _ in 0..2 {
         sync(&database);
     }
     if heads.iter().any(|head| head.starts_with("2024_1")) {
-        // As if it had been interrupted before everything was recorded.
+        // Simulates an interruption before all migrations were recorded.
         database.execute("DELETE FROM glimpse_migrations WHERE version >= 2").await;
         for (table, index) in OUR_INDEXES {
             let of = if database.engine == Engine::MySql { format!("ON {table}") } else { String::new() };
@@ -186,7 +186,7 @@ async fn is_taken_over(heads: &[&str]) {
     let shown = s.member("p2").get(image).await.expect(200).json();
     assert_eq!((&shown["name"], &shown["min_ram"]), (&json!("kept"), &json!(2)));
     s.member("p1").put(&format!("{image}/tags/a")).await.expect(204);
-    // Glance's own tools find what they expect, and can go on.
+    // Glance's own tools find the expected schema, and can upgrade it.
     let version = Glance::manage(&database, &["db", "version"]).await;
     assert!(version.contains("2024_1_"), "{heads:?}: {version}");
     Glance::sync(&database).await;
@@ -195,7 +195,7 @@ async fn is_taken_over(heads: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_wallaby_is_taken_over_and_can_go_back() {
+async fn a_wallaby_database_is_taken_over_and_can_go_back() {
     is_taken_over(&["wallaby_contract01"]).await;
 }
 
@@ -205,7 +205,7 @@ async fn a_half_done_upgrade_to_wallaby_is_taken_over_and_can_go_back() {
 }
 
 #[tokio::test]
-async fn a_zed_is_taken_over_and_can_go_back() {
+async fn a_zed_database_is_taken_over_and_can_go_back() {
     is_taken_over(&["zed_contract01"]).await;
 }
 
@@ -215,12 +215,12 @@ async fn a_half_done_upgrade_to_2024_1_is_taken_over_and_can_go_back() {
 }
 
 #[tokio::test]
-async fn a_glance_33_is_taken_over_and_can_go_back() {
+async fn a_glance_33_database_is_taken_over_and_can_go_back() {
     is_taken_over(&["2024_1_contract01"]).await;
 }
 
 #[tokio::test]
-async fn a_database_that_is_too_old_is_left_alone() {
+async fn a_database_that_is_too_old_is_left_unchanged() {
     let (_dir, database) = empty_database().await;
     Glance::sync_to(&database, &["train_contract01"]).await;
     let before = described(&database).await;
@@ -231,7 +231,7 @@ async fn a_database_that_is_too_old_is_left_alone() {
     assert_eq!(described(&database).await, before);
 }
 
-/// Without what each of them makes up of its own configuration.
+/// An image without the attributes that depend on each server's own configuration.
 fn comparable(mut image: Value) -> Value {
     let object = image.as_object_mut().unwrap();
     for own in ["stores", "updated_at"] {
@@ -242,7 +242,7 @@ fn comparable(mut image: Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_one_writes_the_other_shows() {
+async fn glimpse_and_glance_show_changes_made_by_each_other() {
     let s = TestServer::start().await;
     let glance = Glance::start_synced(&s.database).await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
@@ -255,7 +255,7 @@ async fn what_one_writes_the_other_shows() {
         let (written, read) =
             (writer.get(&image).await.expect(200).json(), reader.get(&image).await.expect(200).json());
         assert_eq!(comparable(written), comparable(read));
-        // A tag goes and comes, whoever does it.
+        // Each program removes and adds a tag.
         writer.delete(&format!("{image}/tags/a")).await.expect(204);
         assert!(!reader.tags(&image).await.contains(&"a".to_owned()));
         reader.delete(&format!("{image}/tags/a")).await.expect(404);
@@ -269,7 +269,7 @@ async fn what_one_writes_the_other_shows() {
         assert_eq!(left, ["B", "c d"]);
         writer.delete(&image).await.expect(403);
         reader.delete(&image).await.expect(403);
-        // One that goes is gone for both, and its id is taken for ever.
+        // An image deleted by one program is deleted for both, and its id cannot be used again.
         let id = json!({"id": format!("{:08x}-5c61-48ff-b4f3-0ad4e5e3ba90", rand::random::<u32>()), "tags": ["a"]});
         let image = writer.create_image(&id).await;
         writer.delete(&image).await.expect(204);

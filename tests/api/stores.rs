@@ -1,4 +1,4 @@
-//! Stores: which there are, how they are configured, and data in one of several.
+//! Tests of stores: their list, their configuration, and data in one of several stores.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ use crate::{
     support::{Database, Glance, ServerBuilder, TestServer, Web, eventually, mode},
 };
 
-/// Two stores of files and one of web servers.
+/// Builds a server with two file stores and one store of web servers.
 fn with_stores(dir: &Path) -> ServerBuilder {
     TestServer::builder()
         .option("DEFAULT", "enabled_backends", "fast:file, slow:file, web:http")
@@ -52,7 +52,7 @@ async fn stores_are_listed() {
 }
 
 #[tokio::test]
-async fn stores_are_listed_as_by_glance() {
+async fn stores_are_listed_as_in_glance() {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     let glance = Glance::start(&database).await;
@@ -99,11 +99,11 @@ async fn a_client_chooses_a_store() {
     answer.expect(204);
     assert_eq!(member.get(&image).await.expect(200).json()["stores"], "slow");
     assert_eq!((files(&dir.path().join("slow")).len(), files(&dir.path().join("fast")).len()), (1, 0));
-    // The folder was written with a slash at its end.
+    // The folder was configured with a trailing slash.
     let url = s.database.pairs("SELECT value, value FROM image_locations").await.remove(0).0;
     assert_eq!(url, format!("file://{}/{}", dir.path().join("slow").display(), image.rsplit('/').next().unwrap()));
     put("nope").await.0.expect(400).says("Store for identifier nope not found");
-    // The service's own is nobody's choice.
+    // Clients cannot choose the service's internal store.
     put("os_glance_staging_store").await.0.expect(400);
     let (answer, image) = put("web").await;
     answer.expect(410).says("Adding images to store is disabled");
@@ -125,7 +125,7 @@ async fn data_is_removed_from_one_of_several_stores() {
         format!("'{id}', 'file://{}', '{{\"store\": \"slow\"}}', 'active', '2026-01-01 00:00:00', '0'", copy.display());
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
     assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast,slow");
-    // Where the first is broken, the other serves.
+    // If reading from the first store fails, the other is used.
     fs::rename(dir.path().join("fast").join(id), dir.path().join("away")).unwrap();
     assert_eq!(download(&s.member("p1"), &image).await, b"abc");
     fs::rename(dir.path().join("away"), dir.path().join("fast").join(id)).unwrap();
@@ -140,15 +140,16 @@ async fn data_is_removed_from_one_of_several_stores() {
     assert!(!copy.exists());
 }
 
-/// What was broken off before the data was removed is gone on with, and what is refused stays as it was.
+/// A removal that was interrupted before the data was removed is resumed, and a refused one leaves the location as it
+/// was.
 #[tokio::test]
-async fn a_removal_from_a_store_comes_to_an_end() {
+async fn an_interrupted_removal_from_a_store_is_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = with_stores(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
     let id = image.rsplit('/').next().unwrap().to_owned();
     let copy = dir.path().join("slow").join(&id);
-    // A folder cannot be removed as a file.
+    // A folder cannot be unlinked.
     fs::create_dir(&copy).unwrap();
     let columns = "image_id, value, meta_data, status, created_at, deleted";
     let values =
@@ -172,7 +173,7 @@ async fn a_removal_from_a_store_comes_to_an_end() {
     assert!(!copy.exists());
     assert_eq!(s.member("p1").get(&image).await.expect(200).json()["stores"], "fast");
     assert_eq!(download(&s.member("p1"), &image).await, b"abc");
-    // With delayed deletion it is left to others.
+    // With delayed deletion, the data is left to the scrubber.
     fs::write(&copy, "abc").unwrap();
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
     s.kill();
@@ -184,9 +185,9 @@ async fn a_removal_from_a_store_comes_to_an_end() {
     assert!(copy.exists() && s.database.count(left).await == 1);
 }
 
-/// The data was removed, and a Glance has copied the image to the same place again.
+/// The data was removed, and a Glance has copied the image to the same location again.
 #[tokio::test]
-async fn a_removal_that_is_gone_on_with_spares_a_later_copy() {
+async fn a_resumed_removal_keeps_a_newer_copy() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = with_stores(dir.path()).option("glimpse", "heartbeat", "0.1").start().await;
     let image = image_with(&s.member("p1"), b"abc").await;
@@ -206,9 +207,9 @@ async fn a_removal_that_is_gone_on_with_spares_a_later_copy() {
     assert_eq!(download(&s.member("p1"), &image).await, b"abc");
 }
 
-/// Whatever is in the name of its folder, and nothing out of it.
+/// The folder's name may contain any characters, and no file outside of it is read or removed.
 #[tokio::test]
-async fn a_store_of_files_is_its_folder() {
+async fn a_file_store_reads_only_files_in_its_folder() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("my #1 images?");
     let s = TestServer::builder()
@@ -241,13 +242,13 @@ async fn a_store_of_files_is_its_folder() {
         member.delete(image).await.expect(204);
     }
     assert_eq!(fs::read(&outside).unwrap(), b"abc");
-    // The one file that is left is the one that no location names any more.
+    // The remaining file is the one that no location refers to any more.
     assert_eq!(files(&images), [theirs.rsplit('/').next().unwrap()]);
 }
 
-/// A file that does not open in time, and the server ends all the same.
+/// Opening a file times out, and the server still stops.
 #[tokio::test]
-async fn a_file_system_that_does_not_answer_is_given_up() {
+async fn an_unresponsive_file_system_times_out() {
     let dir = tempfile::tempdir().unwrap();
     let mut s = TestServer::builder()
         .option("glance_store", "filesystem_store_datadir", dir.path().display())
@@ -257,7 +258,7 @@ async fn a_file_system_that_does_not_answer_is_given_up() {
     let image = image_with(&s.member("p1"), b"abc").await;
     let file = dir.path().join(image.rsplit('/').next().unwrap());
     fs::remove_file(&file).unwrap();
-    // Who opens it waits for a writer.
+    // Opening a FIFO blocks until there is a writer.
     assert!(std::process::Command::new("mkfifo").arg(&file).status().unwrap().success());
     let says = "Operation timed out after 1s. Check storage health and connectivity.";
     s.member("p1").get(&format!("{image}/file")).await.expect(503).says(says);
@@ -286,7 +287,7 @@ async fn a_store_may_be_several_folders() {
 }
 
 #[tokio::test]
-async fn zeros_may_be_holes_and_locations_may_tell_more() {
+async fn thin_provisioning_and_location_metadata_are_configurable() {
     use std::os::unix::fs::MetadataExt as _;
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("images");
@@ -316,7 +317,7 @@ async fn zeros_may_be_holes_and_locations_may_tell_more() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_written_to_is_told_and_does_not_stop_the_server() {
+async fn an_unwritable_store_is_reported_and_does_not_stop_the_server() {
     let s = TestServer::builder().option("glance_store", "filesystem_store_datadir", "/dev/null/images").start().await;
     assert!(s.log().contains("nothing can be added to the store"));
     let image = waiting_image(&s.member("p1")).await;
@@ -325,7 +326,7 @@ async fn a_store_that_cannot_be_written_to_is_told_and_does_not_stop_the_server(
     assert_eq!(s.member("p1").get(&image).await.expect(200).json()["status"], "queued");
 }
 
-/// Data on a web server, as a location that a client added.
+/// Data on a web server, at a location that a client added.
 #[tokio::test]
 async fn data_on_a_web_server_is_read() {
     let web = Web::start(&[
@@ -362,7 +363,7 @@ async fn data_on_a_web_server_is_read() {
         let read = async { request.send().await?.bytes().await };
         assert!(read.await.is_err(), "{path}");
     }
-    // Nobody listens there.
+    // No server listens there.
     let gone = located("/data").await;
     let nowhere = format!("http://127.0.0.1:1/u-{}", id(&gone));
     s.database
@@ -371,20 +372,21 @@ async fn data_on_a_web_server_is_read() {
     let answer = member.get(&format!("{gone}/file")).await.expect(503);
     answer.says("Remote server where the image is present is unavailable.");
     assert!(s.log().contains("Connection refused"), "{}", s.log());
-    // Nobody knows how much it is.
+    // The size is unknown.
     let unsized_image = located("/open").await;
     s.database
         .execute(&format!("UPDATE images SET size = NULL WHERE id = '{}'", unsized_image.rsplit('/').next().unwrap()))
         .await;
     assert_eq!(download(&member, &unsized_image).await, b"hello");
-    // What is on other people's servers is not ours to remove.
+    // Data on a web server is not removed.
     member.delete(&image).await.expect(204);
     assert!(!s.log().contains("s3cret"));
 }
 
-/// Of several stores that have the data, the heaviest is read, whichever came first.
+/// If several stores have the data, it is read from the one with the greatest weight, regardless of the order in which
+/// it was added.
 #[tokio::test]
-async fn data_is_read_from_the_heaviest_store() {
+async fn data_is_read_from_the_store_with_the_greatest_weight() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_stores(dir.path()).start().await;
     let member = s.member("p1");
@@ -399,7 +401,7 @@ async fn data_is_read_from_the_heaviest_store() {
         format!("'{id}', 'file://{}', '{{\"store\": \"fast\"}}', 'active', '2026-01-01 00:00:00', '0'", copy.display());
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
     assert_eq!(download(&member, &image).await, b"xyz");
-    // What the client prefers comes before that.
+    // The client's preference takes precedence over the weight.
     let preferred = s.admin().get(&format!("{image}/file?prefer=slow")).await.expect(200);
     assert_eq!(preferred.text, "abc");
 }

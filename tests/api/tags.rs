@@ -1,4 +1,4 @@
-//! The contract of the main job: removing a tag, and its sister call.
+//! Tests of the main job, removing a tag, and of adding a tag.
 
 use std::collections::BTreeSet;
 
@@ -14,12 +14,12 @@ async fn a_tag_is_removed() {
     let answer = member.delete(&format!("{image}/tags/aaaa")).await.expect(204);
     assert_eq!(answer.text, "");
     assert_eq!(member.tags(&image).await, ["bbbb"]);
-    // The row is gone, not kept with a mark.
+    // The row is deleted, not marked as deleted.
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags WHERE value = 'aaaa'").await, 0);
 }
 
 #[tokio::test]
-async fn removing_a_tag_sets_when_the_image_was_changed() {
+async fn removing_a_tag_sets_updated_at() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -48,11 +48,11 @@ async fn a_tag_over_the_quota_is_refused() {
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
     member.put(&format!("{image}/tags/c")).await.expect(413).says("Attempted: 3, Maximum: 2");
-    // The status line too is Glance's: clients show it.
+    // The status line is the same as Glance's, because clients show it.
     let head = format!("PUT {image}/tags/c HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
     let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 Request Entity Too Large\r\n"), "{answer}");
-    // One that is there is no more than there was.
+    // Adding an existing tag does not increase the count.
     member.put(&format!("{image}/tags/a")).await.expect(204);
     member.delete(&format!("{image}/tags/a")).await.expect(204);
     member.put(&format!("{image}/tags/c")).await.expect(204);
@@ -60,10 +60,10 @@ async fn a_tag_over_the_quota_is_refused() {
 }
 
 #[tokio::test]
-async fn no_quota_sets_no_bound() {
+async fn tags_without_a_quota_are_unlimited() {
     let s = TestServer::builder().option("DEFAULT", "image_tag_quota", -1).start().await;
     let member = s.member("p1");
-    // More than fit into one statement on SQLite.
+    // More tags than one statement on SQLite can insert.
     let tags: Vec<String> = (0..7000).map(|n| format!("t{n}")).collect();
     let image = member.create_image(&json!({ "tags": tags })).await;
     member.put(&format!("{image}/tags/one-more")).await.expect(204);
@@ -94,7 +94,7 @@ async fn an_operator_may_allow_equals_signs() {
 }
 
 #[tokio::test]
-async fn a_tag_with_an_equals_sign_that_is_stored_stays_readable() {
+async fn a_stored_tag_with_an_equals_sign_stays_readable() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["ab"]})).await;
@@ -103,7 +103,7 @@ async fn a_tag_with_an_equals_sign_that_is_stored_stays_readable() {
 }
 
 #[tokio::test]
-async fn a_wrong_request_is_told_what_is_wrong() {
+async fn an_invalid_tag_request_is_refused_with_a_reason() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -128,7 +128,7 @@ async fn a_wrong_request_is_told_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_to_authenticate() {
+async fn tag_requests_without_a_valid_token_are_answered_401() {
     let s = TestServer::start().await;
     let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
     for path in [format!("{image}/tags/a"), format!("{image}/tags/a=b"), "/v2/images/nope/tags/a".to_owned()] {
@@ -138,7 +138,7 @@ async fn nobody_is_told_to_authenticate() {
 }
 
 #[tokio::test]
-async fn who_may_see_but_not_change_is_refused() {
+async fn a_caller_that_may_see_but_not_change_an_image_is_refused() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let shared = owner.create_image(&json!({"tags": ["a"]})).await;
@@ -152,7 +152,7 @@ async fn who_may_see_but_not_change_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_not_to_be_seen_is_not_found() {
+async fn missing_tags_and_invisible_images_are_answered_404() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let image = owner.create_image(&json!({"tags": ["a"]})).await;
@@ -168,7 +168,7 @@ async fn what_is_not_there_or_not_to_be_seen_is_not_found() {
 }
 
 #[tokio::test]
-async fn where_two_refusals_apply_the_first_one_wins() {
+async fn refusals_are_checked_in_a_fixed_order() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let image = owner.create_image(&json!({"visibility": "community", "tags": ["a"]})).await;
@@ -183,7 +183,7 @@ async fn where_two_refusals_apply_the_first_one_wins() {
 }
 
 #[tokio::test]
-async fn tags_are_texts_compared_exactly() {
+async fn tags_are_compared_exactly() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -224,7 +224,7 @@ async fn tags_are_texts_compared_exactly() {
 }
 
 #[tokio::test]
-async fn of_fifty_who_remove_one_tag_one_does() {
+async fn one_of_fifty_concurrent_removals_of_a_tag_succeeds() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
@@ -244,7 +244,7 @@ async fn of_fifty_who_remove_one_tag_one_does() {
 }
 
 #[tokio::test]
-async fn different_tags_of_one_image_do_not_disturb_each_other() {
+async fn concurrent_changes_of_different_tags_all_succeed() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["keep"]})).await;
@@ -262,7 +262,7 @@ async fn different_tags_of_one_image_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
-async fn of_forty_who_add_one_tag_all_succeed_and_one_row_is_there() {
+async fn forty_concurrent_additions_of_a_tag_succeed_and_store_one_row() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -282,9 +282,9 @@ async fn of_forty_who_add_one_tag_all_succeed_and_one_row_is_there() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags").await, 1);
 }
 
-/// A row that Glance marked as deleted is no tag any more, and does not stand in the way of one.
+/// A row that Glance marked as deleted is not a tag, and does not prevent adding one.
 #[tokio::test]
-async fn a_tag_that_glance_removed_is_gone() {
+async fn a_tag_removed_by_glance_is_not_shown() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;

@@ -1,4 +1,4 @@
-//! Changing images: `PATCH` in its two dialects, and the actions.
+//! Tests of changing images: `PATCH` in its two dialects, and the actions.
 
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ fn replace(name: &str, value: impl Into<Value>) -> Value {
 }
 
 #[tokio::test]
-async fn a_patch_is_done_whole_and_answered_with_the_image() {
+async fn a_patch_is_applied_completely_and_answered_with_the_image() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "a", "tags": ["x", "y"], "foo": "1", "bar": "2"})).await;
@@ -48,7 +48,7 @@ async fn a_patch_is_done_whole_and_answered_with_the_image() {
 }
 
 #[tokio::test]
-async fn of_a_patch_with_a_fault_nothing_is_done() {
+async fn a_patch_with_an_error_changes_nothing() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "a", "tags": ["x"]})).await;
@@ -63,9 +63,9 @@ async fn of_a_patch_with_a_fault_nothing_is_done() {
     assert_eq!(member.get(&image).await.json(), before);
 }
 
-/// A property that a Glance marked as deleted, and one whose name differs in case, do not stand in the way of a new one.
+/// A property that a Glance marked as deleted, or whose name differs only in case, does not prevent adding one.
 #[tokio::test]
-async fn a_property_can_come_back() {
+async fn a_deleted_property_can_be_added_again() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"foo": "1", "bar": "2"})).await;
@@ -79,9 +79,9 @@ async fn a_property_can_come_back() {
     assert_eq!(member.get(&image).await.json(), body);
 }
 
-/// Each writer's change is there in the end: none writes back what it read.
+/// The change of each writer is kept: no writer writes back values that it read earlier.
 #[tokio::test]
-async fn of_many_who_change_one_image_none_is_lost() {
+async fn no_concurrent_update_of_an_image_is_lost() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "a"})).await;
@@ -106,7 +106,7 @@ async fn of_many_who_change_one_image_none_is_lost() {
 }
 
 #[tokio::test]
-async fn an_owner_is_changed_by_admins_only() {
+async fn only_admins_change_the_owner() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -120,7 +120,7 @@ async fn an_owner_is_changed_by_admins_only() {
 }
 
 #[tokio::test]
-async fn data_that_is_deactivated_can_be_activated_again() {
+async fn a_deactivated_image_can_be_reactivated() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
@@ -142,14 +142,14 @@ async fn data_that_is_deactivated_can_be_activated_again() {
         post(reactivate.clone()).await.expect(204);
         assert_eq!(member.get(&image).await.json()["status"], "active");
     }
-    // Its format is settled.
+    // The format of an active image cannot be changed.
     let answer = patch(&member, &image, &replace("disk_format", "raw")).await.expect(403);
     answer.says("Attribute disk_format can be only replaced for a queued image.");
 }
 
-/// Each case is asked of a real Glance as well: the same statuses and the same bodies.
+/// Each case is also sent to a real Glance: statuses and bodies must be the same.
 #[tokio::test]
-async fn patches_are_answered_as_glance_answers_them() {
+async fn patches_are_answered_as_in_glance() {
     let twins = Twins::start().await;
     let member = Persona::Member("p1");
     let mut images = 0;
@@ -251,20 +251,20 @@ async fn patches_are_answered_as_glance_answers_them() {
     twins.same(&Question::new(member, "PATCH", "/v2/images/nope").patch(&json!([]))).await;
 }
 
-/// All of a patch is done under the lock of the image's row.
+/// The whole patch is applied while the image's row is locked.
 #[tokio::test]
-async fn a_patch_has_a_bound() {
+async fn the_number_of_operations_in_a_patch_is_limited() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
     let rename = |n: usize| json!({"op": "replace", "path": "/name", "value": n.to_string()});
     let answer = patch(&member, &image, &(0..1001).map(rename).collect()).await.expect(400);
-    answer.says("A patch has 1000 operations at the most.");
+    answer.says("A patch can have at most 1000 operations.");
     patch(&member, &image, &(0..1000).map(rename).collect()).await.expect(200);
     assert_eq!(member.get(&image).await.json()["name"], "999");
 }
 
-/// What was promised could not be kept: its data may be gone already.
+/// Protection could not be guaranteed, because the data may already be removed.
 #[tokio::test]
 async fn an_image_that_is_being_deleted_cannot_be_protected() {
     let s = TestServer::start().await;

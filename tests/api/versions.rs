@@ -1,11 +1,11 @@
-//! Discovery, the many ways to write a version, and the forms of an error.
+//! Tests of version discovery, the ways to write a version, and the formats of errors.
 
 use serde_json::{Value, json};
 
 use crate::support::TestServer;
 
 #[tokio::test]
-async fn every_url_without_a_version_offers_the_versions() {
+async fn every_url_without_a_version_lists_the_versions() {
     let s = TestServer::start().await;
     let nobody = s.anonymous();
     for (path, status) in
@@ -32,7 +32,7 @@ async fn the_public_endpoint_is_in_the_links() {
 }
 
 #[tokio::test]
-async fn a_host_header_cannot_put_anything_else_into_links() {
+async fn a_host_header_cannot_inject_markup_into_links() {
     let s = TestServer::start().await;
     let nobody = s.anonymous();
     let request = nobody.request("GET", "/").header("Host", "evil.example/\"><script>");
@@ -41,7 +41,7 @@ async fn a_host_header_cannot_put_anything_else_into_links() {
 }
 
 #[tokio::test]
-async fn every_minor_version_is_v2() {
+async fn every_minor_version_is_served_as_v2() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
@@ -65,7 +65,7 @@ async fn every_minor_version_is_v2() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_so() {
+async fn unknown_paths_and_methods_are_refused() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     member.get("/v2/nope").await.expect(404).says("The resource could not be found.");
@@ -73,9 +73,9 @@ async fn what_is_not_there_is_told_so() {
     member.send(member.request("FOO", "/v2/nope")).await.expect(501).says("is not implemented for this server");
 }
 
-/// The forms are compared to the byte in the unit tests; this is about who gets which.
+/// The exact bytes of the formats are compared in unit tests; this test checks which client gets which format.
 #[tokio::test]
-async fn an_error_comes_in_the_form_that_the_client_asks_for() {
+async fn errors_have_the_format_that_the_client_accepts() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let cases = [
@@ -96,7 +96,7 @@ async fn an_error_comes_in_the_form_that_the_client_asks_for() {
         assert!(answer.text.starts_with(start), "{accept:?}: {}", answer.text);
         assert_eq!(answer.header("content-length"), answer.text.len().to_string());
     }
-    // A 401 too, though it comes from before the routes.
+    // The same applies to a 401, which is produced before routing.
     let nobody = s.anonymous();
     let answer = nobody.send(nobody.request("GET", "/v2/images").header("Accept", "application/json")).await;
     assert_eq!(answer.expect(401).json()["code"], "401 Unauthorized");

@@ -1,4 +1,4 @@
-//! Finds out who asks, before any handler runs, and refuses everybody while the server drains.
+//! Authenticates callers before any handler runs. While the server drains, refuses all requests with 503.
 
 use std::sync::Arc;
 

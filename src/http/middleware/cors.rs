@@ -1,5 +1,5 @@
-//! Tells browsers which web sites' pages may call this service, as oslo.middleware does: it never refuses a request, but
-//! leaves out the headers that a browser wants to see.
+//! Cross-origin resource sharing (CORS), as in oslo.middleware. It never refuses a request; it only leaves out the headers without
+//! which a browser denies the response to a web page.
 
 use axum::{
     body::Body,
@@ -11,7 +11,7 @@ use axum::{
 
 use crate::{app::SharedApp, config::Cors};
 
-/// Headers that every page may send.
+/// Headers that a page is always allowed to send.
 const SIMPLE_HEADERS: [&str; 8] = [
     "Accept",
     "Accept-Language",
@@ -24,7 +24,7 @@ const SIMPLE_HEADERS: [&str; 8] = [
 ];
 
 pub(in crate::http) async fn decorate(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    // A load balancer's question is none of a page's.
+    // Health checks come from load balancers, not from web pages.
     if request.uri().path().trim_end_matches('/') == "/healthcheck" {
         return next.run(request).await;
     }
@@ -39,7 +39,7 @@ pub(in crate::http) async fn decorate(State(app): State<SharedApp>, request: Req
         response.headers_mut().extend(preflight(cors, &asked).unwrap_or_default());
         return response;
     }
-    let origin = request.headers().get(header::ORIGIN).and_then(|origin| allowed(cors, origin));
+    let origin = request.headers().get(header::ORIGIN).and_then(|origin| allowed_origin(cors, origin));
     let mut response = next.run(request).await;
     if let Some(origin) = origin {
         let headers = response.headers_mut();
@@ -50,9 +50,9 @@ pub(in crate::http) async fn decorate(State(app): State<SharedApp>, request: Req
     response
 }
 
-/// The headers that permit what a browser asks before it does it, if all of it is permitted.
+/// The headers of a response to a preflight request; `None` if anything that it asks for is not allowed.
 fn preflight(cors: &Cors, asked: &HeaderMap) -> Option<HeaderMap> {
-    let origin = allowed(cors, asked.get(header::ORIGIN)?)?;
+    let origin = allowed_origin(cors, asked.get(header::ORIGIN)?)?;
     let method = asked.get(header::ACCESS_CONTROL_REQUEST_METHOD)?.to_str().ok()?;
     if !cors.allow_methods.iter().any(|allowed| allowed == method) {
         return None;
@@ -77,8 +77,8 @@ fn preflight(cors: &Cors, asked: &HeaderMap) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// What stands for the origin in an answer, if its pages may call: itself, or the star that stands for all.
-fn allowed(cors: &Cors, origin: &HeaderValue) -> Option<HeaderValue> {
+/// The value of `Access-Control-Allow-Origin` for an origin, if it is allowed: the origin itself, or `*`.
+fn allowed_origin(cors: &Cors, origin: &HeaderValue) -> Option<HeaderValue> {
     let is = |text: &str| cors.allowed_origin.iter().any(|allowed| allowed == text);
     if origin.to_str().is_ok_and(is) {
         return Some(origin.clone());
@@ -93,7 +93,7 @@ fn permit(cors: &Cors, origin: HeaderValue, headers: &mut HeaderMap) {
     }
 }
 
-/// Adds a header, unless there is nothing to say.
+/// Inserts a header, unless its value is empty.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Some(value) = HeaderValue::from_str(value).ok().filter(|_| !value.is_empty()) {
         headers.insert(name, value);

@@ -1,4 +1,4 @@
-//! Bounds on a request: what it may carry beside its body, which its reader bounds, and how long it may take.
+//! Limits of a request: the size of its head, and its duration. The size of its body is limited where the body is read.
 
 use std::{
     pin::pin,
@@ -20,11 +20,11 @@ use crate::{
     http::error::{self, Refusal},
 };
 
-/// Bytes of a request's target and headers: a Keystone token with a large catalog fits. hyper's own bound is on its
-/// buffer, which a fast client overruns.
+/// The maximum size of a request's target and headers in bytes. A Keystone token with a large catalog fits. hyper limits only its
+/// read buffer, which a fast client can exceed.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// `: ` and the end of the line.
+/// The length of `: ` and the line end.
 const AROUND_VALUE: usize = 4;
 
 pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
@@ -43,30 +43,33 @@ pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, req
     next.run(request).await
 }
 
-/// The bound on a request's time, which a handler that moves an image's data lifts: each part of the data has a bound of
-/// its own.
+/// The deadline of a request. A handler that transfers image data lifts it, because each chunk of the data has its own timeout.
 #[derive(Debug, Clone, Default)]
-pub(in crate::http) struct Hurry(Arc<AtomicBool>);
+pub(in crate::http) struct Deadline(Arc<AtomicBool>);
 
-impl Hurry {
-    /// From now on, the request may take as long as it needs.
+impl Deadline {
+    /// Removes the deadline: from now on, the request can take any time.
     pub(in crate::http) fn lift(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Answers for a handler that takes too long, whatever it waits for: a database that is silent, a row that somebody else
-/// holds, a client that sends its body byte by byte. The handler is dropped, which rolls its transaction back.
-pub(in crate::http) async fn deadline(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
+/// Responds with 503 if a handler exceeds `request_timeout`, no matter what it waits for: an unresponsive database, a locked row,
+/// or a client that sends its body byte by byte. The handler is dropped, which rolls back its transaction.
+pub(in crate::http) async fn enforce_deadline(
+    State(app): State<SharedApp>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let limit = app.config.glimpse.request_timeout;
-    let hurry = Hurry::default();
-    request.extensions_mut().insert(hurry.clone());
-    let mut answer = pin!(next.run(request));
-    match tokio::time::timeout(limit, &mut answer).await {
+    let deadline = Deadline::default();
+    request.extensions_mut().insert(deadline.clone());
+    let mut response = pin!(next.run(request));
+    match tokio::time::timeout(limit, &mut response).await {
         Ok(response) => response,
-        Err(_) if hurry.0.load(Ordering::Relaxed) => answer.await,
+        Err(_) if deadline.0.load(Ordering::Relaxed) => response.await,
         Err(_) => {
-            tracing::error!(seconds = limit.as_secs_f64(), "the request was given up: it took too long");
+            tracing::error!(seconds = limit.as_secs_f64(), "request cancelled: it exceeded [glimpse] request_timeout");
             error::unavailable()
         }
     }

@@ -1,4 +1,4 @@
-//! What happens to every request before its handler, and to every answer after it.
+//! Middleware: processes every request before its handler, and every response after it.
 
 pub(super) mod auth;
 pub(super) mod cors;

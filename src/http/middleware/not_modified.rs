@@ -1,9 +1,9 @@
-//! What a client may keep of an answer, and for how long it is still true: `ETag`, `If-None-Match`, `Cache-Control`, `Vary`.
+//! HTTP caching: `ETag`, `If-None-Match`, `Cache-Control` and `Vary`.
 //!
-//! The tag is a hash of the JSON that the client would get. Anything cheaper would have to know what an answer is made of:
-//! an image's `updated_at` has whole seconds, and what is shown depends on the caller, the policy, the configuration and,
-//! in a listing, on every image of the page. Hashing costs some microseconds for a page and nothing in statements; what it
-//! saves is the transfer. The tag is weak: the same image, not the same bytes, so that a proxy may compress it.
+//! The ETag is a hash of the JSON body. A cheaper one would have to cover everything that the body depends on: an image's
+//! `updated_at` has a resolution of one second, and the body also depends on the caller, the policy, the configuration and, in a
+//! listing, on every image of the page. Hashing a page takes some microseconds and no SQL statements; a match saves the transfer.
+//! The ETag is weak: it promises the same image, not the same bytes, so a proxy can compress the body.
 
 use axum::{
     body::Body,
@@ -15,16 +15,16 @@ use axum::{
 use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
-/// A cache that serves others keeps nothing, and a client's own asks before each use: who may see an image changes at any
-/// time.
+/// Shared caches must not store a response, and a client's own cache must revalidate it before each use, because the visibility of
+/// an image can change at any time.
 const CACHE_CONTROL: HeaderValue = HeaderValue::from_static("private, no-cache");
-/// What tells callers apart.
+/// The header that identifies the caller.
 const VARY: HeaderValue = HeaderValue::from_static("X-Auth-Token");
-/// Bytes of a tag: it tells versions of one image apart, and keeps no secrets.
+/// The length of an ETag in bytes. It distinguishes versions of one image, and is not a secret.
 const TAG_BYTES: usize = 16;
 
-/// Middleware: says of every answer to a GET what may be kept of it, and answers 304 to who has it already.
-pub(in crate::http) async fn answer(request: Request, next: Next) -> Response {
+/// Middleware: adds the caching headers to each response to a GET, and responds with 304 if the client has the current version.
+pub(in crate::http) async fn revalidate(request: Request, next: Next) -> Response {
     if request.method() != Method::GET {
         return next.run(request).await;
     }
@@ -33,19 +33,19 @@ pub(in crate::http) async fn answer(request: Request, next: Next) -> Response {
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(CACHE_CONTROL);
     response.headers_mut().append(header::VARY, VARY);
     if response.status() == StatusCode::OK && is_json(response.headers()) {
-        response = tagged(response, &known).await;
+        response = add_etag(response, &known).await;
     }
     response
 }
 
-/// Adds the tag of a body that is in memory as a whole.
-async fn tagged(response: Response, known: &[HeaderValue]) -> Response {
+/// Adds the ETag if the whole body is in memory, and removes the body if the client has it already.
+async fn add_etag(response: Response, known: &[HeaderValue]) -> Response {
     let (mut head, body) = response.into_parts();
     if body.size_hint().exact().is_none() {
         return Response::from_parts(head, body);
     }
     let Ok(bytes) = body.collect().await.map(|collected| collected.to_bytes()) else {
-        // It was no text of ours, and the client's connection ends as it would have.
+        // Bodies in memory do not fail.
         head.status = StatusCode::INTERNAL_SERVER_ERROR;
         return Response::from_parts(head, Body::empty());
     };
@@ -67,7 +67,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json")
 }
 
-/// Whether a list of tags has this one, weak or strong. What is not a list of tags has none.
+/// Whether a list of ETags contains this one, weak or strong. A malformed list contains none.
 fn matches(list: &HeaderValue, tag: &str) -> bool {
     let Ok(mut rest) = list.to_str().map(str::trim) else {
         return false;
@@ -78,7 +78,7 @@ fn matches(list: &HeaderValue, tag: &str) -> bool {
     loop {
         rest = rest.trim_start_matches([' ', '\t', ',']);
         let quoted = rest.strip_prefix("W/").unwrap_or(rest).strip_prefix('"');
-        // A tag may have commas in it, but no quote.
+        // An ETag can contain commas, but no quotes.
         match quoted.and_then(|quoted| quoted.split_once('"')) {
             Some((one, _)) if one == tag => return true,
             Some((_, behind)) => rest = behind,
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_tags() {
+    fn lists_of_etags_are_matched() {
         for list in ["*", " * ", "\"a\"", "W/\"a\"", "\"b\", W/\"c,d\",\"a\"", ",\"b\",,W/\"a\" "] {
             assert!(has(list), "{list}");
         }

@@ -1,4 +1,4 @@
-//! Gives every request its id, which is on its answer and on every line of the log about it, and writes the access log.
+//! Assigns an id to each request, which is in the response and in every log line about the request, and writes the access log.
 
 use std::{net::SocketAddr, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{app::SharedApp, http::error::Refusal};
 
 const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
-/// Takes the client's id, where it brings one that fits, or makes one.
+/// Middleware: uses the id that the client sent if it is valid, otherwise generates one.
 pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
     let start = Instant::now();
     let limit = app.config.default.max_request_id_length as usize;
@@ -27,7 +27,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
         Some(id) => format!("req-{id}"),
         None => format!("req-{}", Uuid::new_v4()),
     };
-    // Of the highest level: whatever the log is filtered by, its lines say which request they are about.
+    // The span has the highest level, so that every line has the request's id, whatever the log is filtered by.
     let span = tracing::error_span!("request", id, user = Empty, project = Empty);
     let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
@@ -55,7 +55,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
     .await
 }
 
-/// Whether the text is one that a log line and a header can carry.
+/// Whether the text can be used in a log line and a header.
 fn is_id(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
 }

@@ -1,4 +1,4 @@
-//! `/v2/images/{image_id}/actions/…`
+//! `/v2/images/{image_id}/actions/…`: deactivates and reactivates images.
 
 use axum::{extract::State, http::StatusCode};
 

@@ -1,4 +1,4 @@
-//! `/v2/images/{image_id}/file`
+//! `/v2/images/{image_id}/file`: uploads and downloads image data.
 
 use axum::{
     body::Body,
@@ -12,7 +12,7 @@ use crate::{
     context::Context,
     data::{self, download::Download},
     error::Result,
-    http::extract::{AskedRange, ImageData, ImagePath, NoBody, Query},
+    http::extract::{ImageData, ImagePath, NoBody, Query, RequestedRange},
 };
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
@@ -32,22 +32,22 @@ pub(super) async fn download(
     context: Context,
     ImagePath(id): ImagePath,
     Query(pairs): Query,
-    AskedRange(asked): AskedRange,
+    RequestedRange(range): RequestedRange,
     _: NoBody,
 ) -> Result<Response> {
     let prefer = pairs.iter().rev().find(|(name, _)| name == "prefer").map_or("", |(_, value)| value);
     let prefer: Vec<String> = prefer.split(',').map(str::trim).filter(|id| !id.is_empty()).map(str::to_owned).collect();
-    let download = data::download(&app, &context, &id, &asked, &prefer).await?;
-    Ok(download.map_or_else(|| StatusCode::NO_CONTENT.into_response(), answer))
+    let download = data::download(&app, &context, &id, &range, &prefer).await?;
+    Ok(download.map_or_else(|| StatusCode::NO_CONTENT.into_response(), download_response))
 }
 
-fn answer(download: Download) -> Response {
+fn download_response(download: Download) -> Response {
     let Download { size, range, checksum, data } = download;
     let mut response = Response::new(Body::from_stream(data));
     let headers = response.headers_mut();
-    // Clients compare it as it is, so it has no character set.
+    // Clients compare the value as a whole, so it has no parameters.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    // Without it, the end of the data is marked.
+    // If the size is unknown, the response is chunked.
     if let Some(length) = range.as_ref().map(|range| range.end - range.start).or(size) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }

@@ -1,4 +1,4 @@
-//! `/v2/images` and `/v2/images/{image_id}`
+//! `/v2/images` and `/v2/images/{image_id}`: creates, lists, shows, updates and deletes images.
 
 mod body;
 mod patch;
@@ -49,7 +49,7 @@ pub(super) async fn create(
     Ok(response)
 }
 
-pub(super) async fn show(
+pub(super) async fn get(
     State(app): State<SharedApp>,
     context: Context,
     ImagePath(id): ImagePath,
@@ -90,10 +90,10 @@ pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(p
     }))
 }
 
-/// What Python leaves as it is in a query string, but for the space.
+/// The characters that Python's `urlencode` escapes, except the space.
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
 
-/// A page of the same listing, relative to the service: clients resolve it.
+/// The link to a page of the same listing, relative to the service. Clients resolve it.
 fn page_link(pairs: &[(String, String)], marker: Option<&str>) -> String {
     let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "marker");
     let mut link = "/v2/images".to_owned();

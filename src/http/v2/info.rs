@@ -1,4 +1,4 @@
-//! `/v2/info/…`
+//! `/v2/info/usage`: the usage and limits of the caller's project.
 
 use axum::{extract::State, response::Response};
 use serde::{Serialize, Serializer};
@@ -24,7 +24,7 @@ struct Numbers {
 }
 
 fn by_resource<S: Serializer>(usage: &[Usage], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(usage.iter().map(|of| (of.resource.name(), Numbers { usage: of.used, limit: of.limit })))
+    serializer.collect_map(usage.iter().map(|one| (one.resource.name(), Numbers { usage: one.used, limit: one.limit })))
 }
 
 pub(super) async fn usage(State(app): State<SharedApp>, context: Context, _: NoBody) -> Result<Response> {

@@ -1,4 +1,4 @@
-//! `/v2/images/{image_id}/members` and `/v2/images/{image_id}/members/{member_id}`
+//! `/v2/images/{image_id}/members` and `/v2/images/{image_id}/members/{member_id}`: shares images with projects.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Serialize;
@@ -66,7 +66,7 @@ pub(super) async fn list(
     Ok(json::response(&MembersBody { members, schema: "/v2/schemas/members" }))
 }
 
-pub(super) async fn show(
+pub(super) async fn get(
     State(app): State<SharedApp>,
     context: Context,
     MemberPath(image, member): MemberPath,
@@ -104,13 +104,13 @@ fn new_member(body: &Value) -> Result<MemberId> {
     let member = required(body, "member", "Member to be added not specified", MEMBER_FORM)?;
     match member {
         Value::String(text) => MemberId::parse(text),
-        empty if is_empty(empty) => MemberId::parse(""),
-        // Glance stores the text of a number, or fails, as the engine goes.
+        falsy if is_falsy(falsy) => MemberId::parse(""),
+        // Depending on the database engine, Glance stores a number as text, or fails.
         _ => Err(not_in_form("member", MEMBER_FORM)),
     }
 }
 
-/// What the body has under this name; `form` is what it should look like, as Glance puts it.
+/// The value of this name in the body. `form` is the expected form of the body, as Glance's message shows it.
 fn required<'b>(body: &'b Value, name: &str, missing: &str, form: &str) -> Result<&'b Value> {
     match body {
         Value::Object(body) => body.get(name).ok_or_else(|| Error::Invalid(missing.to_owned())),
@@ -122,8 +122,8 @@ fn not_in_form(name: &str, form: &str) -> Error {
     Error::Invalid(format!("Expected a {name} in the form: {form}"))
 }
 
-/// What Python takes for false.
-fn is_empty(value: &Value) -> bool {
+/// Whether the value is false in Python.
+fn is_falsy(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) => false,

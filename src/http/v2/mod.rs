@@ -1,4 +1,4 @@
-//! The route table of Image API v2: a row a resource.
+//! The route table of Image API v2, with one row per resource.
 
 mod actions;
 mod data;
@@ -26,13 +26,13 @@ use crate::app::SharedApp;
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
     let resources = [
         Resource::new("/v2/images").get(images::list).post(images::create),
-        Resource::new("/v2/images/{image_id}").get(images::show).patch(images::update).delete(images::delete),
+        Resource::new("/v2/images/{image_id}").get(images::get).patch(images::update).delete(images::delete),
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
         Resource::new("/v2/images/{image_id}/members/{member_id}")
-            .get(members::show)
+            .get(members::get)
             .put(members::set_status)
             .delete(members::remove),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
@@ -53,10 +53,10 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         .route("/v2", any(versions::redirect))
         .route("/v2/", any(no_route))
         .route("/v2/{*rest}", any(no_route))
-        // From the inside out.
+        // The innermost layer comes first.
         .layer(from_fn_with_state(Arc::clone(app), middleware::auth::require))
-        .layer(from_fn_with_state(Arc::clone(app), middleware::limits::deadline))
-        .layer(from_fn(middleware::not_modified::answer))
+        .layer(from_fn_with_state(Arc::clone(app), middleware::limits::enforce_deadline))
+        .layer(from_fn(middleware::not_modified::revalidate))
 }
 
 async fn no_route(request: Request) -> Response {

@@ -1,4 +1,4 @@
-//! `/v2/schemas/…`
+//! `/v2/schemas/…`: the JSON schemas of the API.
 
 use axum::{extract::State, response::Response};
 

@@ -1,4 +1,5 @@
-//! `/v2/info/stores`, `/v2/info/stores/detail` and `/v2/stores/{store_id}/{image_id}`
+//! `/v2/info/stores`, `/v2/info/stores/detail` and `/v2/stores/{store_id}/{image_id}`: lists stores, and removes an image's data
+//! from one.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use serde::Serialize;
@@ -15,7 +16,7 @@ use crate::{
     images::stores,
 };
 
-/// A store. Glance writes truth as text here, and leaves out what is not.
+/// A store. As in Glance, booleans are strings here, and false ones are left out.
 #[derive(Serialize)]
 struct StoreBody<'s> {
     id: &'s str,
@@ -29,7 +30,7 @@ struct StoreBody<'s> {
     detail: Option<Detail<'s>>,
 }
 
-/// What is for admins alone.
+/// The attributes that only `/v2/info/stores/detail` shows.
 #[derive(Serialize)]
 struct Detail<'s> {
     #[serde(rename = "type")]
@@ -45,12 +46,12 @@ struct StoresBody<'s> {
 
 fn body(app: &App, detailed: bool) -> Response {
     let default = app.stores.default();
-    let truth = |is: bool| is.then_some("true");
+    let flag = |value: bool| value.then_some("true");
     let stores = stores::all(app).map(|store| StoreBody {
         id: &store.id,
         description: store.description.as_deref(),
-        default: truth(store.id == default.id),
-        read_only: truth(store.is_read_only()),
+        default: flag(store.id == default.id),
+        read_only: flag(store.is_read_only()),
         detail: detailed.then(|| Detail { kind: &store.kind, properties: store.properties(), weight: store.weight }),
     });
     json::response(&StoresBody { stores: stores.collect() })

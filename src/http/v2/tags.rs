@@ -1,4 +1,4 @@
-//! `/v2/images/{image_id}/tags/{tag}`
+//! `/v2/images/{image_id}/tags/{tag}`: adds and removes tags.
 
 use axum::{extract::State, http::StatusCode};
 

@@ -1,4 +1,4 @@
-//! An S3 server, asked over HTTP: requests are signed, bounded in time, and sent again where the server may answer better.
+//! An S3 client over HTTP. Requests are signed, have a timeout, and are retried after errors that can be transient.
 
 use std::{
     fs,
@@ -18,46 +18,46 @@ use url::Url;
 use super::signature::{self, Keys, Signed};
 use crate::config::{BucketUrlFormat, S3Store};
 
-/// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(10);
-/// How long the server may say nothing.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may take to put parts together.
-const JOINING: Duration = Duration::from_secs(300);
-/// Bytes that a server takes in a second at the least: one that is slower is away.
-const SLOWEST: u64 = 100_000;
-/// How long to wait before a request is sent again. Each wait is up to twice as long, so that requests do not come all at once.
+/// The timeout of connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of a response's head, and of each part of its body.
+pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// The timeout of completing a multipart upload, during which the server joins its parts.
+const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
+/// The minimum upload rate in bytes per second. A slower server counts as unreachable.
+const MIN_RATE: u64 = 100_000;
+/// The minimum pauses before the retries of a request. Random jitter up to doubles them, so that clients do not retry in step.
 const PAUSES: [Duration; 4] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(1800)];
-/// Bytes of an answer that is not data, at the most.
-const MAX_ANSWER: usize = 8 << 20;
-/// The region where nothing says another.
+/// The maximum size in bytes of a response that is not an object's data.
+const MAX_RESPONSE: usize = 8 << 20;
+/// The region if neither the configuration nor the host name specifies one.
 const DEFAULT_REGION: &str = "us-east-1";
-/// What is written as it is in a path and in a query.
+/// The characters that are percent-encoded in a path and in a query.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// Why the server did not do what was asked. It can be logged: there is no URL in it, nor what the server says in its own words.
+/// The error of a request. It can be logged, because it contains neither a URL nor text from the server.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum S3Error {
-    /// It answers so.
-    #[error("the S3 server answers {status} {code}")]
+    /// The server returned an error.
+    #[error("the S3 server returned {status} {code}")]
     Answer { status: StatusCode, code: String },
-    /// It cannot be reached, or breaks off.
-    #[error("the S3 server cannot be reached")]
+    /// The connection failed or was interrupted.
+    #[error("the connection to the S3 server failed")]
     Connection(#[source] reqwest::Error),
-    /// It says nothing.
-    #[error("the S3 server does not answer in time")]
-    Silent,
-    /// It answers something else.
-    #[error("the S3 server's answer is not understood: {0}")]
-    Odd(&'static str),
+    /// The response did not arrive in time.
+    #[error("the S3 server does not respond in time")]
+    TimedOut,
+    /// The response is not a valid S3 response.
+    #[error("the S3 server's response is invalid: {0}")]
+    InvalidResponse(&'static str),
     /// The request cannot be signed.
     #[error("the request cannot be signed")]
     Signature(#[from] openssl::error::ErrorStack),
 }
 
 impl S3Error {
-    fn of(error: reqwest::Error) -> Self {
+    fn from_connection(error: reqwest::Error) -> Self {
         Self::Connection(error.without_url())
     }
 
@@ -68,20 +68,21 @@ impl S3Error {
         }
     }
 
-    /// Whether it answers with this code.
-    pub(super) fn is(&self, wanted: &str) -> bool {
+    /// Whether the server returned this error code.
+    pub(super) fn has_code(&self, wanted: &str) -> bool {
         matches!(self, Self::Answer { code, .. } if code == wanted)
     }
 
-    /// Whether the same request may be answered better a moment later.
-    fn may_pass(&self) -> bool {
+    /// Whether a retry of the request may succeed.
+    fn is_transient(&self) -> bool {
         match self {
             Self::Answer { status, code } => {
-                let passing = ["RequestTimeout", "SlowDown", "InternalError", "OperationAborted", "ServiceUnavailable"];
-                matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) || passing.contains(&code.as_str())
+                let transient =
+                    ["RequestTimeout", "SlowDown", "InternalError", "OperationAborted", "ServiceUnavailable"];
+                matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) || transient.contains(&code.as_str())
             }
             Self::Connection(_) => true,
-            Self::Silent | Self::Odd(_) | Self::Signature(_) => false,
+            Self::TimedOut | Self::InvalidResponse(_) | Self::Signature(_) => false,
         }
     }
 }
@@ -89,7 +90,7 @@ impl S3Error {
 /// The result of a request.
 pub(super) type Result<T, E = S3Error> = std::result::Result<T, E>;
 
-/// What is sent along with a request: it can be sent again.
+/// The body of a request. It is kept in memory, so that the request can be retried.
 #[derive(Clone)]
 pub(super) struct Payload {
     frames: Vec<Bytes>,
@@ -98,24 +99,24 @@ pub(super) struct Payload {
 }
 
 impl Payload {
-    pub(super) fn nothing() -> Self {
+    pub(super) fn empty() -> Self {
         Self { frames: Vec::new(), len: 0, sha256: signature::hex(&sha256(b"")) }
     }
 
-    fn text(text: String) -> Self {
+    fn from_text(text: String) -> Self {
         let sha256 = signature::hex(&sha256(text.as_bytes()));
         Self { len: text.len() as u64, frames: vec![text.into()], sha256 }
     }
 }
 
-/// A payload that is gathered and hashed little by little.
-pub(super) struct Gathering {
+/// A payload that is collected and hashed incrementally.
+pub(super) struct PayloadBuilder {
     frames: Vec<Bytes>,
     pub(super) len: u64,
     hash: Sha256,
 }
 
-impl Gathering {
+impl PayloadBuilder {
     pub(super) fn new() -> Self {
         Self { frames: Vec::new(), len: 0, hash: Sha256::new() }
     }
@@ -131,50 +132,51 @@ impl Gathering {
     }
 }
 
-/// An object's place on the server, or a bucket's where there is no key.
+/// The bucket and the key of an object. An empty key means the bucket itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ObjectPath {
     pub(super) bucket: String,
     pub(super) key: String,
 }
 
-/// A request.
+/// A request that was not sent yet.
 struct Call<'c> {
     method: Method,
-    place: &'c Place,
-    /// In the order of names.
+    path: &'c ObjectPath,
+    /// The query's parameters, sorted by name as the signature requires.
     query: &'c [(&'c str, &'c str)],
     headers: Vec<(header::HeaderName, String)>,
     payload: Payload,
-    patience: Duration,
+    timeout: Duration,
 }
 
 impl<'c> Call<'c> {
-    fn new(method: Method, place: &'c Place, query: &'c [(&'c str, &'c str)]) -> Self {
-        Self { method, place, query, headers: Vec::new(), payload: Payload::nothing(), patience: PATIENCE }
+    fn new(method: Method, path: &'c ObjectPath, query: &'c [(&'c str, &'c str)]) -> Self {
+        Self { method, path, query, headers: Vec::new(), payload: Payload::empty(), timeout: READ_TIMEOUT }
     }
 
-    fn with(self, payload: Payload) -> Self {
-        let patience = PATIENCE + Duration::from_secs(payload.len / SLOWEST);
-        Self { payload, patience, ..self }
+    fn with_payload(self, payload: Payload) -> Self {
+        let timeout = READ_TIMEOUT + Duration::from_secs(payload.len / MIN_RATE);
+        Self { payload, timeout, ..self }
     }
 }
 
-/// An upload in parts that was begun.
+/// A multipart upload that was created.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Multipart {
     pub(super) upload_id: String,
-    /// Whether there may be another one that we do not know of, because the answer was lost.
+    /// Whether the server may have created another, unknown one, because the response to an earlier attempt was lost.
     #[serde(skip)]
-    pub(super) may_be_twice: bool,
+    pub(super) may_have_duplicate: bool,
 }
 
+/// The response to `ListMultipartUploads`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Multiparts {
+struct MultipartList {
     #[serde(default)]
-    upload: Vec<Listed>,
+    upload: Vec<ListedMultipart>,
     #[serde(default)]
     is_truncated: bool,
     #[serde(default)]
@@ -185,31 +187,32 @@ struct Multiparts {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Listed {
+struct ListedMultipart {
     key: String,
     upload_id: String,
 }
 
+/// The body of an error response.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Refusal {
+struct ErrorBody {
     code: String,
 }
 
-/// A server, and who we are to it.
+/// A client of one S3 server, with its credentials.
 pub(super) struct Client {
     http: reqwest::Client,
     endpoint: Url,
-    /// Whether buckets are names of hosts.
+    /// Whether a bucket's name is a part of the host name (virtual-hosted style) instead of the path.
     virtual_hosts: bool,
     keys: Keys,
-    /// Where new buckets are to be, if that is said.
+    /// The region in which buckets are created, if it is known.
     constraint: Option<String>,
 }
 
 impl Client {
     /// # Errors
-    /// What is wrong with the options, with an option's name.
+    /// A description of the invalid option, which starts with its name.
     pub(super) fn open(options: &S3Store) -> Result<Self, String> {
         let missing = |name: &str| format!("{name} is missing");
         let host = options.s3_store_host.as_deref().ok_or_else(|| missing("s3_store_host"))?;
@@ -217,49 +220,53 @@ impl Client {
         let secret = options.s3_store_secret_key.clone().ok_or_else(|| missing("s3_store_secret_key"))?;
         let bucket = options.s3_store_bucket.as_deref().ok_or_else(|| missing("s3_store_bucket"))?;
         if !access.expose().chars().all(|c| c.is_ascii_graphic()) {
-            return Err("s3_store_access_key: letters, digits and marks are wanted".to_owned());
+            return Err("s3_store_access_key: only letters, digits and punctuation are allowed".to_owned());
         }
         let endpoint = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
         let endpoint = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint = endpoint.filter(|url| url.username().is_empty() && url.password().is_none());
-        let endpoint = endpoint.ok_or("s3_store_host: a host is wanted, or http:// or https:// and a host")?;
-        let is_name = is_host_name(bucket);
+        let endpoint = endpoint.ok_or("s3_store_host: must be a host, or http:// or https:// and a host")?;
+        let is_valid_host = is_host_name(bucket);
         let virtual_hosts = match options.s3_store_bucket_url_format {
             BucketUrlFormat::Path => false,
-            BucketUrlFormat::Virtual if !is_name => {
+            BucketUrlFormat::Virtual if !is_valid_host => {
                 return Err(
-                    "s3_store_bucket_url_format: the bucket's name cannot be a host's, as virtual wants".to_owned()
+                    "s3_store_bucket_url_format: virtual requires a bucket whose name is a valid host name".to_owned()
                 );
             }
             BucketUrlFormat::Virtual => true,
-            // No certificate is good for a name with more points in it.
-            BucketUrlFormat::Auto => is_name && !bucket.contains('.') && is_amazons(&endpoint),
+            // A wildcard certificate covers one label only, so a bucket's name must not contain dots.
+            BucketUrlFormat::Auto => is_valid_host && !bucket.contains('.') && is_amazon(&endpoint),
         };
-        let constraint = options.s3_store_region_name.clone().or_else(|| region_of(&endpoint));
+        let constraint = options.s3_store_region_name.clone().or_else(|| amazon_region(&endpoint));
         let region = constraint.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
         if !region.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-            return Err("s3_store_region_name: letters, digits and dashes are wanted".to_owned());
+            return Err(
+                "s3_store_region_name: only letters, digits, dashes, underscores and dots are allowed".to_owned()
+            );
         }
-        let mut http = reqwest::Client::builder().connect_timeout(CONNECT).redirect(reqwest::redirect::Policy::none());
+        let mut http =
+            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
         if let Some(file) = &options.s3_store_cacert {
-            let wrong = |error: &dyn std::fmt::Display| format!("s3_store_cacert {}: {error}", file.display());
-            let pem = fs::read(file).map_err(|error| wrong(&error))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(&error))?;
+            let invalid = |error: &dyn std::fmt::Display| format!("s3_store_cacert {}: {error}", file.display());
+            let pem = fs::read(file).map_err(|error| invalid(&error))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| invalid(&error))?;
             http = http.tls_certs_only(certificates);
         }
         let http = http.build().map_err(|error| error.to_string())?;
         Ok(Self { http, endpoint, virtual_hosts, keys: Keys { access, secret, region }, constraint })
     }
 
-    /// The request's URL: the path and the query as they are signed.
+    /// The request's URL, with the path and the query in the encoding that is signed.
     fn url(&self, call: &Call<'_>) -> Result<Url> {
         let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
-        let Place { bucket, key } = call.place;
+        let ObjectPath { bucket, key } = call.path;
         let mut url = self.endpoint.clone();
         let base = url.path().trim_end_matches('/').to_owned();
         if self.virtual_hosts && is_host_name(bucket) {
             let host = format!("{bucket}.{}", url.host_str().unwrap_or_default());
-            url.set_host(Some(&host)).map_err(|_| S3Error::Odd("its name and the bucket's make no host's"))?;
+            url.set_host(Some(&host))
+                .map_err(|_| S3Error::InvalidResponse("the bucket and the host form no valid host name"))?;
             url.set_path(&format!("{base}/{}", encode(key)));
         } else if key.is_empty() {
             url.set_path(&format!("{base}/{}", encode(bucket)));
@@ -276,7 +283,7 @@ impl Client {
         let url = self.url(call)?;
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         let payload = &call.payload;
-        // The server's clock is compared with the real time, whatever a test says.
+        // The server compares this with its own clock, so it is the real time even in tests that set the time.
         let now = DateTime::<Utc>::from(SystemTime::now());
         let signed = Signed {
             method: call.method.as_str(),
@@ -290,7 +297,7 @@ impl Client {
             .http
             .request(call.method.clone(), url.clone())
             .header("x-amz-content-sha256", &payload.sha256)
-            .header("x-amz-date", signature::date(now))
+            .header("x-amz-date", signature::format_date(now))
             .header(header::AUTHORIZATION, authorization);
         for (name, value) in &call.headers {
             request = request.header(name, value);
@@ -300,53 +307,53 @@ impl Client {
             let body = reqwest::Body::wrap_stream(futures_util::stream::iter(frames));
             request = request.header(header::CONTENT_LENGTH, payload.len).body(body);
         }
-        let sent = tokio::time::timeout(call.patience, request.send()).await;
-        let response = sent.map_err(|_| S3Error::Silent)?.map_err(S3Error::of)?;
+        let sent = tokio::time::timeout(call.timeout, request.send()).await;
+        let response = sent.map_err(|_| S3Error::TimedOut)?.map_err(S3Error::from_connection)?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
-        let code = match read(response).await {
-            Ok(body) => parse::<Refusal>(&body).map(|refusal| refusal.code).unwrap_or_default(),
+        let code = match read_body(response).await {
+            Ok(body) => parse_xml::<ErrorBody>(&body).map(|error| error.code).unwrap_or_default(),
             Err(_) => String::new(),
         };
         let code: String = code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
         Err(S3Error::Answer { status, code })
     }
 
-    /// Sends a request, and again where that may help.
+    /// Sends a request, and retries it after transient errors.
     async fn send(&self, call: &Call<'_>) -> Result<Response> {
         self.send_counting(call, &mut 0).await
     }
 
-    /// The same; `sent` says how often it was sent.
-    async fn send_counting(&self, call: &Call<'_>, sent: &mut usize) -> Result<Response> {
+    /// Like [`Client::send`]; adds the number of attempts to `attempts`.
+    async fn send_counting(&self, call: &Call<'_>, attempts: &mut usize) -> Result<Response> {
         loop {
             let result = self.send_once(call).await;
-            *sent += 1;
+            *attempts += 1;
             match result {
-                Err(error) if error.may_pass() && pause(*sent - 1).await => {
-                    tracing::warn!(%error, method = %call.method, "the S3 server is asked again");
+                Err(error) if error.is_transient() && pause_before_retry(*attempts - 1).await => {
+                    tracing::warn!(%error, method = %call.method, "a request to the S3 server failed; retrying");
                 }
                 result => return result,
             }
         }
     }
 
-    /// The size of an object.
-    pub(super) async fn head(&self, place: &Place) -> Result<u64> {
-        let response = self.send(&Call::new(Method::HEAD, place, &[])).await?;
-        length(&response).ok_or(S3Error::Odd("an object without a length"))
+    /// Reads the size of an object in bytes.
+    pub(super) async fn head(&self, path: &ObjectPath) -> Result<u64> {
+        let response = self.send(&Call::new(Method::HEAD, path, &[])).await?;
+        content_length(&response).ok_or(S3Error::InvalidResponse("an object without a length"))
     }
 
-    /// Opens an object, or a part of it: of the version of that entity tag, where one is given.
+    /// Opens an object or a range of its bytes. With an entity tag, opens that version only.
     pub(super) async fn get(
         &self,
-        place: &Place,
+        path: &ObjectPath,
         range: Option<&Range<u64>>,
         etag: Option<&header::HeaderValue>,
     ) -> Result<Response> {
-        let mut call = Call::new(Method::GET, place, &[]);
+        let mut call = Call::new(Method::GET, path, &[]);
         if let Some(range) = range {
             let bytes = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             call.headers.push((header::RANGE, bytes));
@@ -358,61 +365,67 @@ impl Client {
     }
 
     /// Stores a whole object.
-    pub(super) async fn put(&self, place: &Place, payload: Payload) -> Result<()> {
-        self.send(&Call::new(Method::PUT, place, &[]).with(payload)).await.map(|_| ())
+    pub(super) async fn put(&self, path: &ObjectPath, payload: Payload) -> Result<()> {
+        self.send(&Call::new(Method::PUT, path, &[]).with_payload(payload)).await.map(|_| ())
     }
 
-    /// Removes an object; one that is not there is removed, too.
-    pub(super) async fn delete(&self, place: &Place) -> Result<()> {
-        match self.send(&Call::new(Method::DELETE, place, &[])).await {
+    /// Deletes an object; succeeds if there is none.
+    pub(super) async fn delete(&self, path: &ObjectPath) -> Result<()> {
+        match self.send(&Call::new(Method::DELETE, path, &[])).await {
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
             sent => sent.map(|_| ()),
         }
     }
 
-    /// Makes a bucket.
+    /// Creates a bucket; succeeds if it exists.
     pub(super) async fn create_bucket(&self, bucket: &str) -> Result<()> {
-        let place = Place { bucket: bucket.to_owned(), key: String::new() };
-        let mut call = Call::new(Method::PUT, &place, &[]);
-        // The first region's name may not be written here.
+        let path = ObjectPath { bucket: bucket.to_owned(), key: String::new() };
+        let mut call = Call::new(Method::PUT, &path, &[]);
+        // S3 rejects the default region's name in this request.
         if let Some(region) = self.constraint.as_deref().filter(|region| *region != DEFAULT_REGION) {
-            call = call.with(Payload::text(format!(
+            call = call.with_payload(Payload::from_text(format!(
                 "<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>{region}\
                  </LocationConstraint></CreateBucketConfiguration>"
             )));
         }
         match self.send(&call).await {
-            // Somebody was faster.
+            // Another process has created it.
             Err(error) if error.status() == Some(StatusCode::CONFLICT) => Ok(()),
             sent => sent.map(|_| ()),
         }
     }
 
-    /// Begins an upload in parts.
-    pub(super) async fn begin(&self, place: &Place) -> Result<Multipart> {
-        let mut sent = 0;
-        let response = self.send_counting(&Call::new(Method::POST, place, &[("uploads", "")]), &mut sent).await?;
-        let begun: Multipart = parse(&read(response).await?)?;
-        Ok(Multipart { may_be_twice: sent > 1, ..begun })
+    /// Creates a multipart upload.
+    pub(super) async fn create_multipart(&self, path: &ObjectPath) -> Result<Multipart> {
+        let mut attempts = 0;
+        let response = self.send_counting(&Call::new(Method::POST, path, &[("uploads", "")]), &mut attempts).await?;
+        let created: Multipart = parse_xml(&read_body(response).await?)?;
+        Ok(Multipart { may_have_duplicate: attempts > 1, ..created })
     }
 
-    /// Stores one of the parts, and returns its entity tag.
+    /// Uploads a part, and returns its entity tag.
     pub(super) async fn put_part(
         &self,
-        place: &Place,
+        path: &ObjectPath,
         upload_id: &str,
         number: usize,
         part: Payload,
     ) -> Result<String> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", upload_id)];
-        let response = self.send(&Call::new(Method::PUT, place, &query).with(part)).await?;
+        let response = self.send(&Call::new(Method::PUT, path, &query).with_payload(part)).await?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        etag.map(str::to_owned).ok_or(S3Error::Odd("a part without an entity tag"))
+        etag.map(str::to_owned).ok_or(S3Error::InvalidResponse("a part without an entity tag"))
     }
 
-    /// Makes one object of the parts, of this size.
-    pub(super) async fn join(&self, place: &Place, upload_id: &str, etags: &[String], size: u64) -> Result<()> {
+    /// Completes a multipart upload: the server joins its parts to an object of `size` bytes.
+    pub(super) async fn complete_multipart(
+        &self,
+        path: &ObjectPath,
+        upload_id: &str,
+        etags: &[String],
+        size: u64,
+    ) -> Result<()> {
         let mut parts = String::from("<CompleteMultipartUpload>");
         for (number, etag) in (1..).zip(etags) {
             let etag = quick_xml::escape::escape(etag);
@@ -420,58 +433,62 @@ impl Client {
         }
         parts += "</CompleteMultipartUpload>";
         let query = [("uploadId", upload_id)];
-        let mut call = Call::new(Method::POST, place, &query).with(Payload::text(parts));
-        call.patience = JOINING;
-        let mut sent = 0;
+        let mut call = Call::new(Method::POST, path, &query).with_payload(Payload::from_text(parts));
+        call.timeout = COMPLETE_TIMEOUT;
+        let mut attempts = 0;
         loop {
-            match self.try_join(&call, &mut sent).await {
-                // It was done, and the answer was lost.
-                Err(error) if error.is("NoSuchUpload") && sent > 1 => {
-                    return if self.head(place).await? == size { Ok(()) } else { Err(error) };
+            match self.try_complete(&call, &mut attempts).await {
+                // An earlier attempt may have succeeded although its response was lost: the object's size shows it.
+                Err(error) if error.has_code("NoSuchUpload") && attempts > 1 => {
+                    return if self.head(path).await? == size { Ok(()) } else { Err(error) };
                 }
-                Err(error) if error.status() == Some(StatusCode::OK) && error.may_pass() && pause(sent - 1).await => {}
-                joined => return joined,
+                Err(error)
+                    if error.status() == Some(StatusCode::OK)
+                        && error.is_transient()
+                        && pause_before_retry(attempts - 1).await => {}
+                completed => return completed,
             }
         }
     }
 
-    /// An answer that is good at its beginning may be bad at its end.
-    async fn try_join(&self, call: &Call<'_>, sent: &mut usize) -> Result<()> {
-        let response = self.send_counting(call, sent).await?;
+    /// Tries once. The response can have the status 200 and still report an error in its body.
+    async fn try_complete(&self, call: &Call<'_>, attempts: &mut usize) -> Result<()> {
+        let response = self.send_counting(call, attempts).await?;
         let status = response.status();
-        let body = tokio::time::timeout(JOINING, read(response)).await.map_err(|_| S3Error::Silent)??;
-        match parse::<Refusal>(&body) {
-            Ok(Refusal { code }) => Err(S3Error::Answer { status, code }),
+        let body =
+            tokio::time::timeout(COMPLETE_TIMEOUT, read_body(response)).await.map_err(|_| S3Error::TimedOut)??;
+        match parse_xml::<ErrorBody>(&body) {
+            Ok(ErrorBody { code }) => Err(S3Error::Answer { status, code }),
             Err(_) => Ok(()),
         }
     }
 
-    /// Gives an upload in parts up; one that is not there is given up, too.
-    pub(super) async fn abort(&self, place: &Place, upload_id: &str) -> Result<()> {
+    /// Aborts a multipart upload; succeeds if there is none.
+    pub(super) async fn abort_multipart(&self, path: &ObjectPath, upload_id: &str) -> Result<()> {
         let query = [("uploadId", upload_id)];
-        match self.send(&Call::new(Method::DELETE, place, &query)).await {
+        match self.send(&Call::new(Method::DELETE, path, &query)).await {
             Err(error) if error.status() == Some(StatusCode::NOT_FOUND) => Ok(()),
             sent => sent.map(|_| ()),
         }
     }
 
-    /// Gives up every upload of an object in parts.
-    pub(super) async fn abort_all(&self, place: &Place) -> Result<()> {
-        let bucket = Place { key: String::new(), ..place.clone() };
+    /// Aborts all multipart uploads of an object.
+    pub(super) async fn abort_all_multiparts(&self, path: &ObjectPath) -> Result<()> {
+        let bucket = ObjectPath { key: String::new(), ..path.clone() };
         let (mut key_marker, mut upload_marker) = (String::new(), String::new());
         loop {
-            let mut query = vec![("prefix", place.key.as_str()), ("uploads", "")];
+            let mut query = vec![("prefix", path.key.as_str()), ("uploads", "")];
             if !key_marker.is_empty() {
                 query.insert(0, ("key-marker", key_marker.as_str()));
                 query.insert(2, ("upload-id-marker", upload_marker.as_str()));
             }
             let response = self.send(&Call::new(Method::GET, &bucket, &query)).await?;
-            let found: Multiparts = parse(&read(response).await?)?;
-            for upload in found.upload.iter().filter(|upload| upload.key == place.key) {
-                self.abort(place, &upload.upload_id).await?;
+            let found: MultipartList = parse_xml(&read_body(response).await?)?;
+            for upload in found.upload.iter().filter(|upload| upload.key == path.key) {
+                self.abort_multipart(path, &upload.upload_id).await?;
             }
-            let further = found.next_key_marker != key_marker || found.next_upload_id_marker != upload_marker;
-            if !found.is_truncated || !further {
+            let has_advanced = found.next_key_marker != key_marker || found.next_upload_id_marker != upload_marker;
+            if !found.is_truncated || !has_advanced {
                 return Ok(());
             }
             (key_marker, upload_marker) = (found.next_key_marker, found.next_upload_id_marker);
@@ -479,36 +496,37 @@ impl Client {
     }
 }
 
-/// Waits before what was broken off is tried again; `false` when it was tried often enough.
-pub(super) async fn pause(tries: usize) -> bool {
-    let Some(pause) = PAUSES.get(tries) else { return false };
+/// Waits before a retry. Returns `false` if there were enough retries already.
+pub(super) async fn pause_before_retry(retries: usize) -> bool {
+    let Some(pause) = PAUSES.get(retries) else { return false };
     tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
     true
 }
 
-/// Bytes that the answer has.
-pub(super) fn length(response: &Response) -> Option<u64> {
+/// The length of the response's body in bytes, if the server reports it.
+pub(super) fn content_length(response: &Response) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// All of an answer that is not data.
-async fn read(response: Response) -> Result<Vec<u8>> {
+/// Reads the whole body of a response that is not an object's data.
+async fn read_body(response: Response) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     let mut parts = response.bytes_stream();
-    while let Some(part) = tokio::time::timeout(PATIENCE, parts.next()).await.map_err(|_| S3Error::Silent)? {
-        body.extend_from_slice(&part.map_err(S3Error::of)?);
-        if body.len() > MAX_ANSWER {
-            return Err(S3Error::Odd("it is too long"));
+    while let Some(part) = tokio::time::timeout(READ_TIMEOUT, parts.next()).await.map_err(|_| S3Error::TimedOut)? {
+        body.extend_from_slice(&part.map_err(S3Error::from_connection)?);
+        if body.len() > MAX_RESPONSE {
+            return Err(S3Error::InvalidResponse("it is too long"));
         }
     }
     Ok(body)
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
-    quick_xml::de::from_reader(body.trim_ascii_start()).map_err(|_| S3Error::Odd("it is not the XML that is wanted"))
+fn parse_xml<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+    quick_xml::de::from_reader(body.trim_ascii_start())
+        .map_err(|_| S3Error::InvalidResponse("it is not the expected XML"))
 }
 
-/// Whether a bucket's name can be the first part of a host's.
+/// Whether a bucket's name can be the first part of a host name.
 fn is_host_name(bucket: &str) -> bool {
     let is_label = |label: &str| {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -517,13 +535,13 @@ fn is_host_name(bucket: &str) -> bool {
     (3..=63).contains(&bucket.len()) && bucket.split('.').all(is_label) && bucket.parse::<std::net::Ipv4Addr>().is_err()
 }
 
-fn is_amazons(endpoint: &Url) -> bool {
+fn is_amazon(endpoint: &Url) -> bool {
     let host = endpoint.host_str().unwrap_or_default();
     [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
 }
 
-/// The region that Amazon's host is in.
-fn region_of(endpoint: &Url) -> Option<String> {
+/// The region in the name of an Amazon host.
+fn amazon_region(endpoint: &Url) -> Option<String> {
     let host = endpoint.host_str()?;
     let rest = host.strip_suffix(".cn").unwrap_or(host).strip_suffix(".amazonaws.com")?;
     rest.strip_prefix("s3-").or_else(|| rest.strip_prefix("s3.")).map(str::to_owned)
@@ -547,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn an_objects_url_is_botos() {
+    fn the_url_of_an_object_is_the_same_as_botos() {
         use BucketUrlFormat::{Auto, Path, Virtual};
         for (host, bucket, format, url) in [
             ("s3.example.com", "images", Auto, "http://s3.example.com/images/a%2Fb?uploads="),
@@ -563,14 +581,14 @@ mod tests {
                 "https://s3.eu-west-1.amazonaws.com/images/a%2Fb?uploads=",
             ),
         ] {
-            let place = Place { bucket: bucket.to_owned(), key: "a/b".to_owned() };
-            let call = Call::new(Method::POST, &place, &[("uploads", "")]);
+            let path = ObjectPath { bucket: bucket.to_owned(), key: "a/b".to_owned() };
+            let call = Call::new(Method::POST, &path, &[("uploads", "")]);
             assert_eq!(client(host, bucket, format).unwrap().url(&call).unwrap().as_str(), url);
         }
     }
 
     #[test]
-    fn the_region_is_the_hosts() {
+    fn the_region_comes_from_the_host_name() {
         for (host, region) in [
             ("s3-eu-west-1.amazonaws.com", "eu-west-1"),
             ("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
@@ -582,18 +600,18 @@ mod tests {
     }
 
     #[test]
-    fn wrong_options_are_named() {
-        let named = |host, bucket, format| client(host, bucket, format).err().unwrap();
-        assert!(named("ftp://host", "images", BucketUrlFormat::Auto).starts_with("s3_store_host"));
-        assert!(named("http://user:s3cret@host", "images", BucketUrlFormat::Auto).starts_with("s3_store_host"));
-        let wrong = named("host", "My_Images", BucketUrlFormat::Virtual);
-        assert!(wrong.starts_with("s3_store_bucket_url_format"), "{wrong}");
+    fn an_invalid_option_is_named_in_the_error() {
+        let error_of = |host, bucket, format| client(host, bucket, format).err().unwrap();
+        assert!(error_of("ftp://host", "images", BucketUrlFormat::Auto).starts_with("s3_store_host"));
+        assert!(error_of("http://user:s3cret@host", "images", BucketUrlFormat::Auto).starts_with("s3_store_host"));
+        let error = error_of("host", "My_Images", BucketUrlFormat::Virtual);
+        assert!(error.starts_with("s3_store_bucket_url_format"), "{error}");
         assert_eq!(Client::open(&S3Store::default()).err().unwrap(), "s3_store_host is missing");
     }
 
     #[test]
-    fn answers_are_read() {
-        let found: Multiparts = parse(
+    fn responses_are_parsed() {
+        let found: MultipartList = parse_xml(
             b"<?xml version='1.0'?><ListMultipartUploadsResult xmlns=\"x\"><Bucket>b</Bucket><NextKeyMarker>k</NextKeyMarker>\
               <IsTruncated>true</IsTruncated><Upload><Key>k</Key><UploadId>1</UploadId><Owner><ID>o</ID></Owner></Upload>\
               <Upload><Key>k</Key><UploadId>2</UploadId></Upload></ListMultipartUploadsResult>",
@@ -601,13 +619,14 @@ mod tests {
         .unwrap();
         assert_eq!(found.upload.iter().map(|upload| upload.upload_id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
         assert!(found.is_truncated && found.next_key_marker == "k" && found.next_upload_id_marker.is_empty());
-        let none = parse::<Multiparts>(b"<ListMultipartUploadsResult></ListMultipartUploadsResult>").unwrap();
+        let none = parse_xml::<MultipartList>(b"<ListMultipartUploadsResult></ListMultipartUploadsResult>").unwrap();
         assert!(none.upload.is_empty() && !none.is_truncated);
         assert!(
-            parse::<Refusal>(b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>").is_err()
+            parse_xml::<ErrorBody>(b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+                .is_err()
         );
         assert_eq!(
-            parse::<Refusal>(b"  <?xml version='1.0'?><Error><Code>SlowDown</Code></Error>").unwrap().code,
+            parse_xml::<ErrorBody>(b"  <?xml version='1.0'?><Error><Code>SlowDown</Code></Error>").unwrap().code,
             "SlowDown"
         );
     }

@@ -1,16 +1,16 @@
-//! How a request says who sends it: AWS's signature, version 4.
+//! AWS Signature Version 4, which authenticates a request.
 
 use chrono::{DateTime, Utc};
 use openssl::{error::ErrorStack, hash::MessageDigest, pkey::PKey, sha::sha256, sign::Signer};
 
 use crate::config::Secret;
 
-/// The service that a signature is for.
+/// The name of the service in a signature's scope.
 const SERVICE: &str = "s3";
-/// The headers that are signed. Each request has them.
-const SIGNED: &str = "host;x-amz-content-sha256;x-amz-date";
+/// The signed headers. Every request has them.
+const SIGNED_HEADERS: &str = "host;x-amz-content-sha256;x-amz-date";
 
-/// Who we are to the server.
+/// The credentials, and the region that they are used in.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
     pub(super) access: Secret,
@@ -18,7 +18,7 @@ pub(super) struct Keys {
     pub(super) region: String,
 }
 
-/// What is signed of a request. Path and query are encoded, and the query is in order.
+/// The signed parts of a request. The path and the query are percent-encoded, and the query is sorted by name.
 pub(super) struct Signed<'r> {
     pub(super) method: &'r str,
     pub(super) host: &'r str,
@@ -28,31 +28,31 @@ pub(super) struct Signed<'r> {
     pub(super) payload: &'r str,
 }
 
-/// The time, as the header `x-amz-date` has it.
-pub(super) fn date(now: DateTime<Utc>) -> String {
+/// Formats the time for the header `x-amz-date`.
+pub(super) fn format_date(now: DateTime<Utc>) -> String {
     now.format("%Y%m%dT%H%M%SZ").to_string()
 }
 
-/// The header `authorization` of a request that is sent now.
+/// Computes the header `authorization` of a request that is sent at the time `now`.
 ///
 /// # Errors
-/// Where OpenSSL fails.
+/// If OpenSSL fails.
 pub(super) fn authorization(keys: &Keys, request: &Signed<'_>, now: DateTime<Utc>) -> Result<String, ErrorStack> {
     let Signed { method, host, path, query, payload } = request;
-    let date = date(now);
+    let date = format_date(now);
     let canonical = format!(
-        "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{payload}\nx-amz-date:{date}\n\n{SIGNED}\n{payload}"
+        "{method}\n{path}\n{query}\nhost:{host}\nx-amz-content-sha256:{payload}\nx-amz-date:{date}\n\n{SIGNED_HEADERS}\n{payload}"
     );
     let day = now.format("%Y%m%d").to_string();
     let scope = format!("{day}/{}/{SERVICE}/aws4_request", keys.region);
-    let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&sha256(canonical.as_bytes())));
+    let string_to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&sha256(canonical.as_bytes())));
     let mut key = format!("AWS4{}", keys.secret.expose()).into_bytes();
     for part in [day.as_str(), &keys.region, SERVICE, "aws4_request"] {
         key = hmac(&key, part)?;
     }
-    let signature = hex(&hmac(&key, &text)?);
+    let signature = hex(&hmac(&key, &string_to_sign)?);
     let access = keys.access.expose();
-    Ok(format!("AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={SIGNED}, Signature={signature}"))
+    Ok(format!("AWS4-HMAC-SHA256 Credential={access}/{scope}, SignedHeaders={SIGNED_HEADERS}, Signature={signature}"))
 }
 
 fn hmac(key: &[u8], text: &str) -> Result<Vec<u8>, ErrorStack> {
@@ -60,7 +60,7 @@ fn hmac(key: &[u8], text: &str) -> Result<Vec<u8>, ErrorStack> {
     Signer::new(MessageDigest::sha256(), &key)?.sign_oneshot_to_vec(text.as_bytes())
 }
 
-/// In hexadecimal digits.
+/// Formats bytes as hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -69,9 +69,9 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// Signed by botocore.
+    /// The expected value was computed by botocore.
     #[test]
-    fn a_signature_is_botocores() {
+    fn a_signature_is_the_same_as_botocores() {
         let keys = Keys {
             access: Secret::new("AKIDEXAMPLE"),
             secret: Secret::new("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"),

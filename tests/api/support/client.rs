@@ -1,4 +1,4 @@
-//! A client with one identity, and the answers that it gets.
+//! A client with one identity, and the responses that it receives.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Somebody who sends requests.
+/// A caller with one identity.
 #[derive(Clone)]
 pub(crate) struct Client {
     http: reqwest::Client,
@@ -20,7 +20,7 @@ pub(crate) struct Client {
     identity: HeaderMap,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) request: String,
@@ -31,10 +31,10 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(base: &str, token: Option<&str>) -> Self {
-        // It is set up once for the whole process; another client may have done so.
+        // The provider is installed once per process; another client may have done so.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        // A connection a request: a server may close one that was idle just when the next request is sent.
+        // Uses one connection per request: a server may close an idle connection just when the next request is sent.
         let http = http.timeout(Duration::from_secs(60)).pool_max_idle_per_host(0).build().unwrap();
         let client = Self { http, base: base.to_owned(), identity: HeaderMap::new() };
         match token {
@@ -43,7 +43,7 @@ impl Client {
         }
     }
 
-    /// The same, with more headers on every request.
+    /// Returns this client with more headers on every request.
     pub(crate) fn with_headers(mut self, headers: &[(&'static str, &str)]) -> Self {
         for (name, value) in headers {
             self.identity.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
@@ -51,13 +51,13 @@ impl Client {
         self
     }
 
-    /// The same somebody, at another server, or at one that was started again.
+    /// Returns this client for another server, or for one that was restarted.
     pub(crate) fn at(mut self, base: &str) -> Self {
         base.clone_into(&mut self.base);
         self
     }
 
-    /// A request with this client's identity, to be added to.
+    /// Starts a request with this client's identity.
     pub(crate) fn request(&self, method: &str, path: &str) -> RequestBuilder {
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         self.http.request(method, format!("{}{path}", self.base)).headers(self.identity.clone())
@@ -101,7 +101,7 @@ impl Client {
         format!("/v2/images/{}", answer.json()["id"].as_str().unwrap())
     }
 
-    /// An image's tags, as it shows them.
+    /// The tags of an image, in the order of the response.
     pub(crate) async fn tags(&self, image: &str) -> Vec<String> {
         let body = self.get(image).await.expect(200).json();
         body["tags"].as_array().unwrap().iter().map(|tag| tag.as_str().unwrap().to_owned()).collect()
@@ -115,7 +115,7 @@ impl Answer {
         self
     }
 
-    /// Checks what the body says, whatever its form.
+    /// Checks that the body contains this text, in any format.
     #[track_caller]
     pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.text.contains(text), "{}: {text:?} is not in {:?}", self.request, self.text);
@@ -134,17 +134,17 @@ impl Answer {
     }
 }
 
-/// Sends bytes that no client library would, and reads until the server closes the connection or is silent.
+/// Sends raw bytes, and reads until the server closes the connection or sends nothing for two seconds.
 pub(crate) async fn raw(base: &str, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(base.trim_start_matches("http://")).await.unwrap();
-    // The server may answer and close before it has read everything.
+    // The server may respond and close the connection before it has read everything.
     let _ = stream.write_all(bytes).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(2), stream.read_to_end(&mut answer)).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// The status of a raw answer.
+/// The status of a raw response.
 pub(crate) fn raw_status(answer: &str) -> u16 {
     answer.get(9..12).and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status in {answer:?}"))
 }

@@ -1,4 +1,4 @@
-//! Databases of a test's own, on the engine under test.
+//! Databases for one test each, on the engine under test.
 
 use std::{
     net::TcpListener,
@@ -36,7 +36,7 @@ impl Engine {
         }
     }
 
-    /// The engine that this run of the tests is about.
+    /// The engine that this run tests.
     pub(crate) fn under_test() -> Self {
         std::env::var("GLIMPSE_TEST_DATABASE").map_or(Self::Sqlite, |url| Self::of(&url))
     }
@@ -46,12 +46,12 @@ impl Engine {
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
     pub(crate) engine: Engine,
-    /// As Glance's configuration writes it.
+    /// The URL in the form of Glance's configuration.
     pub(crate) url: String,
 }
 
 impl Database {
-    /// The same database, behind a relay on loopback: each connection is passed on to its server as `pass` does.
+    /// Returns the same database behind a relay on loopback: `pass` relays each connection to the server.
     pub(crate) async fn behind<F>(&self, pass: impl Fn(TcpStream, TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
@@ -70,7 +70,7 @@ impl Database {
         Self { engine: self.engine, url }
     }
 
-    /// On the server that this run of the tests is about, or in the given folder.
+    /// Creates a database on the server that this run tests, or an SQLite file in the given folder.
     pub(crate) async fn create(dir: &Path) -> Self {
         match std::env::var("GLIMPSE_TEST_DATABASE") {
             Ok(server) => Self::create_on(&server).await,
@@ -90,7 +90,7 @@ impl Database {
         Self { engine, url: format!("{server}/{name}") }
     }
 
-    /// As sqlx writes its URL.
+    /// The URL in the form of sqlx.
     fn sqlx_url(&self) -> String {
         match self.engine {
             Engine::Sqlite => self.url.replacen("sqlite:///", "sqlite://", 1),
@@ -99,7 +99,7 @@ impl Database {
         }
     }
 
-    /// A connection beside the server's.
+    /// Opens a connection in addition to the server's.
     pub(crate) async fn connect(&self) -> AnyConnection {
         sqlx::any::install_default_drivers();
         AnyConnection::connect(&self.sqlx_url()).await.unwrap()
@@ -110,7 +110,7 @@ impl Database {
         sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap().rows_affected()
     }
 
-    /// All of these, at once.
+    /// Executes all of these statements in one transaction.
     pub(crate) async fn execute_all(&self, statements: &[String]) {
         let mut connection = self.connect().await;
         let mut transaction = connection.begin().await.unwrap();
@@ -120,12 +120,12 @@ impl Database {
         transaction.commit().await.unwrap();
     }
 
-    /// What is true, in a condition.
+    /// The literal for true in a condition.
     pub(crate) fn truth(&self) -> &'static str {
         if self.engine == Engine::Postgres { "TRUE" } else { "1" }
     }
 
-    /// Rows of two texts.
+    /// The rows of a query with two text columns.
     pub(crate) async fn pairs(&self, sql: &str) -> Vec<(String, String)> {
         let mut connection = self.connect().await;
         sqlx::query_as(AssertSqlSafe(sql.to_owned())).fetch_all(&mut connection).await.unwrap()
@@ -137,12 +137,12 @@ impl Database {
     }
 }
 
-/// A port that nobody has at this moment.
+/// A port that is free at this moment.
 pub(super) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A database server of the test's own, to be killed.
+/// A database server for one test, which can be killed.
 pub(crate) struct DatabaseServer {
     engine: Engine,
     dir: TempDir,
@@ -151,12 +151,12 @@ pub(crate) struct DatabaseServer {
 }
 
 impl DatabaseServer {
-    /// Starts one, on the engine under test, which is not SQLite.
+    /// Starts a server of the engine under test, which must not be SQLite.
     pub(crate) fn start() -> Self {
         Self::start_after(&[])
     }
 
-    /// The same, with TLS: its certificate is localhost's, and the user `tls` needs one of their own.
+    /// Starts a server with TLS. Its certificate is for localhost, and the user `tls` needs a client certificate.
     pub(crate) async fn start_with_tls() -> Self {
         let server = Self::start_after(&["tls"]);
         let database = server.database().await;
@@ -171,14 +171,14 @@ impl DatabaseServer {
 
     fn start_after(commands: &[&str]) -> Self {
         let dir = TempDir::with_prefix("glimpse-database-").unwrap();
-        // The servers' own users must get in.
+        // The system users that the servers run as need access.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         let mut server = Self { engine: Engine::under_test(), dir, port: free_port(), running: false };
         server.script("create");
         for command in commands {
             server.script(command);
         }
-        // Somebody else may take the port before it does.
+        // Another process may take the port in the meantime.
         for _ in 0..2 {
             if server.try_script("start") {
                 server.running = true;
@@ -190,7 +190,7 @@ impl DatabaseServer {
         server
     }
 
-    /// A file that `tests/database tls` made.
+    /// The path of a file created by `tests/database tls`.
     pub(crate) fn tls(&self, name: &str) -> PathBuf {
         self.folder().join("tls").join(name)
     }
@@ -210,7 +210,7 @@ impl DatabaseServer {
         self.running = false;
     }
 
-    /// Lets it be there, and say nothing, until it is thawed.
+    /// Suspends the server until it is thawed: its connections stay open, and nothing responds.
     pub(crate) fn freeze(&self) {
         self.script("freeze");
     }

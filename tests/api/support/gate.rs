@@ -1,4 +1,4 @@
-//! A relay before a database server that holds one statement, so that a test decides what happens meanwhile.
+//! A relay in front of a database server that holds one statement, so that a test controls what happens meanwhile.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,21 +13,22 @@ use super::Database;
 /// Where a statement is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
-    /// Before the database gets it.
+    /// Before the database receives the statement.
     Statement,
-    /// Once the database has answered it.
+    /// After the database has answered the statement.
     Answer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// The statement has not come yet.
+    /// The statement has not arrived yet.
     Armed,
     Holding,
 }
 
-/// A gate that holds the next statement with a given text. A statement is seen when it is prepared: at its first time on a connection.
+/// A gate that holds the next statement that contains a given text. A statement is visible only when it is prepared,
+/// which is its first use on a connection.
 #[derive(Clone)]
 pub(crate) struct Gate {
     state: watch::Sender<State>,
@@ -35,7 +36,7 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A gate, and the database behind it.
+    /// Creates a gate, and the database that is reached through it.
     pub(crate) async fn before(database: &Database) -> (Self, Database) {
         let gate = Self { state: watch::Sender::new(State::Open), armed: Arc::new(Mutex::new((Side::Statement, ""))) };
         let passing = gate.clone();
@@ -43,7 +44,8 @@ impl Gate {
         (gate, behind)
     }
 
-    /// Holds the next statement with this text, in which quotation marks do not count. One that is held goes on.
+    /// Holds the next statement that contains this text, ignoring quotation marks. A statement that is being held
+    /// proceeds.
     pub(crate) fn arm(&self, side: Side, text: &'static str) {
         *self.armed.lock().unwrap() = (side, text);
         self.state.send_replace(State::Armed);
@@ -57,7 +59,7 @@ impl Gate {
         assert!(held.is_ok(), "the statement did not come");
     }
 
-    /// Lets it go on.
+    /// Lets the held statement proceed.
     pub(crate) fn open(&self) {
         self.state.send_replace(State::Open);
     }
@@ -66,7 +68,7 @@ impl Gate {
         let _ = (client.set_nodelay(true), server.set_nodelay(true));
         let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
             (client.into_split(), server.into_split());
-        // Whether this connection's next answer is the one to hold.
+        // The number of responses on this connection up to and including the one to hold.
         let holds_answer = Arc::new(Mutex::new(0_u8));
         let expected = Arc::clone(&holds_answer);
         let there = async {
@@ -75,7 +77,7 @@ impl Gate {
                 if let Some(side) = self.takes(&buffer[..bytes]) {
                     match side {
                         Side::Statement => self.hold().await,
-                        // The answer to its preparation, and the rows.
+                        // The response to the preparation, and the rows.
                         Side::Answer => *expected.lock().unwrap() = 2,
                     }
                 }
@@ -107,7 +109,7 @@ impl Gate {
         }
     }
 
-    /// Whether these bytes are the statement that is waited for. It is taken once.
+    /// Returns the side if these bytes contain the awaited statement. Only the first match counts.
     fn takes(&self, bytes: &[u8]) -> Option<Side> {
         let (side, text) = *self.armed.lock().unwrap();
         let plain: Vec<u8> = bytes.iter().copied().filter(|byte| !b"`\"".contains(byte)).collect();

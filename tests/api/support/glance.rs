@@ -1,4 +1,4 @@
-//! A real Glance of the test's own, on a database that the test names.
+//! A real Glance for one test, on a given database.
 
 use std::{ffi::OsStr, fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ use super::{
     keystone::{output, script, script_at_the_end, try_script},
 };
 
-/// A running Glance, which ends with the test.
+/// A running Glance, which is killed at the end of the test.
 pub(crate) struct Glance {
     dir: TempDir,
     port: u16,
@@ -19,18 +19,19 @@ pub(crate) struct Glance {
 }
 
 impl Glance {
-    /// Syncs the database, as Glance itself does, and starts it there.
+    /// Syncs the database with Glance's own tool, and starts Glance on it.
     pub(crate) async fn start(database: &Database) -> Self {
         Self::sync(database).await;
         Self::start_synced(database).await
     }
 
-    /// Starts it on a database as it is.
+    /// Starts Glance on a database that is already synced.
     pub(crate) async fn start_synced(database: &Database) -> Self {
         Self::start_with(database, &[], &[]).await
     }
 
-    /// The same, with more options (group, name, value), and with files (name, text) beside its configuration.
+    /// Starts Glance with additional options (group, name, value) and additional files (name, text) next to its
+    /// configuration.
     pub(crate) async fn start_with(
         database: &Database,
         options: &[(&str, &str, &str)],
@@ -44,7 +45,7 @@ impl Glance {
         for (name, text) in files.iter().chain([&("more.conf", more.as_str())]) {
             fs::write(glance.folder().join(name), text).unwrap();
         }
-        // Somebody else may take the port before it does.
+        // Another process may take the port in the meantime.
         for _ in 0..2 {
             if glance.try_start().await {
                 return glance;
@@ -60,14 +61,14 @@ impl Glance {
         script("glance", &["sync".as_ref(), database.url.as_ref()]).await;
     }
 
-    /// Upgrades an empty database to older heads of Glance, one after the other.
+    /// Upgrades an empty database to older heads of Glance's migrations, one after the other.
     pub(crate) async fn sync_to(database: &Database, heads: &[&str]) {
         let mut arguments: Vec<&OsStr> = vec!["sync-to".as_ref(), database.url.as_ref()];
         arguments.extend(heads.iter().map(OsStr::new));
         script("glance", &arguments).await;
     }
 
-    /// `glance-manage` with these arguments, and what it prints.
+    /// Runs `glance-manage` with these arguments, and returns its output.
     pub(crate) async fn manage(database: &Database, arguments: &[&str]) -> String {
         let mut all: Vec<&OsStr> = vec!["manage".as_ref(), database.url.as_ref()];
         all.extend(arguments.iter().map(OsStr::new));
@@ -96,7 +97,7 @@ impl Glance {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Somebody with roles, separated by commas, on a project; Glance believes it.
+    /// A client with roles, separated by commas, on a project. Glance trusts these headers.
     pub(crate) fn client(&self, user: &str, project: &str, roles: &str) -> Client {
         Client::new(&self.base(), None).with_headers(&[
             ("X-Identity-Status", "Confirmed"),
@@ -106,7 +107,7 @@ impl Glance {
         ])
     }
 
-    /// Without an identity.
+    /// A client without an identity.
     pub(crate) fn anonymous(&self) -> Client {
         Client::new(&self.base(), None)
     }
@@ -126,7 +127,7 @@ impl Glance {
         self.client("user", project, "reader")
     }
 
-    /// Where its files are; its images are in `images` there.
+    /// The folder of its files, with the image data in `images`.
     pub(crate) fn folder(&self) -> PathBuf {
         self.dir.path().join("glance")
     }

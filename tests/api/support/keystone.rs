@@ -1,4 +1,4 @@
-//! A real Keystone of the test's own, with the users that `tests/keystone` names.
+//! A real Keystone for one test, with the users that `tests/keystone` describes.
 
 use std::{
     ffi::OsStr,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{Client, database::free_port};
 
-/// A running Keystone, which ends with the test.
+/// A running Keystone, which is killed at the end of the test.
 pub(crate) struct Keystone {
     dir: TempDir,
     port: u16,
@@ -25,7 +25,7 @@ impl Keystone {
         Self::start_with(&[]).await
     }
 
-    /// With options (group, name and value) in its configuration file.
+    /// Starts Keystone with additional options (group, name and value) in its configuration file.
     pub(crate) async fn start_with(options: &[(&str, &str, &str)]) -> Self {
         let dir = TempDir::with_prefix("glimpse-keystone-").unwrap();
         let mut keystone = Self { dir, port: free_port(), running: false };
@@ -36,7 +36,7 @@ impl Keystone {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
         fs::write(config, text).unwrap();
-        // Somebody else may take the port before it does.
+        // Another process may take the port in the meantime.
         for _ in 0..2 {
             let (folder, port) = (keystone.folder(), keystone.port.to_string());
             if try_script("keystone", &["start".as_ref(), folder.as_os_str(), port.as_ref()]).await {
@@ -60,7 +60,7 @@ impl Keystone {
         self.running = false;
     }
 
-    /// Lets it be there, and say nothing, until it is thawed.
+    /// Suspends Keystone until it is thawed: its connections stay open, and nothing responds.
     pub(crate) async fn freeze(&self) {
         self.script("freeze", &[]).await;
     }
@@ -74,12 +74,12 @@ impl Keystone {
         format!("http://127.0.0.1:{}/v3", self.port)
     }
 
-    /// Where the catalog says that images are.
+    /// Sets the endpoint of the image service in the catalog.
     pub(crate) async fn image_endpoint(&self, url: &str) {
         self.script("image-endpoint", &[url.as_ref()]).await;
     }
 
-    /// What a user of the command line has in the environment.
+    /// The environment variables of a command-line user.
     pub(crate) fn environment(&self, user: &str, project: &str) -> Vec<(&'static str, String)> {
         vec![
             ("OS_AUTH_URL", self.url()),
@@ -92,12 +92,12 @@ impl Keystone {
         ]
     }
 
-    /// Somebody who talks to Keystone; paths are below `/v3`.
+    /// A client of Keystone, with paths below `/v3`.
     pub(crate) fn client(&self, token: Option<&str>) -> Client {
         Client::new(&self.url(), token)
     }
 
-    /// Puts another address of Keystone's own into its catalog.
+    /// Adds another endpoint of Keystone itself to its catalog.
     pub(crate) async fn another_endpoint(&self, region: &str, interface: &str, url: &str) {
         let admin = self.client(Some(&self.token("admin", "admin").await));
         admin.post("/regions", &json!({"region": {"id": region}})).await;
@@ -112,14 +112,14 @@ impl Keystone {
         self.described(token).await["user"]["id"].as_str().unwrap().to_owned()
     }
 
-    /// What it says of a token to who has it.
+    /// The body of Keystone's response about a token, requested with the token itself.
     pub(crate) async fn described(&self, token: &str) -> Value {
         let client = self.client(Some(token));
         let answer = client.send(client.request("GET", "/auth/tokens").header("X-Subject-Token", token)).await;
         answer.expect(200).json()["token"].clone()
     }
 
-    /// A token for what an application credential of a user says, which may be held to access rules.
+    /// A token for a new application credential of the token's user, with optional access rules.
     pub(crate) async fn application_credential(&self, token: &str, rules: Option<&Value>) -> String {
         let user = self.user_of(token).await;
         let mut credential = json!({"name": "c", "secret": "s3cret"});
@@ -135,7 +135,7 @@ impl Keystone {
         self.issue(&json!({ "identity": method })).await
     }
 
-    /// A token of a user who acts for another one, by a trust with this role.
+    /// A token of a trustee, for a trust with this role.
     pub(crate) async fn trust_token(&self, trustor: &str, trustee: &str, role: &str) -> String {
         let (trustor_id, trustee_id) =
             (self.user_of(trustor).await, self.user_of(&self.token(trustee, "p2").await).await);
@@ -158,7 +158,7 @@ impl Keystone {
         .await
     }
 
-    /// A token for no project; every user has a default one, which must be refused by name.
+    /// An unscoped token. It is requested explicitly, because every user has a default project.
     pub(crate) async fn unscoped_token(&self, user: &str) -> String {
         self.issue(&json!({"identity": password(user), "scope": "unscoped"})).await
     }
@@ -173,30 +173,30 @@ impl Keystone {
         self.issue(&json!({"identity": password("admin"), "scope": {"domain": {"id": "default"}}})).await
     }
 
-    /// A token for what the `auth` of a request says.
+    /// Issues a token for the `auth` object of a request.
     pub(crate) async fn issue(&self, auth: &Value) -> String {
         let answer = self.client(None).post("/auth/tokens", &json!({ "auth": auth })).await.expect(201);
         answer.header("x-subject-token").to_owned()
     }
 
-    /// Has a token revoked by its owner.
+    /// Revokes a token as its owner.
     pub(crate) async fn revoke(&self, token: &str) {
         let client = self.client(Some(token));
         client.send(client.request("DELETE", "/auth/tokens").header("X-Subject-Token", token)).await.expect(204);
     }
 
-    /// What it was asked, a line each, such as `2026-01-31T12:00:00Z GET /v3/auth/tokens 200`.
+    /// The requests so far, one line each, such as `2026-01-31T12:00:00Z GET /v3/auth/tokens 200`.
     pub(crate) fn requests(&self) -> Vec<String> {
         let log = fs::read_to_string(self.folder().join("access.log")).unwrap();
         log.lines().map(str::to_owned).collect()
     }
 
-    /// How many tokens it was asked about so far, those of answers that have come included.
+    /// The number of token validations so far, including those whose responses have just been received.
     pub(crate) fn validations(&self) -> usize {
         self.requests().iter().filter(|line| line.contains(" GET /v3/auth/tokens")).count()
     }
 
-    /// How many tokens it was asked for so far.
+    /// The number of tokens issued so far.
     pub(crate) fn logins(&self) -> usize {
         self.requests().iter().filter(|line| line.contains(" POST /v3/auth/tokens")).count()
     }
@@ -220,19 +220,19 @@ fn password(user: &str) -> Value {
     })
 }
 
-/// Runs one of the scripts in `tests/` to its end.
+/// Runs one of the scripts in `tests/`, and checks that it succeeds.
 pub(super) async fn script(name: &str, arguments: &[&OsStr]) {
     assert!(try_script(name, arguments).await, "tests/{name} {arguments:?}");
 }
 
-/// The same, and tells whether it succeeded.
+/// Runs one of the scripts in `tests/`, and returns whether it succeeded.
 pub(super) async fn try_script(name: &str, arguments: &[&OsStr]) -> bool {
     let mut command = self::command(name, arguments);
-    // What else the test does goes on meanwhile.
+    // The test's other tasks run meanwhile.
     tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap().success()
 }
 
-/// Runs one that succeeds, and returns what it prints.
+/// Runs a script that must succeed, and returns its output.
 pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
     let mut command = self::command(name, arguments);
     let output = tokio::task::spawn_blocking(move || command.stdout(Stdio::piped()).output().unwrap()).await.unwrap();
@@ -240,7 +240,7 @@ pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Runs one when a test is over, however it went.
+/// Runs a script at the end of a test, whether or not the test has failed.
 pub(super) fn script_at_the_end(name: &str, arguments: &[&OsStr]) {
     let _ = command(name, arguments).status();
 }

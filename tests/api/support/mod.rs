@@ -1,4 +1,4 @@
-//! Real servers (ours, a Keystone, a Glance), clients by role, and a database of the test's own.
+//! Real servers (Glimpse, Keystone, Glance), clients by role, and a database for each test.
 
 mod client;
 mod database;
@@ -26,7 +26,7 @@ pub(crate) use self::{
     web::Web,
 };
 
-/// Waits until a condition holds, without sleeping longer than it takes.
+/// Waits until a condition holds, and polls it often, so that a test does not take longer than necessary.
 pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
     for _ in 0..600 {
         if let Some(value) = check().await {

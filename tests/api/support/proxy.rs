@@ -1,4 +1,4 @@
-//! A proxy on loopback in front of a real server: it tells what passes, and says something else when a test wants so.
+//! A proxy on loopback in front of a real server. It records requests, and can return other responses.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use axum::{
 /// A running proxy, which ends with the test.
 #[derive(Clone)]
 pub(crate) struct Proxy {
-    /// Where it is, with the path of what it stands in front of.
+    /// The proxy's URL, with the path of the server behind it.
     pub(crate) url: String,
     state: Arc<Passing>,
 }
@@ -33,12 +33,12 @@ struct Passing {
     to: String,
     http: reqwest::Client,
     passed: Mutex<Vec<Passed>>,
-    /// What is said instead, once each.
+    /// Responses to return instead of the server's, each used once.
     instead: Mutex<VecDeque<(StatusCode, Bytes)>>,
 }
 
 impl Proxy {
-    /// Stands in front of `http://host:port/path`.
+    /// Starts a proxy in front of `http://host:port/path`.
     pub(crate) async fn start(url: &str) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -55,12 +55,12 @@ impl Proxy {
         Self { url, state }
     }
 
-    /// Has the next request that is not taken by another such answer get this one.
+    /// Answers the next request that no earlier such response was used for with this response.
     pub(crate) fn say_once(&self, status: u16, body: impl Into<Bytes>) {
         self.state.instead.lock().unwrap().push_back((StatusCode::from_u16(status).unwrap(), body.into()));
     }
 
-    /// What passed so far, those included that were answered here.
+    /// The requests so far, including those that the proxy answered itself.
     pub(crate) fn passed(&self) -> Vec<Passed> {
         self.state.passed.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! An S3 server of the test's own, and a proxy on the way to it that breaks what a test wants broken.
+//! An S3 server for one test, and a proxy in front of it that injects faults.
 
 use std::{
     path::PathBuf,
@@ -21,7 +21,7 @@ use super::{
     keystone::{script, script_at_the_end, try_script},
 };
 
-/// A running Swift with its S3 API, which ends with the test.
+/// A running Swift with its S3 API, which is killed at the end of the test.
 pub(crate) struct S3 {
     dir: TempDir,
     port: u16,
@@ -30,13 +30,13 @@ pub(crate) struct S3 {
 }
 
 impl S3 {
-    /// With a bucket `images`.
+    /// Starts a server with a bucket `images`.
     pub(crate) async fn start() -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
         let dir = TempDir::with_prefix("glimpse-s3-").unwrap();
         let mut s3 = Self { dir, port: free_port(), http, running: false };
-        // Somebody else may take the port before it does.
+        // Another process may take the port in the meantime.
         for _ in 0..2 {
             if s3.try_start().await {
                 break;
@@ -53,7 +53,7 @@ impl S3 {
         self.running
     }
 
-    /// On what it had when it was killed.
+    /// Restarts the server with the data that it had when it was killed.
     pub(crate) async fn start_again(&mut self) {
         assert!(self.try_start().await, "tests/s3 start");
     }
@@ -91,12 +91,12 @@ impl S3 {
         self.list("images").await
     }
 
-    /// The parts of objects in the bucket `images`, and the uploads in parts that are under way.
+    /// The parts of objects in the bucket `images`, and the multipart uploads in progress.
     pub(crate) async fn parts(&self) -> Vec<String> {
         self.list("images+segments").await
     }
 
-    /// The options of a store that is here, or at a proxy before it. The parts are the smallest that there are.
+    /// The options of a store on this server, or on a proxy in front of it. The parts have the minimum size.
     pub(crate) fn options(&self, host: &str) -> Vec<(&'static str, &'static str, String)> {
         let options = [
             ("DEFAULT", "enabled_backends", "s3:s3"),
@@ -121,32 +121,32 @@ impl Drop for S3 {
     }
 }
 
-/// What goes wrong with a request.
+/// A fault that is injected into a request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
-    /// It is answered 503, and not passed on.
+    /// The request is answered 503, and not forwarded.
     SlowDown,
-    /// It is answered 403, and not passed on.
+    /// The request is answered 403, and not forwarded.
     Denied,
-    /// The connection is closed without an answer, before the request is passed on.
+    /// The connection is closed without a response, before the request is forwarded.
     Lost,
-    /// The same, after it was passed on and done.
+    /// The connection is closed without a response, after the request was forwarded and carried out.
     AnswerLost,
-    /// The connection is closed after so many bytes of the answer.
+    /// The connection is closed after N bytes of the response.
     Cut(usize),
 }
 
 struct Passing {
     to: String,
     http: reqwest::Client,
-    /// What goes wrong, once each, with a request whose line starts so.
+    /// Faults for requests with this method, each used once.
     faults: Mutex<Vec<(&'static str, Fault)>>,
     passed: Mutex<Vec<String>>,
-    /// The method whose requests wait.
+    /// The method whose requests are held.
     held: watch::Sender<Option<&'static str>>,
 }
 
-/// A proxy before an S3 server, also one in the sense of HTTP: of requests for other hosts.
+/// A proxy in front of an S3 server. It is also an HTTP proxy, for requests to other hosts.
 pub(crate) struct FaultyProxy {
     pub(crate) base: String,
     state: Arc<Passing>,
@@ -168,22 +168,22 @@ impl FaultyProxy {
         Self { base, state }
     }
 
-    /// Has the next request of this method go wrong; several go wrong one after the other.
+    /// Injects a fault into the next request of this method. Several faults apply to consecutive requests.
     pub(crate) fn fail(&self, method: &'static str, fault: Fault) {
         self.state.faults.lock().unwrap().push((method, fault));
     }
 
-    /// Lets requests of this method wait from now on, or none.
+    /// Holds requests of this method from now on, or none.
     pub(crate) fn hold(&self, method: Option<&'static str>) {
         self.state.held.send_replace(method);
     }
 
-    /// How many faults are still to come.
+    /// The number of faults not used yet.
     pub(crate) fn faults_left(&self) -> usize {
         self.state.faults.lock().unwrap().len()
     }
 
-    /// Methods and headers `Range` of the requests that came.
+    /// The methods and `Range` headers of the requests so far.
     pub(crate) fn passed(&self) -> Vec<String> {
         self.state.passed.lock().unwrap().clone()
     }
@@ -209,7 +209,7 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
         Some(Fault::Denied) => {
             return (StatusCode::FORBIDDEN, "<Error><Code>AccessDenied</Code></Error>").into_response();
         }
-        // The connection's task ends, and the connection with it.
+        // Ending the connection's task closes the connection.
         Some(Fault::Lost) => std::panic::resume_unwind(Box::new(())),
         _ => {}
     }

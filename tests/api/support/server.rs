@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::{Answer, Client, Database, eventually};
 
-/// What a server is started with.
+/// The configuration that a server is started with.
 pub(crate) struct ServerBuilder {
     options: Vec<(String, String, String)>,
     files: Vec<(String, String)>,
@@ -28,19 +28,19 @@ impl ServerBuilder {
         self
     }
 
-    /// Takes an option back out of it.
+    /// Removes an option from its configuration file.
     pub(crate) fn without(mut self, group: &str, name: &str) -> Self {
         self.options.retain(|option| (option.0.as_str(), option.1.as_str()) != (group, name));
         self
     }
 
-    /// Puts a file beside its configuration.
+    /// Puts a file into the folder of its configuration.
     pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
         self
     }
 
-    /// Uses this database instead of one of its own.
+    /// Uses this database instead of creating one.
     pub(crate) fn database(mut self, database: Database) -> Self {
         self.database = Some(database);
         self
@@ -51,8 +51,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Puts every statement into its log, for tests that count them. One connection, so that the second request finds it
-    /// warm: sqlx asks PostgreSQL once for an enum's name.
+    /// Logs every statement, for tests that count them. The pool has one connection, so that the second request finds
+    /// it prepared: sqlx asks PostgreSQL once per connection for the name of an enum type.
     pub(crate) fn logging_statements(self) -> Self {
         let one = self.option("database", "max_pool_size", 1).option("database", "max_overflow", 0);
         one.environment("RUST_LOG", "info,sqlx=debug")
@@ -66,7 +66,7 @@ impl ServerBuilder {
             None => Database::create(dir.path()).await,
         };
         let mut text = String::new();
-        // With another database than the embedded one, image data would be where Glance has it.
+        // If the database is not the embedded one, the default folder of image data is Glance's.
         let images = dir.path().join("images").display().to_string();
         let own = [("database", "connection", &database.url), ("glance_store", "filesystem_store_datadir", &images)];
         let own = own.map(|(group, name, value)| (group.to_owned(), name.to_owned(), value.clone()));
@@ -99,7 +99,7 @@ pub(crate) struct TestServer {
 }
 
 impl TestServer {
-    /// With the defaults, on a database of its own; every token is believed.
+    /// Starts a server with the defaults and its own database. It accepts every token.
     pub(crate) async fn start() -> Self {
         Self::builder().start().await
     }
@@ -108,8 +108,8 @@ impl TestServer {
         ServerBuilder { options: Vec::new(), files: Vec::new(), database: None, environment: Vec::new() }
             .option("DEFAULT", "bind_port", 0)
             .option("glimpse", "auth", "fake")
-            // Its housekeeping reads and writes where a test counts rows, or where a Glance fails on an SQLite file that somebody
-            // writes to in its transaction.
+            // Housekeeping would read and write rows while a test counts rows, or while a Glance has a transaction on
+            // an SQLite file and fails if another process writes to it.
             .option("glimpse", "heartbeat", 600)
     }
 
@@ -134,12 +134,12 @@ impl TestServer {
         self.dir.path().join("data")
     }
 
-    /// What the program wrote to its log so far.
+    /// The program's log so far.
     pub(crate) fn log(&self) -> String {
         self.running.as_ref().unwrap().log()
     }
 
-    /// The log's lines about a request, once it is answered.
+    /// The log lines of a request that has been answered.
     pub(crate) async fn log_of(&self, answer: &Answer) -> Vec<String> {
         let id = answer.header("x-openstack-request-id");
         eventually("the answer is in the log", || {
@@ -161,7 +161,7 @@ impl TestServer {
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
     }
 
-    /// Lets no file that it writes to become larger than this.
+    /// Limits the size of files that the server can write.
     pub(crate) fn limit_files(&self, bytes: u64) {
         let pid = self.running.as_ref().unwrap().id().to_string();
         let limit = format!("--fsize={bytes}");
@@ -174,13 +174,13 @@ impl TestServer {
         assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
-    /// Adds to its configuration file, which it does not read again by itself.
+    /// Adds text to its configuration file. The server does not reload the file by itself.
     pub(crate) fn configure(&self, text: &str) {
         let before = fs::read_to_string(&self.config).unwrap();
         fs::write(&self.config, before + text).unwrap();
     }
 
-    /// Waits until the program has ended.
+    /// Waits until the program has exited.
     pub(crate) async fn ended(&mut self) -> ExitStatus {
         let running = self.running.as_mut().unwrap();
         eventually("the server ends", || std::future::ready(running.process.try_wait().unwrap())).await
@@ -207,16 +207,16 @@ impl TestServer {
     }
 }
 
-/// The program, with none of this process's environment that it would act on.
+/// The program, without the environment variables of this process that would affect it.
 pub(crate) fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glimpse"));
     command.env_clear().stdin(Stdio::null());
-    // This machine may have a Glance.
+    // This machine may have a configuration of Glance.
     command.env("OS_GLANCE_CONFIG_DIR", "/dev/null");
     command
 }
 
-/// A process that ends with the test.
+/// A process that is killed at the end of the test.
 pub(crate) struct Running {
     process: Child,
     log: Arc<Mutex<String>>,
@@ -225,7 +225,8 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a server, and waits until it tells where it listens. Its standard output goes to the given file.
+    /// Starts a server, and waits until it logs the address that it listens on. Its standard output goes to the given
+    /// file.
     pub(crate) async fn start(mut command: Command, stdout: Option<File>) -> Self {
         let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
         let mut process = command.stderr(Stdio::piped()).stdout(stdout).spawn().unwrap();
@@ -275,7 +276,7 @@ impl Drop for Running {
     }
 }
 
-/// A file's permissions.
+/// The permissions of a file.
 pub(crate) fn mode(path: &Path) -> u32 {
     std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).unwrap().permissions()) & 0o777
 }

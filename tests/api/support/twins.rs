@@ -1,4 +1,4 @@
-//! A Glimpse and a real Glance that are asked the same, each on a database of its own.
+//! A Glimpse and a real Glance that receive the same requests, each with its own database.
 
 use std::sync::{
     Mutex,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::{Answer, Client, Database, Glance, ServerBuilder, TestServer};
 
-/// Somebody who asks both.
+/// The identity of a request to both servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Persona {
     Anonymous,
@@ -30,7 +30,7 @@ pub(crate) struct Twins {
     _dir: TempDir,
 }
 
-/// All differences fail the test, at its end, so that one does not hide the others.
+/// Differences fail the test only at its end, so that all of them are reported.
 impl Drop for Twins {
     fn drop(&mut self) {
         let differences = std::mem::take(&mut *self.differences.lock().unwrap());
@@ -40,7 +40,7 @@ impl Drop for Twins {
     }
 }
 
-/// One request, to be sent to both.
+/// A request that is sent to both servers.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
     pub(crate) persona: Persona,
@@ -77,7 +77,7 @@ impl Question {
         self
     }
 
-    /// Leaves these keys of the answer's JSON uncompared.
+    /// Excludes these keys of the response's JSON from the comparison.
     pub(crate) fn ignoring(self, keys: &'static [&'static str]) -> Self {
         Self { ignored: keys, ..self }
     }
@@ -94,7 +94,7 @@ impl Question {
     }
 }
 
-/// Headers that clients read.
+/// The headers that clients read, which are compared.
 const COMPARED: [&str; 8] = [
     "content-type",
     "location",
@@ -106,7 +106,7 @@ const COMPARED: [&str; 8] = [
     "content-md5",
 ];
 
-/// What a client sees of an answer, without what is each server's own.
+/// The parts of a response that a client can observe, without the parts that are specific to each server.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Seen {
     pub(crate) status: u16,
@@ -117,7 +117,7 @@ pub(crate) struct Seen {
 impl Seen {
     fn of(answer: &Answer, base: &str, ignored: &[&str]) -> Self {
         let header = |name: &&'static str| {
-            // Glance names the type of no content.
+            // Glance sends a content type with 204.
             let of_nothing = *name == "content-type" && answer.status == StatusCode::NO_CONTENT;
             let value = answer.headers.get(*name).filter(|_| !of_nothing)?.to_str().ok()?;
             Some((*name, value.replace(base, "")))
@@ -140,7 +140,7 @@ impl Seen {
     }
 }
 
-/// Takes out times and the stores, and puts tags, which Glance has in no order, into one.
+/// Removes times and stores, and sorts tags, which Glance returns in no defined order.
 fn normalise(json: &mut Value) {
     match json {
         Value::Object(object) => {
@@ -152,7 +152,7 @@ fn normalise(json: &mut Value) {
                     _ => normalise(value),
                 }
             }
-            // Custom properties come in an order that each engine has for itself.
+            // The order of custom properties depends on the engine.
             object.sort_keys();
         }
         Value::Array(items) => items.iter_mut().for_each(normalise),
@@ -165,12 +165,12 @@ impl Twins {
         Self::start_with(TestServer::builder()).await
     }
 
-    /// With a Glimpse of this configuration; Glance has its defaults.
+    /// Starts both servers, Glimpse with this configuration and Glance with its defaults.
     pub(crate) async fn start_with(builder: ServerBuilder) -> Self {
         Self::start_alike(builder, &[], &[]).await
     }
 
-    /// The same, with options (group, name, value) and files (name, text) for both.
+    /// Starts both servers with these additional options (group, name, value) and files (name, text).
     pub(crate) async fn start_alike(
         builder: ServerBuilder,
         options: &[(&str, &str, &str)],
@@ -208,12 +208,12 @@ impl Twins {
         self.their_database.execute(sql).await;
     }
 
-    /// How many questions were put so far.
-    pub(crate) fn asked(&self) -> usize {
+    /// The number of requests so far.
+    pub(crate) fn request_count(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
     }
 
-    /// Asks both, and returns what a client sees: ours, then Glance's.
+    /// Sends a request to both servers, and returns what a client can observe: first Glimpse's response, then Glance's.
     pub(crate) async fn ask(&self, question: &Question) -> (Seen, Seen) {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = self.clients(question.persona);
@@ -222,7 +222,7 @@ impl Twins {
         (Seen::of(&left, &self.ours.base, ignored), Seen::of(&right, &self.theirs.base(), ignored))
     }
 
-    /// Asks both; the test fails at its end where they do not answer alike. Returns the status of ours.
+    /// Sends a request to both servers. If the responses differ, the test fails at its end. Returns Glimpse's status.
     pub(crate) async fn same(&self, question: &Question) -> u16 {
         let (ours, theirs) = self.ask(question).await;
         if ours != theirs {

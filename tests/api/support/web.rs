@@ -1,4 +1,4 @@
-//! A web server of the test's own, on loopback.
+//! A web server for one test, on loopback.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,14 +7,15 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A running web server, which ends with the test.
+/// A running web server, which stops at the end of the test.
 pub(crate) struct Web {
     pub(crate) port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Web {
-    /// It has these pages: a path, and an answer without its version. `HOST` in an answer stands for the server's address.
+    /// Starts a server with these pages: a path, and a response without its version. `HOST` in a response stands for
+    /// the server's address.
     pub(crate) async fn start(pages: &[(&'static str, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -33,7 +34,7 @@ impl Web {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Methods and paths that it was asked for so far.
+    /// The methods and paths of the requests so far.
     pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }

@@ -1,9 +1,9 @@
-//! What must be true of an inspection, whatever the content: it never panics, it does not depend on how the content was cut,
-//! it holds little memory, and what it says early is what it says in the end.
+//! Properties of an inspection that must hold for any content: it never panics, its result does not depend on chunk
+//! boundaries, it uses little memory, and an early result is the same as the final one.
 
-use crate::inspect::{Format, Inspection, Inspector, MAX_CAPTURED_BYTES, Rules, early_refusal, verdict};
+use crate::inspect::{Format, Inspection, Inspector, MAX_CAPTURED_BYTES, Rules, early_rejection, verdict};
 
-/// Inspects some content, in one piece and in pieces of these sizes, again and again.
+/// Inspects content in one piece and in pieces of these sizes, repeatedly.
 pub(crate) fn exercise(content: &[u8], sizes: &[usize]) -> Inspection {
     let mut whole = Inspector::new();
     whole.feed(content);
@@ -20,7 +20,7 @@ pub(crate) fn exercise(content: &[u8], sizes: &[usize]) -> Inspection {
         rest = more;
         if pieces.feed(chunk) {
             early.extend(claims().filter_map(|(claimed, rules)| {
-                Some((claimed, rules, early_refusal(&pieces, claimed, "bare", rules)?))
+                Some((claimed, rules, early_rejection(&pieces, claimed, "bare", rules)?))
             }));
         }
         assert!(pieces.captured_bytes() <= MAX_CAPTURED_BYTES, "{} bytes are held", pieces.captured_bytes());
@@ -39,13 +39,13 @@ pub(crate) fn exercise(content: &[u8], sizes: &[usize]) -> Inspection {
     inspection
 }
 
-/// Everything that an image may claim, with either strictness.
+/// All formats that an image may claim, with either strictness.
 fn claims() -> impl Iterator<Item = (&'static str, Rules<'static>)> {
     let formats = Format::ALL.iter().map(|format| format.as_str()).chain(["aki"]);
     formats.flat_map(|claimed| [true, false].map(|require_match| (claimed, Rules { require_match, nonfatal: &[] })))
 }
 
-/// Content that begins as a format does and goes on with arbitrary data, where the format has what it acts on.
+/// Content that begins like a format and continues with arbitrary data in the places that the format interprets.
 pub(crate) fn content(format: Format, data: &[u8]) -> Vec<u8> {
     let (data_at, places): (usize, &[(usize, &[u8])]) = match format {
         Format::Raw => (0, &[]),

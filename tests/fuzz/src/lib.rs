@@ -1,7 +1,7 @@
 //! The format inspection, under a fuzzer.
 //!
-//! `cargo install cargo-fuzz`, then `cargo +nightly fuzz run --fuzz-dir tests/fuzz vmdk`; a target a format. A file that made
-//! it fail goes into `tests/inspect.rs` as a test.
+//! `cargo install cargo-fuzz`, then `cargo +nightly fuzz run --fuzz-dir tests/fuzz vmdk`. There is one target per format. A
+//! file that causes a failure becomes a test in `tests/inspect.rs`.
 
 #[path = "../../../src/inspect/mod.rs"]
 #[expect(unused_imports, reason = "a refusal is not named here")]
@@ -11,7 +11,7 @@ mod exercise;
 
 use inspect::Format;
 
-/// Inspects content in a format, made of a fuzzer's data: its first byte says how the content is cut.
+/// Inspects content in a format, built from a fuzzer's data. Its first byte determines the chunk sizes.
 pub fn run(format: &str, data: &[u8]) {
     let (Some((size, data)), Some(format)) =
         (data.split_first(), Format::ALL.into_iter().find(|known| known.as_str() == format))

@@ -1,4 +1,4 @@
-//! An image as JSON, in and out.
+//! The JSON form of an image, in requests and responses.
 
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use serde_json::{Map, Value};
@@ -17,34 +17,34 @@ use crate::{
     model::{ImageId, Location, LocationUrl, Tag, Visibility, check_storable},
 };
 
-/// Bytes of a custom property's value at the most, as wide as MySQL's TEXT.
+/// The maximum length of a custom property's value in bytes: the size of MySQL's TEXT.
 const MAX_PROPERTY_BYTES: usize = 65_535;
-/// Characters of a custom property's name at the most, as wide as its column.
+/// The maximum length of a custom property's name in characters: the width of its column.
 const MAX_PROPERTY_NAME: usize = 255;
-/// Custom properties that only this service writes start so.
+/// The prefix of custom properties that only the service writes.
 const RESERVED_PREFIX: &str = "os_glance_";
-/// Attributes that the service makes up on the way out.
-const MADE_UP: [&str; 5] = ["direct_url", "self", "file", "schema", "stores"];
+/// Attributes that the service computes for each response.
+const COMPUTED: [&str; 5] = ["direct_url", "self", "file", "schema", "stores"];
 /// Attributes that the service sets.
 const READ_ONLY: [&str; 8] =
     ["created_at", "updated_at", "status", "checksum", "os_hash_algo", "os_hash_value", "size", "virtual_size"];
-/// Names that a custom property cannot have, because older versions of the API gave them a meaning.
+/// Names that a custom property cannot have, because they have a meaning in older versions of the API.
 const RESERVED: [&str; 3] = ["location", "deleted", "deleted_at"];
 
-/// Custom properties that are the service's own business.
+/// Custom properties that are internal to the service.
 const HIDDEN: [&str; 2] = ["os_glance_stage_host", "os_glance_hash_op_host"];
 
-/// An image on its way out.
+/// The body of a response with an image.
 pub(super) struct ImageBody<'v> {
     view: &'v ImageView,
     shows_locations: bool,
     direct_url: Option<&'v Location>,
-    /// The stores that it is in, where stores have names.
+    /// The names of the stores that have its data; empty if stores have no names.
     stores: String,
 }
 
 impl<'v> ImageBody<'v> {
-    /// With what the configuration shows of it.
+    /// The body of an image. The configuration decides whether it includes locations.
     pub(super) fn new(app: &App, view: &'v ImageView) -> Self {
         let options = &app.config.default;
         let names = view.locations.iter().filter_map(|location| placement::name_of(app, location));
@@ -58,7 +58,7 @@ impl<'v> ImageBody<'v> {
     }
 }
 
-/// A location on its way out.
+/// A location in a response.
 #[derive(Serialize)]
 struct LocationBody<'l> {
     url: &'l LocationUrl,
@@ -72,7 +72,7 @@ impl<'l> From<&'l Location> for LocationBody<'l> {
 }
 
 impl Serialize for ImageBody<'_> {
-    /// Custom properties come first, so that none of them can hide an attribute.
+    /// Writes custom properties first, so that none of them can replace an attribute.
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let ImageView { image, properties, tags, locations } = self.view;
         let mut map = serializer.serialize_map(None)?;
@@ -114,10 +114,11 @@ impl Serialize for ImageBody<'_> {
     }
 }
 
-/// Reads the body of a creation: refused attributes, then the schema, then what the schema cannot say.
+/// Parses the body of a request that creates an image. Checks, in Glance's order, read-only attributes, the schema, and what the
+/// schema cannot express.
 pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewImage> {
     let read_only = |name: &&str| Error::Forbidden(format!("Attribute '{name}' is read-only."));
-    if let Some(name) = MADE_UP.iter().find(|name| body.contains_key(**name)) {
+    if let Some(name) = COMPUTED.iter().find(|name| body.contains_key(**name)) {
         return Err(read_only(name));
     }
     app.schemas.check_image(&body)?;
@@ -129,26 +130,26 @@ pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewIm
     }
     let forbid_equals = app.config.glimpse.forbid_equals_in_tags;
     Ok(NewImage {
-        // The schema has checked its form.
-        id: text(&mut body, "id")?.and_then(|id| ImageId::parse(&id)),
-        name: text(&mut body, "name")?,
-        disk_format: text(&mut body, "disk_format")?,
-        container_format: text(&mut body, "container_format")?,
-        owner: body.contains_key("owner").then(|| text(&mut body, "owner")).transpose()?,
+        // The schema has validated its form.
+        id: take_text(&mut body, "id")?.and_then(|id| ImageId::parse(&id)),
+        name: take_text(&mut body, "name")?,
+        disk_format: take_text(&mut body, "disk_format")?,
+        container_format: take_text(&mut body, "container_format")?,
+        owner: body.contains_key("owner").then(|| take_text(&mut body, "owner")).transpose()?,
         visibility: visibility(&mut body)?,
         min_disk: size(&mut body, "min_disk"),
         min_ram: size(&mut body, "min_ram"),
         protected: flag(&mut body, "protected"),
         os_hidden: flag(&mut body, "os_hidden"),
         tags: tags(&mut body, forbid_equals)?,
-        // A custom schema may allow null, which is as good as no value.
+        // A custom schema can allow null, which means no value.
         properties: body.into_iter().filter(|(_, value)| !value.is_null()).map(property).collect::<Result<_>>()?,
     })
 }
 
-/// Refuses a patch of what is not the client's to change.
+/// Refuses to patch attributes that clients are not allowed to change.
 pub(super) fn check_changeable(name: &str) -> Result<()> {
-    if name == "id" || MADE_UP.contains(&name) || READ_ONLY.contains(&name) {
+    if name == "id" || COMPUTED.contains(&name) || READ_ONLY.contains(&name) {
         return Err(Error::Forbidden(format!("Attribute '{name}' is read-only.")));
     }
     if is_reserved(name) {
@@ -157,15 +158,15 @@ pub(super) fn check_changeable(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Reads one attribute's new value.
+/// Parses the new value of an attribute.
 pub(super) fn attribute(app: &App, name: &str, value: Value) -> Result<Attribute> {
     let mut body = Map::from_iter([(name.to_owned(), value)]);
     app.schemas.check_image(&body)?;
     Ok(match name {
-        "name" => Attribute::Name(text(&mut body, name)?),
-        "disk_format" => Attribute::DiskFormat(text(&mut body, name)?),
-        "container_format" => Attribute::ContainerFormat(text(&mut body, name)?),
-        "owner" => Attribute::Owner(text(&mut body, name)?),
+        "name" => Attribute::Name(take_text(&mut body, name)?),
+        "disk_format" => Attribute::DiskFormat(take_text(&mut body, name)?),
+        "container_format" => Attribute::ContainerFormat(take_text(&mut body, name)?),
+        "owner" => Attribute::Owner(take_text(&mut body, name)?),
         "visibility" => Attribute::Visibility(visibility(&mut body)?),
         "min_disk" => Attribute::MinDisk(size(&mut body, name)),
         "min_ram" => Attribute::MinRam(size(&mut body, name)),
@@ -180,7 +181,7 @@ pub(super) fn attribute(app: &App, name: &str, value: Value) -> Result<Attribute
     })
 }
 
-/// Reads locations, which the schema checks.
+/// Parses locations, which are validated by the schema.
 pub(super) fn locations(app: &App, values: Value) -> Result<Vec<NewLocation>> {
     let mut body = Map::from_iter([("locations".to_owned(), values)]);
     app.schemas.check_image(&body)?;
@@ -196,7 +197,7 @@ pub(super) fn locations(app: &App, values: Value) -> Result<Vec<NewLocation>> {
                 Value::Object(metadata) => metadata,
                 _ => Map::new(),
             };
-            // They come in the client's order: the messages about them do, too.
+            // Keep the client's order: it decides which error is reported first.
             let claims = location["validation_data"].as_object().into_iter().flatten().filter_map(|(name, value)| {
                 let claim = Claim::ALL.into_iter().find(|claim| claim.name() == name)?;
                 Some((claim, value.as_str()?.to_owned()))
@@ -207,9 +208,9 @@ pub(super) fn locations(app: &App, values: Value) -> Result<Vec<NewLocation>> {
         .collect()
 }
 
-/// The visibility, which the schema has checked.
+/// Takes the visibility, which the schema has validated.
 fn visibility(body: &mut Map<String, Value>) -> Result<Visibility> {
-    let text = text(body, "visibility")?;
+    let text = take_text(body, "visibility")?;
     Ok(text.and_then(|text| text.parse().ok()).unwrap_or(Visibility::Shared))
 }
 
@@ -217,7 +218,8 @@ fn is_reserved(name: &str) -> bool {
     RESERVED.contains(&name) || name.starts_with(RESERVED_PREFIX)
 }
 
-fn text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
+/// Takes a string, if there is one.
+fn take_text(body: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
     let Some(Value::String(text)) = body.shift_remove(name) else {
         return Ok(None);
     };
@@ -229,14 +231,14 @@ fn flag(body: &mut Map<String, Value>, name: &str) -> bool {
     body.shift_remove(name).and_then(|value| value.as_bool()).unwrap_or(false)
 }
 
-/// A number of MiB or GiB, which the schema has checked to be whole.
+/// Takes a number of MiB or GiB. The schema has validated that it is an integer.
 fn size(body: &mut Map<String, Value>, name: &str) -> i64 {
     let value = body.shift_remove(name).unwrap_or_default();
-    #[expect(clippy::cast_possible_truncation, reason = "what is too large is refused as such, however large it is")]
+    #[expect(clippy::cast_possible_truncation, reason = "any number that is too large is refused later")]
     value.as_i64().unwrap_or_else(|| value.as_f64().unwrap_or_default() as i64)
 }
 
-/// The tags, each once.
+/// Takes the tags, without duplicates.
 fn tags(body: &mut Map<String, Value>, forbid_equals: bool) -> Result<Vec<Tag>> {
     let Some(Value::Array(items)) = body.shift_remove("tags") else {
         return Ok(Vec::new());
@@ -256,7 +258,7 @@ fn property((name, value): (String, Value)) -> Result<(String, String)> {
         return Err(Error::NotPermitted(format!("Attribute '{name}' is reserved.")));
     }
     check_storable("Property names", &name)?;
-    // A custom schema may allow other types; the records do not.
+    // A custom schema can allow other types, but the database stores only strings.
     let Value::String(value) = value else {
         return Err(Error::Invalid(format!("The value of property '{name}' is not a string.")));
     };
@@ -270,7 +272,7 @@ fn property((name, value): (String, Value)) -> Result<(String, String)> {
     Ok((name, value))
 }
 
-/// A name with each of its words capitalised, as Glance begins a message with it.
+/// Capitalises each word of a name, as Glance does at the beginning of a message.
 fn title(name: &str) -> String {
     let mut after_letter = false;
     let capitalise = |c: char| {

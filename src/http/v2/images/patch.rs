@@ -1,4 +1,4 @@
-//! A patch's operations, from JSON to changes.
+//! Parses the operations of a patch into changes.
 
 use serde_json::{Map, Value};
 
@@ -13,18 +13,18 @@ use crate::{
     },
 };
 
-/// Operations of a patch at the most: all of them are done under the lock of the image's row.
+/// The maximum number of operations of a patch. All of them are applied while the image's row is locked.
 const MAX_OPERATIONS: usize = 1000;
 
 const OPERATIONS: [&str; 3] = ["add", "remove", "replace"];
 
-/// Reads the operations. Each is checked before any is done.
+/// Parses all operations, so that none is applied if one is invalid.
 ///
 /// # Errors
 /// `Invalid`, `Forbidden`.
 pub(super) fn changes(app: &App, dialect: PatchDialect, operations: Vec<Value>) -> Result<Vec<Change>> {
     if operations.len() > MAX_OPERATIONS {
-        return Err(Error::Invalid(format!("A patch has {MAX_OPERATIONS} operations at the most.")));
+        return Err(Error::Invalid(format!("A patch can have at most {MAX_OPERATIONS} operations.")));
     }
     operations
         .into_iter()
@@ -37,10 +37,10 @@ pub(super) fn changes(app: &App, dialect: PatchDialect, operations: Vec<Value>) 
 
 fn change(app: &App, dialect: PatchDialect, mut operation: Map<String, Value>) -> Result<Change> {
     let (name, pointer) = match dialect {
-        PatchDialect::V20 => member(&operation)?,
-        PatchDialect::V21 => op_and_path(&operation)?,
+        PatchDialect::V20 => v20_operation(&operation)?,
+        PatchDialect::V21 => v21_operation(&operation)?,
     };
-    let path = decode(text(&pointer, "path")?)?;
+    let path = decode_pointer(require_text(&pointer, "path")?)?;
     let (root, position) = match path.as_slice() {
         [root] if root != "locations" || name == "replace" => (root, None),
         [root, position] if root == "locations" && name != "replace" => (root, Some(position.clone())),
@@ -76,8 +76,8 @@ fn change(app: &App, dialect: PatchDialect, mut operation: Map<String, Value>) -
     })
 }
 
-/// `{"add": pointer, …}`
-fn member(operation: &Map<String, Value>) -> Result<(&'static str, Value)> {
+/// Parses the operation's name and pointer of `{"add": pointer, …}`.
+fn v20_operation(operation: &Map<String, Value>) -> Result<(&'static str, Value)> {
     let mut found = OPERATIONS.iter().filter_map(|name| Some((*name, operation.get(*name)?.clone())));
     let first = found.next().ok_or_else(|| {
         invalid("Operation objects must contain exactly one member named \"add\", \"remove\", or \"replace\".")
@@ -90,15 +90,15 @@ fn member(operation: &Map<String, Value>) -> Result<(&'static str, Value)> {
     }
 }
 
-/// `{"op": "add", "path": pointer, …}`
-fn op_and_path(operation: &Map<String, Value>) -> Result<(&'static str, Value)> {
+/// Parses the operation's name and pointer of `{"op": "add", "path": pointer, …}`.
+fn v21_operation(operation: &Map<String, Value>) -> Result<(&'static str, Value)> {
     let known = OPERATIONS.join(", ");
     let must = format!("It must be one of the following: {known}.");
     let wanted = match operation.get("op") {
         None | Some(Value::Null) => {
             return Err(Error::Invalid(format!("Unable to find `op` in JSON Schema change. {must}")));
         }
-        Some(op) => text(op, "op")?,
+        Some(op) => require_text(op, "op")?,
     };
     let name = OPERATIONS.iter().find(|name| **name == wanted);
     let name = name.ok_or_else(|| Error::Invalid(format!("Invalid operation: `{wanted}`. {must}")))?;
@@ -106,17 +106,17 @@ fn op_and_path(operation: &Map<String, Value>) -> Result<(&'static str, Value)> 
     Ok((name, path.clone()))
 }
 
-/// Glance fails inside on what is no text here.
-fn text<'v>(value: &'v Value, name: &str) -> Result<&'v str> {
+/// The string in a value. Glance fails with an internal error if it is not a string.
+fn require_text<'v>(value: &'v Value, name: &str) -> Result<&'v str> {
     value.as_str().ok_or_else(|| Error::Invalid(format!("The `{name}` of an operation must be a string.")))
 }
 
-/// Reads the limited form of a JSON pointer that Glance takes.
-fn decode(pointer: &str) -> Result<Vec<String>> {
+/// Parses the restricted form of a JSON pointer that Glance accepts.
+fn decode_pointer(pointer: &str) -> Result<Vec<String>> {
     let fault = |what: &str| Error::Invalid(format!("Pointer `{pointer}` {what}"));
     let rest = pointer.strip_prefix('/').ok_or_else(|| fault("does not start with \"/\"."))?;
     let inner: Vec<&str> = rest.split('/').collect();
-    // What stands between two slashes of the rest.
+    // The parts between two slashes must not be empty.
     if inner.len() > 2 && inner[1..inner.len() - 1].iter().any(|part| part.trim().is_empty()) {
         return Err(fault("contains adjacent \"/\"."));
     }
@@ -139,14 +139,14 @@ fn invalid(message: &str) -> Error {
 mod tests {
     use proptest::prelude::*;
 
-    use super::decode;
+    use super::decode_pointer;
 
     fn decoded(pointer: &str) -> Result<Vec<String>, String> {
-        decode(pointer).map_err(|error| error.to_string())
+        decode_pointer(pointer).map_err(|error| error.to_string())
     }
 
     #[test]
-    fn pointers_are_glances() {
+    fn pointers_are_parsed_as_by_glance() {
         assert_eq!(decoded("/a"), Ok(vec!["a".to_owned()]));
         assert_eq!(decoded("/ a~1b~0c /d"), Ok(vec!["a/b~c".to_owned(), "d".to_owned()]));
         assert_eq!(decoded("/"), Ok(vec![String::new()]));
@@ -168,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_pointer_makes_it_panic(pointer in any::<String>()) {
-            let _ = decode(&pointer);
+            let _ = decode_pointer(&pointer);
         }
     }
 }

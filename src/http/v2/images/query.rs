@@ -1,4 +1,4 @@
-//! The query string of a listing, from texts to types.
+//! Parses the query string of a listing.
 
 use chrono::{Datelike as _, NaiveDate, NaiveDateTime, TimeDelta};
 
@@ -8,15 +8,15 @@ use crate::{
     model::{Comparison, Direction, ImageFilter, MemberStatus, SortKey, Term, VisibilityFilter, check_storable},
 };
 
-/// Parameters of a listing at the most: each is a condition that the database must plan.
+/// The maximum number of parameters of a listing. Each is a condition that the database must plan.
 const MAX_PARAMETERS: usize = 64;
-/// Tags and custom properties that a listing filters by at the most: each joins a table, and PostgreSQL's planner takes
-/// seconds over sixty of them.
+/// The maximum number of tags and custom properties in the filter of a listing. Each needs a join, and PostgreSQL takes seconds to
+/// plan sixty of them.
 const MAX_JOINS: usize = 12;
-/// Values of one `in:` list at the most.
+/// The maximum number of values in an `in:` list.
 const MAX_LIST: usize = 256;
 
-/// Sort keys that a listing may have.
+/// The sort keys that a listing supports.
 const SORT_KEYS: [(&str, SortKey); 8] = [
     ("name", SortKey::Name),
     ("status", SortKey::Status),
@@ -28,7 +28,7 @@ const SORT_KEYS: [(&str, SortKey); 8] = [
     ("updated_at", SortKey::UpdatedAt),
 ];
 
-/// Reads a query string's pairs. A name that is no column filters on a custom property, as in Glance.
+/// Parses the pairs of a query string. As in Glance, a name that is not a known parameter filters by a custom property.
 ///
 /// # Errors
 /// `Invalid`, with Glance's message.
@@ -36,12 +36,12 @@ pub(super) fn parse(pairs: &[(String, String)]) -> Result<ListQuery> {
     let mut query = ListQuery::default();
     let mut sort = SortParameters::default();
     if pairs.len() > MAX_PARAMETERS {
-        return Err(Error::Invalid(format!("A listing has {MAX_PARAMETERS} query parameters at the most.")));
+        return Err(Error::Invalid(format!("A listing can have at most {MAX_PARAMETERS} query parameters.")));
     }
     for (at, (name, value)) in pairs.iter().enumerate() {
         check_storable("Param values", name)?;
         check_storable("Param values", value)?;
-        let comes_again = || pairs[at + 1..].iter().any(|(later, _)| later == name);
+        let is_repeated = || pairs[at + 1..].iter().any(|(later, _)| later == name);
         match name.as_str() {
             "limit" => query.limit = Some(limit(value)?),
             "marker" => query.marker = Some(value.clone().into()),
@@ -50,19 +50,19 @@ pub(super) fn parse(pairs: &[(String, String)]) -> Result<ListQuery> {
             "sort_dir" => sort.directions.push(direction(value.trim())?),
             "member_status" => query.filter.membership = membership(value)?,
             "tag" => query.filter.terms.push(Term::Tag(value.trim().to_owned())),
-            // All of these hold.
+            // If these are repeated, all of them must hold.
             "visibility" | "checksum" | "os_hash_value" => query.filter.add(name, value)?,
-            // Glance sets it itself.
+            // Glance ignores the client's value.
             "deleted" => {}
-            // Of the others, the last one counts.
-            _ if comes_again() => {}
+            // If others are repeated, the last one is used.
+            _ if is_repeated() => {}
             _ => query.filter.add(name, value)?,
         }
     }
     let joins = query.filter.terms.iter().filter(|term| matches!(term, Term::Tag(_) | Term::Property(..))).count();
     if joins > MAX_JOINS {
         return Err(Error::Invalid(format!(
-            "A listing is filtered by {MAX_JOINS} tags and custom properties at the most."
+            "A listing can be filtered by at most {MAX_JOINS} tags and custom properties."
         )));
     }
     query.sort = sort.order()?;
@@ -109,7 +109,7 @@ impl ImageFilter {
 }
 
 impl VisibilityFilter {
-    /// What both ask for.
+    /// The filter that both filters imply.
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Default | Self::All, other) => other,
@@ -128,7 +128,7 @@ impl VisibilityFilter {
 fn visibility(value: &str) -> Result<VisibilityFilter> {
     match value {
         "all" => Ok(VisibilityFilter::All),
-        // Not refused by Glance either: there is no such image.
+        // As in Glance, this is not an error, and no image matches.
         "" => Ok(VisibilityFilter::None),
         _ => match value.parse() {
             Ok(visibility) => Ok(VisibilityFilter::Only(visibility)),
@@ -137,7 +137,7 @@ fn visibility(value: &str) -> Result<VisibilityFilter> {
     }
 }
 
-/// A column of numbers, or one end of its range.
+/// The condition on a numeric column, or on one end of its range; `None` if the name is not a numeric column.
 fn number(name: &str, value: &str) -> Result<Option<Term>> {
     let (column, compare) = if let Some(column) = name.strip_suffix("_min") {
         (column, Comparison::AtLeast)
@@ -155,12 +155,12 @@ fn number(name: &str, value: &str) -> Result<Option<Term>> {
     };
     let error = || Error::Invalid("Unable to filter on a range with a non-numeric value.".to_owned());
     let number = integer(value).ok_or_else(error)?;
-    // Nothing is as large as what a column cannot hold.
+    // A number beyond the column's range compares like the end of the range.
     let bounded = number.clamp(i64::MIN.into(), i64::MAX.into());
     Ok(Some(term(compare, i64::try_from(bounded).map_err(|_| error())?)))
 }
 
-/// A whole number, as Python reads it; one that is too large is the largest.
+/// Parses an integer as Python does. A number that is out of range becomes the nearest one in range.
 fn integer(text: &str) -> Option<i128> {
     let text = text.trim();
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -172,7 +172,7 @@ fn integer(text: &str) -> Option<i128> {
     Some(text.replace('_', "").parse().unwrap_or(extreme))
 }
 
-/// What the request says of the order.
+/// The sort parameters of the request.
 #[derive(Default)]
 struct SortParameters<'q> {
     combined: Option<&'q str>,
@@ -181,7 +181,7 @@ struct SortParameters<'q> {
 }
 
 impl SortParameters<'_> {
-    /// The order, with creation time and id behind it so that any two images are told apart.
+    /// The sort order, followed by creation time and id, so that the order of any two images is defined.
     fn order(mut self) -> Result<Vec<(SortKey, Direction)>> {
         if let Some(combined) = self.combined {
             if !self.keys.is_empty() || !self.directions.is_empty() {
@@ -199,7 +199,7 @@ impl SortParameters<'_> {
         if self.keys.is_empty() {
             self.keys.push(SortKey::CreatedAt);
         }
-        // One direction goes for every key, and for those behind them.
+        // A single direction applies to all keys, including those that are appended.
         let default = match self.directions.as_slice() {
             [direction] => *direction,
             _ => Direction::Desc,
@@ -207,7 +207,7 @@ impl SortParameters<'_> {
         let directions = self.directions.into_iter().chain(std::iter::repeat(default));
         let mut order: Vec<(SortKey, Direction)> = Vec::new();
         for (key, direction) in self.keys.into_iter().zip(directions) {
-            // A key that comes again changes nothing.
+            // A repeated key has no effect.
             if order.iter().all(|(known, _)| *known != key) {
                 order.push((key, direction));
             }
@@ -269,25 +269,25 @@ fn one_of(value: &str) -> Result<Vec<String>> {
         Some(("eq", text)) => Ok(vec![text.to_owned()]),
         Some(("in", list)) => {
             let mut texts = quoted_list(list)?;
-            // Each is looked up for itself.
+            // Each value is a separate lookup, so duplicates are removed.
             texts.sort();
             texts.dedup();
             Ok(texts)
         }
-        // A time is no operator with its text behind it.
+        // A time also contains colons.
         Some(_) if timestamp(value).is_some() => Ok(vec![value.to_owned()]),
         Some((operator, _)) => Err(Error::Invalid(format!("Unable to filter by unknown operator '{operator}'."))),
     }
 }
 
-/// Splits at commas that are not in quotes; a backslash takes the character behind it for what it is.
+/// Splits a list at commas outside quotes. A backslash escapes the quote after it.
 fn quoted_list(list: &str) -> Result<Vec<String>> {
     let fault = |what: &str| Error::Invalid(format!("Invalid filter value {list}. {what}"));
     let mut items = Vec::new();
     let mut rest = list;
     while !rest.is_empty() {
         if items.len() == MAX_LIST {
-            return Err(Error::Invalid(format!("A list of values has {MAX_LIST} of them at the most.")));
+            return Err(Error::Invalid(format!("A list can have at most {MAX_LIST} values.")));
         }
         if let Some(quoted) = rest.strip_prefix('"') {
             let end = closing_quote(quoted).ok_or_else(|| fault("The quote is not closed."))?;
@@ -310,7 +310,7 @@ fn quoted_list(list: &str) -> Result<Vec<String>> {
     Ok(items)
 }
 
-/// Where the quote is closed: at one without a backslash before it.
+/// The offset of the closing quote, which has no backslash before it.
 fn closing_quote(text: &str) -> Option<usize> {
     let mut before = '"';
     text.char_indices().find_map(|(at, c)| {
@@ -342,12 +342,12 @@ fn comparison(name: &str, value: &str) -> Result<(Comparison, NaiveDateTime)> {
     Ok((compare, time))
 }
 
-/// An ISO 8601 time, taken as UTC where it names no zone, of a year that every engine can hold.
+/// Parses an ISO 8601 time, in UTC if it has no zone. The year must be one that every database engine can store.
 fn timestamp(text: &str) -> Option<NaiveDateTime> {
     parse_timestamp(text).filter(|time| (1000..=9999).contains(&time.year()))
 }
 
-/// What Glance takes for ISO 8601: with hyphens and colons or without, and whatever is missing from its end.
+/// Parses the forms of ISO 8601 that Glance accepts: with or without hyphens and colons, and with any parts missing at the end.
 fn parse_timestamp(text: &str) -> Option<NaiveDateTime> {
     let mut rest = text;
     let year = digits(&mut rest, 4, 4)?;
@@ -385,7 +385,7 @@ fn parse_timestamp(text: &str) -> Option<NaiveDateTime> {
     local.checked_sub_signed(offset(rest)?)
 }
 
-/// A time zone's distance from UTC; the text ends with it.
+/// The offset of a time zone from UTC. The zone must be the rest of the text.
 fn offset(mut rest: &str) -> Option<TimeDelta> {
     if rest.is_empty() || rest == "Z" {
         return Some(TimeDelta::zero());
@@ -405,19 +405,19 @@ fn skip(rest: &mut &str, c: char) -> bool {
     rest.strip_prefix(c).inspect(|behind| *rest = behind).is_some()
 }
 
-/// A number of so many digits, of which it takes as many as there are.
-fn digits(rest: &mut &str, least: usize, most: usize) -> Option<u32> {
-    let length = rest.bytes().take(most).take_while(u8::is_ascii_digit).count();
+/// Consumes a number of `min` to `max` digits, as many as there are.
+fn digits(rest: &mut &str, min: usize, max: usize) -> Option<u32> {
+    let length = rest.bytes().take(max).take_while(u8::is_ascii_digit).count();
     let (number, behind) = rest.split_at(length);
     *rest = behind;
-    number.parse().ok().filter(|_| length >= least)
+    number.parse().ok().filter(|_| length >= min)
 }
 
-/// Two digits, or as few as this, which a colon may precede. Where they are not, nothing is taken.
-fn after_colon(rest: &mut &str, least: usize) -> Option<u32> {
+/// Consumes `min` to two digits with an optional colon before them. Consumes nothing if they are missing.
+fn after_colon(rest: &mut &str, min: usize) -> Option<u32> {
     let mut ahead = *rest;
     skip(&mut ahead, ':');
-    let number = digits(&mut ahead, least, 2)?;
+    let number = digits(&mut ahead, min, 2)?;
     *rest = ahead;
     Some(number)
 }
@@ -438,25 +438,25 @@ mod tests {
     }
 
     #[test]
-    fn newest_first_without_an_order() {
+    fn the_default_order_is_newest_first() {
         let expected = vec![(SortKey::CreatedAt, Direction::Desc), (SortKey::Id, Direction::Desc)];
         assert_eq!(parse(&[]).unwrap().sort, expected);
     }
 
     #[test]
-    fn one_direction_goes_for_every_key() {
+    fn a_single_direction_applies_to_every_key() {
         let sort = parse(&[("sort_key", "name"), ("sort_key", "size"), ("sort_dir", "asc")]).unwrap().sort;
         assert!(sort.iter().all(|(_, direction)| *direction == Direction::Asc), "{sort:?}");
         assert_eq!(sort.len(), 4);
     }
 
     #[test]
-    fn both_spellings_of_an_order_cannot_be_mixed() {
+    fn both_forms_of_a_sort_order_cannot_be_combined() {
         assert!(parse(&[("sort", "name:asc"), ("sort_key", "name")]).unwrap_err().contains("cannot be combined"));
     }
 
     #[test]
-    fn quotes_hold_commas_together() {
+    fn commas_in_quotes_do_not_split_a_value() {
         assert_eq!(quoted_list("a,\"b,c\",d").unwrap(), ["a", "b,c", "d"]);
         assert!(quoted_list("a,\"b").is_err());
         assert!(quoted_list("\"a\"b").is_err());
@@ -464,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_what_iso8601_takes() {
+    fn times_are_parsed_as_by_iso8601() {
         let cases = [
             ("2020", Some("2020-01-01 00:00:00")),
             ("2020-2", Some("2020-02-01 00:00:00")),

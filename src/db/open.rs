@@ -1,0 +1,203 @@
+//! Opening a database: its pools of connections, and how each connection is set up.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::{
+    AssertSqlSafe, Executor, MySqlConnection, PgConnection, SqlitePool,
+    mysql::MySqlPoolOptions,
+    postgres::PgPoolOptions,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{Db, Error, Result, pool::Pool};
+use crate::config::{Database, DatabaseUrl, Target};
+
+/// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
+const SQLITE_READERS: u32 = 4;
+/// Memory for pages of the file that each of them keeps, at the most, in the pragma's spelling: 8 MiB. A page of a listing by a tag
+/// looks at some 3 MiB of a large file, and with SQLite's own 2 MiB reads them anew each time.
+const SQLITE_READER_CACHE: &str = "-8192";
+/// The pause before a locked SQLite file is asked for again.
+pub(super) const SQLITE_PAUSE: Duration = Duration::from_millis(50);
+/// How MySQL and MariaDB are to find rows. A page's are looked up by their images' ids: to look each id up before that, to learn how
+/// many rows it has, takes as long as reading them. And to filter a few images by their visibility, MariaDB would read all others
+/// of that visibility, too.
+const HABITS: [&str; 2] =
+    ["SET SESSION eq_range_index_dive_limit = 2", "SET SESSION optimizer_switch = 'rowid_filter=off'"];
+
+/// Connections to a server database where the configuration sets no bound.
+const MAX_CONNECTIONS: i64 = 1000;
+
+/// How connections to the database are opened and kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionOptions {
+    /// Connections to a server database at most.
+    pub(crate) max_connections: u32,
+    /// The age at which a connection to a server is replaced.
+    pub(crate) max_age: Option<Duration>,
+    /// The longest wait for a free connection, and on SQLite for another process's lock.
+    pub(crate) wait: Duration,
+    /// Galera's `wsrep_sync_wait` for each connection; `None` leaves the server's setting.
+    pub(crate) wsrep_sync_wait: Option<i64>,
+}
+
+impl From<&Database> for ConnectionOptions {
+    fn from(options: &Database) -> Self {
+        // SQLAlchemy's pool is without a bound where the overflow is negative, or the size is 0.
+        let bounded = options.max_overflow >= 0 && options.max_pool_size > 0;
+        let sum = options.max_overflow.saturating_add(options.max_pool_size.into());
+        let max_connections = if bounded { sum.clamp(1, MAX_CONNECTIONS) } else { MAX_CONNECTIONS };
+        Self {
+            max_connections: max_connections.try_into().unwrap_or(1),
+            max_age: options.connection_recycle_time.try_into().ok().map(Duration::from_secs),
+            wait: options.pool_timeout,
+            wsrep_sync_wait: options.mysql_wsrep_sync_wait,
+        }
+    }
+}
+
+impl Db {
+    /// Opens the database's pools. A server is not contacted yet: [`Db::acquire`] does that.
+    ///
+    /// # Errors
+    /// `Unavailable` where an SQLite file cannot be opened.
+    pub(crate) async fn open(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Self> {
+        Ok(match &url.target {
+            Target::Sqlite(path) => {
+                let options = SqliteConnectOptions::new()
+                    .filename(path)
+                    .create_if_missing(true)
+                    .foreign_keys(true)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    // WAL with NORMAL may lose the last commits with the power; what was answered must not be lost.
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(limits.wait);
+                let pool = |connections| {
+                    SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
+                };
+                Self::Sqlite {
+                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?, Arc::default()),
+                    read: Pool::new(
+                        pool(SQLITE_READERS).connect_lazy_with(options.pragma("cache_size", SQLITE_READER_CACHE)),
+                        Arc::default(),
+                    ),
+                }
+            }
+            Target::Postgres(options) => {
+                let pool = PgPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
+                Self::Postgres(Pool::of_server(pool, (**options).clone(), limits, Arc::default()))
+            }
+            Target::MySql(options) => {
+                let is_clustered = Arc::new(AtomicBool::new(false));
+                let found = Arc::clone(&is_clustered);
+                let pool = MySqlPoolOptions::new().after_connect(move |connection, _| {
+                    let found = Arc::clone(&found);
+                    Box::pin(async move {
+                        prepare_mysql(connection, limits.wsrep_sync_wait).await?;
+                        found.store(is_galera(connection).await?, Ordering::Relaxed);
+                        Ok(())
+                    })
+                });
+                Self::MySql(Pool::of_server(pool, (**options).clone(), limits, is_clustered))
+            }
+        })
+    }
+}
+
+/// Opens an SQLite file. Where another process turns it to WAL at the same moment, SQLite says that it is locked at once,
+/// whatever the busy timeout is: so it is asked again for as long.
+async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions, wait: Duration) -> Result<SqlitePool> {
+    let give_up = Instant::now() + wait;
+    loop {
+        match pool.clone().connect_with(options.clone()).await.map_err(Error::from) {
+            Err(Error::Unavailable(_)) if Instant::now() < give_up => tokio::time::sleep(SQLITE_PAUSE).await,
+            done => return done,
+        }
+    }
+}
+
+/// One plan for each statement, for any values: to plan a statement anew each time takes longer than most statements. Such a plan would
+/// sort all images of a project, because the average project has few: so an index is walked where there is one that has the order.
+/// And rows of other tables are looked up one by one: a hash of the few images that are shared with a project would be held against all
+/// that are shared with anybody. What must be sorted all the same is taken for so expensive that PostgreSQL would compile the
+/// statement, which takes half a second.
+async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let habits = "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_hashjoin = off; \
+                  SET enable_mergejoin = off; SET jit = off";
+    connection.execute(habits).await.map(drop)
+}
+
+/// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
+/// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
+async fn prepare_mysql(connection: &mut MySqlConnection, wsrep_sync_wait: Option<i64>) -> Result<(), sqlx::Error> {
+    connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
+    connection.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')").await?;
+    for habit in HABITS {
+        // A server that does not know one finds the same rows.
+        if let Err(error) = connection.execute(habit).await {
+            tracing::debug!(%error, habit, "the server has habits of its own");
+        }
+    }
+    if let Some(level) = wsrep_sync_wait {
+        connection.execute(AssertSqlSafe(format!("SET SESSION wsrep_sync_wait = {level}"))).await?;
+    }
+    Ok(())
+}
+
+/// Whether the server is a node of a Galera cluster. MySQL does not have the variable at all.
+async fn is_galera(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error> {
+    let row: Option<(String, String)> =
+        sqlx::query_as("SHOW SESSION VARIABLES LIKE 'wsrep_on'").fetch_optional(connection).await?;
+    Ok(row.is_some_and(|(_, value)| value == "ON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test that kills a process cannot tell FULL from NORMAL: only a power cut can.
+    #[tokio::test]
+    async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = dir.path().join("test.sqlite").into();
+        let limits = ConnectionOptions {
+            max_connections: 1,
+            max_age: None,
+            wait: Duration::from_secs(1),
+            wsrep_sync_wait: None,
+        };
+        let db = Db::open(&url, limits).await.unwrap();
+        let Db::Sqlite { write, .. } = &db else { panic!("{db:?}") };
+        let mut held = write.acquire().await.unwrap();
+        let write = held.connection().unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *write).await.unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *write).await.unwrap();
+        let foreign_keys: bool = sqlx::query_scalar("PRAGMA foreign_keys").fetch_one(&mut *write).await.unwrap();
+        assert_eq!((synchronous, journal.as_str(), foreign_keys), (2, "wal", true));
+    }
+
+    /// What it is good for, `benches/listing` measures.
+    #[tokio::test]
+    async fn sqlite_keeps_the_pages_of_a_listing() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = ConnectionOptions {
+            max_connections: 1,
+            max_age: None,
+            wait: Duration::from_secs(1),
+            wsrep_sync_wait: None,
+        };
+        let db = Db::open(&dir.path().join("test.sqlite").into(), limits).await.unwrap();
+        let Db::Sqlite { read, .. } = &db else { panic!("{db:?}") };
+        let kibibytes: i64 = sqlx::query_scalar("PRAGMA cache_size")
+            .fetch_one(read.acquire().await.unwrap().connection().unwrap())
+            .await
+            .unwrap();
+        assert_eq!(kibibytes, -8192);
+    }
+}
