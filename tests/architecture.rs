@@ -50,9 +50,9 @@ const LAYOUT: Layout<'_> = Layout {
         // Domain types, without database and HTTP.
         &["model"],
         // Mechanisms that do not know the domain.
-        &["policy", "schemas", "stream", "keystone", "egress", "log"],
+        &["policy", "schemas", "stream", "egress", "log"],
         // Vocabulary of all modules, and modules that depend on nothing.
-        &["config", "inspect", "python", "error", "context"],
+        &["config", "inspect", "error", "context"],
     ],
     // Pairs in the same row: the first module uses the second one for this reason.
     siblings: &[],

@@ -1,8 +1,8 @@
-//! What was broken off, and what is left of it.
+//! Rolls back the uploads of processes that died.
 //!
-//! Every process adds to a number of its own in the database, and looks at those of the others. One whose number stood still
-//! for as long as it takes to add to it [`MISSED`] times is dead: whichever process sees that first undoes the uploads that it
-//! had begun. Nobody's clock counts. Deletions that were broken off are gone on with, and files that nobody knows are removed.
+//! Each process adds to a number of its own in the database, its heartbeat, and inspects the numbers of the others. A process whose number
+//! did not change during [`MISSED`] of its heartbeats is dead: the process that detects this first rolls back the uploads of the dead one.
+//! No clocks are compared.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,16 +23,16 @@ use crate::{
 
 /// Looks that others are given to undo an upload into a store that is not configured here.
 const FOREIGN: u32 = 30;
-const CANNOT_UNDO: &str = "an upload that was cut off cannot be undone now";
+const CANNOT_ROLL_BACK: &str = "an interrupted upload cannot be rolled back now; retrying at the next heartbeat";
 
 /// What was seen of the other processes.
 #[derive(Default)]
 pub(crate) struct Watch {
     /// Their numbers, where they have one, and at how many looks in a row.
     seen: HashMap<String, (Option<i64>, u32)>,
-    /// Uploads into stores that are not configured here, and for how many looks.
+    /// Uploads into stores that are not configured here, and the number of inspections that found them.
     foreign: HashMap<String, u32>,
-    /// Images whose upload could not be undone at the last look, and why, which was told.
+    /// Images whose upload could not be rolled back at the last inspection, and the reason, which was logged.
     stuck: HashMap<String, String>,
 }
 
@@ -61,7 +61,7 @@ impl Watch {
                 let looks = before.get(&upload.upload_id).map_or(0, |looks| looks + 1);
                 if looks == 0 {
                     let (image, store) = (upload.image_id.as_str(), &upload.store);
-                    tracing::warn!(image, store, "an upload was cut off into a store that is not configured here");
+                    tracing::warn!(image, store, "an upload into a store that is not configured here was interrupted");
                 }
                 if looks < FOREIGN {
                     self.foreign.insert(upload.upload_id.clone(), looks);
@@ -69,10 +69,10 @@ impl Watch {
                 }
             }
             let image = upload.image_id.as_str();
-            if let Err(why) = undo_dead(app, upload).await {
+            if let Err(why) = roll_back_dead(app, upload).await {
                 match told.get(image) == Some(&why) {
-                    true => tracing::debug!(image, why, "{CANNOT_UNDO}"),
-                    false => tracing::warn!(image, why, "{CANNOT_UNDO}"),
+                    true => tracing::debug!(image, why, "{CANNOT_ROLL_BACK}"),
+                    false => tracing::warn!(image, why, "{CANNOT_ROLL_BACK}"),
                 }
                 self.stuck.insert(image.to_owned(), why);
             }
@@ -107,20 +107,22 @@ impl Watch {
     }
 }
 
-/// Looks of ours, one `every` so often, in which somebody else adds to their number [`MISSED`] times.
+/// The number of our inspections, one every `every`, in which another process adds to its number [`MISSED`] times.
 fn patience(theirs: Duration, every: Duration) -> u32 {
     let looks = (theirs * MISSED).as_millis().div_ceil(every.as_millis().max(1));
     u32::try_from(looks).unwrap_or(u32::MAX).max(MISSED)
 }
 
-/// Undoes an upload that was cut off, or tells why that cannot be done now.
-async fn undo_dead(app: &App, upload: &Upload) -> Result<(), String> {
+/// Rolls back an interrupted upload, or returns why that is not possible now.
+async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
     let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
-    // Who holds the image's place may stall for ever, and there are other uploads.
+    // The process that has the hold on the image may stall for ever, and there are other uploads.
     let undone = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
-    let undone = undone.await.map_err(|_| "the database, the store, or who holds the image's place takes too long")?;
+    let undone = undone
+        .await
+        .map_err(|_| "the database, the store, or the process that holds the image's location takes too long")?;
     if undone.map_err(|error| error.to_string())? {
-        tracing::warn!(image, "an upload that was cut off is undone");
+        tracing::warn!(image, "an interrupted upload was rolled back");
         if store.is_none() {
             let store = &upload.store;
             tracing::warn!(image, store, "what it has left in a store that is not configured here may stay there");

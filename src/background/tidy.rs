@@ -19,7 +19,7 @@ const DELETIONS: u64 = 1000;
 /// Of these, so many are gone on with beside each other: a store that is away lets each of them wait.
 const BESIDE: usize = 8;
 
-/// Deletions that are under way, or were broken off.
+/// Deletions that are in progress, or were interrupted.
 struct Deletions {
     images: Vec<Image>,
     removals: Vec<Removal>,
@@ -101,8 +101,8 @@ impl Deletions {
 async fn go_on(app: &App, image: &str, work: impl Future<Output = Result<bool>>, what: &'static str) {
     match tokio::time::timeout(app.config.glimpse.request_timeout, work).await {
         Ok(Ok(false)) => {}
-        Ok(Ok(true)) => tracing::warn!(image, "{what} that was broken off has come to its end"),
-        Ok(Err(error)) => tracing::error!(image, %error, "{what} was broken off, and cannot go on now"),
-        Err(_) => tracing::error!(image, "{what} was broken off, and cannot go on now: it takes too long"),
+        Ok(Ok(true)) => tracing::warn!(image, "{what} that was interrupted is now complete"),
+        Ok(Err(error)) => tracing::error!(image, %error, "{what} was interrupted, and cannot be resumed now"),
+        Err(_) => tracing::error!(image, "{what} was interrupted, and cannot be resumed now: it takes too long"),
     }
 }

@@ -1,26 +1,12 @@
 //! Which options there are: those that Glimpse acts on, and those that Glance knows.
 
-use super::options::{
-    Cors, Database, DefaultGroup, FileStore, GlanceStore, Glimpse, Healthcheck, HttpStore, ImageFormat,
-    ImportFilteringOpts, KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy, S3Store,
+use super::{
+    known::Known,
+    options::{
+        Cors, Database, DefaultGroup, FileStore, GlanceStore, Glimpse, Healthcheck, HttpStore, ImageFormat,
+        ImportFilteringOpts, KeystoneAuthtoken, OsloLimit, OsloMiddleware, OsloPolicy, PasteDeploy, S3Store,
+    },
 };
-
-/// An option that Glimpse acts on.
-pub(super) struct Known {
-    pub(super) group: &'static str,
-    pub(super) name: &'static str,
-    /// The groups and names that it had before, which still count.
-    pub(super) former: &'static [(&'static str, &'static str)],
-    /// Its default, as a file would have it.
-    pub(super) default: fn() -> String,
-}
-
-impl Known {
-    /// Whether a file calls it by this group and name.
-    pub(super) fn is_called(&self, group: &str, name: &str) -> bool {
-        (self.group == group && self.name == name) || self.former.contains(&(group, name))
-    }
-}
 
 /// Every option that Glimpse acts on.
 pub(super) fn known() -> impl Iterator<Item = &'static Known> {

@@ -3,6 +3,7 @@
 mod catalogue;
 mod database_url;
 mod ini;
+mod known;
 mod options;
 mod paste;
 mod secret;

@@ -3,8 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    catalogue::Known,
     database_url::DatabaseUrl,
+    known::{Known, Source},
     secret::Secret,
     value::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Port, Repeated, choice, within},
 };
@@ -42,13 +42,13 @@ macro_rules! group {
 
         impl $name {
             /// Takes this group's options out of what was written.
-            pub(super) fn read(written: &mut super::Written) -> Self {
+            pub(super) fn read(written: &mut impl Source) -> Self {
                 Self::read_in(written, $group, None)
             }
 
             /// Takes the options of another group, which has its options from this kind; what is not written there is
             /// looked for in the group `shared`.
-            pub(super) fn read_in(written: &mut super::Written, group: &str, shared: Option<&str>) -> Self {
+            pub(super) fn read_in(written: &mut impl Source, group: &str, shared: Option<&str>) -> Self {
                 Self {
                     $($field: written.take_in(
                         group,

@@ -3,7 +3,7 @@
 
 use super::{
     ConfigError, Written,
-    catalogue::Known,
+    known::{Known, Source as _},
     options::{FileStore, GlanceStore, HttpStore, S3Store},
     value::Pairs,
 };

@@ -3,9 +3,9 @@
 use std::{cell::Cell, fmt, path::Path, rc::Rc};
 
 use super::{
-    ConfigError,
-    catalogue::{self, Known},
+    ConfigError, catalogue,
     ini::Entry,
+    known::{Check, Known, Source},
     options::KeystoneAuthtoken,
     secret::Secret,
     substitution::substitute,
@@ -14,9 +14,6 @@ use super::{
 
 /// Options that one value may refer to, also through others: more is a circle, or meant to waste memory.
 const MAX_REFERENCES: u32 = 100;
-
-/// What a value must be, beside of its type.
-type Check<'a, T> = &'a dyn Fn(&T) -> Result<(), String>;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,50 +117,6 @@ impl Written {
         match &self.auth_section {
             Some(section) if group == KeystoneAuthtoken::GROUP && is_login(name) => section,
             _ => group,
-        }
-    }
-
-    /// Takes an option's value, or its default where nothing was written or what was written is wrong. A group of the
-    /// operator's own has the options of its kind; what is not written there is looked for in the group `shared`.
-    pub(super) fn take_in<T: OptionValue>(
-        &mut self,
-        group: &str,
-        shared: Option<&str>,
-        option: &'static Known,
-        default: T,
-        checks: &[Check<'_, T>],
-    ) -> T {
-        let former = if group == option.group { option.former } else { &[] };
-        let own = self.texts(group, option.name, former);
-        let (group, found) = match shared {
-            Some(shared) if own.is_empty() => (shared, self.texts(shared, option.name, &[])),
-            _ => (group, own),
-        };
-        self.taken.extend([Some(group), shared].into_iter().flatten().map(|group| (group.to_owned(), option.name)));
-        let Some((_, place)) = found.last().cloned() else {
-            self.note(group, option, &default, Place::Default);
-            return default;
-        };
-        let references = Cell::new(0);
-        let texts = found.iter().map(|(text, _)| {
-            let filled = self.fill(self.group_of(group, option.name), text.expose(), &references);
-            // A secret with a dollar sign in it looks like a reference, whose name would be told.
-            filled.map_err(
-                |message| if T::SECRET { "a $ that is no reference is written $$".to_owned() } else { message },
-            )
-        });
-        let value = texts.collect::<Result<Vec<_>, _>>().and_then(|texts| T::parse_all(&texts));
-        let value = value.and_then(|value| checks.iter().try_for_each(|check| check(&value)).map(|()| value));
-        match value {
-            Ok(value) => {
-                self.note(group, option, &value, place);
-                value
-            }
-            Err(message) => {
-                let (place, group, name) = (place.to_string(), group.to_owned(), option.name);
-                self.errors.push(ConfigError::Value { place, group, name, message });
-                default
-            }
         }
     }
 
@@ -275,6 +228,50 @@ impl Written {
             }
         }
         warnings
+    }
+}
+
+impl Source for Written {
+    fn take_in<T: OptionValue>(
+        &mut self,
+        group: &str,
+        shared: Option<&str>,
+        option: &'static Known,
+        default: T,
+        checks: &[Check<'_, T>],
+    ) -> T {
+        let former = if group == option.group { option.former } else { &[] };
+        let own = self.texts(group, option.name, former);
+        let (group, found) = match shared {
+            Some(shared) if own.is_empty() => (shared, self.texts(shared, option.name, &[])),
+            _ => (group, own),
+        };
+        self.taken.extend([Some(group), shared].into_iter().flatten().map(|group| (group.to_owned(), option.name)));
+        let Some((_, place)) = found.last().cloned() else {
+            self.note(group, option, &default, Place::Default);
+            return default;
+        };
+        let references = Cell::new(0);
+        let texts = found.iter().map(|(text, _)| {
+            let filled = self.fill(self.group_of(group, option.name), text.expose(), &references);
+            // A secret with a dollar sign in it looks like a reference, whose name would be told.
+            filled.map_err(
+                |message| if T::SECRET { "a $ that is no reference is written $$".to_owned() } else { message },
+            )
+        });
+        let value = texts.collect::<Result<Vec<_>, _>>().and_then(|texts| T::parse_all(&texts));
+        let value = value.and_then(|value| checks.iter().try_for_each(|check| check(&value)).map(|()| value));
+        match value {
+            Ok(value) => {
+                self.note(group, option, &value, place);
+                value
+            }
+            Err(message) => {
+                let (place, group, name) = (place.to_string(), group.to_owned(), option.name);
+                self.errors.push(ConfigError::Value { place, group, name, message });
+                default
+            }
+        }
     }
 }
 

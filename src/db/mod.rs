@@ -29,7 +29,7 @@ use sqlx::{MySql, Postgres, Sqlite};
 
 pub(crate) use self::{
     error::{Error, Result},
-    open::ConnectionOptions,
+    pool::ConnectionOptions,
     session::{Conn, Session, Tx, in_time},
 };
 use self::{

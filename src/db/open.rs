@@ -15,8 +15,11 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use super::{Db, Error, Result, pool::Pool};
-use crate::config::{Database, DatabaseUrl, Target};
+use super::{
+    Db, Error, Result,
+    pool::{ConnectionOptions, Pool},
+};
+use crate::config::{DatabaseUrl, Target};
 
 /// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
 const SQLITE_READERS: u32 = 4;
@@ -30,37 +33,6 @@ pub(super) const SQLITE_PAUSE: Duration = Duration::from_millis(50);
 /// of that visibility, too.
 const HABITS: [&str; 2] =
     ["SET SESSION eq_range_index_dive_limit = 2", "SET SESSION optimizer_switch = 'rowid_filter=off'"];
-
-/// Connections to a server database where the configuration sets no bound.
-const MAX_CONNECTIONS: i64 = 1000;
-
-/// How connections to the database are opened and kept.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ConnectionOptions {
-    /// Connections to a server database at most.
-    pub(crate) max_connections: u32,
-    /// The age at which a connection to a server is replaced.
-    pub(crate) max_age: Option<Duration>,
-    /// The longest wait for a free connection, and on SQLite for another process's lock.
-    pub(crate) wait: Duration,
-    /// Galera's `wsrep_sync_wait` for each connection; `None` leaves the server's setting.
-    pub(crate) wsrep_sync_wait: Option<i64>,
-}
-
-impl From<&Database> for ConnectionOptions {
-    fn from(options: &Database) -> Self {
-        // SQLAlchemy's pool is without a bound where the overflow is negative, or the size is 0.
-        let bounded = options.max_overflow >= 0 && options.max_pool_size > 0;
-        let sum = options.max_overflow.saturating_add(options.max_pool_size.into());
-        let max_connections = if bounded { sum.clamp(1, MAX_CONNECTIONS) } else { MAX_CONNECTIONS };
-        Self {
-            max_connections: max_connections.try_into().unwrap_or(1),
-            max_age: options.connection_recycle_time.try_into().ok().map(Duration::from_secs),
-            wait: options.pool_timeout,
-            wsrep_sync_wait: options.mysql_wsrep_sync_wait,
-        }
-    }
-}
 
 impl Db {
     /// Opens the database's pools. A server is not contacted yet: [`Db::acquire`] does that.

@@ -21,7 +21,7 @@ use sqlx::{
 };
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
-use super::ConnectionOptions;
+use crate::config;
 
 /// How long a connection is reused before it returns to sqlx's pool. A connection that was idle there for longer is pinged
 /// before its next use.
@@ -35,6 +35,37 @@ const MAX_IDLE: usize = 16;
 /// The timeout of probing why the server is unreachable, and how long a probe's result is reused. So the server is probed once
 /// in this time, however many requests fail.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Connections to a server database where the configuration sets no bound.
+const MAX_CONNECTIONS: i64 = 1000;
+
+/// How connections to the database are opened and kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ConnectionOptions {
+    /// Connections to a server database at most.
+    pub(crate) max_connections: u32,
+    /// The age at which a connection to a server is replaced.
+    pub(crate) max_age: Option<Duration>,
+    /// The longest wait for a free connection, and on SQLite for another process's lock.
+    pub(crate) wait: Duration,
+    /// Galera's `wsrep_sync_wait` for each connection; `None` leaves the server's setting.
+    pub(crate) wsrep_sync_wait: Option<i64>,
+}
+
+impl From<&config::Database> for ConnectionOptions {
+    fn from(options: &config::Database) -> Self {
+        // SQLAlchemy's pool is without a bound where the overflow is negative, or the size is 0.
+        let bounded = options.max_overflow >= 0 && options.max_pool_size > 0;
+        let sum = options.max_overflow.saturating_add(options.max_pool_size.into());
+        let max_connections = if bounded { sum.clamp(1, MAX_CONNECTIONS) } else { MAX_CONNECTIONS };
+        Self {
+            max_connections: max_connections.try_into().unwrap_or(1),
+            max_age: options.connection_recycle_time.try_into().ok().map(Duration::from_secs),
+            wait: options.pool_timeout,
+            wsrep_sync_wait: options.mysql_wsrep_sync_wait,
+        }
+    }
+}
 
 /// A database engine that can run a statement without parameters.
 pub(crate) trait Engine: Database {

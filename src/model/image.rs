@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Status, text_enum::text_enum};
+use crate::error::{Error, Result};
 
 text_enum! {
     /// Which projects can see an image. A native enum in PostgreSQL and MySQL, text in SQLite.
@@ -141,4 +142,21 @@ pub(crate) struct DataFacts {
     pub(crate) os_hash_algo: String,
     /// Its secure hash, in hexadecimal digits.
     pub(crate) os_hash_value: String,
+}
+
+/// Checks that the image's disk and container formats are set, which they must be before it gets data.
+///
+/// # Errors
+/// `Invalid`, which names the missing properties.
+pub(crate) fn check_described(image: &Image) -> Result<()> {
+    let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
+        .into_iter()
+        .filter(|(_, format)| format.as_deref().unwrap_or_default().is_empty())
+        .map(|(name, _)| name)
+        .collect();
+    match missing.as_slice() {
+        [] => Ok(()),
+        [name] => Err(Error::Invalid(format!("Property {name} must be set prior to saving data."))),
+        names => Err(Error::Invalid(format!("Properties {} must be set prior to saving data.", names.join(", ")))),
+    }
 }

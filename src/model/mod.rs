@@ -13,11 +13,11 @@ mod tag;
 mod text_enum;
 
 pub(crate) use self::{
-    image::{DataFacts, Image, ImageId, RequestedId, Visibility},
+    image::{DataFacts, Image, ImageId, RequestedId, Visibility, check_described},
     listing::{Comparison, Direction, ImageFilter, SortKey, Term, VisibilityFilter},
     location::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     member::{Member, MemberId, MemberStatus},
-    status::{Status, check_described, may_become},
+    status::{Status, may_become},
     storable::check_storable,
     tag::Tag,
 };

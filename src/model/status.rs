@@ -1,7 +1,6 @@
 //! The states of an image, and the transitions between them.
 
-use super::{Image, text_enum::text_enum};
-use crate::error::{Error, Result};
+use super::text_enum::text_enum;
 
 text_enum! {
     /// The state of an image.
@@ -43,21 +42,4 @@ pub(crate) fn may_become(from: Status, to: Status) -> bool {
         Deleted => &[],
     };
     targets.contains(&to)
-}
-
-/// Checks that the image's disk and container formats are set, which they must be before it gets data.
-///
-/// # Errors
-/// `Invalid`, which names the missing properties.
-pub(crate) fn check_described(image: &Image) -> Result<()> {
-    let missing: Vec<&str> = [("disk_format", &image.disk_format), ("container_format", &image.container_format)]
-        .into_iter()
-        .filter(|(_, format)| format.as_deref().unwrap_or_default().is_empty())
-        .map(|(name, _)| name)
-        .collect();
-    match missing.as_slice() {
-        [] => Ok(()),
-        [name] => Err(Error::Invalid(format!("Property {name} must be set prior to saving data."))),
-        names => Err(Error::Invalid(format!("Properties {} must be set prior to saving data.", names.join(", ")))),
-    }
 }

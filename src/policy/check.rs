@@ -6,13 +6,10 @@ use super::{
     credentials::{self, Credential},
     left::Left,
     parse::Check,
-    rules::Rules,
+    rules::{MAX_REFERENCES, Rules},
     target::Target,
 };
 use crate::context::Identity;
-
-/// The maximum length of a chain of references between rules. A longer one is taken for a cycle.
-pub(super) const MAX_REFERENCES: usize = 64;
 
 /// The maximum number of references that one evaluation follows. It bounds rules whose references multiply at each level.
 const MAX_FOLLOWED: u32 = 10_000;

@@ -8,12 +8,14 @@ use std::{
 };
 
 use super::{
-    check::MAX_REFERENCES,
     defaults::{self, Default},
     file::FileRule,
     parse::{self, Check},
 };
 use crate::config::OsloPolicy;
+
+/// The maximum length of a chain of references between rules. A longer one is taken for a cycle.
+pub(super) const MAX_REFERENCES: usize = 64;
 
 /// Where a rule is defined.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -334,6 +334,6 @@ async fn an_interrupted_migration_is_reported_with_instructions() {
         assert_eq!(output.status.code(), Some(1), "{command:?}");
         let told = text(&output).0 + &text(&output).1;
         assert!(told.contains("migration 2 was started but not finished"), "{command:?}: {told}");
-        assert!(told.contains("Restore the database from before"), "{command:?}: {told}");
+        assert!(told.contains("Restore a backup of the database"), "{command:?}: {told}");
     }
 }

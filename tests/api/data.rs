@@ -1120,7 +1120,7 @@ async fn deletions_that_cannot_complete_do_not_delay_the_others() {
     fs::write(images.join(last), "abc").unwrap();
     for round in ["all that it takes at a time are tried", "the last one is tried"] {
         s.start_again().await;
-        let tried = || s.log().matches("a deletion was broken off, and cannot go on now").count();
+        let tried = || s.log().matches("a deletion was interrupted, and cannot be resumed now").count();
         eventually(round, || async { (tried() >= 999).then_some(()) }).await;
         if images.join(last).exists() {
             eventually(round, || async { (tried() == 1000).then_some(()) }).await;

@@ -368,7 +368,7 @@ async fn deletions_are_resumed_once_the_s3_server_is_back() {
     s.kill();
     s.database.execute("UPDATE images SET status = 'pending_delete'").await;
     s.start_again().await;
-    let tried = || s.log().matches("a deletion was broken off, and cannot go on now").count();
+    let tried = || s.log().matches("a deletion was interrupted, and cannot be resumed now").count();
     eventually("all are tried", || async { (tried() == 10).then_some(()) }).await;
     s.kill();
     s3.start_again().await;
