@@ -283,7 +283,7 @@ async fn an_unavailable_or_refusing_store_is_reported() {
     let nowhere = at(&[key("s3_store_bucket", "nowhere")]).start().await;
     let image = waiting_image(&nowhere.member("p1")).await;
     upload(&nowhere.member("p1"), &image, "abc").await.expect(503);
-    assert!(nowhere.log().contains("s3_store_create_bucket_on_put is off"), "{}", nowhere.log());
+    assert!(nowhere.log().contains("set s3_store_create_bucket_on_put"), "{}", nowhere.log());
     let maker = at(&[key("s3_store_bucket", "nowhere"), key("s3_store_create_bucket_on_put", "true")]).start().await;
     for data in [bytes(3), bytes(6 * MIB)] {
         let image = image_with(&maker.member("p1"), &data).await;
