@@ -1,10 +1,8 @@
-//! Images that claim to have data, and do not: they are found, reported, and repaired where that is safe.
+//! Finds images that claim to have data, and do not, and reports them.
 //!
-//! No request leaves such an image. One can come from a release before this rule held, from a restored backup, or from somebody who
-//! removed data by hand. An audit inspects a page of images at a time, asks their stores, and asks them again a while later, so that a
-//! deletion or an upload that is under way has ended by then. It never trusts a store that has nothing: a folder that is not mounted
-//! looks the same as one whose files are gone, so a missing object counts only where another one in the same folder or bucket was
-//! found.
+//! An audit inspects one page of images at a time and asks their stores. It asks again a while later, so that a deletion or an upload in
+//! progress has ended by then. It changes nothing that a store's answer would take away from an image: a folder that is not mounted
+//! looks the same as one whose files are gone.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -72,7 +70,7 @@ impl Audit {
             let before: Vec<Audited> = suspects.into_iter().map(|(audited, _)| audited).collect();
             let unchanged = now.into_iter().filter(|audited| before.contains(audited)).collect();
             for (audited, findings) in self::suspects(app, unchanged, &mut folders).await {
-                db::in_time(patience, repair(app, &audited, &findings)).await?;
+                db::in_time(patience, report(app, &audited, &findings)).await?;
             }
         }
         self.after = last.filter(|_| is_full).unwrap_or_default();
@@ -117,8 +115,7 @@ async fn suspects(app: &App, page: Vec<Audited>, folders: &mut HashSet<String>) 
     folders.extend(all.iter().flat_map(|(_, findings)| &findings.present).map(|location| folder(location).to_owned()));
     all.into_iter()
         .filter_map(|(audited, mut findings)| {
-            let is_certain =
-                |location: &Location| audited.removed.contains(location) || folders.contains(folder(location));
+            let is_certain = |location: &Location| folders.contains(folder(location));
             let (missing, uncertain): (Vec<_>, Vec<_>) = findings.missing.into_iter().partition(is_certain);
             findings.missing = missing;
             let nothing = |location: Location| {
@@ -162,68 +159,37 @@ fn folder(location: &Location) -> &str {
     location.url.expose().rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// Repairs an image that is still as it was audited, and reports it.
-async fn repair(app: &App, audited: &Audited, findings: &Findings) -> Result<()> {
+/// Reports what is wrong with an image. Nothing is changed but for one case, which takes nothing away: an active image without any
+/// location, whose data is where a location marked as deleted says, gets that location back.
+async fn report(app: &App, audited: &Audited, findings: &Findings) -> Result<()> {
     let Audited { image, locations, .. } = audited;
     let (id, size, hash) = (image.id.as_str(), image.size, image.os_hash_value.as_deref());
     for doubt in &findings.doubts {
         tracing::error!(image = id, size, doubt, "an image's data is not what the image says");
     }
-    let is_found = locations.is_empty() && !findings.present.is_empty();
-    let is_lost = findings.missing.len() == locations.len().max(1) && findings.present.is_empty();
-    if findings.missing.is_empty() && !is_found {
-        return Ok(());
+    for location in &findings.missing {
+        let location = location.id;
+        tracing::error!(image = id, location, size, os_hash_value = hash, "the image's data is gone from a location");
     }
-    // A deactivated image stays one: nobody may upload to it.
-    if image.status != Status::Active {
-        tracing::error!(
-            image = id,
-            size,
-            os_hash_value = hash,
-            "data of a deactivated image is gone, or its location is marked as deleted"
-        );
-        return Ok(());
-    }
-    let repaired = app
+    // Several rows can have one URL: the newest alone comes back.
+    let newest = findings.present.iter().max_by_key(|location| location.id);
+    let (Some(newest), true, Status::Active) = (newest, locations.is_empty(), image.status) else { return Ok(()) };
+    let restored = app
         .db
         .transaction(|mut tx| async move {
-            let now = app.now();
-            if db::images::get_locked(&mut tx, &image.id).await?.as_ref() != Some(image)
-                || db::locations::list(&mut tx, &image.id).await? != *locations
-            {
-                return Ok((tx, false));
+            let is_unchanged = db::images::get_locked(&mut tx, &image.id).await?.as_ref() == Some(image)
+                && db::locations::list(&mut tx, &image.id).await?.is_empty();
+            if is_unchanged {
+                db::locations::undelete(&mut tx, newest.id, app.now()).await?;
             }
-            if is_found {
-                for location in &findings.present {
-                    db::locations::undelete(&mut tx, location.id, now).await?;
-                }
-            } else {
-                let ids: Vec<i32> = findings.missing.iter().map(|location| location.id).collect();
-                db::locations::mark(&mut tx, &ids, LocationStatus::Deleted, now).await?;
-                if is_lost {
-                    db::images::lose_data(&mut tx, &image.id, now).await?;
-                }
-            }
-            Ok((tx, true))
+            Ok((tx, is_unchanged))
         })
         .await?;
-    match (repaired, is_found, is_lost) {
-        (false, ..) => {}
-        (true, true, _) => tracing::warn!(
+    if restored {
+        tracing::warn!(
             image = id,
             "the image's location was marked as deleted, and its data is there: the location is restored"
-        ),
-        (true, false, true) => tracing::error!(
-            image = id,
-            size,
-            os_hash_value = hash,
-            "the image's data is gone: the image is queued again, and waits for an upload of it"
-        ),
-        (true, false, false) => tracing::error!(
-            image = id,
-            size,
-            "the image's data is gone from one of its stores: that location is removed, the others have it"
-        ),
+        );
     }
     Ok(())
 }

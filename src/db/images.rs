@@ -190,13 +190,15 @@ pub(crate) async fn all(s: &mut impl Session, ids: &[&str]) -> Result<Vec<Image>
     s.all(live(ids)).await
 }
 
-/// Sets the time of the image's last change. Returns `false` if the image is deleted. One statement.
+/// Sets the time of the image's last change. Returns `false` if the image is deleted, or is being deleted: then the time is the token of
+/// its [deletion](begin_deletion), and nothing else writes it. One statement.
 pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
     let update = Query::update()
         .table(Images::Table)
         .value(Images::UpdatedAt, now)
         .and_where(Expr::col(Images::Id).eq(id))
         .and_where(Expr::col(Images::Deleted).eq(false))
+        .and_where(Expr::col(Images::Status).ne(Status::PendingDelete))
         .take();
     Ok(s.execute(update).await? == 1)
 }
@@ -233,18 +235,6 @@ pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) 
         .value(Images::VirtualSize, None::<i64>)
         .take();
     Ok(s.execute(update).await? == 1)
-}
-
-/// Returns an active image to `queued` after its data was removed. The transaction holds the image's lock. One statement.
-pub(crate) async fn lose_data(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
-    let update = transition(id, Status::Active, Status::Queued, now)
-        .value(Images::Size, None::<i64>)
-        .value(Images::VirtualSize, None::<i64>)
-        .value(Images::Checksum, None::<String>)
-        .value(Images::OsHashAlgo, None::<String>)
-        .value(Images::OsHashValue, None::<String>)
-        .take();
-    tx.execute(update).await.map(drop)
 }
 
 /// Marks the image as deleted, if it still has the status that was read, and is neither deleted nor protected. Protection does

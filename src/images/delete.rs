@@ -55,7 +55,8 @@ async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<
         Some((image, before, locations)) => {
             let (may_have_removed, removed) = remove_data(app, &image, &locations).await;
             // An image that has lost data, or may have, must not become readable again.
-            if removed.is_err() && !may_have_removed {
+            // A deletion that another one began before cannot know whether that one has removed data.
+            if removed.is_err() && !may_have_removed && before != Status::PendingDelete {
                 restore_status(app, &image, before).await;
             }
             removed
@@ -159,15 +160,18 @@ async fn restore_status(app: &App, image: &Image, to: Status) {
     let back = app
         .db
         .transaction(|mut tx| async move {
-            db::images::set_status_of_unchanged(&mut tx, image, to, app.now()).await?;
-            Ok((tx, ()))
+            let restored = db::images::set_status_of_unchanged(&mut tx, image, to, app.now()).await?;
+            Ok((tx, restored))
         })
         .await;
-    if let Err(error) = back {
-        tracing::error!(
-            image = image.id.as_str(),
+    let image = image.id.as_str();
+    match back {
+        Ok(true) => {}
+        Ok(false) => tracing::warn!(image, "another request deletes the image too, it stays pending_delete"),
+        Err(error) => tracing::error!(
+            image,
             %error,
             "cannot restore the image's status, it stays pending_delete; its deletion will be resumed"
-        );
+        ),
     }
 }

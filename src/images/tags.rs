@@ -48,10 +48,12 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, tag: 
     app.db
         .transaction(|mut tx| async move {
             let image = find_image(app, context, &mut tx, id, Action::Delete).await?;
-            if let Err(error) = touch(app, context, &mut tx, &image, Action::Delete).await {
+            let touched = touch(app, context, &mut tx, &image, Action::Delete).await;
+            if let Err(error @ (Error::Forbidden(_) | Error::NotFound(_))) = touched {
                 let is_there = db::tags::contains(&mut tx, &image.id, tag.as_str()).await?;
                 return Err(if is_there { error } else { Error::resource_not_found() });
             }
+            touched?;
             if db::tags::delete(&mut tx, &image.id, tag.as_str()).await? {
                 return Ok((tx, ()));
             }

@@ -318,6 +318,11 @@ impl ImageDraft {
 
     /// Checks the rules that concern the result as a whole, and returns it.
     fn finish(mut self, app: &App, context: &Context, before: &ImageView) -> Result<ImageView> {
+        // The time of its change is the token of its deletion.
+        if before.image.status == Status::PendingDelete {
+            let message = format!("Image {} is being deleted, and cannot be changed any more.", before.image.id);
+            return Err(Error::Conflict(message));
+        }
         check_owner(self.subject.image.owner.as_deref().unwrap_or_default())?;
         let had = by_name(before);
         if !self.subject.properties.keys().all(|name| had.contains_key(name.as_str())) {

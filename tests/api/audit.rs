@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use crate::{
-    data::{bytes, download, files, id, image_with, status, upload, with_store},
+    data::{bytes, download, files, id, image_with, status, with_store},
     support::{ServerBuilder, TestServer, eventually},
 };
 
@@ -52,26 +52,42 @@ async fn a_location_marked_as_deleted_is_restored_if_its_data_exists() {
     assert_eq!(download(&s.member("p1"), &image).await, bytes(1000));
 }
 
-/// Covers both cases: the location is still marked as active, and the process was killed after it marked the location
-/// as deleted.
+/// Covers both cases: the location is still marked as active, and it is marked as deleted.
 #[tokio::test]
-async fn an_active_image_with_missing_data_is_queued_again() {
+async fn an_active_image_with_missing_data_is_reported_and_nothing_is_changed() {
     for marked in [true, false] {
         let dir = tempfile::tempdir().unwrap();
         let (mut s, [image, other, _]) = three_images(dir.path()).await;
         set_location(&s, &image, marked).await;
+        let shown = s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await;
         fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
         s.start_again().await;
-        is_reported(&s, &image, "ERROR", "the image is queued again").await;
+        is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
         let member = s.member("p1");
-        let shown = member.get(&image).await.expect(200).json();
-        for name in ["size", "checksum", "os_hash_value", "virtual_size"] {
-            assert!(shown[name].is_null(), "{name} is {}", shown[name]);
-        }
-        assert_eq!(shown["status"], "queued");
-        upload(&member, &image, bytes(1000)).await.expect(204);
-        assert_eq!(download(&member, &image).await, bytes(1000));
+        assert_eq!(status(&member, &image).await, "active");
+        assert_eq!(s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await, shown);
         assert_eq!(download(&member, &other).await, bytes(2000));
+    }
+}
+
+/// One file that was left where the store should be mounted is no evidence against the images that are missing there.
+#[tokio::test]
+async fn a_store_that_is_not_mounted_costs_no_image_its_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, images) = three_images(dir.path()).await;
+    let (there, away) = (dir.path().join("images"), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    fs::create_dir(&there).unwrap();
+    fs::copy(away.join(id(&images[0])), there.join(id(&images[0]))).unwrap();
+    s.start_again().await;
+    for image in &images[1..] {
+        is_reported(&s, image, "ERROR", "the image's data is gone from a location").await;
+    }
+    fs::remove_dir_all(&there).unwrap();
+    fs::rename(&away, &there).unwrap();
+    for (image, size) in images.iter().zip([1000, 2000, 3000]) {
+        assert_eq!(status(&s.member("p1"), image).await, "active");
+        assert_eq!(download(&s.member("p1"), image).await, bytes(size));
     }
 }
 
@@ -102,7 +118,6 @@ async fn data_of_an_unexpected_size_is_reported_and_nothing_is_changed() {
     assert_eq!(status(&s.member("p1"), &image).await, "active");
 }
 
-/// If it were queued again, its owner could replace the data that an administrator deactivated.
 #[tokio::test]
 async fn a_deactivated_image_with_missing_data_stays_deactivated() {
     let dir = tempfile::tempdir().unwrap();
@@ -110,11 +125,11 @@ async fn a_deactivated_image_with_missing_data_stays_deactivated() {
     s.database.execute(&format!("UPDATE images SET status = 'deactivated' WHERE id = '{}'", id(&image))).await;
     fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
     s.start_again().await;
-    is_reported(&s, &image, "ERROR", "data of a deactivated image is gone").await;
+    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
     assert_eq!(status(&s.member("p1"), &image).await, "deactivated");
 }
 
-/// The location without data is removed, and the image's status does not change.
+/// The store that lost it can be away; it is reported.
 #[tokio::test]
 async fn an_image_with_missing_data_in_one_store_keeps_its_other_locations() {
     let dir = tempfile::tempdir().unwrap();
@@ -137,9 +152,10 @@ async fn an_image_with_missing_data_in_one_store_keeps_its_other_locations() {
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
     fs::remove_file(dir.path().join("fast").join(name)).unwrap();
     s.start_again().await;
-    is_reported(&s, &image, "ERROR", "that location is removed").await;
+    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
     let member = s.member("p1");
     assert_eq!(download(&member, &image).await, bytes(1000));
-    assert_eq!(member.get(&image).await.expect(200).json()["stores"], "slow");
+    let stores = member.get(&image).await.expect(200).json()["stores"].as_str().unwrap().to_owned();
+    assert!(stores.contains("slow") && stores.contains("fast"), "{stores}");
     assert_eq!(files(&dir.path().join("slow")), [name]);
 }

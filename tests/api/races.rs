@@ -218,6 +218,25 @@ mod on_a_server {
         tag.await.unwrap().expect(204);
     }
 
+    /// A tag that was put meanwhile would change the time by which the deletion knows that no other one has begun.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_refused_deletion_gives_the_image_back_whatever_is_written_meanwhile() {
+        let rig = Rig::start().await;
+        let image = image_with(&rig.member(), b"abc").await;
+        let (file, aside) = (rig.images().join(id(&image)), rig.dir.path().join("aside"));
+        fs::rename(&file, &aside).unwrap();
+        fs::create_dir(&file).unwrap();
+        let refused = rig.held(Side::Statement, "AND updated_at = ", "DELETE", &image).await;
+        rig.member().put(&format!("{image}/tags/t")).await.expect(404);
+        rig.member().send(protection(&rig.member(), &image)).await.expect(409);
+        rig.gate.open();
+        refused.await.unwrap().expect(403);
+        fs::remove_dir(&file).unwrap();
+        fs::rename(&aside, &file).unwrap();
+        is_whole_or_gone(&rig.member(), &image, &rig.images(), b"abc").await;
+        rig.member().get(&image).await.expect(200);
+    }
+
     /// A Glance on the same database takes no lock.
     #[tokio::test(flavor = "multi_thread")]
     async fn the_tag_quota_is_counted_before_a_tag_is_refused() {

@@ -264,14 +264,15 @@ async fn the_number_of_operations_in_a_patch_is_limited() {
     assert_eq!(member.get(&image).await.json()["name"], "999");
 }
 
-/// Protection could not be guaranteed, because the data may already be removed.
+/// Protection could not be guaranteed, because the data may already be removed; and the time of its change belongs to its deletion.
 #[tokio::test]
-async fn an_image_that_is_being_deleted_cannot_be_protected() {
+async fn an_image_that_is_being_deleted_cannot_be_changed() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({})).await;
     s.database.execute("UPDATE images SET status = 'pending_delete'").await;
     patch(&member, &image, &replace("protected", true)).await.expect(409).says("is being deleted");
-    patch(&member, &image, &replace("protected", false)).await.expect(200);
+    patch(&member, &image, &replace("name", "n")).await.expect(409).says("is being deleted");
+    member.put(&format!("{image}/tags/t")).await.expect(404);
     member.delete(&image).await.expect(204);
 }
