@@ -17,10 +17,9 @@
 //! * `store`: the data: the `Driver` trait, the registry of stores, and the drivers.
 //! * `auth`: authenticates callers.
 //! * `model`: the vocabulary: `ImageId`, `Image`, `Status`, `Location`, `Member`, `Tag`. It knows no database and no HTTP.
-//! * `policy`: authorisation rules and property protections. `schemas`: JSON schemas. `stream`: data in transit. `keystone`: a
-//!   client for Keystone. `egress`: where a URL from a user is allowed to lead. `log`: log outputs.
-//! * `config`: the options. `inspect`: disk formats. `python`: values as Python reads and prints them. `context`: the caller.
-//!   `error`: the errors.
+//! * `policy`: authorisation rules and property protections. `schemas`: JSON schemas. `stream`: data in transit. `egress`: where a
+//!   URL from a user is allowed to lead. `log`: log outputs.
+//! * `config`: the options. `inspect`: disk formats. `context`: the caller. `error`: the errors.
 //!
 //! `docs/architecture.md` describes the design and its rules.
 

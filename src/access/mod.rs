@@ -1,11 +1,10 @@
-//! Access to images: whether a caller may know of an image, and what the policy lets them do to it. The first is decided before the
-//! second.
+//! Access to images: first whether an image is visible to the caller, then whether the policy allows the operation.
 
 mod subject;
 
 use std::collections::BTreeMap;
 
-pub(crate) use self::subject::{Seen, Subject, is_owner};
+pub(crate) use self::subject::{PolicyView, Subject, is_owner};
 use crate::{
     app::App,
     context::Context,
@@ -15,9 +14,9 @@ use crate::{
     policy::{Target, rule},
 };
 
-/// The rules of changes that only an image's owner made before Glance had roles for projects: while those defaults count, which
-/// let everybody, that is what keeps others out.
-const OWNERS_CHANGES: [&str; 6] = [
+/// The rules that allow everybody in the old policy defaults. While these are in force (`enforce_new_defaults = false`), Glance's
+/// code reserves the operations for the image's owner, so Glimpse does the same.
+const OWNER_ONLY_RULES: [&str; 6] = [
     rule::DELETE_IMAGE,
     rule::DELETE_IMAGE_LOCATION,
     rule::UPLOAD_IMAGE,
@@ -26,14 +25,11 @@ const OWNERS_CHANGES: [&str; 6] = [
     rule::REACTIVATE,
 ];
 
-/// What Glance says of an image that belongs to somebody else.
-pub(crate) const NOT_YOURS: &str = "You do not own this image";
+/// Glance's message for an image of another project.
+pub(crate) const NOT_OWNER: &str = "You do not own this image";
 
-/// What Glance says of an object that somebody may not know of.
-pub(crate) const NOT_FOUND: &str = "The resource could not be found.";
-
-/// Reads an image that the caller may know of. One statement, one more where another project shares the image, and one where
-/// the policy names custom properties.
+/// Reads an image, if it is visible to the caller. One statement, one more if another project shares the image, and one if the
+/// policy names custom properties.
 pub(crate) async fn find(
     app: &App,
     s: &mut impl Session,
@@ -45,7 +41,8 @@ pub(crate) async fn find(
     if_visible(app, s, context, image).await
 }
 
-/// As [`find`], and takes the image's lock until the transaction ends: every transaction that acts on an image reads it by this.
+/// As [`find`], and takes the image's lock until the transaction ends. Every transaction that acts on an image reads it with this
+/// function.
 pub(crate) async fn find_locked(
     app: &App,
     tx: &mut Tx,
@@ -57,7 +54,7 @@ pub(crate) async fn find_locked(
     if_visible(app, tx, context, image).await
 }
 
-/// Checks that the image is the caller's to change, whatever the policy says: Glance has both.
+/// Checks that the caller owns the image or is an admin. Like Glance, this is in addition to the policy.
 ///
 /// # Errors
 /// `Forbidden`
@@ -65,10 +62,10 @@ pub(crate) fn check_mutable(context: &Context, image: &Image) -> Result<()> {
     if context.is_admin || is_owner(context, image) {
         return Ok(());
     }
-    Err(Error::Forbidden(NOT_YOURS.to_owned()))
+    Err(Error::Forbidden(NOT_OWNER.to_owned()))
 }
 
-/// Leaves an image out that the caller may not know of.
+/// Returns the image with the properties that the policy needs, or `None` if the image is not visible to the caller.
 async fn if_visible(
     app: &App,
     s: &mut impl Session,
@@ -82,48 +79,48 @@ async fn if_visible(
         return Ok(None);
     }
     let mut properties = BTreeMap::new();
-    if subject::are_beyond_rows(app) {
+    if subject::needs_properties(app) {
         let rows = db::properties::list(s, &image.id).await?;
         properties.extend(rows.into_iter().map(|row| (row.name, row.value.unwrap_or_default())));
     }
     Ok(Some(Subject { image, properties }))
 }
 
-/// Whether the caller may know of the image. Whoever it is shared with may, also before they accepted it, and after they
-/// rejected it: a status says what is listed. One statement where another project shares it, none otherwise.
+/// Whether the image is visible to the caller. A shared image is visible to its members whatever their status: the status only
+/// decides whether the image is listed. One statement if another project shares the image, none otherwise.
 pub(crate) async fn is_visible(s: &mut impl Session, context: &Context, image: &Image) -> Result<bool> {
-    let by_itself = context.is_admin || image.owner.is_none() || is_owner(context, image);
+    let is_unconditional = context.is_admin || image.owner.is_none() || is_owner(context, image);
     Ok(match (image.visibility, context.project_id()) {
-        _ if by_itself => true,
+        _ if is_unconditional => true,
         (Visibility::Public | Visibility::Community, _) => true,
         (Visibility::Shared, Some(project)) => db::members::get(s, &image.id, project).await?.is_some(),
         (Visibility::Private | Visibility::Shared, _) => false,
     })
 }
 
-/// Checks that the policy's rule lets the caller do this to the image.
+/// Checks that the policy rule allows the caller to do this to the image.
 ///
 /// # Errors
-/// `Forbidden`, or `NotFound` where the policy does not even let them see it.
+/// `Forbidden`, or `NotFound` if the policy does not allow the caller to see the image either.
 pub(crate) fn authorise(app: &App, context: &Context, subject: &Subject, rule: &str) -> Result<()> {
     let image = &subject.image;
     if allows(app, context, subject, rule) {
         let only_new = app.config.oslo_policy.enforce_new_defaults;
-        return if only_new || !OWNERS_CHANGES.contains(&rule) { Ok(()) } else { check_mutable(context, image) };
+        return if only_new || !OWNER_ONLY_RULES.contains(&rule) { Ok(()) } else { check_mutable(context, image) };
     }
     if rule == rule::GET_IMAGE || !allows(app, context, subject, rule::GET_IMAGE) {
-        return Err(Error::NotFound(NOT_FOUND.to_owned()));
+        return Err(Error::resource_not_found());
     }
     Err(Error::policy_denied(rule))
 }
 
-/// Whether the policy's rule lets the caller do this to the image.
+/// Whether the policy rule allows the caller to do this to the image.
 pub(crate) fn allows(app: &App, context: &Context, subject: &Subject, rule: &str) -> bool {
     let property = |name: &str| subject.properties.get(name).map(String::as_str);
-    app.policy.allows(&context.identity, rule, &Seen::new(app, context, &subject.image, &property).target())
+    app.policy.allows(&context.identity, rule, &PolicyView::new(app, context, &subject.image, &property).target())
 }
 
-/// Checks that the policy lets the caller give this visibility to an image that is to be.
+/// Checks that the policy allows the caller to create an image with this visibility.
 ///
 /// # Errors
 /// `Forbidden`
@@ -133,13 +130,13 @@ pub(crate) fn authorise_visibility(
     visibility: Visibility,
     target: &Target<'_>,
 ) -> Result<()> {
-    match rule_of(visibility) {
+    match visibility_rule(visibility) {
         Some(rule) if !app.policy.allows(&context.identity, rule, target) => Err(Error::policy_denied(rule)),
         _ => Ok(()),
     }
 }
 
-/// Checks that the policy lets the caller give another visibility to an image.
+/// Checks that the policy allows the caller to change an image's visibility to this one.
 ///
 /// # Errors
 /// `Forbidden`
@@ -149,14 +146,14 @@ pub(crate) fn authorise_new_visibility(
     visibility: Visibility,
     subject: &Subject,
 ) -> Result<()> {
-    match rule_of(visibility) {
+    match visibility_rule(visibility) {
         Some(rule) if !allows(app, context, subject, rule) => Err(Error::policy_denied(rule)),
         _ => Ok(()),
     }
 }
 
-/// The rule of a visibility that not everybody may give.
-fn rule_of(visibility: Visibility) -> Option<&'static str> {
+/// Returns the rule that a visibility requires, if any.
+fn visibility_rule(visibility: Visibility) -> Option<&'static str> {
     match visibility {
         Visibility::Public => Some(rule::PUBLICIZE_IMAGE),
         Visibility::Community => Some(rule::COMMUNITIZE_IMAGE),

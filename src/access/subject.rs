@@ -1,4 +1,4 @@
-//! An image as the policy sees it: its row, and its custom properties, which are read where a rule in force names one.
+//! An image as policy rules see it: its row and its custom properties. The properties are read only if a rule in force names one.
 
 use std::{
     borrow::Cow,
@@ -16,8 +16,8 @@ use crate::{
     policy::{AttributeValue, Attributes, Target, protections::Operation},
 };
 
-/// The attributes that an image's row has, by Glance's names.
-const OF_ROWS: [&str; 22] = [
+/// The attributes that come from an image's row, by Glance's names.
+const ROW_ATTRIBUTES: [&str; 22] = [
     "id",
     "image_id",
     "name",
@@ -42,16 +42,16 @@ const OF_ROWS: [&str; 22] = [
     "updated_at",
 ];
 
-/// Whether a rule in force names what is not in an image's row.
-pub(crate) fn are_beyond_rows(app: &App) -> bool {
-    app.policy.names_attribute(|name| !OF_ROWS.contains(&name))
+/// Whether a rule in force names an attribute that is not in an image's row.
+pub(crate) fn needs_properties(app: &App) -> bool {
+    app.policy.names_attribute(|name| !ROW_ATTRIBUTES.contains(&name))
 }
 
-/// An image that somebody wants to do something to.
+/// The image that an operation is about.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
     pub(crate) image: Image,
-    /// Its custom properties, where the policy asks for any.
+    /// Its custom properties. Empty unless a policy rule in force names one.
     pub(crate) properties: BTreeMap<String, String>,
 }
 
@@ -69,16 +69,16 @@ impl DerefMut for Subject {
     }
 }
 
-/// An image as the policy sees it for a caller.
-pub(crate) struct Seen<'s> {
+/// An image as policy rules see it for one caller.
+pub(crate) struct PolicyView<'s> {
     app: &'s App,
     context: &'s Context,
     image: &'s Image,
     property: &'s (dyn Fn(&str) -> Option<&'s str> + Sync),
 }
 
-impl<'s> Seen<'s> {
-    /// With custom properties by their names.
+impl<'s> PolicyView<'s> {
+    /// Creates a view. `property` returns the value of a custom property by its name.
     pub(crate) fn new(
         app: &'s App,
         context: &'s Context,
@@ -88,10 +88,10 @@ impl<'s> Seen<'s> {
         Self { app, context, image, property }
     }
 
-    /// For the policy to judge.
+    /// Returns the target for [`crate::policy::Policy::allows`].
     pub(crate) fn target(&self) -> Target<'_> {
         let Self { context, image, .. } = self;
-        // Who sees a shared image of another project sees it as its member.
+        // A caller who sees a shared image of another project is its member.
         let as_member = image.visibility == Visibility::Shared && !is_owner(context, image);
         Target {
             owner: image.owner.as_deref(),
@@ -102,32 +102,33 @@ impl<'s> Seen<'s> {
     }
 }
 
-impl fmt::Debug for Seen<'_> {
+impl fmt::Debug for PolicyView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Seen").field(&self.image).finish()
+        f.debug_tuple("PolicyView").field(&self.image).finish()
     }
 }
 
-/// As Glance, a property that the caller may not read is none, and one with the name of an attribute is hidden by that.
-impl Attributes for Seen<'_> {
+/// As in Glance, rules do not see a property that the caller is not allowed to read, and an attribute hides a property of the same
+/// name.
+impl Attributes for PolicyView<'_> {
     fn attribute(&self, name: &str) -> Option<AttributeValue<'_>> {
-        of_row(self.image, name).or_else(|| {
+        row_attribute(self.image, name).or_else(|| {
             let value = (self.property)(name)?;
-            let may = self.app.protections.may(&self.app.policy, self.context, Operation::Read, name);
-            may.then_some(AttributeValue::from_text(Some(value)))
+            let may_read = self.app.protections.may(&self.app.policy, self.context, Operation::Read, name);
+            may_read.then_some(AttributeValue::from_text(Some(value)))
         })
     }
 }
 
-/// By Glance's names, and as Python shows the values.
-fn of_row<'i>(image: &'i Image, name: &str) -> Option<AttributeValue<'i>> {
+/// Returns an attribute from the image's row, by Glance's name, as Python prints it.
+fn row_attribute<'i>(image: &'i Image, name: &str) -> Option<AttributeValue<'i>> {
     Some(match name {
         "id" | "image_id" => AttributeValue::from_text(Some(&image.id)),
         "name" => AttributeValue::from_text(image.name.as_deref()),
         "status" => AttributeValue::from_text(Some(image.status.as_str())),
         "visibility" => AttributeValue::from_text(Some(image.visibility.as_str())),
         "owner" | "project_id" => AttributeValue::from_text(image.owner.as_deref()),
-        // Whoever is one is named beside the image.
+        // The member is in `Target::member`.
         "member" | "member_id" => AttributeValue::Nothing,
         "disk_format" => AttributeValue::from_text(image.disk_format.as_deref()),
         "container_format" => AttributeValue::from_text(image.container_format.as_deref()),
@@ -140,19 +141,19 @@ fn of_row<'i>(image: &'i Image, name: &str) -> Option<AttributeValue<'i>> {
         "min_ram" => AttributeValue::from_number(Some(image.min_ram.into())),
         "protected" => AttributeValue::from_bool(image.protected),
         "os_hidden" => AttributeValue::from_bool(image.os_hidden),
-        "created_at" => time(image.created_at),
-        "updated_at" => time(image.updated_at.unwrap_or(image.created_at)),
+        "created_at" => format_time(image.created_at),
+        "updated_at" => format_time(image.updated_at.unwrap_or(image.created_at)),
         _ => return None,
     })
 }
 
-/// As Python shows a time.
-fn time(time: NaiveDateTime) -> AttributeValue<'static> {
+/// Formats a time as Python's `str(datetime)` does.
+fn format_time(time: NaiveDateTime) -> AttributeValue<'static> {
     let format = if time.nanosecond() < 1000 { "%Y-%m-%d %H:%M:%S" } else { "%Y-%m-%d %H:%M:%S%.6f" };
     AttributeValue::Text(Cow::Owned(time.format(format).to_string()))
 }
 
-/// Whether the image belongs to the caller's project. What belongs to nobody does not.
+/// Whether the caller's project owns the image. An image without owner is nobody's.
 pub(crate) fn is_owner(context: &Context, image: &Image) -> bool {
     image.owner.is_some() && image.owner.as_deref() == context.project_id()
 }

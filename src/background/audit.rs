@@ -1,8 +1,8 @@
-//! Finds images that claim to have data, and do not, and reports them.
+//! Finds images whose data is missing or has the wrong size, and reports them.
 //!
-//! An audit inspects one page of images at a time and asks their stores. It asks again a while later, so that a deletion or an upload in
-//! progress has ended by then. It changes nothing that a store's answer would take away from an image: a folder that is not mounted
-//! looks the same as one whose files are gone.
+//! An audit inspects one page of images at a time and asks their stores. It asks again a while later, so that a deletion or an
+//! upload in progress has ended by then. It never removes data, a location or a status because of a store's answer: a folder that
+//! is not mounted looks the same as one whose files were removed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,18 +19,18 @@ use crate::{
     store,
 };
 
-/// Images of one page.
+/// The number of images per page.
 const PAGE: u64 = 1000;
-/// Objects that stores are asked for at the same time.
+/// The number of images whose stores are asked concurrently.
 const CONCURRENT: usize = 8;
 
-/// Where the next page begins.
+/// The position of the audit: the id of the last image of the previous page.
 #[derive(Default)]
 pub(super) struct Audit {
     after: String,
 }
 
-/// An image, with its locations and those that were removed from it.
+/// An image with its current and its removed locations.
 #[derive(Debug, Clone, PartialEq)]
 struct Audited {
     image: Image,
@@ -38,39 +38,39 @@ struct Audited {
     removed: Vec<Location>,
 }
 
-/// What is at an image's locations.
+/// The results for an image's locations.
 #[derive(Debug, Default)]
 struct Findings {
-    /// The image's data.
+    /// The locations that have the image's data.
     present: Vec<Location>,
-    /// Nothing, though other data of the same folder or bucket is there.
+    /// The locations that have no data, although other data in the same folder or bucket is there.
     missing: Vec<Location>,
-    /// What is wrong beside that, for the log.
+    /// Other problems, for the log.
     doubts: Vec<String>,
 }
 
 impl Audit {
-    /// Audits the next page. Two statements for a page, two more for its suspects, and four for each repair; one request to a store
-    /// for each location.
+    /// Audits the next page. Two statements for a page, two more for its suspects, and four for each restored location; one request
+    /// to a store for each location.
     ///
     /// # Errors
-    /// `Unavailable`: the page is audited again the next time.
-    pub(super) async fn next(&mut self, app: &App, quiet: Duration) -> Result<()> {
-        let patience = app.config.glimpse.request_timeout;
+    /// `Unavailable`: the next run audits the same page again.
+    pub(super) async fn run(&mut self, app: &App, quiet: Duration) -> Result<()> {
+        let timeout = app.config.glimpse.request_timeout;
         let after = self.after.as_str();
-        let page = app.db.acquire().await?.in_time(patience, async |conn| page(conn, after).await).await?;
+        let page = app.db.acquire().await?.in_time(timeout, async |conn| load_page(conn, after).await).await?;
         let last = page.last().map(|audited| audited.image.id.to_string());
         let is_full = page.len() as u64 == PAGE;
         let mut folders = HashSet::new();
-        let suspects = suspects(app, page, &mut folders).await;
+        let suspects = find_suspects(app, page, &mut folders).await;
         if !suspects.is_empty() {
             tokio::time::sleep(quiet).await;
             let ids: Vec<&str> = suspects.iter().map(|(audited, _)| audited.image.id.as_str()).collect();
-            let now = app.db.acquire().await?.in_time(patience, async |conn| audited(conn, &ids).await).await?;
+            let now = app.db.acquire().await?.in_time(timeout, async |conn| load_images(conn, &ids).await).await?;
             let before: Vec<Audited> = suspects.into_iter().map(|(audited, _)| audited).collect();
             let unchanged = now.into_iter().filter(|audited| before.contains(audited)).collect();
-            for (audited, findings) in self::suspects(app, unchanged, &mut folders).await {
-                db::in_time(patience, report(app, &audited, &findings)).await?;
+            for (audited, findings) in find_suspects(app, unchanged, &mut folders).await {
+                db::in_time(timeout, report(app, &audited, &findings)).await?;
             }
         }
         self.after = last.filter(|_| is_full).unwrap_or_default();
@@ -78,17 +78,17 @@ impl Audit {
     }
 }
 
-async fn page(conn: &mut Conn, after: &str) -> db::Result<Vec<Audited>> {
+async fn load_page(conn: &mut Conn, after: &str) -> db::Result<Vec<Audited>> {
     let images = db::images::with_data(conn, after, PAGE).await?;
-    with_locations(conn, images).await
+    load_locations(conn, images).await
 }
 
-async fn audited(conn: &mut Conn, ids: &[&str]) -> db::Result<Vec<Audited>> {
+async fn load_images(conn: &mut Conn, ids: &[&str]) -> db::Result<Vec<Audited>> {
     let images = db::images::all(conn, ids).await?;
-    with_locations(conn, images).await
+    load_locations(conn, images).await
 }
 
-async fn with_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<Audited>> {
+async fn load_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<Audited>> {
     let ids: Vec<&str> = images.iter().map(|image| image.id.as_str()).collect();
     let mut locations: HashMap<ImageId, Vec<Location>> = HashMap::new();
     for location in db::locations::with_deleted(conn, &ids).await? {
@@ -102,11 +102,11 @@ async fn with_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<A
     Ok(audited.collect())
 }
 
-/// Those of these images at whose locations something is wrong. Adds the folders that are known to have data to `folders`.
-async fn suspects(app: &App, page: Vec<Audited>, folders: &mut HashSet<String>) -> Vec<(Audited, Findings)> {
+/// Returns the images whose data is not where or what it should be. Adds the folders in which data was found to `folders`.
+async fn find_suspects(app: &App, page: Vec<Audited>, folders: &mut HashSet<String>) -> Vec<(Audited, Findings)> {
     let all: Vec<(Audited, Findings)> = stream::iter(page)
         .map(async |audited| {
-            let findings = ask(app, &audited).await;
+            let findings = inspect_locations(app, &audited).await;
             (audited, findings)
         })
         .buffer_unordered(CONCURRENT)
@@ -129,17 +129,17 @@ async fn suspects(app: &App, page: Vec<Audited>, folders: &mut HashSet<String>) 
         .collect()
 }
 
-/// Asks the stores for an image's data: at its locations, or, where it has none any more, at those that were removed from it.
-async fn ask(app: &App, audited: &Audited) -> Findings {
+/// Asks the stores for the data at an image's locations, or, if the image has none, at its removed locations.
+async fn inspect_locations(app: &App, audited: &Audited) -> Findings {
     let mut findings = Findings::default();
     if audited.locations.is_empty() && audited.removed.is_empty() && audited.image.size > Some(0) {
         findings.doubts.push("it has no location".to_owned());
     }
-    let of_image = if audited.locations.is_empty() { &audited.removed } else { &audited.locations };
+    let inspected = if audited.locations.is_empty() { &audited.removed } else { &audited.locations };
     let size = audited.image.size.and_then(|size| u64::try_from(size).ok());
-    for location in of_image.iter().filter(|location| location.status != LocationStatus::PendingDelete) {
+    for location in inspected.iter().filter(|location| location.status != LocationStatus::PendingDelete) {
         let Ok(store) = app.stores.find(&location.url, &location.metadata) else { continue };
-        // What is on a web server is its owner's business.
+        // The owner of a web server is responsible for the data there.
         if store.is_read_only() {
             continue;
         }
@@ -147,20 +147,20 @@ async fn ask(app: &App, audited: &Audited) -> Findings {
             Ok(found) if Some(found) == size => findings.present.push(location.clone()),
             Ok(found) => findings.doubts.push(format!("{found} bytes are at location {}", location.id)),
             Err(store::Error::NotFound) => findings.missing.push(location.clone()),
-            // A store that is away is reported by those who need it.
+            // The requests that need an unavailable store report it.
             Err(error) => tracing::debug!(location = location.id, %error, "a location cannot be audited now"),
         }
     }
     findings
 }
 
-/// What a location's URL begins with, up to its last part.
+/// Returns a location's URL without its last segment.
 fn folder(location: &Location) -> &str {
     location.url.expose().rsplit_once('/').map_or("", |(folder, _)| folder)
 }
 
-/// Reports what is wrong with an image. Nothing is changed but for one case, which takes nothing away: an active image without any
-/// location, whose data is where a location marked as deleted says, gets that location back.
+/// Reports the problems of an image. Changes the image in one case only: if it is active and has no location, and a removed
+/// location still has its data, that location is restored.
 async fn report(app: &App, audited: &Audited, findings: &Findings) -> Result<()> {
     let Audited { image, locations, .. } = audited;
     let (id, size, hash) = (image.id.as_str(), image.size, image.os_hash_value.as_deref());
@@ -171,7 +171,7 @@ async fn report(app: &App, audited: &Audited, findings: &Findings) -> Result<()>
         let location = location.id;
         tracing::error!(image = id, location, size, os_hash_value = hash, "the image's data is gone from a location");
     }
-    // Several rows can have one URL: the newest alone comes back.
+    // Several rows can have the same URL, so only the newest is restored.
     let newest = findings.present.iter().max_by_key(|location| location.id);
     let (Some(newest), true, Status::Active) = (newest, locations.is_empty(), image.status) else { return Ok(()) };
     let restored = app

@@ -1,4 +1,4 @@
-//! The heartbeat: it shows other processes on the same database that this one lives.
+//! The heartbeat, by which the other processes on the same database know that this one is alive.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,15 +11,15 @@ use crate::{
     error::Result,
 };
 
-/// Heartbeats more often than this show nothing more.
+/// The minimum period. More frequent heartbeats have no use.
 const SHORTEST_PERIOD: Duration = Duration::from_millis(100);
-/// Attempts in one period while heartbeats fail: before others take this process for dead there are several, each on another
-/// connection.
+/// The number of attempts per period while heartbeats fail. So there are several attempts, each on another connection, before other
+/// processes treat this one as dead.
 const ATTEMPTS: u32 = 4;
-/// An attempt that is abandoned sooner could be one at a database that is merely busy.
+/// The minimum timeout of an attempt: a shorter one could expire when the database is only busy.
 const SHORTEST_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// The time from one heartbeat to the next.
+/// Returns the time from one heartbeat to the next.
 pub(super) fn period(app: &App) -> Duration {
     app.config.glimpse.heartbeat.max(SHORTEST_PERIOD)
 }
@@ -28,44 +28,44 @@ pub(super) fn period(app: &App) -> Duration {
 pub(crate) struct Heartbeat {
     app: Arc<App>,
     job: Job,
-    begun: Instant,
+    last_start: Instant,
 }
 
 impl Heartbeat {
-    /// The first heartbeat.
+    /// Sends the first heartbeat.
     pub(crate) async fn start(app: &Arc<App>) -> Self {
         let period = period(app);
         let job = Job {
             retry: period / ATTEMPTS,
-            ..Job::new("heartbeat", period, "other processes may take this one for dead")
+            ..Job::new("heartbeat", period, "other processes may treat this one as dead")
         };
-        let mut heartbeat = Self { app: Arc::clone(app), job, begun: Instant::now() };
+        let mut heartbeat = Self { app: Arc::clone(app), job, last_start: Instant::now() };
         heartbeat.beat().await;
         heartbeat
     }
 
-    /// All the others. Their period counts from the begin of each, however long it takes.
-    pub(crate) async fn go_on(mut self) {
+    /// Sends the following heartbeats for ever. The period is from start to start, however long a heartbeat takes.
+    pub(crate) async fn run(mut self) {
         loop {
-            sleep_until(self.begun + self.job.pause()).await;
-            self.begun = Instant::now();
+            sleep_until(self.last_start + self.job.pause()).await;
+            self.last_start = Instant::now();
             self.beat().await;
         }
     }
 
     async fn beat(&mut self) {
-        let patience = (self.job.period / ATTEMPTS).max(SHORTEST_ATTEMPT);
-        self.job.ended(beat(&self.app, self.job.period, patience).await);
+        let timeout = (self.job.period / ATTEMPTS).max(SHORTEST_ATTEMPT);
+        self.job.record(write_heartbeat(&self.app, self.job.period, timeout).await);
     }
 }
 
-/// Adds to this process's number. A connection is waited for as long as `patience`, and the database's answer as long again: then the
-/// connection is closed, for another one may do. One statement, two at the first time.
+/// Adds to this process's number. `timeout` limits the wait for a connection, and then the wait for the database's answer. A
+/// connection that times out is closed, because another one may work. One statement, two at the first time.
 ///
 /// # Errors
 /// `Unavailable`
-async fn beat(app: &App, period: Duration, patience: Duration) -> Result<()> {
-    let conn = db::in_time(patience, async { Ok(app.db.acquire_to_write().await?) }).await?;
-    conn.in_time(patience, async |conn| processes::beat(conn, &app.process.id, period).await).await?;
+async fn write_heartbeat(app: &App, period: Duration, timeout: Duration) -> Result<()> {
+    let conn = db::in_time(timeout, async { Ok(app.db.acquire_to_write().await?) }).await?;
+    conn.in_time(timeout, async |conn| processes::beat(conn, &app.process.id, period).await).await?;
     Ok(())
 }

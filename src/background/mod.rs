@@ -11,23 +11,23 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 pub(crate) use self::heartbeat::Heartbeat;
-use self::{audit::Audit, recovery::Watch};
+use self::{audit::Audit, recovery::ProcessWatch};
 use crate::{app::App, error::Result};
 
-/// Heartbeats that a dead process missed.
+/// A process that misses this number of heartbeats is dead.
 const MISSED: u32 = 3;
-/// Heartbeats from one search for interrupted deletions to the next: an hour, by default.
+/// The number of heartbeats between two searches for interrupted deletions: with the default heartbeat, one hour.
 const TIDY_EVERY: u32 = 360;
-/// The time from one check of the policy's files for a change to the next.
+/// The period of the check whether the policy's files have changed.
 const POLICY_PERIOD: Duration = Duration::from_secs(1);
 
-/// Work that is done again and again. What it reports is logged when it fails for the first time, and when it succeeds again.
+/// Periodic work. The first failure is logged, and so is the next success.
 struct Job {
     name: &'static str,
-    /// What follows while it fails.
+    /// The consequence of a failure, for the log.
     consequence: &'static str,
     period: Duration,
-    /// The pause after a run that failed.
+    /// The pause after a failed run.
     retry: Duration,
     last_run: Option<Instant>,
     last_error: Option<String>,
@@ -43,8 +43,8 @@ impl Job {
         if self.last_error.is_some() { self.retry } else { self.period }
     }
 
-    /// Keeps how a run ended.
-    fn ended(&mut self, result: Result<()>) {
+    /// Records and logs the result of a run.
+    fn record(&mut self, result: Result<()>) {
         let Self { name, consequence, .. } = *self;
         let was_failing = self.last_error.is_some();
         self.last_error = result.err().map(|error| error.to_string());
@@ -58,32 +58,32 @@ impl Job {
         }
     }
 
-    /// Runs it for ever, for the first time after `delay`.
+    /// Runs the job for ever, for the first time after `delay`.
     async fn repeat(mut self, delay: Duration, mut run: impl AsyncFnMut() -> Result<()>) {
         sleep(delay).await;
         loop {
-            self.ended(run().await);
+            self.record(run().await);
             sleep(self.pause()).await;
         }
     }
 }
 
-/// Runs all jobs for ever, but for the heartbeat, which goes on longer.
+/// Runs all jobs for ever, except the heartbeat, which must outlive the others.
 pub(crate) async fn run(app: &App) {
     let heartbeat = heartbeat::period(app);
-    let (mut watch, mut audit) = (Watch::default(), Audit::default());
+    let (mut watch, mut audit) = (ProcessWatch::default(), Audit::default());
     let recovery = Job::new("recovery", heartbeat, "uploads of processes that died are not rolled back");
     let tidying = Job::new("tidying", heartbeat * TIDY_EVERY, "interrupted deletions are not resumed");
     let auditing = Job::new("audit", heartbeat * TIDY_EVERY, "lost data is not detected");
-    // The last two not at once: clients wait for a server that has just started.
+    // The last two start later, so that they do not slow down the first requests after the start.
     tokio::join!(
-        recovery.repeat(Duration::ZERO, async || watch.look(app, heartbeat).await),
+        recovery.repeat(Duration::ZERO, async || watch.check(app, heartbeat).await),
         tidying.repeat(heartbeat, async || tidy::run(app, heartbeat * MISSED).await),
-        auditing.repeat(heartbeat, async || audit.next(app, heartbeat * MISSED).await),
+        auditing.repeat(heartbeat, async || audit.run(app, heartbeat * MISSED).await),
     );
 }
 
-/// Reloads the policy's files for ever when they change.
+/// Reloads the policy's files whenever they change, for ever.
 pub(crate) async fn reload_policy(app: &std::sync::Arc<App>) {
     let job = Job::new("reload of the policy", POLICY_PERIOD, "the rules stay as they are");
     job.repeat(POLICY_PERIOD, async || policy::reload(app).await).await;

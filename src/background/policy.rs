@@ -7,7 +7,7 @@ use crate::{
     error::{Error, Result},
 };
 
-/// Reads the files that changed, on a thread that may wait for the disk. What is wrong in them is logged there.
+/// Reads the files that changed, on a thread that is allowed to block. `Policy::refresh` logs errors in the files.
 pub(super) async fn reload(app: &Arc<App>) -> Result<()> {
     let app = Arc::clone(app);
     tokio::task::spawn_blocking(move || app.policy.refresh()).await.map_err(|error| Error::Internal(error.into()))

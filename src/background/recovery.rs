@@ -1,8 +1,8 @@
 //! Rolls back the uploads of processes that died.
 //!
-//! Each process adds to a number of its own in the database, its heartbeat, and inspects the numbers of the others. A process whose number
-//! did not change during [`MISSED`] of its heartbeats is dead: the process that detects this first rolls back the uploads of the dead one.
-//! No clocks are compared.
+//! Each process adds to a number of its own in the database, its heartbeat, and inspects the numbers of the others. A process whose
+//! number did not change during [`MISSED`] of its heartbeats is dead: the process that detects this first rolls back the uploads of
+//! the dead one. No clocks are compared.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,56 +21,58 @@ use crate::{
     error::Result,
 };
 
-/// Looks that others are given to undo an upload into a store that is not configured here.
+/// The number of checks for which this process leaves an upload into a store that is not configured here to other processes.
 const FOREIGN: u32 = 30;
 const CANNOT_ROLL_BACK: &str = "an interrupted upload cannot be rolled back now; retrying at the next heartbeat";
 
-/// What was seen of the other processes.
+/// The state of the other processes as of the last check.
 #[derive(Default)]
-pub(crate) struct Watch {
-    /// Their numbers, where they have one, and at how many looks in a row.
+pub(crate) struct ProcessWatch {
+    /// For each process its number, if it has one, and the number of consecutive checks that found the same.
     seen: HashMap<String, (Option<i64>, u32)>,
-    /// Uploads into stores that are not configured here, and the number of inspections that found them.
+    /// Uploads into stores that are not configured here, and the number of checks that found them.
     foreign: HashMap<String, u32>,
-    /// Images whose upload could not be rolled back at the last inspection, and the reason, which was logged.
+    /// Images whose upload could not be rolled back at the last check, and the reason, which was logged.
     stuck: HashMap<String, String>,
 }
 
-impl Watch {
-    /// Looks at the others, and undoes what dead ones had begun. Two statements, where nothing is to be done.
+impl ProcessWatch {
+    /// Checks the heartbeats of the other processes, and rolls back the uploads of dead ones. Two statements if there is nothing to
+    /// do.
     ///
     /// # Errors
-    /// `Unavailable`: this look did not count.
-    pub(crate) async fn look(&mut self, app: &App, every: Duration) -> Result<()> {
-        let patience = app.config.glimpse.request_timeout;
-        let read = async |conn: &mut Conn| {
+    /// `Unavailable`: the check does not count.
+    pub(crate) async fn check(&mut self, app: &App, every: Duration) -> Result<()> {
+        let timeout = app.config.glimpse.request_timeout;
+        let load = async |conn: &mut Conn| {
             let uploads = db::uploads::all(conn).await?;
             Ok((processes::all(conn).await?, uploads))
         };
-        let (processes, uploads) = app.db.acquire().await?.in_time(patience, read).await?;
-        let living = self.living(&app.process.id, every, &processes, &uploads);
+        let (processes, uploads) = app.db.acquire().await?.in_time(timeout, load).await?;
+        let living = self.observe(&app.process.id, every, &processes, &uploads);
         let before = std::mem::take(&mut self.foreign);
-        let told = std::mem::take(&mut self.stuck);
+        let logged = std::mem::take(&mut self.stuck);
         for upload in &uploads {
-            // One of ours that nobody is busy with was given up where the database was away.
+            // An upload of this process that is not in progress: its rollback failed, for example because the database was
+            // unavailable.
             let abandoned = upload.process_id == app.process.id && !app.process.is_uploading(&upload.upload_id);
             if !abandoned && living.contains(&upload.process_id) {
                 continue;
             }
             if app.stores.named(&upload.store).is_none() && living.len() > 1 {
-                let looks = before.get(&upload.upload_id).map_or(0, |looks| looks + 1);
-                if looks == 0 {
+                let checks = before.get(&upload.upload_id).map_or(0, |checks| checks + 1);
+                if checks == 0 {
                     let (image, store) = (upload.image_id.as_str(), &upload.store);
                     tracing::warn!(image, store, "an upload into a store that is not configured here was interrupted");
                 }
-                if looks < FOREIGN {
-                    self.foreign.insert(upload.upload_id.clone(), looks);
+                if checks < FOREIGN {
+                    self.foreign.insert(upload.upload_id.clone(), checks);
                     continue;
                 }
             }
             let image = upload.image_id.as_str();
             if let Err(why) = roll_back_dead(app, upload).await {
-                match told.get(image) == Some(&why) {
+                match logged.get(image) == Some(&why) {
                     true => tracing::debug!(image, why, "{CANNOT_ROLL_BACK}"),
                     false => tracing::warn!(image, why, "{CANNOT_ROLL_BACK}"),
                 }
@@ -79,17 +81,18 @@ impl Watch {
         }
         for Process { id, .. } in processes.iter().filter(|process| !living.contains(&process.id)) {
             if !uploads.iter().any(|upload| upload.process_id == *id) {
-                in_time(patience, forget(app, id)).await?;
+                in_time(timeout, remove_process(app, id)).await?;
             }
         }
         Ok(())
     }
 
-    /// Who lives: all but those whose number stood still for too long, or who have none for as long.
-    fn living(&mut self, own: &str, every: Duration, processes: &[Process], uploads: &[Upload]) -> HashSet<String> {
+    /// Records the numbers, and returns the living processes. A process is dead if its number has not changed for too long, or if
+    /// it has had an upload and no number for too long.
+    fn observe(&mut self, own: &str, every: Duration, processes: &[Process], uploads: &[Upload]) -> HashSet<String> {
         let known = processes.iter().map(|process| (&process.id, Some(process.beat), patience(process.every(), every)));
         let is_unknown = |id: &&String| !processes.iter().any(|process| process.id == **id);
-        // One that has just begun, or was taken for dead and is not.
+        // A process without a number has just started, or was treated as dead although it is alive.
         let unknown = uploads.iter().map(|upload| &upload.process_id).filter(is_unknown).map(|id| (id, None, MISSED));
         let mut living = HashSet::from([own.to_owned()]);
         let before = std::mem::take(&mut self.seen);
@@ -107,31 +110,31 @@ impl Watch {
     }
 }
 
-/// The number of our inspections, one every `every`, in which another process adds to its number [`MISSED`] times.
+/// Returns the number of checks, one every `every`, during which a process with the heartbeat `theirs` must add to its number.
 fn patience(theirs: Duration, every: Duration) -> u32 {
-    let looks = (theirs * MISSED).as_millis().div_ceil(every.as_millis().max(1));
-    u32::try_from(looks).unwrap_or(u32::MAX).max(MISSED)
+    let checks = (theirs * MISSED).as_millis().div_ceil(every.as_millis().max(1));
+    u32::try_from(checks).unwrap_or(u32::MAX).max(MISSED)
 }
 
 /// Rolls back an interrupted upload, or returns why that is not possible now.
 async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
     let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
     // The process that has the hold on the image may stall for ever, and there are other uploads.
-    let undone = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
-    let undone = undone
+    let rollback = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
+    let rolled_back = rollback
         .await
-        .map_err(|_| "the database, the store, or the process that holds the image's location takes too long")?;
-    if undone.map_err(|error| error.to_string())? {
+        .map_err(|_| "the database, the store, or the process that has the hold on the image's path takes too long")?;
+    if rolled_back.map_err(|error| error.to_string())? {
         tracing::warn!(image, "an interrupted upload was rolled back");
         if store.is_none() {
             let store = &upload.store;
-            tracing::warn!(image, store, "what it has left in a store that is not configured here may stay there");
+            tracing::warn!(image, store, "its data may remain in the store, which is not configured here");
         }
     }
     Ok(())
 }
 
-async fn forget(app: &App, process: &str) -> Result<()> {
+async fn remove_process(app: &App, process: &str) -> Result<()> {
     app.db
         .transaction(|mut tx| async move {
             processes::remove(&mut tx, process).await?;
@@ -145,9 +148,8 @@ mod tests {
     use super::*;
     use crate::model::ImageId;
 
-    /// However often we look, others are given the time that they need.
     #[test]
-    fn a_process_is_as_slow_as_it_says() {
+    fn a_process_with_a_longer_heartbeat_is_given_more_checks() {
         let seconds = Duration::from_secs;
         assert_eq!(patience(seconds(10), seconds(10)), MISSED);
         assert_eq!(patience(seconds(60), seconds(10)), 18);
@@ -155,7 +157,7 @@ mod tests {
         assert_eq!(patience(Duration::MAX / 4, seconds(1)), u32::MAX);
     }
     #[test]
-    fn a_process_dies_once_its_number_stood_still_for_long_enough() {
+    fn a_process_is_dead_once_its_number_has_not_changed_for_long_enough() {
         let every = Duration::from_millis(100);
         let process = |id: &str, beat| Process { id: id.to_owned(), beat };
         let upload = |process: &str| Upload {
@@ -165,24 +167,24 @@ mod tests {
             store: String::new(),
         };
         let (quick, slow) = (process("quick", 100), process("slow", 200));
-        let mut watch = Watch::default();
+        let mut watch = ProcessWatch::default();
         // `new` has an upload and no number yet.
         let uploads = ["own", "quick", "slow", "new"].map(upload);
-        let mut look = |processes: &[Process]| {
-            let mut living: Vec<_> = watch.living("own", every, processes, &uploads).into_iter().collect();
+        let mut check = |processes: &[Process]| {
+            let mut living: Vec<_> = watch.observe("own", every, processes, &uploads).into_iter().collect();
             living.sort();
             living
         };
         let still = [quick.clone(), slow.clone()];
         for _ in 0..3 {
-            assert_eq!(look(&still), ["new", "own", "quick", "slow"]);
+            assert_eq!(check(&still), ["new", "own", "quick", "slow"]);
         }
         for _ in 0..3 {
-            assert_eq!(look(&still), ["own", "slow"]);
+            assert_eq!(check(&still), ["own", "slow"]);
         }
-        assert_eq!(look(&still), ["own"]);
-        // One that was taken for dead and is not.
+        assert_eq!(check(&still), ["own"]);
+        // `quick` was treated as dead although it is alive.
         let beating = [process("quick", 101), slow, process("new", 100)];
-        assert_eq!(look(&beating), ["new", "own", "quick"]);
+        assert_eq!(check(&beating), ["new", "own", "quick"]);
     }
 }

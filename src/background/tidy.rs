@@ -1,4 +1,4 @@
-//! Resumes interrupted deletions, and removes files of uploads that no process knows of.
+//! Resumes interrupted deletions, and removes files of uploads that no row refers to.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     store::Object,
 };
 
-/// Broken-off deletions that are looked for at a time; those that were tried longest ago come first.
+/// The maximum number of interrupted deletions that are read at a time. Those with the oldest attempt come first.
 const DELETIONS: u64 = 1000;
-/// Of these, so many are gone on with beside each other: a store that is away lets each of them wait.
-const BESIDE: usize = 8;
+/// The number of deletions that are resumed concurrently. With an unavailable store, each of them waits for its timeout.
+const CONCURRENT: usize = 8;
 
 /// Deletions that are in progress, or were interrupted.
 struct Deletions {
@@ -25,38 +25,39 @@ struct Deletions {
     removals: Vec<Removal>,
 }
 
-/// Goes on with deletions that nobody has touched for as long as it takes to see that a process is dead, and removes files that
-/// nobody knows.
+/// Resumes the deletions that did not change during `quiet`, which is long enough to detect a dead process. Then removes files of
+/// unknown uploads.
 ///
 /// # Errors
 /// `Unavailable`
 pub(super) async fn run(app: &App, quiet: Duration) -> Result<()> {
-    let before = Deletions::read(app).await?;
+    let before = Deletions::load(app).await?;
     tokio::time::sleep(quiet).await;
-    Deletions::read(app).await?.go_on_with(app, &before).await;
-    sweep(app, quiet).await
+    Deletions::load(app).await?.resume_unchanged(app, &before).await;
+    remove_unknown_files(app, quiet).await
 }
 
-/// Removes files of uploads that nobody knows: an upload is noted before its file is made, and until it is gone.
-async fn sweep(app: &App, quiet: Duration) -> Result<()> {
+/// Removes files of uploads without a row: an upload's row exists before its file is created, and until it is removed.
+async fn remove_unknown_files(app: &App, quiet: Duration) -> Result<()> {
     for store in app.stores.iter() {
-        let found = match store.unfinished(quiet).await {
-            Ok(found) => found,
+        let unfinished = match store.unfinished(quiet).await {
+            Ok(unfinished) => unfinished,
             Err(error) => {
-                tracing::warn!(store = store.id, %error, "the store cannot be looked through");
+                tracing::warn!(store = store.id, %error, "cannot list the files of interrupted uploads; will retry");
                 continue;
             }
         };
-        if found.is_empty() {
+        if unfinished.is_empty() {
             continue;
         }
-        let patience = app.config.glimpse.request_timeout;
-        let known = app.db.acquire().await?.in_time(patience, async |conn| db::uploads::all(conn).await).await?;
+        let timeout = app.config.glimpse.request_timeout;
+        let known = app.db.acquire().await?.in_time(timeout, async |conn| db::uploads::all(conn).await).await?;
         let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
-        for object in found.iter().filter(|object| !is_known(object)) {
+        for object in unfinished.iter().filter(|object| !is_known(object)) {
+            let image = &object.image_id;
             match store.discard(object, None).await {
-                Ok(()) => tracing::warn!(image = object.image_id, "what an upload had left is removed"),
-                Err(error) => tracing::error!(image = object.image_id, %error, "what an upload had left stays"),
+                Ok(()) => tracing::warn!(image, "an interrupted upload's file was removed"),
+                Err(error) => tracing::error!(image, %error, "cannot remove an interrupted upload's file; will retry"),
             }
         }
     }
@@ -64,41 +65,41 @@ async fn sweep(app: &App, quiet: Duration) -> Result<()> {
 }
 
 impl Deletions {
-    /// Two statements.
-    async fn read(app: &App) -> Result<Self> {
-        let read = async |conn: &mut Conn| {
+    /// Reads the deletions. Two statements.
+    async fn load(app: &App) -> Result<Self> {
+        let load = async |conn: &mut Conn| {
             let images = db::images::being_deleted(conn, DELETIONS).await?;
-            // With delayed deletion they wait until their image is deleted, for glance-scrubber.
+            // With delayed deletion, glance-scrubber removes the data of released locations once their image is deleted.
             let removals = match app.config.default.delayed_delete {
                 true => Vec::new(),
                 false => db::locations::being_removed(conn, DELETIONS).await?,
             };
             Ok(Self { images, removals })
         };
-        Ok(app.db.acquire().await?.in_time(app.config.glimpse.request_timeout, read).await?)
+        Ok(app.db.acquire().await?.in_time(app.config.glimpse.request_timeout, load).await?)
     }
 
-    /// Goes on with those that nobody has touched since before.
-    async fn go_on_with(self, app: &App, before: &Self) {
+    /// Resumes the deletions that are the same as before: no process is working on them.
+    async fn resume_unchanged(self, app: &App, before: &Self) {
         let images = self.images.iter().filter(|image| before.images.contains(image));
         stream::iter(images)
-            .for_each_concurrent(BESIDE, async |image| {
+            .for_each_concurrent(CONCURRENT, async |image| {
                 let work = delete::resume(app, image);
-                go_on(app, &image.id, work, "a deletion").await;
+                run_and_log(app, &image.id, work, "a deletion").await;
             })
             .await;
         let removals = self.removals.iter().filter(|removal| before.removals.contains(removal));
         stream::iter(removals)
-            .for_each_concurrent(BESIDE, async |removal| {
+            .for_each_concurrent(CONCURRENT, async |removal| {
                 let work = removal::resume_removal(app, removal);
-                go_on(app, &removal.location.image_id, work, "a removal from a store").await;
+                run_and_log(app, &removal.location.image_id, work, "a removal from a store").await;
             })
             .await;
     }
 }
 
-/// Tells how it went, in a time that a client would be given.
-async fn go_on(app: &App, image: &str, work: impl Future<Output = Result<bool>>, what: &'static str) {
+/// Resumes a deletion with the timeout of a request, and logs the outcome.
+async fn run_and_log(app: &App, image: &str, work: impl Future<Output = Result<bool>>, what: &'static str) {
     match tokio::time::timeout(app.config.glimpse.request_timeout, work).await {
         Ok(Ok(false)) => {}
         Ok(Ok(true)) => tracing::warn!(image, "{what} that was interrupted is now complete"),

@@ -1,6 +1,6 @@
 //! Creating an image.
 
-use super::view::{ImageView, hide};
+use super::view::{ImageView, hide_properties};
 use crate::{
     access::{self},
     app::App,
@@ -71,8 +71,8 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         container_format: new.container_format,
         checksum: None,
         owner: owner.filter(|owner| !owner.is_empty()),
-        min_disk: requirement("min_disk", new.min_disk)?,
-        min_ram: requirement("min_ram", new.min_ram)?,
+        min_disk: check_minimum("min_disk", new.min_disk)?,
+        min_ram: check_minimum("min_ram", new.min_ram)?,
         protected: new.protected,
         virtual_size: None,
         visibility: new.visibility,
@@ -87,16 +87,16 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     app.db
         .transaction(|mut tx| async move {
             let inserted = db::images::insert(&mut tx, row).await;
-            or_conflict(inserted, || format!("Image ID {} already exists!", row.id))?;
+            map_duplicate(inserted, || format!("Image ID {} already exists!", row.id))?;
             let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;
-            or_conflict(inserted, same_but_for_case)?;
+            map_duplicate(inserted, name_collision_message)?;
             db::tags::insert_all(&mut tx, &row.id, tags_ref, now).await?;
             Ok((tx, ()))
         })
         .await?;
     let tags = tags_text.into_iter().map(str::to_owned).collect();
     let mut view = ImageView { image, properties, tags, locations: Vec::new() };
-    hide(app, context, std::slice::from_mut(&mut view));
+    hide_properties(app, context, std::slice::from_mut(&mut view));
     Ok(view)
 }
 
@@ -109,7 +109,7 @@ pub(super) fn check_owner(owner: &str) -> Result<()> {
 }
 
 /// Turns a duplicate row into a `Conflict` with this message.
-pub(super) fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn map_duplicate(inserted: db::Result<()>, message: impl FnOnce() -> String) -> Result<()> {
     match inserted {
         Err(db::Error::Duplicate) => Err(Error::Conflict(message())),
         other => Ok(other?),
@@ -118,7 +118,7 @@ pub(super) fn or_conflict(inserted: db::Result<()>, message: impl FnOnce() -> St
 
 /// The message for a property's name that collides with another one of the image. On MySQL the collation ignores case, so names
 /// that differ only in case violate the unique key.
-pub(super) fn same_but_for_case() -> String {
+pub(super) fn name_collision_message() -> String {
     "Property names that differ only in case cannot be told apart by this database.".to_owned()
 }
 
@@ -158,7 +158,7 @@ pub(super) fn check_quota(what: &str, attempted: usize, quota: Option<u32>) -> R
 ///
 /// # Errors
 /// `Invalid`
-pub(super) fn requirement(name: &str, value: i64) -> Result<i32> {
+pub(super) fn check_minimum(name: &str, value: i64) -> Result<i32> {
     if value < 0 {
         return Err(Error::Invalid(format!(
             "Invalid value '{value}' for parameter '{name}': Cannot be a negative value"

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::view::{ImageView, hide, is_shown, shows_locations, views};
+use super::view::{ImageView, build_views, exposes_locations, hide_properties, may_see};
 use crate::{
     app::App,
     context::Context,
@@ -74,7 +74,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         let rest = batch.split_off(batch_size.min(batch.len()));
         // A single image has no limit: it gets a page of its own.
         let mut budget = if batch.len() > 1 { MAX_PAGE_BYTES } else { usize::MAX };
-        let found = db::details::with_images(&mut conn, &batch, shows_locations(app), &mut budget).await?;
+        let found = db::details::with_images(&mut conn, &batch, exposes_locations(app), &mut budget).await?;
         let Some((images, details)) = found else {
             batch_size = batch.len() / 2;
             batch.extend(rest);
@@ -82,8 +82,8 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
             conn = app.db.acquire().await?;
             continue;
         };
-        let mut views = views(app, context, images, details);
-        views.retain(|view| is_shown(app, context, &view.image, &view.properties));
+        let mut views = build_views(app, context, images, details);
+        views.retain(|view| may_see(app, context, &view.image, &view.properties));
         // An image that the policy hides cannot be a marker. So a batch of hidden images alone does not end the page: the page goes
         // on with the images after them.
         if !views.is_empty() || rest.is_empty() {
@@ -97,6 +97,6 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
     let more = ids.len() > limit as usize || !all_read;
     // The marker is never an image that the policy hides. As in Glance, a page of hidden images alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.to_string());
-    hide(app, context, &mut images);
+    hide_properties(app, context, &mut images);
     Ok(Page { images, next_marker })
 }

@@ -105,7 +105,7 @@ impl Action {
             Self::Delete => "delete",
         };
         match error {
-            Error::Forbidden(why) if why == access::NOT_YOURS => {
+            Error::Forbidden(why) if why == access::NOT_OWNER => {
                 Error::Forbidden(format!("Not allowed to {action} tags for image {id}."))
             }
             error => error,

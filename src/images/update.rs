@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    create::{check_owner, check_quota, or_conflict, requirement},
+    create::{check_minimum, check_owner, check_quota, map_duplicate},
     locations::{self, LocationsChange, LocationsDraft, ProbeResults, StorageQuota},
-    view::{ImageView, hide, with_details},
+    view::{ImageView, hide_properties, load_details},
 };
 use crate::{
     access::{self, Subject},
@@ -129,7 +129,7 @@ pub(crate) async fn update(
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::image_not_found(id))?;
-            let before = with_details(app, &mut tx, context, image.image).await?;
+            let before = load_details(app, &mut tx, context, image.image).await?;
             if changes.is_empty() {
                 return Ok((tx, (before.clone(), before)));
             }
@@ -146,7 +146,7 @@ pub(crate) async fn update(
     if !released.is_empty() {
         remove_data(app, released).await?;
     }
-    hide(app, context, std::slice::from_mut(&mut after));
+    hide_properties(app, context, std::slice::from_mut(&mut after));
     Ok(after)
 }
 
@@ -159,7 +159,7 @@ async fn probe_locations(app: &App, context: &Context, id: &RequestedId, changes
     }
     let mut conn = app.db.acquire().await?;
     let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| Error::image_not_found(id))?;
-    let before = with_details(app, &mut conn, context, image.image).await?;
+    let before = load_details(app, &mut conn, context, image.image).await?;
     let mut draft = ImageDraft::start(app, &mut conn, context, &before, changes).await?;
     drop(conn);
     for change in changes {
@@ -295,8 +295,8 @@ impl ImageDraft {
             }
             Attribute::Owner(owner) => image.owner = owner.clone().filter(|owner| !owner.is_empty()),
             Attribute::Visibility(visibility) => image.visibility = *visibility,
-            Attribute::MinDisk(gibibytes) => image.min_disk = requirement("min_disk", *gibibytes)?,
-            Attribute::MinRam(mebibytes) => image.min_ram = requirement("min_ram", *mebibytes)?,
+            Attribute::MinDisk(gibibytes) => image.min_disk = check_minimum("min_disk", *gibibytes)?,
+            Attribute::MinRam(mebibytes) => image.min_ram = check_minimum("min_ram", *mebibytes)?,
             Attribute::Protected(protected) => {
                 if *protected && image.status == Status::PendingDelete {
                     let message = format!("Image {} is being deleted, and cannot be protected any more.", image.id);
@@ -363,7 +363,7 @@ async fn write_changes(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Re
     let removed = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
     let names: Vec<&str> = set.iter().chain(removed).map(|(name, _)| name.as_str()).collect();
     db::properties::delete(tx, id, &names).await?;
-    or_conflict(db::properties::insert(tx, id, &set, now).await, super::create::same_but_for_case)?;
+    map_duplicate(db::properties::insert(tx, id, &set, now).await, super::create::name_collision_message)?;
     let missing = |tags: &[String], from: &[String]| -> Vec<String> {
         tags.iter().filter(|tag| from.binary_search(tag).is_err()).cloned().collect()
     };

@@ -1,4 +1,4 @@
-//! Connections, and what bounds them.
+//! Connections and their limits.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use tower::ServiceExt as _;
 
 use crate::{app::App, http};
 
-/// Connections at a time; one more waits in the listener's backlog.
+/// The maximum number of open connections. Further ones wait in the listener's backlog.
 const MAX_CONNECTIONS: usize = 4096;
-/// Bytes of a connection's read buffer. What a request's head may have of them is bounded behind it, exactly.
+/// The size of a connection's read buffer in bytes. The exact limit for a request's head is enforced by a middleware.
 const MAX_BUFFER: usize = 128 * 1024;
-/// How long to wait when the system has no descriptor for a new connection.
+/// The pause after a failed accept, which usually means that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections, and hands their requests to the router.
@@ -31,7 +31,7 @@ pub(super) struct Server {
     listener: TcpListener,
     router: Router,
     connections: Arc<Semaphore>,
-    /// Those whose answer is not made yet.
+    /// The requests whose response is not ready yet.
     pub(super) requests: TaskTracker,
     graceful: GracefulShutdown,
     http: http1::Builder,
@@ -43,7 +43,7 @@ impl Server {
         let client_timeout = app.config.glimpse.client_timeout;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new());
-        // Bounds the wait for a request's head, which includes an idle connection's wait for its next request.
+        // This timeout applies to a request's head, and also to an idle connection that waits for its next request.
         http.header_read_timeout(client_timeout);
         http.max_buf_size(MAX_BUFFER);
         Self {
@@ -57,32 +57,34 @@ impl Server {
         }
     }
 
-    pub(super) async fn accept_for_ever(&self) {
+    /// Accepts connections for ever.
+    pub(super) async fn accept_connections(&self) {
         loop {
-            let Ok(place) = Arc::clone(&self.connections).acquire_owned().await else {
+            let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await else {
                 return;
             };
             match self.listener.accept().await {
                 Ok((stream, client)) => {
-                    let connection = self.connection(stream, client);
+                    let connection = self.serve_connection(stream, client);
                     tokio::spawn(async move {
                         connection.await;
-                        drop(place);
+                        drop(permit);
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    tracing::warn!(%error, "cannot accept a connection; retrying in {ACCEPT_PAUSE:?}");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    fn connection(&self, stream: TcpStream, client: SocketAddr) -> impl Future<Output = ()> + use<> {
+    /// Serves one connection until it ends.
+    fn serve_connection(&self, stream: TcpStream, client: SocketAddr) -> impl Future<Output = ()> + use<> {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        // A client that does not read what it asked for is given up too.
+        // A client that does not read its response times out as well.
         let mut stream = Box::pin(TimeoutWriter::new(stream));
         stream.as_mut().set_timeout_pinned(Some(self.client_timeout));
         let (router, requests) = (self.router.clone(), self.requests.clone());
@@ -100,7 +102,7 @@ impl Server {
         }
     }
 
-    /// Stops listening; connections end after the response that they are sending.
+    /// Stops listening, and closes each connection after its current response.
     pub(super) async fn close(self) {
         drop(self.listener);
         self.graceful.shutdown().await;

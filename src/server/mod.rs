@@ -1,4 +1,4 @@
-//! Listens, hands connections to the router, and drains.
+//! Start and stop of the server: it listens, serves connections, and drains.
 
 mod connections;
 mod listen;
@@ -18,91 +18,94 @@ use crate::{
     background::{self, Heartbeat},
 };
 
-/// SIGXFSZ on Linux, which has no name in tokio.
+/// SIGXFSZ on Linux, for which tokio has no name.
 const FILE_TOO_LARGE: i32 = 25;
+const ABORTED: &str = "stopped: the work still in progress is aborted";
 
-/// Serves until SIGTERM or SIGINT, then finishes what is under way, for as long as the configuration allows. SIGHUP calls
+/// Serves until SIGTERM or SIGINT, and then drains: it finishes the work in progress, for at most `drain_timeout`. SIGHUP calls
 /// `reload`.
 ///
 /// # Errors
-/// When it cannot listen.
+/// The server cannot listen, or cannot install its signal handlers.
 pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
     let listener = listen(&app).await?;
-    // Before the first upload, and until the last has ended: whatever else we are busy with, others must not take us for dead.
+    // The heartbeat runs from before the first upload until after the last one, in a task of its own: other processes must not
+    // treat this one as dead, however busy it is.
     let heartbeat = Heartbeat::start(&app).await;
-    let beating = AbortOnDropHandle::new(tokio::spawn(heartbeat.go_on()));
+    let heartbeat = AbortOnDropHandle::new(tokio::spawn(heartbeat.run()));
     let mut background = Box::pin(background::run(&app));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    // Caught once, it does not end the program any more: who writes too large a file is told so, and it is a full disk.
+    // With a handler, the signal does not kill the process. A write beyond the file size limit then fails with an error, which the
+    // store treats like a full disk.
     let _never_read = signal(SignalKind::from_raw(FILE_TOO_LARGE))?;
     tracing::info!("Glimpse {} listens on http://{}", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
-    tell_systemd(&[NotifyState::Ready]);
+    notify_systemd(&[NotifyState::Ready]);
     let server = Server::new(listener, Arc::clone(&app));
     let serve = async {
         tokio::select! {
-            () = server.accept_for_ever() => {}
+            () = server.accept_connections() => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
     };
     tokio::select! {
         () = serve => {}
-        () = reload_for_ever(&mut hangup, Arc::new(reload)) => {}
+        () = reload_on_hangup(&mut hangup, Arc::new(reload)) => {}
         () = background::reload_policy(&app) => {}
         () = &mut background => {}
     }
-    tell_systemd(&[NotifyState::Stopping]);
-    tracing::info!("draining: requests under way are finished, new ones are refused");
+    notify_systemd(&[NotifyState::Stopping]);
+    tracing::info!("draining: requests in progress are finished, new ones are refused");
     app.drain();
     let mut deadline = Instant::now() + app.config.glimpse.drain_timeout;
     server.requests.close();
     app.work.close();
-    // Meanwhile it goes on answering, so that a load balancer's check finds out.
+    // The server keeps answering while it drains, so that a load balancer's health check notices.
     tokio::select! {
-        () = server.accept_for_ever() => {}
+        () = server.accept_connections() => {}
         () = &mut background => {}
         () = server.requests.wait() => {}
         () = tokio::time::sleep_until(deadline) => {}
-        () = told_again(&mut terminate, &mut interrupt) => deadline = Instant::now(),
+        () = second_signal(&mut terminate, &mut interrupt) => deadline = Instant::now(),
     }
     let end = async {
-        // Left where it stands, it would keep what others wait for: a connection, a lock.
+        // A suspended job would keep a connection or a lock for which the requests in progress wait.
         drop(background);
         server.close().await;
         app.work.wait().await;
-        drop(beating);
+        drop(heartbeat);
         app.db.close().await;
     };
     tokio::select! {
         () = end => tracing::info!("stopped"),
-        () = tokio::time::sleep_until(deadline) => tracing::warn!("stopped: what was still under way is cut off"),
-        () = told_again(&mut terminate, &mut interrupt) => tracing::warn!("stopped: what was still under way is cut off"),
+        () = tokio::time::sleep_until(deadline) => tracing::warn!("{ABORTED}"),
+        () = second_signal(&mut terminate, &mut interrupt) => tracing::warn!("{ABORTED}"),
     }
     Ok(())
 }
 
-/// Tells how far we are, if systemd started us and waits to be told.
-fn tell_systemd(states: &[NotifyState<'_>]) {
+/// Notifies systemd of the server's state, if systemd has started the process and waits for notifications.
+fn notify_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd cannot be told");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
-/// SIGHUP: takes up what can change in a running server.
-async fn reload_for_ever(hangup: &mut Signal, reload: Arc<impl Fn() + Send + Sync + 'static>) {
+/// Reloads at each SIGHUP the configuration that can change in a running server.
+async fn reload_on_hangup(hangup: &mut Signal, reload: Arc<impl Fn() + Send + Sync + 'static>) {
     while hangup.recv().await.is_some() {
         let reload = Arc::clone(&reload);
-        // It reads files, and requests must not wait for a disk. What went wrong in it is in the log.
+        // A reload reads files, which must not block the requests. It logs its own errors.
         let _ = tokio::task::spawn_blocking(move || reload()).await;
     }
-    // The signal can come no more; the server goes on.
+    // No further signal can arrive, but the server must go on.
     std::future::pending().await
 }
 
-/// A second signal means now.
-async fn told_again(terminate: &mut Signal, interrupt: &mut Signal) {
+/// Waits for a second SIGTERM or SIGINT, which stops the server at once.
+async fn second_signal(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

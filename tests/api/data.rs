@@ -578,7 +578,7 @@ async fn a_rollback_that_waits_for_one_image_does_not_delay_the_others() {
     eventually("it drains", || async { s.log().contains("draining").then_some(()) }).await;
     other.execute("ROLLBACK").await.unwrap();
     s.ended().await;
-    assert!(!s.log().contains("what was still under way is cut off"), "{}", s.log());
+    assert!(!s.log().contains("the work still in progress is aborted"), "{}", s.log());
     s.start_again().await;
     nothing_is_left(&s.member("p1"), &held, &images).await;
 }
