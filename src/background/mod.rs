@@ -71,7 +71,7 @@ impl Job {
 /// Runs all jobs for ever, except the heartbeat, which must outlive the others.
 pub(crate) async fn run(app: &App) {
     let heartbeat = heartbeat::period(app);
-    let (mut watch, mut audit) = (ProcessWatch::default(), Audit::default());
+    let (mut watch, mut audit) = (ProcessWatch::default(), Audit::new());
     let recovery = Job::new("recovery", heartbeat, "uploads of processes that died are not rolled back");
     let tidying = Job::new("tidying", heartbeat * TIDY_EVERY, "interrupted deletions are not resumed");
     let auditing = Job::new("audit", heartbeat * TIDY_EVERY, "lost data is not detected");

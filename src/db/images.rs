@@ -170,15 +170,20 @@ pub(crate) async fn being_deleted(s: &mut impl Session, most: u64) -> Result<Vec
     s.all(query).await
 }
 
-/// Reads at most `most` images that have data and whose ids come after `after`, in the order of their ids. One statement,
-/// through the primary key.
+/// Reads at most `most` images that had data when they became active, and whose ids come after `after`, in the order of their ids.
+/// One statement, through the primary key.
 pub(crate) async fn with_data(s: &mut impl Session, after: &str, most: u64) -> Result<Vec<Image>> {
     let query = Query::select()
         .columns(COLUMNS)
         .from(Images::Table)
         .and_where(Expr::col(Images::Id).gt(after))
         .and_where(super::is_live(Images::Deleted))
-        .and_where(Expr::col(Images::Status).is_in([Status::Active, Status::Deactivated]))
+        .and_where(
+            Expr::col(Images::Status)
+                .is_in([Status::Active, Status::Deactivated])
+                // An old Glance's killed images never had all of their data, nor a hash.
+                .or(Expr::col(Images::Status).eq(Status::Killed).and(Expr::col(Images::OsHashValue).is_not_null())),
+        )
         .order_by(Images::Id, Order::Asc)
         .limit(most)
         .take();

@@ -17,7 +17,8 @@ text_enum! {
         Active = "active",
         /// The image has its data, but only admins may download it.
         Deactivated = "deactivated",
-        /// An upload failed in an old Glance. Glimpse never sets this status.
+        /// The image can never be read: an upload failed in an old Glance, or all of its locations were removed, with its data,
+        /// although it was active.
         Killed = "killed",
         /// The image is deleted. Its id is never reused.
         Deleted = "deleted",

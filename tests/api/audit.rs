@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use crate::{
-    data::{bytes, download, files, id, image_with, status, with_store},
+    data::{bytes, download, files, id, image_with, status, upload, with_store},
     support::{ServerBuilder, TestServer, eventually},
 };
 
@@ -25,6 +25,18 @@ async fn is_reported(s: &TestServer, image: &str, level: &str, what: &str) {
         let log = s.log();
         let is_it = |line: &str| line.contains(level) && line.contains(id(image)) && line.contains(what);
         std::future::ready(log.lines().any(is_it).then_some(()))
+    })
+    .await;
+}
+
+/// Waits until the log has the one line that tells that a store has no data of this number of images.
+async fn is_unmounted(s: &TestServer, images: usize) {
+    eventually("it is reported", || {
+        let log = s.log();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("is it mounted?")).collect();
+        assert!(lines.len() < 2, "{lines:?}");
+        let is_it = lines.iter().any(|line| line.contains("ERROR") && line.contains(&format!("images={images}")));
+        std::future::ready(is_it.then_some(()))
     })
     .await;
 }
@@ -52,22 +64,72 @@ async fn a_location_marked_as_deleted_is_restored_if_its_data_exists() {
     assert_eq!(download(&s.member("p1"), &image).await, bytes(1000));
 }
 
-/// Covers both cases: the location is still marked as active, and it is marked as deleted.
+/// Only the store says that the data is gone, and it can be wrong.
 #[tokio::test]
 async fn an_active_image_with_missing_data_is_reported_and_nothing_is_changed() {
-    for marked in [true, false] {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut s, [image, other, _]) = three_images(dir.path()).await;
-        set_location(&s, &image, marked).await;
-        let shown = s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await;
-        fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
-        s.start_again().await;
-        is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
-        let member = s.member("p1");
-        assert_eq!(status(&member, &image).await, "active");
-        assert_eq!(s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await, shown);
-        assert_eq!(download(&member, &other).await, bytes(2000));
-    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, other, _]) = three_images(dir.path()).await;
+    let shown = s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await;
+    fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
+    let member = s.member("p1");
+    assert_eq!(status(&member, &image).await, "active");
+    assert_eq!(s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await, shown);
+    assert_eq!(download(&member, &other).await, bytes(2000));
+}
+
+/// Both the database and the store say that the data is gone. The repair is undone if they were wrong.
+#[tokio::test]
+async fn an_active_image_whose_location_and_data_were_removed_is_killed_until_its_data_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, other, _]) = three_images(dir.path()).await;
+    set_location(&s, &image, true).await;
+    let shown = s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await;
+    let file = dir.path().join("images").join(id(&image));
+    fs::remove_file(&file).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "its status is \"killed\" now").await;
+    let member = s.member("p1");
+    assert_eq!(status(&member, &image).await, "killed");
+    assert_eq!(s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await, shown);
+    upload(&member, &image, "other data").await.expect(409);
+    assert_eq!(download(&member, &other).await, bytes(2000));
+
+    s.kill();
+    fs::write(&file, bytes(1000)).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "WARN", "the location is restored").await;
+    let member = s.member("p1");
+    assert_eq!(download(&member, &image).await, bytes(1000));
+    member.delete(&image).await.expect(204);
+}
+
+#[tokio::test]
+async fn a_killed_image_can_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, [image, ..]) = three_images(dir.path()).await;
+    set_location(&s, &image, true).await;
+    fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
+    s.start_again().await;
+    is_reported(&s, &image, "ERROR", "its status is \"killed\" now").await;
+    let member = s.member("p1");
+    member.delete(&image).await.expect(204);
+    member.get(&image).await.expect(404);
+}
+
+/// Nothing else is in the folder, so what the database says of the location may be the only truth, or the store may be away.
+#[tokio::test]
+async fn a_removed_location_in_a_store_without_data_changes_no_status() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut s, images) = three_images(dir.path()).await;
+    set_location(&s, &images[0], true).await;
+    let (there, away) = (dir.path().join("images"), dir.path().join("away"));
+    fs::rename(&there, &away).unwrap();
+    fs::create_dir(&there).unwrap();
+    s.start_again().await;
+    is_unmounted(&s, 3).await;
+    assert_eq!(status(&s.member("p1"), &images[0]).await, "active");
 }
 
 /// One file that was left where the store should be mounted is no evidence against the images that are missing there.
@@ -99,8 +161,8 @@ async fn a_store_that_has_lost_all_data_is_reported_and_its_images_stay_active()
     fs::rename(&there, &away).unwrap();
     fs::create_dir(&there).unwrap();
     s.start_again().await;
+    is_unmounted(&s, images.len()).await;
     for image in &images {
-        is_reported(&s, image, "ERROR", "is it mounted?").await;
         assert_eq!(status(&s.member("p1"), image).await, "active");
     }
     fs::remove_dir_all(&there).unwrap();
