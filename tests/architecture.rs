@@ -134,6 +134,32 @@ fn every_route_has_its_rows_in_the_table_of_personas() {
     assert!(checked >= 13, "only {checked} routes were found: this test reads nothing");
 }
 
+/// Files and functions are written as `images/list.rs` and `images/list.rs::list`, relative to `src` or to the project's root.
+#[test]
+fn files_and_functions_that_the_documents_name_exist() {
+    let docs = root().join("docs");
+    let adrs = fs::read_dir(docs.join("adr")).unwrap().map(|entry| entry.unwrap().path());
+    let mut checked = 0;
+    for document in adrs.chain(["architecture.md", "adding-an-endpoint.md"].map(|name| docs.join(name))) {
+        let text = fs::read_to_string(&document).unwrap();
+        for name in text.split('`').skip(1).step_by(2).filter(|name| name.contains('/') && !name.contains(['<', ' '])) {
+            let (file, function) =
+                name.split_once("::").map_or((name, None), |(file, function)| (file, Some(function)));
+            if !file.ends_with(".rs") {
+                continue;
+            }
+            checked += 1;
+            let candidates = [root().join("src").join(file), root().join(file)];
+            let Some(source) = candidates.iter().find_map(|path| fs::read_to_string(path).ok()) else {
+                panic!("{}: there is no {file}", document.display());
+            };
+            let is_there = function.is_none_or(|function| source.contains(&format!("fn {function}")));
+            assert!(is_there, "{}: there is no {name}", document.display());
+        }
+    }
+    assert!(checked >= 30, "only {checked} files were found: this test reads nothing");
+}
+
 /// A migration's tables, with their columns, keys and indexes, in words that every engine's dialect comes down to.
 fn schema(engine: &str) -> Vec<String> {
     let folder = root().join("migrations").join(engine);
