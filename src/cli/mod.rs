@@ -19,7 +19,10 @@ use clap::{
     builder::{PathBufValueParser, TypedValueParser},
 };
 
-use crate::config::{Config, Source, Sources};
+use crate::{
+    config::{Config, Source, Sources},
+    log,
+};
 
 /// The OpenStack Image service (Glance, Image API v2) in a single program.
 ///
@@ -104,15 +107,26 @@ type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 #[must_use]
 #[expect(clippy::print_stderr, reason = "the user of a command reads its error there")]
 pub fn main() -> ExitCode {
+    let _flush = FlushLog;
     let program = std::env::args().next().unwrap_or_default();
     let done = match glance::Name::from_program(&program) {
         Some(name) => name.run(),
         None => run(CommandLine::parse()),
     };
     done.unwrap_or_else(|error| {
+        log::flush();
         eprintln!("glimpse: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Writes the remaining lines of the log when it is dropped, even while a panic ends the program.
+struct FlushLog;
+
+impl Drop for FlushLog {
+    fn drop(&mut self) {
+        log::flush();
+    }
 }
 
 fn run(arguments: CommandLine) -> CommandResult {

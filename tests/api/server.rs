@@ -1,6 +1,10 @@
 //! Tests of connections, request ids, the access log, signals and systemd.
 
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -8,7 +12,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{TestServer, eventually, raw, raw_status};
+use crate::support::{Client, TestServer, eventually, program, raw, raw_status};
 
 async fn connect(s: &TestServer) -> TcpStream {
     TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap()
@@ -58,6 +62,36 @@ async fn the_access_log_names_the_caller_and_the_request() {
     assert_eq!((&line["span"]["user"], &line["span"]["project"]), (&json!("user"), &json!("p1")));
     assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(!s.log().contains("secret"), "query strings may hold secrets");
+}
+
+/// A container's log driver may stop reading. A pipe holds 64 KiB, which is some hundred lines.
+#[tokio::test]
+async fn a_log_pipe_that_nobody_reads_blocks_no_request_and_loses_no_line() {
+    const REQUESTS: usize = 2000;
+    for is_read_again in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = program();
+        command.arg("--data-dir").arg(dir.path()).env("OS_DEFAULT__BIND_PORT", "0").env("OS_GLIMPSE__AUTH", "none");
+        let mut process = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let line = log.find(|line| line.contains("listens on http://")).unwrap();
+        let base = line[line.find("http://").unwrap()..].trim();
+        let client = Client::new(base, None);
+        for _ in 0..REQUESTS {
+            let answer = tokio::time::timeout(Duration::from_secs(10), client.get("/healthcheck")).await;
+            answer.expect("the log blocks a request").expect(200);
+        }
+        let reader = is_read_again.then(|| std::thread::spawn(|| log.collect::<Vec<_>>()));
+        let pid = process.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let status = eventually("the server ends", || std::future::ready(process.try_wait().unwrap())).await;
+        assert!(status.success());
+        if let Some(reader) = reader {
+            let lines = reader.join().unwrap();
+            assert_eq!(lines.iter().filter(|line| line.contains("answered")).count(), REQUESTS);
+            assert!(lines.last().unwrap().contains("stopped"), "{lines:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,13 @@
 //! The log: text lines or JSON lines, to standard error or to any combination of a file, syslog and the systemd journal.
 //!
+//! A thread of its own writes the lines, so that an output which blocks, such as a pipe that nobody reads, blocks no request.
+//!
 //! The environment variable `RUST_LOG` overrides the log levels, for debugging.
 
+mod queue;
+
 use std::{
+    cell::Cell,
     fs::{File, OpenOptions},
     io::{self, IsTerminal as _, Write},
     os::unix::net::UnixDatagram,
@@ -20,6 +25,7 @@ use tracing_subscriber::{
     reload,
 };
 
+use self::queue::Queue;
 use crate::config::{Config, DefaultGroup, LogFormat};
 
 /// The program's name in syslog and the journal.
@@ -27,21 +33,40 @@ const NAME: &str = "glimpse";
 const SYSLOG: &str = "/dev/log";
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
+/// The maximum size of the lines that wait for the outputs, in bytes: several thousand lines.
+const QUEUE_BYTES: usize = 4 * 1024 * 1024;
+
 /// The handle that changes the filter of the running log.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 /// The outputs of the running log.
 static OUTPUTS: OnceLock<Outputs> = OnceLock::new();
+/// The lines that wait for the outputs.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+thread_local! {
+    /// Whether this is the thread that writes the lines. Its own events do not go through the queue.
+    static IS_WRITER: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Starts the log. Events before this call are lost. If syslog or the journal is not available yet, the log starts without it.
 ///
 /// # Errors
-/// If the log file cannot be opened.
+/// If the log file cannot be opened, or the thread that writes the lines cannot be started.
 pub(crate) fn start(config: &Config) -> io::Result<()> {
     let (filter, handle) = reload::Layer::new(filter(config));
     let (outputs, missing) = Outputs::open(&config.default)?;
     let outputs = OUTPUTS.get_or_init(|| outputs);
+    let write = |level, line: &[u8]| {
+        IS_WRITER.set(true);
+        outputs.write(level, line);
+    };
+    let report = |lines| {
+        tracing::warn!(lines, "log lines were dropped, because the outputs of the log accepted none for a while")
+    };
+    let queue = Queue::start(QUEUE_BYTES, write, report)?;
+    let queue = QUEUE.get_or_init(|| queue);
     let is_terminal = outputs.0.is_empty() && io::stderr().is_terminal();
-    let lines = fmt::layer().with_writer(Writer(outputs)).with_ansi(is_terminal);
+    let lines = fmt::layer().with_writer(Writer { outputs, queue }).with_ansi(is_terminal);
     let lines = match config.glimpse.log_format {
         LogFormat::Text => lines.with_target(false).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -58,6 +83,13 @@ pub(crate) fn start(config: &Config) -> io::Result<()> {
         tracing::warn!("{error}; SIGHUP retries");
     }
     Ok(())
+}
+
+/// Waits until all lines are written. An output that accepts nothing is not waited for.
+pub(crate) fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush();
+    }
 }
 
 /// Applies a changed log level, and reopens every output. If the log file was moved away, for example by logrotate, a new one is
@@ -135,6 +167,18 @@ impl Outputs {
         }
         Ok((Self(outputs), missing))
     }
+
+    /// Writes one event to all outputs. A failing output does not stop the others. If all fail, the line goes to standard error.
+    fn write(&self, level: Level, event: &[u8]) {
+        let mut written = false;
+        for output in &self.0 {
+            written |= output.write(event, level).is_ok();
+        }
+        if !written {
+            // There is nowhere to report that standard error is closed.
+            let _ = io::stderr().write_all(event);
+        }
+    }
 }
 
 fn connect(path: &Path) -> io::Result<UnixDatagram> {
@@ -151,35 +195,35 @@ fn with_path(path: &Path, error: &io::Error) -> io::Error {
 }
 
 /// Creates a [`Line`] for each event.
-struct Writer(&'static Outputs);
+struct Writer {
+    outputs: &'static Outputs,
+    queue: &'static Queue,
+}
 
 impl<'a> MakeWriter<'a> for Writer {
-    type Writer = Line<'static>;
+    type Writer = Line<'a>;
 
-    fn make_writer(&'a self) -> Line<'static> {
-        Line { outputs: &self.0.0, level: Level::INFO }
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { writer: self, level: Level::INFO }
     }
 
-    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'static> {
-        Line { outputs: &self.0.0, level: *metadata.level() }
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Line<'a> {
+        Line { writer: self, level: *metadata.level() }
     }
 }
 
-/// Writes one event to all outputs. The whole event arrives in a single call.
+/// Takes one event. The whole event arrives in a single call.
 struct Line<'a> {
-    outputs: &'a [Output],
+    writer: &'a Writer,
     level: Level,
 }
 
 impl Write for Line<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        // A failing output does not stop the others. If all fail, the line goes to standard error.
-        let mut written = false;
-        for output in self.outputs {
-            written |= output.write(event, self.level).is_ok();
-        }
-        if !written {
-            io::stderr().write_all(event)?;
+        if IS_WRITER.get() {
+            self.writer.outputs.write(self.level, event);
+        } else {
+            self.writer.queue.push(self.level, event);
         }
         Ok(event.len())
     }
@@ -237,11 +281,11 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write as _, os::unix::net::UnixDatagram, path::Path};
+    use std::{os::unix::net::UnixDatagram, path::Path};
 
     use tracing::Level;
 
-    use super::{Kind, Line, Output, file_path};
+    use super::{Kind, Output, Outputs, file_path};
     use crate::config::DefaultGroup;
 
     fn sent(kind: Kind) -> Vec<u8> {
@@ -249,10 +293,10 @@ mod tests {
         let path = dir.path().join("log");
         let daemon = UnixDatagram::bind(&path).unwrap();
         // The first output does not exist.
-        let outputs = [Output::new(Kind::Syslog, dir.path().join("none")), Output::new(kind, path)];
-        assert!(outputs[0].open().is_err());
-        outputs[1].open().unwrap();
-        Line { outputs: &outputs, level: Level::WARN }.write_all(b"two\nlines\n").unwrap();
+        let outputs = Outputs(vec![Output::new(Kind::Syslog, dir.path().join("none")), Output::new(kind, path)]);
+        assert!(outputs.0[0].open().is_err());
+        outputs.0[1].open().unwrap();
+        outputs.write(Level::WARN, b"two\nlines\n");
         let mut datagram = [0; 1024];
         let length = daemon.recv(&mut datagram).unwrap();
         datagram[..length].to_vec()
