@@ -4,23 +4,31 @@
 //! `admin_token`), which is that credential again, `base64(user:password)`, in `X-Auth-Token`. Encoded, because
 //! python-glanceclient percent-encodes a token's other characters.
 //!
-//! bcrypt is slow on purpose. So what it said of a credential is cached, under a fast keyed hash of the credential
-//! whose key lives as long as this process, for five minutes at the most; requests that bring the same new credential
-//! at once share one verification, and only so many verifications run at a time, so that guesses cannot take every core.
+//! bcrypt is slow on purpose. Its verdict on a credential is cached for at most five minutes, under a fast keyed hash of the
+//! credential whose key lives as long as this process. Concurrent requests with the same new credential share one verification.
+//!
+//! The number of concurrent verifications is limited, so that guesses cannot take every core. Credentials that are not cached wait in
+//! a lane, which a keyed hash of the user's name chooses, and a lane verifies one credential at a time. Guesses at one user's password
+//! therefore delay that user's first request only. A name that does not exist takes the same way at the same price, so that the
+//! response time does not tell which names exist.
 
 use std::{
-    path::PathBuf,
+    borrow::Cow,
+    fs::Metadata,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bcrypt::HashParts;
 use moka::future::Cache;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::identity_file::{IdentityError, IdentityFile, User};
+use super::identity_file::{BCRYPT_COST, IdentityError, IdentityFile, User};
 use crate::{
     context::{Identity, Scope},
     error::{Error, Result},
@@ -30,41 +38,42 @@ use crate::{
 const CACHED_CREDENTIALS: u64 = 10_000;
 /// How long a verdict is remembered.
 const CACHED_FOR: Duration = Duration::from_secs(300);
-/// Verifications at a time.
+/// The maximum number of concurrent verifications.
 const VERIFICATIONS: usize = 2;
+/// The number of lanes. Two names rarely share one.
+const LANES: usize = 1024;
 /// How long a credential waits for its verification.
 const VERIFICATION_WAIT: Duration = Duration::from_secs(5);
 /// How often the identity file is looked at for a change.
 const RELOAD_AFTER: Duration = Duration::from_secs(1);
-/// A hash that no password has, of the same cost as a real one: an unknown name takes as long as a wrong password.
-const NOBODY: &str = "$2b$10$CwTycUXWue0Thq9StjUM0uJ4u1s8Ns8ZP8wF2Y4YwIgYtqL5E6f2e";
+/// The salt and digest of a hash that no password has.
+const DECOY: &str = "CwTycUXWue0Thq9StjUM0uJ4u1s8Ns8ZP8wF2Y4YwIgYtqL5E6f2e";
 
 /// The users, and the verdicts on credentials.
 pub(crate) struct Standalone {
     path: PathBuf,
     users: ArcSwap<IdentityFile>,
-    looked: Mutex<(Instant, Option<SystemTime>)>,
+    looked: Mutex<(Instant, Option<Version>)>,
     key: [u8; 32],
     /// By credential and password hash, so that a user's new password has new verdicts, and the others keep theirs.
     verdicts: Cache<[u8; 32], bool>,
     verifications: Arc<Semaphore>,
-    /// Names that nobody has queue here, where they are in nobody's way.
-    unknown: Arc<Semaphore>,
+    lanes: Box<[Arc<Semaphore>]>,
 }
 
 impl Standalone {
     /// Reads the users.
     pub(crate) fn open(path: PathBuf) -> Result<Self, IdentityError> {
-        let modified = modified(&path);
+        let version = Version::of(&path);
         let file = IdentityFile::read(&path)?;
         Ok(Self {
             path,
             users: ArcSwap::from_pointee(file),
-            looked: Mutex::new((Instant::now(), modified)),
+            looked: Mutex::new((Instant::now(), version)),
             key: rand::random(),
             verdicts: Cache::builder().max_capacity(CACHED_CREDENTIALS).time_to_live(CACHED_FOR).build(),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
-            unknown: Arc::new(Semaphore::new(1)),
+            lanes: (0..LANES).map(|_| Arc::new(Semaphore::new(1))).collect(),
         })
     }
 
@@ -74,13 +83,36 @@ impl Standalone {
         self.reload().await;
         let users = self.users.load_full();
         let user = users.users.get(name);
-        let hash = user.map_or(NOBODY, |user| &user.password_hash);
-        let lane = if user.is_some() { &self.verifications } else { &self.unknown };
+        let number = self.number(name);
+        let hash = user.map_or_else(|| decoy(&users, number).into(), |user| Cow::Borrowed(user.password_hash.as_str()));
         let mut key = blake3::Hasher::new_keyed(&self.key);
         key.update(hash.as_bytes()).update(credential.as_bytes());
-        let verdict = self.verdicts.try_get_with(*key.finalize().as_bytes(), verify(lane, password, hash)).await;
+        let verdict = self.verify(&self.lanes[number % LANES], password, &hash);
+        let verdict = self.verdicts.try_get_with(*key.finalize().as_bytes(), verdict).await;
         let verified = verdict.map_err(|busy| Error::Unavailable { service: "authentication", source: busy.into() })?;
         user.filter(|_| verified).map(|user| identity(name, user)).ok_or(Error::Unauthenticated)
+    }
+
+    /// A number that belongs to the name as long as this process lives, and that no client can predict.
+    fn number(&self, name: &str) -> usize {
+        let hash = blake3::keyed_hash(&self.key, name.as_bytes());
+        hash.as_bytes().iter().take(4).fold(0, |number, byte| number << 8 | usize::from(*byte))
+    }
+
+    /// Compares a password with a hash, at the price of one bcrypt, when the lane and a core are free.
+    async fn verify(&self, lane: &Arc<Semaphore>, password: &str, hash: &str) -> Result<bool, Busy> {
+        let wait = async {
+            let lane = Arc::clone(lane).acquire_owned().await.ok()?;
+            Some((lane, Arc::clone(&self.verifications).acquire_owned().await.ok()?))
+        };
+        let permits = tokio::time::timeout(VERIFICATION_WAIT, wait).await.ok().flatten().ok_or(Busy)?;
+        let (password, hash) = (password.to_owned(), hash.to_owned());
+        let verified = tokio::task::spawn_blocking(move || {
+            // A client that disconnects does not end its verification, so it must not free the lane either.
+            let _permits = permits;
+            bcrypt::non_truncating_verify(password, &hash).unwrap_or(false)
+        });
+        verified.await.map_err(|_| Busy)
     }
 
     /// Takes up a changed file, at most once a second. A file that cannot be read leaves the users as they are.
@@ -92,7 +124,7 @@ impl Standalone {
         if looked.0.elapsed() < RELOAD_AFTER {
             return;
         }
-        let now = modified(&self.path);
+        let now = Version::of(&self.path);
         let changed = now != looked.1;
         *looked = (Instant::now(), now);
         if !changed {
@@ -115,20 +147,34 @@ impl Standalone {
 #[error("too many credentials wait to be verified")]
 struct Busy;
 
-fn modified(path: &std::path::Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+/// What changes whenever a file is replaced or written, even if its modification time is set to what it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Version {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
-/// Compares a password with a hash, at the price of one bcrypt.
-async fn verify(lane: &Arc<Semaphore>, password: &str, hash: &str) -> Result<bool, Busy> {
-    let place = tokio::time::timeout(VERIFICATION_WAIT, Arc::clone(lane).acquire_owned());
-    let place = place.await.ok().and_then(Result::ok).ok_or(Busy)?;
-    let (password, hash) = (password.to_owned(), hash.to_owned());
-    let verified = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        bcrypt::non_truncating_verify(password, &hash).unwrap_or(false)
-    });
-    verified.await.map_err(|_| Busy)
+impl Version {
+    fn of(path: &Path) -> Option<Self> {
+        let of = |file: Metadata| Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        };
+        std::fs::metadata(path).map(of).ok()
+    }
+}
+
+/// A hash that no password has, for a name that does not exist. It costs the same as that of an existing user. The number of the name
+/// chooses the user, so that a name always has the same cost.
+fn decoy(users: &IdentityFile, number: usize) -> String {
+    let costs = users.users.values().filter_map(|user| user.password_hash.parse::<HashParts>().ok());
+    let costs: Vec<u32> = costs.map(|hash| hash.get_cost()).collect();
+    let cost = costs.get(number % costs.len().max(1)).copied().unwrap_or(BCRYPT_COST);
+    format!("$2b${cost:02}${DECOY}")
 }
 
 fn identity(name: &str, user: &User) -> Identity {
@@ -160,12 +206,42 @@ pub(crate) fn token(name: &str, password: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use bcrypt::HashParts;
+
+    use super::{BCRYPT_COST, IdentityFile, LANES, Standalone, User, decoy};
+
+    fn cost(hash: &str) -> u32 {
+        hash.parse::<HashParts>().unwrap().get_cost()
+    }
+
     #[test]
-    fn nobody_has_a_hash_of_full_cost() {
-        assert_eq!(bcrypt::non_truncating_verify("", super::NOBODY).ok(), Some(false));
-        assert_eq!(
-            super::NOBODY.parse::<bcrypt::HashParts>().unwrap().get_cost(),
-            super::super::identity_file::BCRYPT_COST
-        );
+    fn a_name_that_does_not_exist_costs_the_same_as_one_that_does() {
+        let mut users = IdentityFile::default();
+        assert_eq!(cost(&decoy(&users, 7)), BCRYPT_COST);
+        assert_eq!(bcrypt::non_truncating_verify("", &decoy(&users, 7)).ok(), Some(false));
+        for (name, cost) in [("a", 4), ("b", 5), ("c", 5)] {
+            let password_hash = bcrypt::hash("password", cost).unwrap();
+            users.users.insert(name.to_owned(), User { project: "p".to_owned(), roles: Vec::new(), password_hash });
+        }
+        let costs: BTreeSet<u32> = (0..9).map(|number| cost(&decoy(&users, number))).collect();
+        assert_eq!(costs, BTreeSet::from([4, 5]));
+        assert_eq!(decoy(&users, 8), decoy(&users, 8));
+    }
+
+    #[test]
+    fn each_name_has_a_lane_that_only_this_process_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = IdentityFile::path(dir.path());
+        std::fs::write(&path, "").unwrap();
+        let (one, two) = (Standalone::open(path.clone()).unwrap(), Standalone::open(path).unwrap());
+        let names: Vec<String> = (0..50).map(|n| format!("user{n}")).collect();
+        let lanes =
+            |standalone: &Standalone| names.iter().map(|name| standalone.number(name) % LANES).collect::<Vec<_>>();
+        assert_eq!(lanes(&one), lanes(&one));
+        assert_ne!(lanes(&one), lanes(&two));
+        assert!(lanes(&one).into_iter().collect::<BTreeSet<_>>().len() > 40);
+        assert!(one.lanes.iter().all(|lane| lane.available_permits() == 1));
     }
 }

@@ -110,6 +110,47 @@ async fn a_changed_password_replaces_the_old_one_without_a_restart() {
     new.get("/v2/images").await.expect(200);
 }
 
+#[tokio::test]
+async fn guessing_at_one_users_password_keeps_no_other_user_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, terminal) = first_start(dir.path()).await;
+    let base = server.base.clone();
+    let guess = |n: usize| {
+        let base = base.clone();
+        async move {
+            Client::new(&base, Some(&token("admin", &format!("guess {n}")))).get("/v2/images").await.status.as_u16()
+        }
+    };
+    let guesses: Vec<_> = (0..400).map(|n| tokio::spawn(guess(n))).collect();
+    eventually("the guesses are being verified", || async {
+        guesses.iter().any(tokio::task::JoinHandle::is_finished).then_some(())
+    })
+    .await;
+    let demo = Client::new(&base, Some(&token("demo", &secret(&terminal, "demo"))));
+    demo.get("/v2/images").await.expect(200);
+    let mut answers = Vec::new();
+    for guess in guesses {
+        answers.push(guess.await.unwrap());
+    }
+    // The queue of guesses was full when the other user came.
+    assert!(answers.iter().all(|status| [401, 503].contains(status)) && answers.contains(&503), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_file_of_users_that_is_replaced_is_read_even_if_its_modification_time_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (server, terminal) = first_start(dir.path()).await;
+    let demo = Client::new(&server.base, Some(&token("demo", &secret(&terminal, "demo"))));
+    demo.get("/v2/images").await.expect(200);
+    let file = dir.path().join("glimpse-data/identity.toml");
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    let new = file.with_extension("restored");
+    fs::write(&new, fs::read_to_string(&file).unwrap().replace("[users.demo]", "[users.demi]")).unwrap();
+    File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
+    fs::rename(&new, &file).unwrap();
+    eventually("the file is read", || async { (demo.get("/v2/images").await.status == 401).then_some(()) }).await;
+}
+
 /// bcrypt takes tens of milliseconds of CPU time. The test compares the server's CPU time instead of elapsed time.
 #[tokio::test]
 async fn a_verified_credential_is_cached() {
