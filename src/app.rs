@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -136,6 +136,9 @@ impl App {
         if config.database_is_embedded() {
             create_data_dir(&config)?;
         }
+        if let Some(warning) = open_data_dir(&config) {
+            tracing::warn!("{warning}");
+        }
         let error = |source| StartError::Database { url: url.to_string(), source };
         let db = Db::open(&url, (&config.database).into()).await.map_err(error)?;
         if config.database_is_embedded() {
@@ -239,4 +242,16 @@ pub(crate) fn create_data_dir(config: &Config) -> Result<(), StartError> {
     let path = &config.glimpse.data_dir;
     let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
+}
+
+/// A warning if other users of the machine can read the data directory: it contains the embedded database, its images and the hashes
+/// of passwords.
+pub(crate) fn open_data_dir(config: &Config) -> Option<String> {
+    let is_used = config.database_is_embedded() || config.auth == Auth::Standalone;
+    let path = is_used.then_some(&config.glimpse.data_dir)?;
+    let mode = fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o007 != 0).then(|| {
+        let path = path.display();
+        format!("other users of this machine have access to the data directory {path}: run `chmod o-rwx {path}`")
+    })
 }

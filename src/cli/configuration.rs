@@ -53,6 +53,7 @@ fn check(reading: &Reading) -> io::Result<bool> {
         }
         Err(error) => errors.push(error.to_string()),
     }
+    warnings.extend(app::open_data_dir(&reading.config));
     errors.extend(app::read_files(&reading.config).err().map(|error| error.to_string()));
     let mut out = io::stdout().lock();
     for file in files {

@@ -18,6 +18,7 @@ use clap::{
     Args, Parser, Subcommand,
     builder::{PathBufValueParser, TypedValueParser},
 };
+use rustix::{fs::Mode, process::umask};
 
 use crate::{
     config::{Config, Source, Sources},
@@ -108,6 +109,7 @@ type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 #[expect(clippy::print_stderr, reason = "the user of a command reads its error there")]
 pub fn main() -> ExitCode {
     let _flush = FlushLog;
+    restrict_new_files();
     let program = std::env::args().next().unwrap_or_default();
     let done = match glance::Name::from_program(&program) {
         Some(name) => name.run(),
@@ -118,6 +120,13 @@ pub fn main() -> ExitCode {
         eprintln!("glimpse: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Denies other users access to every file and directory that this process creates: databases, images and logs. A umask that denies
+/// more stays in force.
+fn restrict_new_files() {
+    let before = umask(Mode::RWXG | Mode::RWXO);
+    umask(before | Mode::WGRP | Mode::RWXO);
 }
 
 /// Writes the remaining lines of the log when it is dropped, even while a panic ends the program.

@@ -151,6 +151,36 @@ async fn a_file_of_users_that_is_replaced_is_read_even_if_its_modification_time_
     eventually("the file is read", || async { (demo.get("/v2/images").await.status == 401).then_some(()) }).await;
 }
 
+/// Whatever the umask of the shell is.
+#[tokio::test]
+async fn other_users_of_the_machine_have_no_access_to_created_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("glimpse-data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "umask 0; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_glimpse"), "serve"]).current_dir(dir.path());
+    command.env_clear().env("OS_DEFAULT__BIND_PORT", "0").env("OS_GLANCE_CONFIG_DIR", "/dev/null");
+    let (server, terminal) = start(command, dir.path()).await;
+    let warning = "other users of this machine have access to the data directory glimpse-data: run `chmod o-rwx";
+    assert!(server.log().contains(warning), "{}", server.log());
+    let demo = Client::new(&server.base, Some(&token("demo", &secret(&terminal, "demo"))));
+    let image = demo.create_image(&json!({"disk_format": "raw", "container_format": "bare"})).await;
+    let upload = demo.request("PUT", &format!("{image}/file")).header("content-type", "application/octet-stream");
+    demo.send(upload.body("data")).await.expect(204);
+    let stored = data.join("images").join(image.rsplit('/').next().unwrap());
+    for (path, expected) in [
+        (data.join("identity.toml"), 0o600),
+        (data.join("glimpse.sqlite"), 0o640),
+        (data.join("glimpse.sqlite-wal"), 0o640),
+        (data.join("glimpse.sqlite-shm"), 0o640),
+        (data.join("images"), 0o750),
+        (stored, 0o640),
+    ] {
+        assert_eq!(mode(&path), expected, "{}", path.display());
+    }
+}
+
 /// bcrypt takes tens of milliseconds of CPU time. The test compares the server's CPU time instead of elapsed time.
 #[tokio::test]
 async fn a_verified_credential_is_cached() {
