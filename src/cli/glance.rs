@@ -1,5 +1,6 @@
 //! Glance's commands by their names. If the program is started through a link named `glance-api`, `glance-manage` or
-//! `glance-status`, it accepts that command's arguments and exits with its codes, so existing scripts keep working.
+//! `glance-status`, it accepts that command's arguments and exits with its codes, so existing scripts keep working. Under the name of
+//! another command of Glance, it fails, whatever its arguments are.
 
 use clap::{Args, Parser, Subcommand};
 
@@ -12,7 +13,20 @@ pub(super) enum Name {
     Api,
     Manage,
     Status,
+    /// A command that Glimpse does not have yet.
+    Missing(&'static str),
 }
+
+/// The commands of Glance that Glimpse does not have yet.
+const MISSING: [&str; 7] = [
+    "glance-cache-cleaner",
+    "glance-cache-manage",
+    "glance-cache-prefetcher",
+    "glance-cache-pruner",
+    "glance-control",
+    "glance-replicator",
+    "glance-scrubber",
+];
 
 impl Name {
     /// The command that the path of the program names, if it is one of Glance's.
@@ -22,7 +36,7 @@ impl Name {
             "glance-api" => Some(Self::Api),
             "glance-manage" => Some(Self::Manage),
             "glance-status" => Some(Self::Status),
-            _ => None,
+            _ => MISSING.into_iter().find(|missing| *missing == name).map(Self::Missing),
         }
     }
 
@@ -45,6 +59,7 @@ impl Name {
                 let StatusCommand::Upgrade(UpgradeCommand::Check) = arguments.command;
                 Ok(status::check(load(arguments.sources, arguments.common)))
             }
+            Self::Missing(name) => Err(format!("Glimpse does not have {name} yet; nothing was done").into()),
         }
     }
 }

@@ -247,6 +247,21 @@ async fn links_named_like_glances_commands_run_these_commands() {
     assert_eq!(run("glance-status", &["upgrade", "check"]).status.code(), Some(2));
 }
 
+#[test]
+fn links_named_like_commands_that_are_missing_fail_and_start_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["glance-scrubber", "glance-cache-prefetcher", "glance-cache-manage", "glance-replicator"] {
+        let link = dir.path().join(name);
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
+        let mut command = Command::new(&link);
+        command.env_clear().env("OS_GLANCE_CONFIG_DIR", "/dev/null").env("OS_DEFAULT__BIND_PORT", "0");
+        let output = command.current_dir(dir.path()).arg("--config-file=x").output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).1.contains(&format!("Glimpse does not have {name} yet")), "{}", text(&output).1);
+    }
+    assert!(!dir.path().join("glimpse-data").exists());
+}
+
 /// Purges the same rows as Glance's own glance-manage.
 #[tokio::test]
 async fn rows_deleted_long_ago_are_purged() {
