@@ -1,27 +1,27 @@
-//! What a database call can fail with, by what it means for the caller.
+//! The errors of database calls, by their meaning for the caller.
 
-/// What a database call can come back with.
+/// Why a database call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// A unique key holds that value already.
+    /// A row with the same unique key exists.
     #[error("row already exists")]
     Duplicate,
-    /// Other rows belong to the one that should go.
+    /// The row cannot be deleted, because other rows refer to it.
     #[error("other rows belong to it: {0}")]
     Referred(#[source] sqlx::Error),
-    /// The engine gave the transaction up for another one; running it again may succeed.
+    /// The engine aborted the transaction because of a concurrent one. It may succeed if it is repeated.
     #[error("transaction conflict: {0}")]
     Conflict(#[source] sqlx::Error),
-    /// The database does not answer, or answers that it can't now.
+    /// The database does not respond, or cannot serve the call now.
     #[error("{0}")]
     Unavailable(#[source] sqlx::Error),
-    /// The statement or the data is at fault.
+    /// The statement or its data is wrong.
     #[error("{0}")]
     Fault(#[source] sqlx::Error),
     /// The statement cannot be built.
     #[error("{0}")]
     Statement(String),
-    /// The schema cannot be brought to, or is not at, the version that this program needs.
+    /// The schema does not have the version that this program needs, and cannot be migrated to it.
     #[error("{0}")]
     Schema(String),
 }
@@ -59,7 +59,7 @@ impl From<sqlx::Error> for Error {
                 1213 | 1205 => Self::Conflict(error),
                 // Too many connections, access denied, no such database, shutdown in progress, connection killed, query
                 // interrupted or timed out, read-only while failing over. Galera: a node that is not (1047), or is no longer
-                // (1180), in its cluster; after 1180, whether the transaction was committed is unknown, so it is not run again.
+                // (1180), in its cluster. After 1180 it is unknown whether the transaction was committed, so it is not repeated.
                 1040 | 1044 | 1045 | 1047 | 1049 | 1053 | 1180 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969
                 | 3024 | 4031 => Self::Unavailable(error),
                 _ => Self::Fault(error),
@@ -74,7 +74,7 @@ impl From<sqlx::Error> for Error {
         }
         match code.as_ref() {
             "40001" | "40P01" => Self::Conflict(error),
-            // Read-only while failing over; access denied; no such database; a lock or a statement that took too long.
+            // Read-only while failing over; access denied; no such database; timeout of a lock or a statement.
             "25006" | "28000" | "28P01" | "3D000" | "55P03" | "57014" => Self::Unavailable(error),
             // Classes 08 (connection), 53 (resources), 57P (shutdown).
             code if ["08", "53", "57P"].iter().any(|class| code.starts_with(class)) => Self::Unavailable(error),

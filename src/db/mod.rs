@@ -1,8 +1,8 @@
-//! One pool, one session trait, three engines. Which of them is in use, this file and `migrate` know, and no query.
+//! The records, in SQLite, PostgreSQL or MySQL/MariaDB.
 //!
-//! Queries are plain functions over `&mut impl Session`, one file per noun, each written once for SQLite, PostgreSQL
-//! and MySQL/MariaDB. A read takes `Db::acquire`, a write `Db::transaction`, which commits when its work returned `Ok`
-//! and runs it again when the engine gave it up for another transaction.
+//! Queries are plain functions over `&mut impl Session`, one file per noun, each written once for all engines. A read uses
+//! `Db::acquire`. A write uses `Db::transaction`, which commits if its work returns `Ok`, and repeats the work if the engine aborted
+//! the transaction because of a concurrent one.
 
 pub(crate) mod details;
 mod error;
@@ -37,20 +37,20 @@ use self::{
     session::{is_live, is_pending_delete, is_time, union_all},
 };
 
-/// Bytes that a row weighs beside its texts: what it is in, and its image's id.
+/// The size of a row in memory without its texts, in bytes: the struct, and the image's id.
 const ROW_WEIGHT: usize = 128;
-/// Rows of one INSERT: SQLite takes 32,766 values a statement.
+/// The maximum number of rows of one INSERT. SQLite accepts 32,766 values per statement.
 const ROWS_PER_INSERT: usize = 500;
 
 /// A database, by engine. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) enum Db {
-    /// An SQLite file. It takes one writer at a time, and those that wait queue here, in order, instead of polling
-    /// its lock against each other.
+    /// An SQLite file. It accepts one writer at a time. Writers wait for the single write connection, in order, instead of polling
+    /// the file's lock against each other.
     Sqlite {
-        /// Read-only work.
+        /// The connections for reading.
         read: Pool<Sqlite>,
-        /// The one connection that writes.
+        /// The one connection for writing.
         write: Pool<Sqlite>,
     },
     /// A PostgreSQL server.
@@ -60,7 +60,7 @@ pub(crate) enum Db {
 }
 
 impl Db {
-    /// Takes a connection to read with.
+    /// Takes a connection for reading.
     pub(crate) async fn acquire(&self) -> Result<Conn> {
         Ok(match self {
             Self::Sqlite { read, .. } => Conn::Sqlite(read.acquire().await?),
@@ -69,7 +69,7 @@ impl Db {
         })
     }
 
-    /// Takes a connection for a statement that is a transaction by itself.
+    /// Takes a connection for a single statement that writes, without an explicit transaction.
     pub(crate) async fn acquire_to_write(&self) -> Result<Conn> {
         match self {
             Self::Sqlite { write, .. } => Ok(Conn::Sqlite(write.acquire().await?)),
@@ -77,7 +77,7 @@ impl Db {
         }
     }
 
-    /// Closes every connection, after what is under way.
+    /// Closes all connections, after the work in progress has ended.
     pub(crate) async fn close(&self) {
         match self {
             Self::Sqlite { read, write } => {

@@ -85,10 +85,10 @@ impl Db {
 /// Opens an SQLite file. Where another process turns it to WAL at the same moment, SQLite says that it is locked at once,
 /// whatever the busy timeout is: so it is asked again for as long.
 async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions, wait: Duration) -> Result<SqlitePool> {
-    let give_up = Instant::now() + wait;
+    let deadline = Instant::now() + wait;
     loop {
         match pool.clone().connect_with(options.clone()).await.map_err(Error::from) {
-            Err(Error::Unavailable(_)) if Instant::now() < give_up => tokio::time::sleep(SQLITE_PAUSE).await,
+            Err(Error::Unavailable(_)) if Instant::now() < deadline => tokio::time::sleep(SQLITE_PAUSE).await,
             done => return done,
         }
     }

@@ -289,7 +289,7 @@ impl<DB: Engine> Held<DB> {
     }
 
     /// Closes the connection without reading the rest of a result.
-    pub(super) fn give_up(mut self) {
+    pub(super) fn abandon(mut self) {
         drop(self.pooled.take().map(|pooled| pooled.connection.detach()));
     }
 

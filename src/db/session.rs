@@ -1,4 +1,4 @@
-//! One connection, in or out of a transaction: the same few calls on each engine, and what differs between the engines.
+//! Sessions: one connection, with or without a transaction. They hide the differences between the engines.
 
 use std::{future::Future, io, time::Duration};
 
@@ -16,7 +16,7 @@ use sqlx::{
 
 use super::{Error, Result, pool::Held};
 
-/// A row type that decodes from every engine. `#[derive(FromRow)]` gives it for free.
+/// A row type that can be decoded from all engines. `#[derive(FromRow)]` implements it.
 pub(crate) trait DbRow:
     for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, PgRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin
 {
@@ -27,18 +27,18 @@ impl<T> DbRow for T where
 {
 }
 
-/// One connection, in or out of a transaction. A statement is one round trip.
+/// One connection, with or without a transaction. A statement is one round trip.
 pub(crate) trait Session: Send {
-    /// Runs a statement and returns the number of rows that it matched.
+    /// Executes a statement. Returns the number of rows that it matched.
     fn execute(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<u64>> + Send;
-    /// Reads every row.
+    /// Reads all rows.
     fn all<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<Vec<T>>> + Send;
-    /// Reads every row, while what they weigh has room, and takes it from the room. `None` where there is more than that: the
-    /// rest is still on its way, and the connection is to be given up.
+    /// Reads all rows, and subtracts their weights from `budget`. Returns `None` if they exceed it: then rows are still arriving, and the
+    /// caller must [abandon](Conn::abandon) the connection.
     fn all_within<T: DbRow>(
         &mut self,
         statement: impl SqlxBinder + Send,
-        room: &mut usize,
+        budget: &mut usize,
         weigh: fn(&T) -> usize,
     ) -> impl Future<Output = Result<Option<Vec<T>>>> + Send;
     /// Reads the first row, if there is one.
@@ -46,23 +46,24 @@ pub(crate) trait Session: Send {
         &mut self,
         statement: impl SqlxBinder + Send,
     ) -> impl Future<Output = Result<Option<T>>> + Send;
-    /// `column` holds exactly this text: case, accents and trailing spaces count, whatever the collation says.
+    /// The condition that `column` has exactly this text. Case, accents and trailing spaces are significant, whatever the collation is.
     fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
-    /// A text that is compared and sorted by its bytes, as on every other engine, whatever the collation says.
+    /// A text that is compared and sorted by its bytes, whatever the collation is.
     fn bytewise(&self, text: Expr) -> Expr;
-    /// The sum over all rows as a whole number of 64 bits, 0 where there is none. Each engine has a type of its own for it.
+    /// The sum of all rows as a 64-bit integer, 0 if there are no rows. The engines differ in the type of a sum.
     fn sum(&self, number: Expr) -> Expr;
-    /// `column` is `value`, if `gate` holds, which looks at no row. Where it does not hold, nothing is read.
+    /// The condition that `column` equals `value` and that `gate` holds. `gate` does not depend on the row: if it does not hold, no row
+    /// is read.
     fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition;
-    /// Whether a statement costs its way to a server and back.
+    /// Whether a statement costs a round trip to a server.
     fn pays_for_round_trips(&self) -> bool;
-    /// Whether a part of a union may have an order and a limit of its own.
+    /// Whether the parts of a union may have their own ORDER BY and LIMIT.
     fn orders_parts(&self) -> bool;
-    /// Whether `(a, b) < (x, y)` is looked up in an index on `(a, b)`. Where it is not, the same in ANDs and ORs is.
+    /// Whether the engine uses an index on `(a, b)` for `(a, b) < (x, y)`. If not, it uses it for the same condition in ANDs and ORs.
     fn seeks_rows(&self) -> bool;
 }
 
-/// A connection out of a transaction.
+/// A connection without a transaction.
 pub(crate) enum Conn {
     /// See [`Db`].
     Sqlite(Held<Sqlite>),
@@ -72,7 +73,7 @@ pub(crate) enum Conn {
     MySql(Held<MySql>),
 }
 
-/// A transaction; dropping it rolls back.
+/// A transaction. If it is dropped, it is rolled back.
 pub(crate) enum Tx {
     /// See [`Db`].
     Sqlite(Held<Sqlite>),
@@ -83,32 +84,32 @@ pub(crate) enum Tx {
 }
 
 impl Conn {
-    /// Does this, in so much time. Where it takes longer, the connection is closed: back in the pool, it would keep its place there
-    /// until the server answers.
+    /// Runs `work` with a timeout. If it takes longer, the connection is closed: in the pool, it would occupy a slot until the server
+    /// responds.
     pub(crate) async fn in_time<T>(
         mut self,
-        patience: Duration,
+        timeout: Duration,
         work: impl AsyncFnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
-        let done = tokio::time::timeout(patience, work(&mut self)).await;
+        let done = tokio::time::timeout(timeout, work(&mut self)).await;
         done.unwrap_or_else(|_| {
-            self.give_up();
+            self.abandon();
             Err(Error::Unavailable(io::Error::from(io::ErrorKind::TimedOut).into()))
         })
     }
 
-    /// Closes the connection, where an answer is still on its way that nobody wants.
-    pub(crate) fn give_up(self) {
+    /// Closes the connection although a response is still arriving.
+    pub(crate) fn abandon(self) {
         match self {
-            // It sends nothing by itself.
+            // A statement on SQLite stops when nobody reads its rows.
             Self::Sqlite(held) => drop(held),
-            Self::Postgres(held) => held.give_up(),
-            Self::MySql(held) => held.give_up(),
+            Self::Postgres(held) => held.abandon(),
+            Self::MySql(held) => held.abandon(),
         }
     }
 }
 
-/// Runs one statement on whichever engine `$self` holds: builds it in that dialect, binds, executes.
+/// Builds a statement in the dialect of the engine, and executes it.
 macro_rules! run {
     ($self:ident, $statement:ident, |$sql:ident, $args:ident, $conn:ident| $call:expr) => {
         match $self {
@@ -153,15 +154,15 @@ macro_rules! impl_session {
             async fn all_within<T: DbRow>(
                 &mut self,
                 statement: impl SqlxBinder + Send,
-                room: &mut usize,
+                budget: &mut usize,
                 weigh: fn(&T) -> usize,
             ) -> Result<Option<Vec<T>>> {
                 let mut all = Vec::new();
                 run!(self, statement, |sql, args, conn| {
                     let mut rows = query_as_with::<_, T, _>(AssertSqlSafe(sql), args).fetch(conn);
                     while let Some(row) = rows.try_next().await? {
-                        let Some(left) = room.checked_sub(weigh(&row)) else { return Ok(None) };
-                        *room = left;
+                        let Some(left) = budget.checked_sub(weigh(&row)) else { return Ok(None) };
+                        *budget = left;
                         all.push(row);
                     }
                 });
@@ -178,7 +179,7 @@ macro_rules! impl_session {
                 let column = Expr::col(column);
                 let equal = Cond::all().add(column.clone().eq(text));
                 match self {
-                    // The first comparison finds the rows through the index, the second one tells `A` from `a`.
+                    // The first comparison uses the index, and the second one distinguishes `A` from `a`.
                     Self::MySql(_) => equal.add(self.bytewise(column).eq(text)),
                     Self::Sqlite(_) | Self::Postgres(_) => equal,
                 }
@@ -203,7 +204,7 @@ macro_rules! impl_session {
             fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition {
                 match self {
                     _ if gate.is_empty() => Cond::all().add(column.eq(value)),
-                    // It would read all rows, to ask the same question at each. But it looks up nothing for NULL.
+                    // SQLite would read all rows and evaluate the gate for each. It looks up nothing for NULL.
                     Self::Sqlite(_) => Cond::all().add(column.eq(Expr::case(gate.clone(), value))),
                     Self::Postgres(_) | Self::MySql(_) => Cond::all().add(column.eq(value)).add(gate.clone()),
                 }
@@ -225,16 +226,16 @@ macro_rules! impl_session {
 }
 impl_session!(Conn, Tx);
 
-/// Bounds the time of what is done at the database, which may answer nothing at all.
+/// Runs work at the database with a timeout.
 pub(crate) async fn in_time<T>(
-    patience: Duration,
+    timeout: Duration,
     work: impl Future<Output = Result<T, crate::error::Error>>,
 ) -> Result<T, crate::error::Error> {
-    let silent = || crate::error::Error::Unavailable { service: "the database", source: "it took too long".into() };
-    tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(silent()))
+    let timed_out = || crate::error::Error::Unavailable { service: "the database", source: "it took too long".into() };
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err(timed_out()))
 }
 
-/// That a column has the time that was read there, if any.
+/// The condition that a column has this time, or none.
 pub(super) fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -> Expr {
     let column = Expr::col(column);
     match time {
@@ -243,19 +244,19 @@ pub(super) fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -
     }
 }
 
-/// That a row is not deleted, where it is found by something else. Not `deleted = FALSE`: SQLite would take the index on that, in which
-/// is nearly every row of the table, for as good as one on the image's id.
+/// The condition that a row is not deleted, for statements that find the row by another column. With `deleted = FALSE`, SQLite could
+/// choose the index on `deleted`, which contains nearly all rows of the table.
 pub(super) fn is_live(deleted: impl IntoColumnRef) -> Expr {
     Expr::col(deleted).not()
 }
 
-/// That a status is `pending_delete`; in the statement's text, without which SQLite does not see that an index of such rows alone
-/// serves.
+/// The condition that a status is `pending_delete`. The value is part of the statement's text, because SQLite would not use the partial
+/// index otherwise.
 pub(super) fn is_pending_delete(status: impl IntoColumnRef) -> Expr {
     Expr::col(status).eq(Expr::cust("'pending_delete'"))
 }
 
-/// All rows of these statements, of which the first one names the columns. `None` where there is no statement.
+/// Joins statements with UNION ALL. The first one names the columns. Returns `None` if there are none.
 pub(super) fn union_all(parts: impl IntoIterator<Item = SelectStatement>) -> Option<SelectStatement> {
     let mut parts = parts.into_iter();
     let mut union = parts.next()?;
@@ -265,7 +266,7 @@ pub(super) fn union_all(parts: impl IntoIterator<Item = SelectStatement>) -> Opt
     Some(union)
 }
 
-/// Writes timestamps as SQLAlchemy does, always with six digits: SQLite compares them as text, and Glance reads them.
+/// Formats timestamps as SQLAlchemy does, always with six digits, because SQLite compares them as texts, and Glance reads them.
 fn sqlite_timestamps(SqlxValues(values): SqlxValues) -> SqlxValues {
     let text = |value| match value {
         Value::ChronoDateTime(time) => Value::String(time.map(|time| time.format("%Y-%m-%d %H:%M:%S%.6f").to_string())),

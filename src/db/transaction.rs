@@ -1,16 +1,16 @@
-//! Transactions, and running them again.
+//! Transactions, and their repetition after conflicts.
 
 use std::{future::Future, time::Duration};
 
 use super::{Db, Result, session::Tx};
 
-/// How often a transaction that the engine gave up for another one is run, in all.
+/// The maximum number of attempts of a transaction that the engine aborts because of a concurrent one.
 const TRANSACTION_ATTEMPTS: u32 = 10;
-/// The longest first pause before such a transaction is run again; it doubles from one attempt to the next.
+/// The upper limit of the random pause before the second attempt. It doubles with each attempt.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Db {
-    /// Starts a transaction; dropping it rolls back. SQLite takes its write lock at once.
+    /// Begins a transaction. If it is dropped, it is rolled back. On SQLite it takes the write lock immediately.
     async fn begin(&self) -> Result<Tx> {
         Ok(match self {
             Self::Sqlite { write, .. } => {
@@ -31,12 +31,12 @@ impl Db {
         })
     }
 
-    /// Runs `work` in a transaction. It is committed when `work` gives it back with its value, and undone when `work`
-    /// fails or is dropped. Costs BEGIN and COMMIT beside what the work does. Where the engine gave the transaction up for
-    /// another one, the work is run again, [`TRANSACTION_ATTEMPTS`] times in all: it must have no effects outside.
+    /// Runs `work` in a transaction, which is committed if `work` returns it, and rolled back if `work` fails or is dropped. BEGIN and
+    /// COMMIT cost two round trips in addition to the work. If the engine aborts the transaction because of a concurrent one, the work is
+    /// repeated, up to [`TRANSACTION_ATTEMPTS`] attempts in total, so it must have no effects outside the database.
     ///
     /// # Errors
-    /// What the work returned, or `Unavailable`.
+    /// The error that `work` returned, or `Unavailable`.
     pub(crate) async fn transaction<T, F>(&self, work: impl Fn(Tx) -> F) -> Result<T, crate::error::Error>
     where
         F: Future<Output = Result<(Tx, T), crate::error::Error>>,
@@ -45,7 +45,7 @@ impl Db {
         for _ in 1..TRANSACTION_ATTEMPTS {
             match self.attempt(&work).await {
                 Err(error) if matches!(error, crate::error::Error::Contended(_)) => {
-                    tracing::debug!(%error, "transaction is run again");
+                    tracing::debug!(%error, "the transaction is repeated");
                     tokio::time::sleep(pause.mul_f64(rand::random())).await;
                     pause *= 2;
                 }
@@ -66,7 +66,7 @@ impl Db {
 }
 
 impl Tx {
-    /// Whether the database is a cluster with several writers, where a lock on a row holds in one node alone.
+    /// Whether the database is a cluster with several writers, in which a row lock is only valid on one node.
     pub(super) fn is_clustered(&self) -> bool {
         match self {
             Self::Sqlite(_) | Self::Postgres(_) => false,

@@ -78,7 +78,7 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         let Some((images, details)) = found else {
             batch_size = batch.len() / 2;
             batch.extend(rest);
-            conn.give_up();
+            conn.abandon();
             conn = app.db.acquire().await?;
             continue;
         };
