@@ -194,7 +194,7 @@ group! {
         pool_timeout: Duration = Duration::from_secs(5),
         /// Galera's wsrep_sync_wait for each connection: with 1, a read waits until its node has what other nodes committed before.
         /// Without it, the server's own setting counts.
-        mysql_wsrep_sync_wait: Option<i64> = None,
+        mysql_wsrep_sync_wait: Option<i64> = None => 0..=15,
     }
 }
 

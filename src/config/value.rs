@@ -122,6 +122,14 @@ macro_rules! integer {
                 self.to_string()
             }
         }
+
+        impl Number for $ty {
+            type Number = Self;
+
+            fn number(&self) -> Option<&Self> {
+                Some(self)
+            }
+        }
     )*};
 }
 integer!(u16, u32, i64, u64);
@@ -306,9 +314,26 @@ impl<T: OptionValue> OptionValue for Option<T> {
     }
 }
 
-/// Checks that a value is one of a range, with both ends in it.
-pub(super) fn within<T: PartialOrd + Display>(value: &T, range: &impl RangeBounds<T>) -> Result<(), String> {
-    if range.contains(value) {
+/// A whole number, or none.
+pub(super) trait Number {
+    /// Its type where there is one.
+    type Number: PartialOrd + Display;
+
+    /// The number, if there is one.
+    fn number(&self) -> Option<&Self::Number>;
+}
+
+impl<T: Number> Number for Option<T> {
+    type Number = T::Number;
+
+    fn number(&self) -> Option<&T::Number> {
+        self.as_ref()?.number()
+    }
+}
+
+/// Checks that a number, if there is one, is in a range, with both ends in it.
+pub(super) fn within<V: Number>(value: &V, range: &impl RangeBounds<V::Number>) -> Result<(), String> {
+    if value.number().is_none_or(|number| range.contains(number)) {
         return Ok(());
     }
     let end = |bound| match bound {
@@ -414,9 +439,11 @@ mod tests {
 
     #[test]
     fn bounds() {
-        assert_eq!(within(&1, &(1..)), Ok(()));
-        assert_eq!(within(&0, &(1..)), Err("a whole number of at least 1 is wanted".to_owned()));
-        assert_eq!(within(&7, &(1..=6)), Err("a whole number from 1 to 6 is wanted".to_owned()));
+        assert_eq!(within(&1_u32, &(1..)), Ok(()));
+        assert_eq!(within(&0_u32, &(1..)), Err("a whole number of at least 1 is wanted".to_owned()));
+        assert_eq!(within(&7_u32, &(1..=6)), Err("a whole number from 1 to 6 is wanted".to_owned()));
+        assert_eq!((within(&None::<i64>, &(0..=15)), within(&Some(15_i64), &(0..=15))), (Ok(()), Ok(())));
+        assert_eq!(within(&Some(16_i64), &(0..=15)), Err("a whole number from 0 to 15 is wanted".to_owned()));
     }
 
     #[test]

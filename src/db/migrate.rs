@@ -375,7 +375,7 @@ impl Db {
                 let is_clustered = held.is_clustered();
                 let connection = held.connection()?;
                 let cluster_lock = if is_clustered {
-                    let heartbeat = pool.acquire().await?.detach()?;
+                    let heartbeat = pool.connect_separately().await?;
                     let lock = SyncLock::take(connection, heartbeat).await;
                     Some(lock.map_err(|error| MigrateError::Source(error.into()))?)
                 } else {

@@ -2,22 +2,21 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use sqlx::{
-    AssertSqlSafe, Executor, MySqlConnection, PgConnection, SqlitePool,
-    mysql::MySqlPoolOptions,
-    postgres::PgPoolOptions,
+    AssertSqlSafe, Executor, MySql, MySqlConnection, PgConnection, Postgres, SqlitePool,
+    mysql::MySqlDatabaseError,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 use super::{
     Db, Error, Result,
-    pool::{ConnectionOptions, Pool},
+    pool::{ConnectionOptions, Pool, SetUp},
 };
 use crate::config::{DatabaseUrl, Target};
 
@@ -54,29 +53,29 @@ impl Db {
                     SqlitePoolOptions::new().max_connections(connections).acquire_timeout(limits.wait * 2)
                 };
                 Self::Sqlite {
-                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?, Arc::default()),
+                    write: Pool::new(connect_sqlite(pool(1), &options, limits.wait).await?),
                     read: Pool::new(
                         pool(SQLITE_READERS).connect_lazy_with(options.pragma("cache_size", SQLITE_READER_CACHE)),
-                        Arc::default(),
                     ),
                 }
             }
             Target::Postgres(options) => {
-                let pool = PgPoolOptions::new().after_connect(|connection, _| Box::pin(prepare_postgres(connection)));
-                Self::Postgres(Pool::of_server(pool, (**options).clone(), limits, Arc::default()))
+                let set_up: SetUp<Postgres> = Arc::new(|connection| Box::pin(prepare_postgres(connection)));
+                Self::Postgres(Pool::of_server((**options).clone(), limits, set_up, Arc::default()))
             }
             Target::MySql(options) => {
                 let is_clustered = Arc::new(AtomicBool::new(false));
                 let found = Arc::clone(&is_clustered);
-                let pool = MySqlPoolOptions::new().after_connect(move |connection, _| {
-                    let found = Arc::clone(&found);
+                let wait = limits.wsrep_sync_wait.map(|level| Arc::new(SyncWait { level, is_unknown: Once::new() }));
+                let set_up: SetUp<MySql> = Arc::new(move |connection| {
+                    let (found, wait) = (Arc::clone(&found), wait.clone());
                     Box::pin(async move {
-                        prepare_mysql(connection, limits.wsrep_sync_wait).await?;
+                        prepare_mysql(connection, wait.as_deref()).await?;
                         found.store(is_galera(connection).await?, Ordering::Relaxed);
                         Ok(())
                     })
                 });
-                Self::MySql(Pool::of_server(pool, (**options).clone(), limits, is_clustered))
+                Self::MySql(Pool::of_server((**options).clone(), limits, set_up, is_clustered))
             }
         })
     }
@@ -107,7 +106,7 @@ async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Err
 
 /// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
 /// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
-async fn prepare_mysql(connection: &mut MySqlConnection, wsrep_sync_wait: Option<i64>) -> Result<(), sqlx::Error> {
+async fn prepare_mysql(connection: &mut MySqlConnection, wait: Option<&SyncWait>) -> Result<(), sqlx::Error> {
     connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     connection.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')").await?;
     for habit in HABITS {
@@ -116,10 +115,40 @@ async fn prepare_mysql(connection: &mut MySqlConnection, wsrep_sync_wait: Option
             tracing::debug!(%error, habit, "the server has habits of its own");
         }
     }
-    if let Some(level) = wsrep_sync_wait {
-        connection.execute(AssertSqlSafe(format!("SET SESSION wsrep_sync_wait = {level}"))).await?;
+    if let Some(wait) = wait {
+        wait.set(connection).await?;
     }
     Ok(())
+}
+
+/// `[database] mysql_wsrep_sync_wait`.
+struct SyncWait {
+    level: i64,
+    /// Called when the first connection has shown that the server does not have the variable.
+    is_unknown: Once,
+}
+
+impl SyncWait {
+    /// The number of MySQL's error "unknown system variable".
+    const UNKNOWN_VARIABLE: u16 = 1193;
+
+    /// Sets the variable. MySQL does not have it: there, the log says so once.
+    async fn set(&self, connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+        let level = self.level;
+        let set = connection.execute(AssertSqlSafe(format!("SET SESSION wsrep_sync_wait = {level}"))).await;
+        let error = match set {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let reply = error.as_database_error().and_then(|reply| reply.try_downcast_ref::<MySqlDatabaseError>());
+        if reply.map(MySqlDatabaseError::number) != Some(Self::UNKNOWN_VARIABLE) {
+            return Err(error);
+        }
+        self.is_unknown.call_once(|| {
+            tracing::warn!(%error, "[database] mysql_wsrep_sync_wait has no effect, because the server is not part of a Galera cluster");
+        });
+        Ok(())
+    }
 }
 
 /// Whether the server is a node of a Galera cluster. MySQL does not have the variable at all.

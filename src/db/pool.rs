@@ -88,11 +88,17 @@ where
     }
 }
 
+/// Prepares a new connection for use: it sets session variables.
+pub(super) type SetUp<DB> =
+    Arc<dyn for<'c> Fn(&'c mut <DB as Database>::Connection) -> BoxFuture<'c, Result<(), sqlx::Error>> + Send + Sync>;
+
 /// A pool of connections to one database. Cheap to clone.
 pub(crate) struct Pool<DB: Engine>(Arc<Shared<DB>>);
 
 struct Shared<DB: Engine> {
     pool: sqlx::Pool<DB>,
+    /// What the pool does with each new connection, if anything.
+    set_up: Option<SetUp<DB>>,
     /// One permit per connection: a caller with a permit finds a connection here or in sqlx's pool.
     permits: Arc<Semaphore>,
     wait: Duration,
@@ -147,35 +153,43 @@ impl<DB: Engine> fmt::Debug for Pool<DB> {
 }
 
 impl<DB: Engine> Pool<DB> {
-    /// Wraps a pool of sqlx's, which must not be used in any other way. The code that opens its connections sets `is_clustered`.
-    pub(super) fn new(pool: sqlx::Pool<DB>, is_clustered: Arc<AtomicBool>) -> Self {
+    /// Wraps a pool of sqlx's, which must not be used in any other way.
+    pub(super) fn new(pool: sqlx::Pool<DB>) -> Self {
+        Self::wrap(pool, None, Arc::default())
+    }
+
+    fn wrap(pool: sqlx::Pool<DB>, set_up: Option<SetUp<DB>>, is_clustered: Arc<AtomicBool>) -> Self {
         let options = pool.options();
         let permits = Semaphore::new(options.get_max_connections() as usize);
         Self(Arc::new(Shared {
             wait: options.get_acquire_timeout(),
             permits: Arc::new(permits),
             pool,
+            set_up,
             idle: std::sync::Mutex::default(),
             last_probe: Mutex::default(),
             is_clustered,
         }))
     }
 
-    /// Creates a pool of connections to a server. Connects to it on first use only.
+    /// Creates a pool of connections to a server, each of which is set up first. `set_up` also sets `is_clustered`. Connects to
+    /// the server on first use only.
     pub(super) fn of_server(
-        options: PoolOptions<DB>,
         connect: <DB::Connection as Connection>::Options,
         limits: ConnectionOptions,
+        set_up: SetUp<DB>,
         is_clustered: Arc<AtomicBool>,
     ) -> Self {
-        let options = options
+        let prepare = Arc::clone(&set_up);
+        let options = PoolOptions::new()
+            .after_connect(move |connection, _| prepare(connection))
             .max_connections(limits.max_connections)
             .acquire_timeout(limits.wait)
             // `before_acquire` checks the age. sqlx's own check would run whenever a connection is returned.
             .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(move |connection, metadata| Box::pin(is_usable(connection, metadata, limits.max_age)));
-        Self::new(options.connect_lazy_with(connect), is_clustered)
+        Self::wrap(options.connect_lazy_with(connect), Some(set_up), is_clustered)
     }
 
     /// Takes a connection. Costs no round trip if there is an idle one.
@@ -197,6 +211,12 @@ impl<DB: Engine> Pool<DB> {
             shared: Arc::clone(shared),
             _permit: permit,
         })
+    }
+
+    /// Opens a connection in addition to the pool's, which does not count towards the pool's limit.
+    pub(super) async fn connect_separately(&self) -> Result<DB::Connection, sqlx::Error> {
+        let Self(shared) = self;
+        tokio::time::timeout(shared.wait, shared.connect()).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     /// Closes the pool. Waits for the connections in use.
@@ -232,8 +252,8 @@ impl<DB: Engine> Shared<DB> {
         None
     }
 
-    /// Replaces a timeout of sqlx's pool by the reason why the server is unreachable. The pool retries while the server refuses
-    /// connections, and then reports its timeout only, which does not help an operator.
+    /// Replaces a timeout of sqlx's pool by the reason why there is no connection. The pool retries while the server refuses
+    /// connections, or rejects what sets them up, and then reports its timeout only, which does not help an operator.
     async fn with_reason(&self, error: sqlx::Error) -> sqlx::Error {
         if !matches!(error, sqlx::Error::PoolTimedOut) {
             return error;
@@ -256,10 +276,18 @@ impl<DB: Engine> Shared<DB> {
         }
     }
 
+    /// Opens a connection that the pool does not know, and sets it up.
+    async fn connect(&self) -> Result<DB::Connection, sqlx::Error> {
+        let mut connection = self.pool.connect_options().connect().await?;
+        if let Some(set_up) = &self.set_up {
+            set_up(&mut connection).await?;
+        }
+        Ok(connection)
+    }
+
     /// Connects to the server, and returns why that fails; `None` if it succeeds.
     async fn probe(&self) -> Option<Reason> {
-        let options = self.pool.connect_options();
-        match tokio::time::timeout(PROBE_TIMEOUT, options.connect()).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.connect()).await {
             Ok(Ok(connection)) => {
                 drop(connection.close().await);
                 None
@@ -291,11 +319,6 @@ impl<DB: Engine> Held<DB> {
     /// Closes the connection without reading the rest of a result.
     pub(super) fn abandon(mut self) {
         drop(self.pooled.take().map(|pooled| pooled.connection.detach()));
-    }
-
-    /// Takes the connection out of the pool. It no longer counts towards the pool's limit.
-    pub(super) fn detach(mut self) -> Result<DB::Connection, sqlx::Error> {
-        self.pooled.take().map(|pooled| pooled.connection.detach()).ok_or(sqlx::Error::PoolClosed)
     }
 
     /// Closes the connection, and waits until the server has closed it.

@@ -13,6 +13,7 @@ mod data;
 mod differential;
 mod durability;
 mod etag;
+mod galera;
 mod images;
 mod keystone;
 mod limits;

@@ -10,6 +10,38 @@ use tokio::{
 
 use super::Database;
 
+impl Database {
+    /// Returns the same database behind a relay that replaces text in what clients send: each first text by the second one, which
+    /// is padded to the same length.
+    pub(crate) async fn rewriting(&self, texts: &'static [(&'static str, &'static str)]) -> Self {
+        self.behind(move |client, server| rewrite(client, server, texts)).await
+    }
+}
+
+async fn rewrite(client: TcpStream, server: TcpStream, texts: &[(&str, &str)]) {
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+        (client.into_split(), server.into_split());
+    let there = async {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(bytes @ 1..) = from_client.read(&mut buffer).await {
+            let sent = &mut buffer[..bytes];
+            for (text, instead) in texts {
+                if let Some(at) = sent.windows(text.len()).position(|part| part == text.as_bytes()) {
+                    sent[at..at + text.len()].copy_from_slice(format!("{instead:0$}", text.len()).as_bytes());
+                }
+            }
+            if to_server.write_all(sent).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        () = there => {}
+        _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+    }
+}
+
 /// Where a statement is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
