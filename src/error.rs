@@ -107,6 +107,11 @@ impl Error {
         Self::Conflict(format!("Image {id} was changed by another request; try again."))
     }
 
+    /// Another request has taken over the deletion of the image, and has not completed it yet. The sentence is ours.
+    pub(crate) fn deletion_in_progress(id: impl Display) -> Self {
+        Self::StoreUnavailable(format!("Another request is deleting image {id}; try again later."))
+    }
+
     /// A deletion that the image's status does not allow.
     pub(crate) fn invalid_transition(from: &str, to: &str) -> Self {
         Self::Invalid(forbidden_transition(from, to))

@@ -6,7 +6,7 @@ use crate::{
     app::App,
     db::{self, locations::Removal},
     error::{Error, Result},
-    model::{Location, Status},
+    model::{Image, Location, Status},
     store::{self},
 };
 
@@ -36,18 +36,36 @@ async fn mark_deleted(app: &App, location: &Location) -> Result<()> {
 }
 
 /// The outcome of the removal of an image's data.
-pub(crate) struct RemovalOutcome {
-    /// Whether data was removed, or may have been.
-    pub(crate) may_have_removed: bool,
-    /// `Ok(false)` if some of the data is in stores that are configured for Glance only.
-    pub(crate) result: Result<bool>,
+pub(crate) enum RemovalOutcome {
+    /// The data at every location is removed.
+    Removed,
+    /// As `Removed`, except for data in stores that are configured for Glance only.
+    LeftToGlance,
+    /// The removal stopped, because the deletion no longer owns the image.
+    Overtaken,
+    /// The removal stopped at an error.
+    Failed {
+        /// What the client gets.
+        error: Error,
+        /// Whether data was removed, or may have been.
+        may_have_removed: bool,
+    },
 }
 
-/// Removes all data of an image that is `pending_delete`. One statement for each location.
-pub(crate) async fn remove_all(app: &App, locations: &[Location]) -> RemovalOutcome {
-    let (mut may_have_removed, mut all) = (false, true);
+/// Removes all data of an image whose deletion [began](db::images::begin_deletion) and returned `image`. Two statements for each
+/// location.
+///
+/// Before it removes the data at a location, it checks that the deletion still owns the image. While a store was slow, another
+/// deletion may have begun, or an operator may have restored the image.
+pub(crate) async fn remove_all(app: &App, image: &Image, locations: &[Location]) -> RemovalOutcome {
+    let (mut may_have_removed, mut is_complete) = (false, true);
     for location in locations {
-        let image = location.image_id.as_str();
+        match owns_image(app, image).await {
+            Ok(true) => {}
+            Ok(false) => return RemovalOutcome::Overtaken,
+            Err(error) => return RemovalOutcome::Failed { error, may_have_removed },
+        }
+        let id = image.id.as_str();
         let removed = match remove_data(app, location).await {
             Ok(removed) => {
                 may_have_removed |= removed;
@@ -55,23 +73,29 @@ pub(crate) async fn remove_all(app: &App, locations: &[Location]) -> RemovalOutc
             }
             Err(store::Error::NoStore) => {
                 tracing::warn!(
-                    image,
+                    image = id,
                     location = location.id,
                     "no configured store has this location; its data is left to glance-scrubber"
                 );
-                all = false;
+                is_complete = false;
                 Ok(())
             }
             Err(error) => {
                 may_have_removed |= is_uncertain(&error);
-                Err(removal_error(image, error))
+                Err(removal_error(id, error))
             }
         };
         if let Err(error) = removed {
-            return RemovalOutcome { may_have_removed, result: Err(error) };
+            return RemovalOutcome::Failed { error, may_have_removed };
         }
     }
-    RemovalOutcome { may_have_removed, result: Ok(all) }
+    if is_complete { RemovalOutcome::Removed } else { RemovalOutcome::LeftToGlance }
+}
+
+/// Whether the deletion that returned `image` still owns the image. One statement.
+async fn owns_image(app: &App, image: &Image) -> Result<bool> {
+    let mut conn = app.db.acquire().await?;
+    Ok(db::images::is_deletion_current(&mut conn, image).await?)
 }
 
 /// Removes the data of a released location, unless the configuration leaves that to `glance-scrubber`. If the store refuses, the

@@ -143,6 +143,13 @@ pub(crate) async fn begin_deletion(tx: &mut Tx, image: &Image, now: NaiveDateTim
     Ok(begun.then(|| Image { status: Status::PendingDelete, updated_at: Some(time), ..image.clone() }))
 }
 
+/// Whether the deletion that [`begin_deletion`] returned this image for still owns the image: no other one has begun since, and the
+/// image was neither deleted nor restored. One statement.
+pub(crate) async fn is_deletion_current(s: &mut impl Session, begun: &Image) -> Result<bool> {
+    let now = get(s, &begun.id).await?;
+    Ok(now.is_some_and(|now| (now.status, now.updated_at) == (Status::PendingDelete, begun.updated_at)))
+}
+
 /// Like [`set_status`], but only if the image has not been changed at all since it was read. One statement.
 pub(crate) async fn set_status_of_unchanged(
     s: &mut impl Session,

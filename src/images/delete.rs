@@ -9,11 +9,11 @@ use crate::{
     data::removal::{self, RemovalOutcome},
     db::{self, Tx},
     error::{Error, Result},
-    model::{Image, Location, RequestedId, Status, may_become},
+    model::{Image, RequestedId, Status, may_become},
     policy::rule,
 };
 
-/// Deletes an image and its data. The image's row stays, as the tombstone of its id. Seven statements; with data, one more, and one
+/// Deletes an image and its data. The image's row stays, as the tombstone of its id. Seven statements; with data, one more, and two
 /// for each location.
 ///
 /// Data is removed only after a transaction that holds the image's lock has set the image to `pending_delete`. If a store refuses
@@ -22,7 +22,8 @@ use crate::{
 /// resumes the deletion in any case. The deletion runs to its end even if the caller disconnects.
 ///
 /// # Errors
-/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed concurrently, `StoreUnavailable`.
+/// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed concurrently, `StoreUnavailable`, also
+/// when another request has taken over the deletion.
 pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId) -> Result<()> {
     let (own, context, id) = (Arc::clone(app), context.clone(), id.clone());
     app.outlive(async move { delete_image(&own, &context, &id).await }).await
@@ -52,15 +53,19 @@ async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<
         })
         .await?;
     match with_data {
-        Some((image, before, locations)) => {
-            let (may_have_removed, removed) = remove_data(app, &image, &locations).await;
-            // An image that has lost data, or may have, must not become readable again.
-            // A deletion that another one began before cannot know whether that one has removed data.
-            if removed.is_err() && !may_have_removed && before != Status::PendingDelete {
-                restore_status(app, &image, before).await;
+        Some((image, before, locations)) => match removal::remove_all(app, &image, &locations).await {
+            RemovalOutcome::Removed => complete(app, &image, true).await,
+            RemovalOutcome::LeftToGlance => complete(app, &image, false).await,
+            RemovalOutcome::Overtaken => Err(overtaken(app, &image).await?),
+            RemovalOutcome::Failed { error, may_have_removed } => {
+                // An image that has lost data, or may have, must not become readable again.
+                // A deletion that another one began before cannot know whether that one has removed data.
+                if !may_have_removed && before != Status::PendingDelete {
+                    restore_status(app, &image, before).await;
+                }
+                Err(error)
             }
-            removed
-        }
+        },
         None => {
             discard_staged(app, &id.to_string()).await;
             Ok(())
@@ -89,9 +94,15 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
         Ok((tx, Some((begun, locations))))
     });
     let Some((image, locations)) = ours.await? else { return Ok(false) };
-    let ended = match app.config.default.delayed_delete {
-        true => complete(app, &image, locations.is_empty()).await,
-        false => remove_data(app, &image, &locations).await.1,
+    let ended = if app.config.default.delayed_delete {
+        complete(app, &image, locations.is_empty()).await
+    } else {
+        match removal::remove_all(app, &image, &locations).await {
+            RemovalOutcome::Removed => complete(app, &image, true).await,
+            RemovalOutcome::LeftToGlance => complete(app, &image, false).await,
+            RemovalOutcome::Overtaken => return Ok(false),
+            RemovalOutcome::Failed { error, .. } => Err(error),
+        }
     };
     match ended {
         // A client has deleted the image concurrently.
@@ -100,13 +111,14 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
     }
 }
 
-/// Removes an image's data, and marks the image as deleted. Also returns whether data was removed, or may have been.
-async fn remove_data(app: &App, image: &Image, locations: &[Location]) -> (bool, Result<()>) {
-    let RemovalOutcome { may_have_removed, result } = removal::remove_all(app, locations).await;
-    match result {
-        Ok(all) => (true, complete(app, image, all).await),
-        Err(error) => (may_have_removed, Err(error)),
-    }
+/// Returns the client's error for a deletion that no longer owns the image. One statement.
+async fn overtaken(app: &App, image: &Image) -> Result<Error> {
+    let mut conn = app.db.acquire().await?;
+    Ok(match db::images::get(&mut conn, &image.id).await? {
+        None => Error::deleted_image_not_found(&image.id),
+        Some(now) if now.status == Status::PendingDelete => Error::deletion_in_progress(&image.id),
+        Some(_) => Error::image_changed(&image.id),
+    })
 }
 
 /// Marks an image as deleted, and removes its staged data.

@@ -1,7 +1,143 @@
-//! Concurrent requests on one image. Each test holds a statement of one request at a relay in front of the database,
-//! and lets another request proceed meanwhile. SQLite has a single writer and does not need these tests.
+//! Concurrent requests on one image. Each test holds one request, at a relay in front of the database or of the store, and
+//! lets other requests proceed meanwhile.
 
-/// Tests on a database server: the profiles postgres and mysql run them.
+/// Deletions that wait for a slow store, on every engine.
+mod with_a_slow_store {
+    use std::{fs, path::PathBuf};
+
+    use serde_json::json;
+    use tempfile::TempDir;
+    use tokio::task::JoinHandle;
+
+    use crate::{
+        data::{download, id, image_with, status},
+        support::{Answer, Client, Database, Fault, FaultyProxy, S3, TestServer, eventually},
+    };
+
+    /// Two servers on one database and one S3 server. Each reaches the S3 server through a proxy of its own.
+    struct Rig {
+        dir: TempDir,
+        s3: S3,
+        slow: TestServer,
+        to_slow: FaultyProxy,
+        other: TestServer,
+        to_other: FaultyProxy,
+    }
+
+    impl Rig {
+        async fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (s3, database) = (S3::start().await, Database::create(dir.path()).await);
+            let server = async |proxy: &FaultyProxy| {
+                let builder = TestServer::builder()
+                    .option("fs", "filesystem_store_datadir", dir.path().join("fs").display())
+                    .database(database.clone());
+                let options = s3.options(&proxy.base).into_iter().filter(|(_, name, _)| *name != "enabled_backends");
+                let builder = builder.option("DEFAULT", "enabled_backends", "s3:s3, fs:file");
+                options.fold(builder, |builder, (group, name, value)| builder.option(group, name, value)).start().await
+            };
+            let (to_slow, to_other) = (FaultyProxy::start(&s3).await, FaultyProxy::start(&s3).await);
+            let (slow, other) = (server(&to_slow).await, server(&to_other).await);
+            Self { dir, s3, slow, to_slow, other, to_other }
+        }
+
+        fn member(&self) -> Client {
+            self.other.member("p1")
+        }
+
+        /// Starts the deletion of an image, and returns when the S3 server is asked to delete the object.
+        async fn begin_slow_deletion(&self, image: &str) -> JoinHandle<Answer> {
+            let asked = || self.to_slow.passed().iter().filter(|passed| passed.starts_with("DELETE")).count();
+            let before = asked();
+            self.to_slow.hold(Some("DELETE"));
+            let (client, path) = (self.slow.member("p1"), image.to_owned());
+            let deletion = tokio::spawn(async move { client.delete(&path).await });
+            eventually("the store is asked", || std::future::ready((asked() > before).then_some(()))).await;
+            deletion
+        }
+
+        /// Adds a copy of an image's data in the other store.
+        async fn copy(&self, image: &str, data: &[u8]) -> PathBuf {
+            let copy = self.dir.path().join("fs").join(id(image));
+            fs::write(&copy, data).unwrap();
+            let columns = "image_id, value, meta_data, status, created_at, deleted";
+            let values = format!(
+                "'{}', 'file://{}', '{{\"store\": \"fs\"}}', 'active', '2026-01-01 00:00:00', '0'",
+                id(image),
+                copy.display()
+            );
+            self.other.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+            copy
+        }
+    }
+
+    async fn protect(client: &Client, image: &str) -> Answer {
+        let changes = json!([{"op": "replace", "path": "/protected", "value": true}]);
+        let request = client.request("PATCH", image).body(changes.to_string());
+        client.send(request.header("Content-Type", "application/openstack-images-v2.1-json-patch")).await
+    }
+
+    /// The store refuses the first deletion late. Meanwhile a tag is put, and another deletion begins: it completes, or is
+    /// refused as well, or does not happen.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_deletion_that_is_refused_late_leaves_the_image_whole_or_gone() {
+        let rig = Rig::start().await;
+        for (second, protected) in [(Some(204), 404), (Some(403), 409), (None, 200)] {
+            let member = rig.member();
+            let image = image_with(&member, b"abc").await;
+            let first = rig.begin_slow_deletion(&image).await;
+            member.put(&format!("{image}/tags/t")).await.expect(404);
+            if second == Some(403) {
+                rig.to_other.fail("DELETE", Fault::Denied);
+            }
+            if let Some(expected) = second {
+                member.delete(&image).await.expect(expected);
+            }
+            rig.to_slow.fail("DELETE", Fault::Denied);
+            rig.to_slow.hold(None);
+            first.await.unwrap().expect(403);
+            protect(&member, &image).await.expect(protected);
+            if protected == 200 {
+                assert_eq!(download(&member, &image).await, b"abc");
+                continue;
+            }
+            // Nothing restores an image that two deletions have been removing: the deletion can only be completed.
+            if protected == 409 {
+                assert_eq!(status(&member, &image).await, "pending_delete");
+                member.delete(&image).await.expect(204);
+            }
+            member.get(&image).await.expect(404);
+            assert!(!rig.s3.objects().await.contains(&id(&image).to_owned()));
+        }
+    }
+
+    /// While the first store was slow, an operator restored the image, or another deletion began.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_deletion_that_no_longer_owns_its_image_removes_no_more_data() {
+        let rig = Rig::start().await;
+        let (member, database) = (rig.member(), &rig.other.database);
+        let time = "updated_at = '2030-01-01 00:00:00.000000'";
+        for (change, expected) in [(format!("status = 'active', {time}"), 409), (time.to_owned(), 503)] {
+            let image = image_with(&member, b"abc").await;
+            let copy = rig.copy(&image, b"abc").await;
+            let deletion = rig.begin_slow_deletion(&image).await;
+            assert_eq!(database.execute(&format!("UPDATE images SET {change} WHERE id = '{}'", id(&image))).await, 1);
+            rig.to_slow.hold(None);
+            let answer = deletion.await.unwrap().expect(expected);
+            assert!(copy.exists());
+            if expected == 409 {
+                assert_eq!(download(&member, &image).await, b"abc");
+            } else {
+                answer.says("Another request is deleting image");
+                assert_eq!(status(&member, &image).await, "pending_delete");
+            }
+            member.delete(&image).await.expect(204);
+            assert!(!copy.exists());
+        }
+    }
+}
+
+/// Tests on a database server: the profiles postgres and mysql run them. SQLite has a single writer and does not need them.
 mod on_a_server {
     use std::{
         fs,
