@@ -101,7 +101,7 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
             RemovalOutcome::Removed => complete(app, &image, true).await,
             RemovalOutcome::LeftToGlance => complete(app, &image, false).await,
             RemovalOutcome::Overtaken => return Ok(false),
-            RemovalOutcome::Failed { error, .. } => Err(error),
+            RemovalOutcome::Failed { error, .. } => return Err(error),
         }
     };
     match ended {

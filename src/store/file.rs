@@ -281,10 +281,7 @@ impl Driver for FileDriver {
         let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         self.with_timeout(move || {
             let path = path_of(&dirs, &url)?;
-            fs::remove_file(&path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Error::NotFound,
-                _ => Error::DeleteDenied(format!("You cannot delete file {}", path.display())),
-            })
+            fs::remove_file(&path).map_err(|error| cannot_delete(error, &path))
         })
         .await
     }
@@ -610,6 +607,21 @@ fn from_io(error: io::Error) -> Error {
         io::ErrorKind::NotFound => Error::NotFound,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => Error::Full,
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::WriteDenied,
+        _ => Error::Unavailable(error.into()),
+    }
+}
+
+/// Distinguishes a refusal, after which the file is certainly still there, from a failure of the file system, after which it may be
+/// gone. Glance treats both as a refusal.
+fn cannot_delete(error: io::Error, path: &Path) -> Error {
+    match error.kind() {
+        io::ErrorKind::NotFound => Error::NotFound,
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        // A mount point.
+        | io::ErrorKind::ResourceBusy
+        // Linux returns this where POSIX says EPERM.
+        | io::ErrorKind::IsADirectory => Error::DeleteDenied(format!("You cannot delete file {}", path.display())),
         _ => Error::Unavailable(error.into()),
     }
 }

@@ -140,6 +140,26 @@ async fn data_is_removed_from_one_of_several_stores() {
     assert!(!copy.exists());
 }
 
+/// It does not say that the file is still there, so the deletion can only be completed.
+#[tokio::test]
+async fn a_failure_of_the_file_system_is_no_refusal_to_delete() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"abc").await;
+    let (store, away) = (dir.path().join("fast"), dir.path().join("away"));
+    fs::rename(&store, &away).unwrap();
+    // Nothing below a file can be accessed: ENOTDIR.
+    fs::write(&store, "").unwrap();
+    let answer = member.delete(&image).await.expect(503);
+    assert!(!answer.header("Retry-After").is_empty());
+    assert_eq!(member.get(&image).await.expect(200).json()["status"], "pending_delete");
+    fs::remove_file(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    member.delete(&image).await.expect(204);
+    assert_eq!(files(&store), [""; 0]);
+}
+
 /// A removal that was interrupted before the data was removed is resumed, and a refused one leaves the location as it
 /// was.
 #[tokio::test]
