@@ -149,7 +149,7 @@ pub(crate) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool>
         db::images::get_locked(&mut tx, &location.image_id).await?;
         let ours = db::locations::resume(&mut tx, removal, now).await?;
         let others = db::locations::list(&mut tx, &location.image_id).await?;
-        let is_in_use = others.iter().any(|other| other.url == location.url);
+        let is_in_use = others.iter().any(|other| other.url.is_same_data(&location.url));
         if ours && is_in_use {
             db::locations::delete(&mut tx, location.id, now).await?;
         }

@@ -4,7 +4,7 @@
 //! size before the transaction, so no transaction holds an image's lock while it waits for a web server. It asks only after it has
 //! authorised the caller.
 
-use std::{collections::HashMap, slice};
+use std::{borrow::Cow, collections::HashMap, slice};
 
 use serde_json::{Map, Value, json};
 
@@ -240,6 +240,7 @@ impl LocationsDraft<'_> {
     fn replace(&mut self, app: &App, new: &[NewLocation], probes: &ProbeResults) -> Result<()> {
         let claims = self.check_claims(app, new)?;
         check_quota("locations", new.len(), app.config.default.image_location_quota())?;
+        // A client sends the URLs that it was shown, which have no credentials.
         let same_urls = sorted(self.locations.iter().map(|location| &location.url))
             == sorted(new.iter().map(|location| &location.url));
         if same_urls {
@@ -254,7 +255,12 @@ impl LocationsDraft<'_> {
         self.check_storage_quota(self.quota.map(|quota| quota.replacing), new, probes)?;
         for location in new {
             let added = self.accept_location(app, location, probes)?;
-            if new.iter().filter(|other| other.url == added.url && other.metadata == location.metadata).count() > 1 {
+            if new
+                .iter()
+                .filter(|other| other.url.is_same_data(&added.url) && other.metadata == location.metadata)
+                .count()
+                > 1
+            {
                 return Err(duplicate(&added));
             }
             self.locations.push(added);
@@ -332,17 +338,17 @@ impl LocationsDraft<'_> {
 
     /// Builds a location, with its store's name in the metadata if stores have names.
     fn build_location(&self, app: &App, new: &NewLocation) -> Result<Location> {
+        let known = self.locations.iter().find(|known| known.url.is_same_data(&new.url));
         let mut location = Location {
             id: UNWRITTEN,
             image_id: self.subject.id.clone(),
-            url: new.url.clone(),
+            url: known.map_or_else(|| new.url.clone(), |known| known.url.clone()),
             metadata: new.metadata.clone(),
             status: LocationStatus::Active,
         };
         // As in Glance, the URL decides the store, and the client's metadata does not.
-        let known = self.locations.iter().find(|known| known.url == new.url).map(|known| &known.metadata);
         if app.stores.are_named
-            && let Ok(store) = app.stores.find(&location.url, known.unwrap_or(&Map::new()))
+            && let Ok(store) = app.stores.find(&location.url, known.map_or(&Map::new(), |known| &known.metadata))
         {
             location.metadata.insert("store".to_owned(), json!(store.id));
         }
@@ -446,19 +452,19 @@ fn parse_position(position: &str) -> Option<usize> {
     digits.then(|| position.parse().unwrap_or(usize::MAX))
 }
 
-fn sorted<'l>(urls: impl Iterator<Item = &'l LocationUrl>) -> Vec<&'l str> {
-    let mut urls: Vec<&str> = urls.map(LocationUrl::expose).collect();
+fn sorted<'l>(urls: impl Iterator<Item = &'l LocationUrl>) -> Vec<Cow<'l, str>> {
+    let mut urls: Vec<Cow<'_, str>> = urls.map(LocationUrl::redacted).collect();
     urls.sort_unstable();
     urls
 }
 
 fn is_same(a: &Location, b: &Location) -> bool {
-    a.url == b.url && a.metadata == b.metadata
+    a.url.is_same_data(&b.url) && a.metadata == b.metadata
 }
 
 /// The message shows the URL, which the client has just sent.
 fn duplicate(location: &Location) -> Error {
-    Error::Invalid(format!("The location {} already exists", location.url.expose()))
+    Error::Invalid(format!("The location {} already exists", location.url.redacted()))
 }
 
 fn has_strings_only(value: &Value) -> bool {
@@ -473,7 +479,7 @@ fn has_strings_only(value: &Value) -> bool {
 /// Formats locations as Glance does in its error message. Its reader is allowed to see them.
 fn locations_repr(locations: &[Location]) -> String {
     let values = locations.iter().map(|location| {
-        let (id, url, status) = (location.id, location.url.expose(), location.status.as_str());
+        let (id, url, status) = (location.id, location.url.redacted(), location.status.as_str());
         json!({"id": id, "url": url, "metadata": location.metadata, "status": status})
     });
     schemas::python_repr(&Value::Array(values.collect()), MAX_REPR_CHARS)

@@ -177,7 +177,7 @@ fn released_locations(before: &ImageView, after: &ImageView) -> Vec<Location> {
 }
 
 fn has_url(view: &ImageView, location: &Location) -> bool {
-    view.locations.iter().any(|other| other.url == location.url)
+    view.locations.iter().any(|other| other.url.is_same_data(&location.url))
 }
 
 /// Removes the data of released locations, even if the caller disconnects.

@@ -103,9 +103,14 @@ impl S3Driver {
         self.client.as_ref().err().map(String::as_str)
     }
 
-    /// Whether a location's URL starts like the URLs of this store. Glance uses the same rule for locations that name no store.
+    /// Whether a location's URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations that
+    /// name no store.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
-        url.expose().starts_with(&self.prefix)
+        let url = url.redacted();
+        let is_prefix_of =
+            |rest: &str| self.prefix.strip_prefix("s3://").is_some_and(|prefix| rest.starts_with(prefix));
+        // Glance reads `s3+http` as well, and writes `s3`.
+        url.starts_with(&self.prefix) || url.strip_prefix("s3+http://").is_some_and(is_prefix_of)
     }
 
     /// The properties of the store that admins can see.

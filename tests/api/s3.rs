@@ -428,6 +428,49 @@ async fn a_location_whose_removal_another_process_resumed_is_not_restored() {
     }
 }
 
+/// Releases of Glance before 2026 wrote a store's keys into the locations' URLs.
+#[tokio::test]
+async fn the_keys_in_old_locations_are_not_shown_and_do_not_hide_the_data() {
+    let s3 = S3::start().await;
+    let builder = with_options(builder(), &s3.options(&s3.base()))
+        .option("DEFAULT", "show_image_direct_url", true)
+        .option("DEFAULT", "show_multiple_locations", true)
+        .option("DEFAULT", "enabled_backends", "other:s3, s3:s3")
+        .option("other", "s3_store_host", "http://127.0.0.1:1")
+        .option("other", "s3_store_access_key", "a")
+        .option("other", "s3_store_secret_key", "b")
+        .option("other", "s3_store_bucket", "images");
+    let s = builder.start().await;
+    let (member, host) = (s.member("p1"), s3.base().replace("http://", ""));
+    for (scheme, keys) in [("s3", "KEY:s3cret"), ("s3", "KEY:s3/c+r%2Fet"), ("s3+http", "KEY:s3/c@ret")] {
+        let image = image_with(&member, b"abc").await;
+        let (old, shown) = [format!("{keys}@"), String::new()]
+            .map(|keys| format!("{scheme}://{keys}{host}/images/{}", id(&image)))
+            .into();
+        let update =
+            format!("UPDATE image_locations SET value = '{old}', meta_data = '{{}}' WHERE image_id = '{}'", id(&image));
+        assert_eq!(s.database.execute(&update).await, 1);
+        let view = member.get(&image).await.expect(200).json();
+        assert_eq!((&view["direct_url"], &view["locations"][0]["url"]), (&json!(shown), &json!(shown)));
+        assert_eq!(view["stores"], "s3");
+        assert_eq!(download(&member, &image).await, b"abc");
+        // A client that changes the metadata sends the URL that it was shown.
+        let locations = json!([{"url": shown, "metadata": {"a": "b"}}]);
+        let changes = json!([{"op": "replace", "path": "/locations", "value": locations}]);
+        let request = member.request("PATCH", &image).body(changes.to_string());
+        let request = request.header("Content-Type", "application/openstack-images-v2.1-json-patch");
+        let view = member.send(request).await.expect(200).json();
+        assert_eq!(view["locations"], json!([{"url": shown, "metadata": {"a": "b", "store": "s3"}}]));
+        assert_eq!(download(&member, &image).await, b"abc");
+        let live =
+            format!("SELECT value, value FROM image_locations WHERE status = 'active' AND image_id = '{}'", id(&image));
+        assert_eq!(s.database.pairs(&live).await, [(old.clone(), old)]);
+        member.delete(&image).await.expect(204);
+        assert_eq!(s3.objects().await, [""; 0]);
+    }
+    assert!(!s.log().contains("ret@"), "{}", s.log());
+}
+
 #[tokio::test]
 async fn a_misconfigured_store_is_reported() {
     let store = || {
