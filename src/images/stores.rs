@@ -38,8 +38,8 @@ pub(crate) fn authorise_detail(app: &App, context: &Context) -> Result<()> {
 /// Removes an image's data from one of several stores that have it. Six statements.
 ///
 /// # Errors
-/// `NotFound`, `Conflict` when there is no such store or the image is not active, `Forbidden` also when no other store has the
-/// data.
+/// `NotFound`, `Conflict` when there is no such store, when the image is not active or when another of its locations refers to the
+/// same data, `Forbidden` also when no other store has the data.
 pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &RequestedId) -> Result<()> {
     if !app.stores.are_named {
         return Err(Error::resource_not_found());
@@ -68,9 +68,14 @@ pub(crate) async fn remove_data(app: &App, context: &Context, store: &str, id: &
                      instead.";
                 return Err(Error::Forbidden(message.to_owned()));
             }
-            let location = locations.into_iter().find(|location| name_of(app, location) == Some(store));
+            let location = locations.iter().find(|location| name_of(app, location) == Some(store));
             let location =
-                location.ok_or_else(|| Error::NotFound(format!("Image {id} is not stored in store {store}.")))?;
+                location.ok_or_else(|| Error::NotFound(format!("Image {id} is not stored in store {store}.")))?.clone();
+            let mut others = locations.iter().filter(|other| other.id != location.id);
+            if others.any(|other| other.url.is_same_data(&location.url)) {
+                let message = format!("The data in store {store} is also that of another location of image {id}.");
+                return Err(Error::Conflict(message));
+            }
             // From here on the location is not the image's. It stays recorded until its data is removed.
             db::locations::release(&mut tx, location.id, now).await?;
             Ok((tx, location))

@@ -140,6 +140,28 @@ async fn data_is_removed_from_one_of_several_stores() {
     assert!(!copy.exists());
 }
 
+/// The removal would destroy the data of the location that remains.
+#[tokio::test]
+async fn data_that_two_locations_of_an_image_refer_to_is_not_removed_from_its_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"abc").await;
+    let columns = "image_id, value, meta_data, status, created_at, deleted";
+    let again = format!(
+        "INSERT INTO image_locations ({columns}) SELECT image_id, value, '{{}}', status, created_at, deleted \
+         FROM image_locations WHERE image_id = '{}'",
+        id(&image)
+    );
+    assert_eq!(s.database.execute(&again).await, 1);
+    let path = format!("/v2/stores/fast/{}", id(&image));
+    s.admin().delete(&path).await.expect(409).says("is also that of another location");
+    assert_eq!(download(&member, &image).await, b"abc");
+    assert_eq!(member.get(&image).await.expect(200).json()["stores"], "fast,fast");
+    member.delete(&image).await.expect(204);
+    assert_eq!(files(&dir.path().join("fast")), [""; 0]);
+}
+
 /// It does not say that the file is still there, so the deletion can only be completed.
 #[tokio::test]
 async fn a_failure_of_the_file_system_is_no_refusal_to_delete() {
