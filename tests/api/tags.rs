@@ -296,3 +296,36 @@ async fn a_tag_removed_by_glance_is_not_shown() {
     member.delete(&format!("{image}/tags/a")).await.expect(204);
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags").await, 1);
 }
+
+/// Tests on a database server: the profiles postgres and mysql run them.
+mod on_a_server {
+    use super::*;
+
+    /// A transaction that the database aborts says nothing about the image or the tag.
+    #[tokio::test]
+    async fn a_tag_whose_transaction_the_database_aborts_is_answered_503() {
+        let s = TestServer::start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a"]})).await;
+        let triggers = if s.database.engine == Engine::Postgres {
+            vec![
+                "CREATE FUNCTION abort() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN RAISE EXCEPTION 'deadlock' USING ERRCODE = '40P01'; END $$",
+                "CREATE TRIGGER aborts BEFORE UPDATE ON images FOR EACH ROW EXECUTE FUNCTION abort()",
+            ]
+        } else {
+            vec![
+                "CREATE TRIGGER aborts BEFORE UPDATE ON images FOR EACH ROW \
+                 SIGNAL SQLSTATE '40001' SET MYSQL_ERRNO = 1213, MESSAGE_TEXT = 'deadlock'",
+            ]
+        };
+        for trigger in triggers {
+            s.database.execute(trigger).await;
+        }
+        for (method, tag) in [("DELETE", "a"), ("DELETE", "b"), ("PUT", "a"), ("PUT", "b")] {
+            let answer = member.send(member.request(method, &format!("{image}/tags/{tag}"))).await.expect(503);
+            assert!(!answer.header("Retry-After").is_empty(), "{method} {tag}");
+        }
+        assert_eq!(member.tags(&image).await, ["a"]);
+    }
+}
