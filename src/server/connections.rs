@@ -46,6 +46,8 @@ impl Server {
         // This timeout applies to a request's head, and also to an idle connection that waits for its next request.
         http.header_read_timeout(client_timeout);
         http.max_buf_size(MAX_BUFFER);
+        // Some clients and proxies shut down their sending side after the request, and wait for the response.
+        http.half_close(true);
         Self {
             listener,
             router: http::router(app),

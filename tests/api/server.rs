@@ -123,6 +123,60 @@ async fn slow_clients_are_disconnected() {
     }
 }
 
+/// `nc -N` and some proxies shut down their sending side after the request.
+#[tokio::test]
+async fn a_client_that_shuts_down_its_sending_side_receives_the_response() {
+    let s = TestServer::start().await;
+    let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+    let head = "HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n";
+    let body = "{\"name\": null}";
+    let requests = [
+        (format!("DELETE {image}/tags/a {head}\r\n"), 204),
+        (format!("GET {image} {head}\r\n"), 200),
+        (format!("POST /v2/images {head}Content-Length: {}\r\n\r\n{body}", body.len()), 201),
+        // The body is shorter than announced.
+        (format!("POST /v2/images {head}Content-Length: 100\r\n\r\n{body}"), 400),
+    ];
+    for (request, status) in requests {
+        let mut stream = connect(&s).await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(raw_status(&answer), status, "{request}: {answer}");
+    }
+}
+
+/// Most clients read the response only after they have sent the whole body.
+#[tokio::test]
+async fn a_client_that_sends_a_large_body_receives_the_refusal() {
+    let s = TestServer::start().await;
+    let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+    let token = "X-Auth-Token: u:p1:member,reader\r\n";
+    let file = format!("PUT {image}/file");
+    let cases = [
+        ("POST /v2/images", "", 401),
+        (&file, "Content-Type: application/octet-stream\r\n", 401),
+        ("POST /v2/schemas/image", token, 405),
+        ("POST /v2/images", token, 413),
+        (&file, &format!("{token}Content-Type: text/plain\r\n"), 415),
+        ("POST /v2/images", &format!("{token}Content-Type: text/plain\r\n"), 415),
+        (&format!("PUT {image}/tags/a"), token, 400),
+        ("PUT /v2/nope", token, 404),
+    ];
+    let body = vec![b' '; 32 << 20];
+    for (request, headers, status) in cases {
+        let mut stream = connect(&s).await;
+        let head = format!("{request} HTTP/1.1\r\nHost: x\r\n{headers}Connection: close\r\n");
+        let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap_or_else(|error| panic!("{request}: {error}"));
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(raw_status(&answer), status, "{request}: {answer}");
+    }
+}
+
 /// A client that keeps sending requests and never reads responses is disconnected.
 #[tokio::test]
 async fn a_client_that_does_not_read_is_disconnected() {
