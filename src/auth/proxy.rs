@@ -10,7 +10,32 @@ use crate::{
     error::{Error, Result},
 };
 
+/// The headers that identify the caller.
+const HEADERS: [&str; 16] = [
+    "x-identity-status",
+    "x-user-id",
+    "x-project-id",
+    "x-tenant-id",
+    "x-roles",
+    "x-user-domain-id",
+    "x-project-domain-id",
+    "x-domain-id",
+    "openstack-system-scope",
+    "x-is-admin-project",
+    "x-service-identity-status",
+    "x-service-user-id",
+    "x-service-project-id",
+    "x-service-roles",
+    "x-service-user-domain-id",
+    "x-service-project-domain-id",
+];
+
 pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
+    // The proxy sets each header once. If one is repeated, the client has sent the other one, and the proxy did not remove it.
+    let is_repeated = |name: &&str| headers.get_all(*name).iter().nth(1).is_some();
+    if HEADERS.iter().any(is_repeated) {
+        return Err(Error::Unauthenticated);
+    }
     if text(headers, "x-identity-status") != Some("Confirmed") {
         return Err(Error::Unauthenticated);
     }

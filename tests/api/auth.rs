@@ -252,6 +252,37 @@ async fn a_trusted_proxy_identifies_the_caller() {
     nobody.send(with(&[confirmed, ("X-Project-Id", "p"), ("X-Roles", "reader")])).await.expect(403);
 }
 
+/// The proxy sets each header once; another one is from the client.
+#[tokio::test]
+async fn a_repeated_identity_header_is_refused() {
+    let s = TestServer::builder().option("glimpse", "auth", "proxy").start().await;
+    let nobody = s.anonymous();
+    let headers = [
+        ("X-Identity-Status", "Confirmed"),
+        ("X-User-Id", "u"),
+        ("X-Project-Id", "p"),
+        ("X-Tenant-Id", "p"),
+        ("X-Roles", "reader"),
+        ("X-User-Domain-Id", "d"),
+        ("X-Project-Domain-Id", "d"),
+        ("X-Domain-Id", "d"),
+        ("OpenStack-System-Scope", "all"),
+        ("X-Is-Admin-Project", "true"),
+        ("X-Service-Identity-Status", "Confirmed"),
+        ("X-Service-User-Id", "s"),
+        ("X-Service-Project-Id", "s"),
+        ("X-Service-Roles", "service"),
+        ("X-Service-User-Domain-Id", "d"),
+        ("X-Service-Project-Domain-Id", "d"),
+    ];
+    let all = || headers.iter().fold(nobody.request("GET", "/v2/images"), |r, (name, value)| r.header(*name, *value));
+    nobody.send(all()).await.expect(200);
+    for (name, value) in headers {
+        nobody.send(all().header(name, value)).await.expect(401);
+        nobody.send(all().header(name, "admin")).await.expect(401);
+    }
+}
+
 #[tokio::test]
 async fn missing_authentication_is_logged_at_start() {
     let s = TestServer::builder().option("glimpse", "auth", "none").start().await;
