@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{error::Refusal, linger::Lingering, middleware::limits::Deadline};
+use super::{error::Refusal, middleware::limits::Deadline};
 use crate::{
     app::{App, SharedApp},
     context::Context,
@@ -116,14 +116,21 @@ pub(super) struct NoBody;
 impl FromRequest<SharedApp> for NoBody {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Error> {
+    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Error> {
+        let timeout = app.config.glimpse.client_timeout;
+        let unexpected = || Err(Error::Invalid("A body is not expected with this request.".to_owned()));
         let mut body = request.into_body();
+        // The length is announced: there is nothing to wait for.
+        if body.size_hint().lower() > 0 {
+            return unexpected();
+        }
         // A chunked body can be empty.
         while !body.is_end_stream() {
-            match body.frame().await {
-                None => break,
-                Some(Ok(frame)) if frame.data_ref().is_some_and(|data| data.is_empty()) || frame.is_trailers() => {}
-                Some(_) => return Err(Error::Invalid("A body is not expected with this request.".to_owned())),
+            match tokio::time::timeout(timeout, body.frame()).await {
+                Err(_) => return Err(Error::SlowClient),
+                Ok(None) => break,
+                Ok(Some(Ok(frame))) if frame.data_ref().is_some_and(|data| data.is_empty()) || frame.is_trailers() => {}
+                Ok(Some(_)) => return unexpected(),
             }
         }
         Ok(Self)
@@ -136,7 +143,7 @@ pub(super) struct ImageData(pub(super) NewData);
 impl FromRequest<SharedApp> for ImageData {
     type Rejection = Response;
 
-    async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
+    async fn from_request(request: Request, _: &SharedApp) -> Result<Self, Response> {
         let text = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap_or_default().to_owned());
         let content_type = text("content-type");
         let essence = content_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
@@ -156,7 +163,7 @@ impl FromRequest<SharedApp> for ImageData {
         if let Some(deadline) = request.extensions().get::<Deadline>() {
             deadline.lift();
         }
-        let data = Lingering::new(request, app.config.glimpse.client_timeout);
+        let data = request.into_body().into_data_stream();
         let data = TryStreamExt::map_err(data, Box::<dyn std::error::Error + Send + Sync>::from);
         Ok(Self(NewData { store, size, data: Box::pin(data) }))
     }
@@ -299,10 +306,7 @@ async fn read_body(body: Body, timeout: Duration) -> Result<Vec<u8>, Response> {
             Ok(Some(Err(_))) => {
                 return Err(Error::Invalid("The request body ended too early.".to_owned()).into_response());
             }
-            Err(_) => {
-                let explanation = "The client took too long to send the request body.";
-                return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, explanation).into_response());
-            }
+            Err(_) => return Err(Error::SlowClient.into_response()),
         };
         if let Ok(data) = frame.into_data() {
             bytes.extend_from_slice(&data);

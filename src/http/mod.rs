@@ -38,6 +38,8 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .with_state(Arc::clone(&app));
     // The outermost layer comes first.
     let stack = ServiceBuilder::new()
+        // Reads the rest of a body that the following layers reject, so that the client receives the response.
+        .layer(from_fn_with_state(Arc::clone(&app), linger::read_rest))
         // Renders the body of errors in the format that the client accepts.
         .layer(from_fn(error::render))
         // Gives each response a request id, and writes the access log.

@@ -129,6 +129,12 @@ async fn an_unexpected_request_body_is_refused() {
         let answer = member.send(member.request(method, &path).body("{}")).await;
         answer.expect(400).says("A body is not expected with this request.");
     }
+    // A body that is announced is refused before it arrives.
+    let announced = "Host: x\r\nX-Auth-Token: u:p1:member,reader\r\nContent-Length: 10\r\nConnection: close\r\n\r\n";
+    for method in ["PUT", "DELETE"] {
+        let answer = raw(&s.base, format!("{method} {image}/tags/a HTTP/1.1\r\n{announced}").as_bytes()).await;
+        assert_eq!(raw_status(&answer), 400, "{answer}");
+    }
     // An empty chunked body counts as no body.
     let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
@@ -136,6 +142,19 @@ async fn an_unexpected_request_body_is_refused() {
     assert_eq!(raw_status(&answer), 400, "{answer}");
     let answer = raw(&s.base, format!("{chunked}0\r\n\r\n").as_bytes()).await;
     assert_eq!(raw_status(&answer), 204, "{answer}");
+}
+
+#[tokio::test]
+async fn a_chunked_body_that_does_not_end_times_out_where_none_is_expected() {
+    let s = TestServer::builder().option("glimpse", "client_timeout", "0.5").start().await;
+    let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
+    for method in ["PUT", "DELETE"] {
+        let head = format!("{method} {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
+        let answer = raw(&s.base, format!("{head}Transfer-Encoding: chunked\r\n\r\n").as_bytes()).await;
+        assert_eq!(raw_status(&answer), 408, "{answer}");
+    }
+    assert!(!s.log().contains("ERROR"), "{}", s.log());
+    assert_eq!(s.member("p1").tags(&image).await, ["a"]);
 }
 
 #[tokio::test]
