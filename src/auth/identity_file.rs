@@ -42,6 +42,13 @@ pub(crate) struct User {
     pub(crate) password_hash: String,
 }
 
+impl User {
+    /// Whether this is the user's password. Takes as long as one bcrypt.
+    pub(crate) fn has_password(&self, password: &str) -> bool {
+        bcrypt::non_truncating_verify(password, &self.password_hash).unwrap_or(false)
+    }
+}
+
 /// Why the file cannot be used, or a user cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IdentityError {
@@ -71,7 +78,7 @@ pub(crate) enum IdentityError {
 
 const HEADER: &str = "\
 # The users of this Glimpse, while it runs with [glimpse] auth = standalone.
-# `glimpse identity add|passwd|list` changes and shows them; a running server takes changes up within a second.
+# `glimpse identity list|add|set|passwd|remove` shows and changes them; a running server takes changes up within a second.
 # A password's hash is bcrypt's; one that `htpasswd -nB` made fits too.
 
 ";
@@ -140,6 +147,29 @@ impl IdentityFile {
             Change::Made => file.write(path).map_err(error),
             Change::None => Ok(()),
         }
+    }
+
+    /// A user by name.
+    ///
+    /// # Errors
+    /// `Refused` if there is no such user.
+    pub(crate) fn find(&self, name: &str) -> Result<&User, IdentityError> {
+        self.users.get(name).ok_or_else(|| {
+            IdentityError::Refused(format!("there is no user {name}; `glimpse identity list` lists all users"))
+        })
+    }
+
+    /// Changes a user's project and roles.
+    ///
+    /// # Errors
+    /// `Refused` if there is no such user, or the project or a role is not allowed.
+    pub(crate) fn assign(&mut self, name: &str, project: &str, roles: &[String]) -> Result<(), IdentityError> {
+        check_project(project)?;
+        roles.iter().try_for_each(|role| check_role(role))?;
+        let password_hash = self.find(name)?.password_hash.clone();
+        let user = User { project: project.to_owned(), roles: roles.to_vec(), password_hash };
+        self.users.insert(name.to_owned(), user);
+        Ok(())
     }
 
     /// Adds a user, or gives one that is there a new password.

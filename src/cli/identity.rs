@@ -1,17 +1,22 @@
 //! `glimpse identity …`: the users of a server that runs without Keystone.
 
 use std::{
+    fs::OpenOptions,
     io::{self, Write as _},
+    net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
 use clap::Subcommand;
+use serde_json::Value as Json;
 
 use super::CommandResult;
 use crate::{
     app,
     auth::{
-        identity_file::{Change, IdentityError, IdentityFile, NewUser, generate_secret},
+        identity_file::{Change, IdentityError, IdentityFile, NewUser, User, generate_secret},
         standalone::token,
     },
     config::Config,
@@ -41,6 +46,20 @@ pub(super) enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Change the project or the roles of a user; the password stays
+    ///
+    /// Example: `glimpse identity set ann --role member`
+    #[command(arg_required_else_help = true)]
+    Set {
+        /// The name of the user
+        name: String,
+        /// The project that the user belongs to from now on
+        #[arg(long, required_unless_present = "role")]
+        project: Option<String>,
+        /// A role of the user, which replaces all previous ones. Can be repeated
+        #[arg(long)]
+        role: Vec<String>,
+    },
     /// Set a new password and print the credentials
     ///
     /// The old password becomes invalid within a second on a running server.
@@ -51,13 +70,41 @@ pub(super) enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
+    /// Set a new password and write it to a clouds.yaml, the file in which OpenStack's clients look for credentials
+    ///
+    /// With --password-stdin, the password stays as it is. The name of the cloud is the name of the user. Clients read
+    /// clouds.yaml in the current directory, or in ~/.config/openstack.
+    ///
+    /// Example: `glimpse identity clouds-yaml demo && openstack --os-cloud demo image list`
+    CloudsYaml {
+        /// The name of the user
+        name: String,
+        /// The file to write, which must not exist yet; - is standard output
+        #[arg(long, value_name = "FILE", default_value = "clouds.yaml")]
+        file: PathBuf,
+        /// Read the user's present password from the first line of standard input, instead of setting a new one
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Remove a user; its images stay
+    ///
+    /// A running server refuses the user within a second.
+    Remove {
+        /// The name of the user
+        name: String,
+    },
 }
 
 /// The users that the first start creates: name, project, role.
 const FIRST_USERS: [(&str, &str, &str); 2] = [("admin", "admin", "admin"), ("demo", "demo", "member")];
+/// The roles that the default policy uses.
+const ROLES: [&str; 4] = ["admin", "member", "reader", "service"];
+/// The number of users that a start names.
+const NAMED_USERS: usize = 5;
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     let path = IdentityFile::path(&config.glimpse.data_dir);
+    let endpoint = Endpoint::new(config, config.default.bind_port);
     match command {
         Command::List => list(&IdentityFile::read(&path)?)?,
         Command::Add { name, project, role, password_stdin } => {
@@ -65,44 +112,148 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             let password = Password::get(password_stdin)?;
             IdentityFile::change(&path, |file| {
                 if file.users.contains_key(&name) {
-                    let advice = format!("use `glimpse identity passwd {name}` to set a new password");
+                    let advice = format!(
+                        "`glimpse identity passwd {name}` sets a new password, `glimpse identity set {name}` another project or role"
+                    );
                     return Err(IdentityError::Refused(format!("user {name} exists already; {advice}")));
                 }
                 file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
-                print_credentials(config, &name, &password)
+                print_credentials(&endpoint, &name, &password)
             })?;
+            warn_of_unknown_roles(&role)?;
+        }
+        Command::Set { name, project, role } => {
+            IdentityFile::change(&path, |file| {
+                let before = file.find(&name)?;
+                let roles = if role.is_empty() { before.roles.clone() } else { role.clone() };
+                let project = project.unwrap_or_else(|| before.project.clone());
+                file.assign(&name, &project, &roles)?;
+                Ok(Change::Made)
+            })?;
+            warn_of_unknown_roles(&role)?;
         }
         Command::Passwd { name, password_stdin } => {
             let password = Password::get(password_stdin)?;
             IdentityFile::change(&path, |file| {
-                let Some(user) = file.users.get(&name).cloned() else {
-                    let advice = "`glimpse identity list` lists all users";
-                    return Err(IdentityError::Refused(format!("there is no user {name}; {advice}")));
-                };
-                let user = NewUser { project: &user.project, roles: &user.roles, password: password.as_str() };
-                file.set(&name, user)?;
-                print_credentials(config, &name, &password)
+                set_password(file, &name, &password)?;
+                print_credentials(&endpoint, &name, &password)
             })?;
         }
+        Command::CloudsYaml { name, file: target, password_stdin } => {
+            let password = Password::get(password_stdin)?;
+            IdentityFile::change(&path, |file| {
+                let change = if password_stdin {
+                    if !file.find(&name)?.has_password(password.as_str()) {
+                        return Err(IdentityError::Refused(format!("this is not the password of user {name}")));
+                    }
+                    Change::None
+                } else {
+                    set_password(file, &name, &password)?;
+                    Change::Made
+                };
+                let yaml = clouds_yaml(&endpoint, &[(&name, password.as_str())]);
+                write_private(&target, &yaml)
+                    .map_err(|source| IdentityError::File { path: target.clone(), source })
+                    .map(|()| change)
+            })?;
+        }
+        Command::Remove { name } => IdentityFile::change(&path, |file| {
+            file.find(&name)?;
+            file.users.remove(&name);
+            Ok(Change::Made)
+        })?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates the users of the first start, unless the identity file exists, and prints their secrets. They are not shown again.
-pub(super) fn create_first_users(config: &Config) -> Result<(), IdentityError> {
+/// Creates the users of the first start, unless the identity file exists, and prints their secrets. They are not shown again. Later
+/// starts log the names of the users.
+pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<(), IdentityError> {
     let path = IdentityFile::path(&config.glimpse.data_dir);
+    let endpoint = Endpoint::new(config, address.port());
+    let mut names = Vec::new();
     IdentityFile::change(&path, |file| {
         // Another process may have created the file first.
         if path.exists() {
+            names.extend(file.users.keys().cloned());
             return Ok(Change::None);
         }
+        let mut secrets = Vec::new();
         for (name, project, role) in FIRST_USERS {
             let secret = Password::Generated(generate_secret());
             file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
-            print_credentials(config, name, &secret)?;
+            print_credentials(&endpoint, name, &secret)?;
+            secrets.push((name, secret));
         }
+        let secrets: Vec<(&str, &str)> = secrets.iter().map(|(name, secret)| (*name, secret.as_str())).collect();
+        let mut out = io::stdout().lock();
+        let yaml = clouds_yaml(&endpoint, &secrets);
+        let shown = writeln!(out, "# The same as a clouds.yaml, for `openstack --os-cloud demo image list`:\n{yaml}");
+        shown.and_then(|()| out.flush()).map_err(IdentityError::Unshown)?;
         Ok(Change::Made)
-    })
+    })?;
+    if !names.is_empty() {
+        let more = if names.len() > NAMED_USERS { ", …" } else { "" };
+        let users = names.iter().take(NAMED_USERS).map(String::as_str).collect::<Vec<_>>().join(", ");
+        tracing::info!("the users are {users}{more}; `glimpse identity passwd NAME` sets a new password");
+    }
+    Ok(())
+}
+
+/// The URL under which clients reach the server.
+struct Endpoint {
+    url: String,
+    /// Whether the server listens on every address of the machine.
+    is_everywhere: bool,
+}
+
+impl Endpoint {
+    fn new(config: &Config, port: u16) -> Self {
+        let is_everywhere = config.default.public_endpoint.is_none() && ["0.0.0.0", "::"].contains(&config.bind_host());
+        Self { url: format!("{}/v2", config.endpoint(port)), is_everywhere }
+    }
+
+    /// A comment on the URL, as a line.
+    fn comment(&self) -> &'static str {
+        if self.is_everywhere { "# On another machine, use the name of this machine in the URL.\n" } else { "" }
+    }
+}
+
+fn set_password(file: &mut IdentityFile, name: &str, password: &Password) -> Result<(), IdentityError> {
+    let User { project, roles, .. } = file.find(name)?.clone();
+    file.set(name, NewUser { project: &project, roles: &roles, password: password.as_str() })
+}
+
+/// Warns about roles that have an effect only if the operator's own policy uses them.
+fn warn_of_unknown_roles(roles: &[String]) -> io::Result<()> {
+    for role in roles.iter().filter(|role| !ROLES.contains(&role.to_lowercase().as_str())) {
+        let roles = ROLES.join(", ");
+        writeln!(io::stderr(), "warning: the default policy does not use the role {role}; it uses {roles}")?;
+    }
+    Ok(())
+}
+
+/// A clouds.yaml with a cloud for each user, which is named like the user.
+fn clouds_yaml(endpoint: &Endpoint, users: &[(&str, &str)]) -> String {
+    let clouds = users.iter().map(|(name, password)| {
+        // A JSON string is also a YAML string.
+        let [cloud, url, password] = [*name, &endpoint.url, *password].map(Json::from);
+        format!(
+            "  {cloud}:\n    auth_type: http_basic\n    auth:\n      endpoint: {url}\n      username: {cloud}\n      \
+             password: {password}\n"
+        )
+    });
+    format!("{}clouds:\n{}", endpoint.comment(), clouds.collect::<String>())
+}
+
+/// Creates a file that only its owner can read; `-` is standard output.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    if path == Path::new("-") {
+        let mut out = io::stdout().lock();
+        return out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 /// A password: generated here, so it must be printed, or given by the operator.
@@ -138,17 +289,19 @@ fn list(file: &IdentityFile) -> io::Result<()> {
 
 /// Prints a user's secret to standard output, as lines to paste into a shell. It is printed before its hash is stored: if the
 /// output fails, no one would know the password. It is never written to the log.
-fn print_credentials(config: &Config, name: &str, password: &Password) -> Result<Change, IdentityError> {
+fn print_credentials(endpoint: &Endpoint, name: &str, password: &Password) -> Result<Change, IdentityError> {
     let mut out = io::stdout().lock();
     let shown = match password {
         Password::Given(_) => writeln!(out, "The password of {name} is set."),
         Password::Generated(secret) => writeln!(
             out,
-            "# To act as {name}, paste this into a shell; `glimpse identity passwd {name}` makes a new secret.\n\
-             export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}/v2\n\
+            "# To act as {name}, paste this into bash; `glimpse identity passwd {name}` makes a new secret.\n{}\
+             unset ${{!OS_*}}\n\
+             export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}\n\
              export OS_USERNAME={name} OS_PASSWORD={secret}\n\
              # The same as a token, for X-Auth-Token: {}\n",
-            config.endpoint(),
+            endpoint.comment(),
+            endpoint.url,
             token(name, secret)
         ),
     };

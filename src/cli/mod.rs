@@ -86,7 +86,7 @@ impl From<SourceArguments> for Sources {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the API server; this is also what `glimpse` without a command does
-    Serve,
+    Serve(serve::Arguments),
     /// Create or upgrade the database's schema, check it, and purge deleted rows
     #[command(subcommand)]
     Db(database::Command),
@@ -140,9 +140,9 @@ impl Drop for FlushLog {
 
 fn run(arguments: CommandLine) -> CommandResult {
     let sources: Sources = arguments.sources.into();
-    match arguments.command.unwrap_or(Command::Serve) {
+    match arguments.command.unwrap_or_else(|| Command::Serve(serve::Arguments::default())) {
         Command::Config(command) => configuration::run(&sources, command),
-        Command::Serve => serve::run(sources),
+        Command::Serve(arguments) => serve::run(Sources { overrides: arguments.overrides(), ..sources }),
         Command::Db(command) => database::run(&Config::load(&sources)?, command),
         Command::Policy(command) => policy::run(&Config::load(&sources)?, command),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),

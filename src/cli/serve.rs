@@ -2,11 +2,14 @@
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
-use super::CommandResult;
+use clap::Args;
+
+use super::{CommandResult, identity};
 use crate::{
     app::{self, App},
     config::{Auth, Config, Sources},
-    log, server,
+    log,
+    server::{self, BoundSocket},
 };
 
 /// The maximum number of threads that serve requests. More threads would only wait for each other.
@@ -15,13 +18,29 @@ const MAX_WORKERS: u32 = 1024;
 /// How long a shutdown waits for file operations that are still in progress.
 const FILE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The options of `glimpse serve`.
+#[derive(Debug, Default, Args)]
+pub(super) struct Arguments {
+    /// The port to listen on; overrides `[DEFAULT] bind_port` [default: 9292]
+    #[arg(long)]
+    port: Option<u16>,
+
+    /// The address or host name to listen on; overrides `[DEFAULT] bind_host` [default: 127.0.0.1, with Keystone 0.0.0.0]
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<String>,
+}
+
+impl Arguments {
+    /// The options that they override.
+    pub(super) fn overrides(self) -> Vec<(&'static str, &'static str, String)> {
+        let options = [("bind_port", self.port.map(|port| port.to_string())), ("bind_host", self.bind)];
+        options.into_iter().filter_map(|(name, value)| Some(("DEFAULT", name, value?))).collect()
+    }
+}
+
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
     log::start(&config)?;
-    if config.auth == Auth::Standalone {
-        app::create_data_dir(&config)?;
-        super::identity::create_first_users(&config)?;
-    }
     // The TLS library for all outbound connections; without a default, each client would have to name one.
     rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS provider is installed already")?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -31,9 +50,15 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     }
     let runtime = runtime.enable_all().build()?;
     let done = runtime.block_on(async {
+        // Secrets are shown once, so nothing that is likely to fail comes after them.
+        let socket = BoundSocket::bind(&config).await?;
+        if config.auth == Auth::Standalone {
+            app::create_data_dir(&config)?;
+            identity::prepare_users(&config, socket.local_addr()?)?;
+        }
         let app = Arc::new(App::start(config).await?);
         let running = Arc::clone(&app);
-        server::run(app, move || reload(&sources, &running)).await?;
+        server::run(app, socket, move || reload(&sources, &running)).await?;
         Ok(ExitCode::SUCCESS)
     });
     // Without a timeout, a file system that does not respond would keep the process alive forever.

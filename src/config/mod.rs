@@ -376,14 +376,19 @@ impl Config {
         groups.into_iter().filter(|(_, differs)| *differs).map(|(group, _)| group).collect()
     }
 
-    /// Where clients reach this service, as far as the configuration says. Without a slash at its end.
-    pub(crate) fn endpoint(&self) -> String {
+    /// The URL at which clients reach this service on the given port, as far as the configuration says, without a slash at its end. A
+    /// server that listens on every address is reached on loopback.
+    pub(crate) fn endpoint(&self, port: u16) -> String {
         if let Some(endpoint) = &self.default.public_endpoint {
             return endpoint.trim_end_matches('/').to_owned();
         }
-        let host = self.bind_host();
+        let host = match self.bind_host() {
+            "0.0.0.0" => "127.0.0.1",
+            "::" => "::1",
+            host => host,
+        };
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        format!("http://{host}:{}", self.default.bind_port)
+        format!("http://{host}:{port}")
     }
 
     /// The folder of a store that is told none: beside the embedded database, else Glance's.

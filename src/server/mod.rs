@@ -12,7 +12,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{connections::Server, listen::listen};
+use self::connections::Server;
+pub(crate) use self::listen::BoundSocket;
 use crate::{
     app::App,
     background::{self, Heartbeat},
@@ -22,13 +23,17 @@ use crate::{
 const FILE_TOO_LARGE: i32 = 25;
 const ABORTED: &str = "stopped: the work still in progress is aborted";
 
-/// Serves until SIGTERM or SIGINT, and then drains: it finishes the work in progress, for at most `drain_timeout`. SIGHUP calls
+/// Serves on this socket until SIGTERM or SIGINT, and then drains: it finishes the work in progress, for at most `drain_timeout`. SIGHUP calls
 /// `reload`.
 ///
 /// # Errors
 /// The server cannot listen, or cannot install its signal handlers.
-pub(crate) async fn run(app: Arc<App>, reload: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
-    let listener = listen(&app).await?;
+pub(crate) async fn run(
+    app: Arc<App>,
+    socket: BoundSocket,
+    reload: impl Fn() + Send + Sync + 'static,
+) -> io::Result<()> {
+    let listener = socket.listen()?;
     // The heartbeat runs from before the first upload until after the last one, in a task of its own: other processes must not
     // treat this one as dead, however busy it is.
     let heartbeat = Heartbeat::start(&app).await;

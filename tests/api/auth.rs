@@ -50,7 +50,10 @@ async fn the_first_start_creates_users_and_prints_their_secrets_once() {
     assert_eq!(mode(&file), 0o600);
     assert_eq!(mode(&data), 0o700);
     let stored = fs::read_to_string(&file).unwrap();
-    assert!(terminal.contains("export OS_AUTH_TYPE=http_basic OS_ENDPOINT=http://127.0.0.1:"), "{terminal}");
+    let exports = format!("unset ${{!OS_*}}\nexport OS_AUTH_TYPE=http_basic OS_ENDPOINT={base}/v2\n");
+    assert_eq!(terminal.matches(&exports).count(), 2, "{terminal}");
+    let cloud = format!("  \"demo\":\n    auth_type: http_basic\n    auth:\n      endpoint: \"{base}/v2\"\n");
+    assert!(terminal.contains("\nclouds:\n  \"admin\":\n") && terminal.contains(&cloud), "{terminal}");
     let nobody = Client::new(base, None);
     for (user, project) in [("admin", "admin"), ("demo", "demo")] {
         let password = secret(&terminal, user);
@@ -82,9 +85,38 @@ async fn the_first_start_creates_users_and_prints_their_secrets_once() {
     let (server, again) = start(command, dir.path()).await;
     let base = &server.base;
     assert_eq!(again, "");
+    let users = "the users are admin, demo; `glimpse identity passwd NAME` sets a new password";
+    assert!(server.log().contains(users), "{}", server.log());
     assert_eq!(fs::read_to_string(&file).unwrap(), stored);
     let admin = Client::new(base, Some(&token("admin", &secret(&terminal, "admin"))));
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
+}
+
+/// Secrets are shown once, so they must not be shown by a start that fails.
+#[tokio::test]
+async fn a_first_start_on_a_port_in_use_shows_no_secret_and_names_the_option() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = other.local_addr().unwrap().port().to_string();
+    let serve = |arguments: &[&str]| {
+        let output = program().current_dir(dir.path()).arg("serve").args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let error = serve(&["--port", &port]);
+    let refusal = format!("cannot listen on 127.0.0.1:{port}: Address already in use");
+    let advice = "choose another port with `glimpse serve --port`, or with [DEFAULT] bind_port";
+    assert!(error.contains(&refusal) && error.contains(advice), "{error}");
+    let error = serve(&["--bind", "no.such.host.invalid"]);
+    assert!(error.contains("choose another address with `glimpse serve --bind`"), "{error}");
+    assert!(!dir.path().join("glimpse-data").exists());
+    drop(other);
+    let mut command = program();
+    command.current_dir(dir.path()).args(["serve", "--port", &port, "--bind", "127.0.0.1"]);
+    let (server, terminal) = start(command, dir.path()).await;
+    assert_eq!(server.base, format!("http://127.0.0.1:{port}"));
+    assert!(terminal.contains("OS_USERNAME=demo"), "{terminal}");
 }
 
 #[tokio::test]

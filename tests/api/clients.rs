@@ -128,6 +128,26 @@ async fn openstack_works_with_a_static_token() {
     assert!(wrong.contains("401"), "{wrong}");
 }
 
+/// The lines that `glimpse identity` prints and writes, in a shell that is logged in elsewhere.
+#[tokio::test]
+async fn openstack_logs_in_with_the_printed_lines_and_with_the_written_clouds_yaml() {
+    let shell = Shell::start().await;
+    let program = shell.server.command(&[]);
+    let arguments = program.get_args().map(|argument| argument.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let data = shell.server.data_dir().display().to_string();
+    let identity = format!(
+        "OS_GLANCE_CONFIG_DIR=/dev/null OS_DEFAULT__PUBLIC_ENDPOINT=$BASE {} {arguments} --data-dir {data} identity",
+        program.get_program().display()
+    );
+    let until_it_counts = |list: &str| format!("for n in 1 2 3 4 5; do {list} && exit 0; done; exit 1");
+    let list = until_it_counts("openstack image list");
+    shell.run(&format!(
+        "export OS_TOKEN=wrong OS_CLOUD=nosuch && cd {data} && {identity} passwd demo > lines && bash -c '. ./lines; {list}'"
+    ));
+    let list = until_it_counts("env -i HOME=\"$HOME\" PATH=\"$PATH\" openstack --os-cloud demo image list");
+    shell.run(&format!("cd {data} && {identity} clouds-yaml demo && {list}"));
+}
+
 #[tokio::test]
 async fn glance_adds_and_removes_tags() {
     let shell = Shell::start().await;

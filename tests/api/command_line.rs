@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use crate::support::{Database, Engine, TestServer, program};
+use crate::support::{Database, Engine, TestServer, mode, program};
 
 fn text(output: &Output) -> (String, String) {
     (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
@@ -115,6 +115,99 @@ fn users_are_added_listed_and_reset() {
     assert!(run(&["identity", "passwd", "ann"]).status.success());
     // The password is read from standard input, which is empty here, so it is too short.
     assert!(text(&run(&["identity", "passwd", "ann", "--password-stdin"])).1.contains("8 to 72"));
+}
+
+#[test]
+fn users_are_changed_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let arguments = [&["identity"], arguments].concat();
+        let output = program().arg("--data-dir").arg(dir.path()).args(arguments).output().unwrap();
+        (output.status.code(), text(&output).0, text(&output).1)
+    };
+    let (_, shown, _) = run(&["add", "ann", "--project", "p1"]);
+    let stored = || fs::read_to_string(dir.path().join("identity.toml")).unwrap();
+    let hash = |text: String| text.lines().find(|line| line.starts_with("password_hash")).map(str::to_owned);
+    let before = hash(stored());
+    assert!(before.is_some() && shown.contains("OS_PASSWORD="));
+    assert_eq!(run(&["set", "ann", "--role", "reader", "--role", "operator"]).0, Some(0));
+    assert_eq!(run(&["list"]).1, "ann\tproject p1\troles reader,operator\n");
+    assert_eq!(run(&["set", "ann", "--project", "p2"]).0, Some(0));
+    assert_eq!(run(&["list"]).1, "ann\tproject p2\troles reader,operator\n");
+    assert_eq!(hash(stored()), before, "the password was changed");
+    // Nothing to change, a user that does not exist, and values that are not allowed.
+    assert_eq!(run(&["set", "ann"]).0, Some(2));
+    for (arguments, told) in [
+        (["set", "bob", "--role=reader"].as_slice(), "there is no user bob"),
+        (&["set", "ann", "--role="], "cannot be a role"),
+        (&["set", "ann", "--project="], "cannot be a project"),
+        (&["remove", "bob"], "there is no user bob"),
+    ] {
+        let (code, _, error) = run(arguments);
+        assert!(code == Some(1) && error.contains(told), "{arguments:?}: {error}");
+    }
+    assert_eq!(run(&["remove", "ann"]), (Some(0), String::new(), String::new()));
+    assert_eq!(run(&["list"]).1, "");
+}
+
+#[test]
+fn a_role_that_the_default_policy_does_not_use_causes_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let errors = |arguments: &[&str]| {
+        let output = program().arg("--data-dir").arg(dir.path()).arg("identity").args(arguments).output().unwrap();
+        assert!(output.status.success());
+        text(&output).1
+    };
+    let warning = "the default policy does not use the role raeder; it uses admin, member, reader, service";
+    assert!(errors(&["add", "ann", "--project", "p", "--role", "raeder"]).contains(warning));
+    assert_eq!(errors(&["set", "ann", "--role", "Reader"]), "");
+    assert!(errors(&["set", "ann", "--role", "raeder"]).contains(warning));
+}
+
+#[test]
+fn a_server_on_every_address_is_shown_with_a_url_that_works_here() {
+    let dir = tempfile::tempdir().unwrap();
+    let shown = |host: &str| {
+        let mut command = program();
+        command.arg("--data-dir").arg(dir.path()).env("OS_DEFAULT__BIND_HOST", host);
+        let name = format!("u{}", host.len());
+        text(&command.args(["identity", "add", &name, "--project", "p"]).output().unwrap()).0
+    };
+    for (host, url) in [("0.0.0.0", "http://127.0.0.1:9292/v2"), ("::", "http://[::1]:9292/v2")] {
+        let shown = shown(host);
+        assert!(shown.contains(&format!("OS_ENDPOINT={url}\n")), "{shown}");
+        assert!(shown.contains("# On another machine, use the name of this machine in the URL.\n"), "{shown}");
+    }
+    assert!(!shown("localhost").contains("# On another machine"));
+}
+
+#[test]
+fn a_clouds_yaml_is_written_once_and_for_its_owner_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = program();
+        command.current_dir(dir.path()).arg("identity").args(arguments).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        (output.status.code(), text(&output).0, text(&output).1)
+    };
+    run(&["add", "ann", "--project", "p"]);
+    let stored = || fs::read_to_string(dir.path().join("glimpse-data/identity.toml")).unwrap();
+    let first = stored();
+    assert_eq!(run(&["clouds-yaml", "ann"]).0, Some(0));
+    let written = dir.path().join("clouds.yaml");
+    assert_eq!(mode(&written), 0o600);
+    assert!(fs::read_to_string(&written).unwrap().starts_with("clouds:\n  \"ann\":\n    auth_type: http_basic\n"));
+    let second = stored();
+    assert_ne!(second, first);
+    // A file that exists is not replaced, and the password stays.
+    let (code, _, error) = run(&["clouds-yaml", "ann"]);
+    assert!(code == Some(1) && error.contains("clouds.yaml: File exists"), "{error}");
+    // This is not the user's password: standard input is empty.
+    let (code, _, error) = run(&["clouds-yaml", "ann", "--file=-", "--password-stdin"]);
+    assert!(code == Some(1) && error.contains("not the password of user ann"), "{error}");
+    assert_eq!(stored(), second);
+    assert!(run(&["clouds-yaml", "ann", "--file=-"]).1.starts_with("clouds:\n"));
+    assert!(run(&["clouds-yaml", "bob", "--file=-"]).2.contains("there is no user bob"));
 }
 
 #[test]
