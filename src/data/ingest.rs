@@ -11,7 +11,7 @@ use crate::{
     limits::StorageLeft,
     model::Image,
     store::{self, Object, Store, Stored},
-    stream::{self, Broken, Demand},
+    stream::{self, Demand, Incomplete},
 };
 
 /// Data to be stored, and its limits.
@@ -51,8 +51,8 @@ pub(super) async fn ingest(
     let observers = Observers::start(app, image)?;
     let expected = announced.filter(|size| *size != 0);
     let limits = stream::Limits {
-        patience: app.config.glimpse.client_timeout,
-        most: left.bound().map_or(cap, |left| left.min(cap)),
+        timeout: app.config.glimpse.client_timeout,
+        max_size: left.bound().map_or(cap, |left| left.min(cap)),
         expected,
     };
     let (feed, chunks) = stream::channel();
@@ -67,12 +67,12 @@ pub(super) async fn ingest(
         fed = &mut feeding => (fed, putting.await),
     };
     match (fed, stored) {
-        (Err(Broken::Unwanted), _) => Err(observers.into_error().await),
-        (Err(Broken::Refused) | Ok(_), Err(error)) => Err(store_error(error)),
-        (Err(Broken::TooMuch(came)), _) if came <= cap => {
-            Err(left.admits(Some(came)).map_or_else(over_quota, |()| too_large()))
+        (Err(Incomplete::ObserverClosed), _) => Err(observers.into_error().await),
+        (Err(Incomplete::StoreClosed) | Ok(_), Err(error)) => Err(store_error(error)),
+        (Err(Incomplete::TooLarge(received)), _) if received <= cap => {
+            Err(left.admits(Some(received)).map_or_else(over_quota, |()| too_large()))
         }
-        (Err(broken), _) => Err(interruption_error(broken, announced)),
+        (Err(incomplete), _) => Err(interruption_error(incomplete, announced)),
         (Ok(size), Ok(stored)) => Ok(Ingested { stored, size, observers }),
     }
 }
@@ -86,19 +86,21 @@ pub(super) fn over_quota(why: String) -> Error {
 }
 
 /// Turns the reason why the data ended early into the client's error.
-fn interruption_error(broken: Broken, expected: Option<i64>) -> Error {
+fn interruption_error(incomplete: Incomplete, expected: Option<i64>) -> Error {
     let expected = expected.unwrap_or_default();
-    match broken {
-        Broken::Lost => Error::Invalid("The request body ended too early.".to_owned()),
-        Broken::Silent => Error::SlowClient,
-        Broken::TooMuch(_) => too_large(),
-        Broken::MoreThanSaid(came) => {
-            Error::Invalid(format!("Size exceeds: expected {expected} bytes, got {came} bytes"))
+    match incomplete {
+        Incomplete::Disconnected => Error::Invalid("The request body ended too early.".to_owned()),
+        Incomplete::TimedOut => Error::SlowClient,
+        Incomplete::TooLarge(_) => too_large(),
+        Incomplete::LongerThanAnnounced(received) => {
+            Error::Invalid(format!("Size exceeds: expected {expected} bytes, got {received} bytes"))
         }
-        Broken::NotAsSaid(came) => {
-            Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {came} bytes"))
+        Incomplete::ShorterThanAnnounced(received) => {
+            Error::Invalid(format!("Size mismatch: expected {expected} bytes, got {received} bytes"))
         }
-        Broken::Refused | Broken::Unwanted => Error::Internal("the data was rejected without a reason".into()),
+        Incomplete::StoreClosed | Incomplete::ObserverClosed => {
+            Error::Internal("the data was rejected without a reason".into())
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     error::{Error, Result},
     inspect::{self, Inspection, Inspector, Rejection, Rules},
     model::{DataFacts, Image},
-    stream::{self, Chunk, Digest, Look, Tap},
+    stream::{self, Chunk, Digest, Observer, Tap},
 };
 
 /// The observers of one upload. Each digest has a thread of its own. The inspection of the format shares one of them: it costs less
@@ -85,8 +85,8 @@ struct ContentInspector {
     rejection: Option<Rejection>,
 }
 
-impl Look for ContentInspector {
-    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, Box<dyn std::error::Error + Send + Sync>> {
+impl Observer for ContentInspector {
+    fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, Box<dyn std::error::Error + Send + Sync>> {
         if self.inspector.feed(bytes) {
             self.rejection =
                 inspect::early_rejection(&self.inspector, &self.disk_format, &self.container_format, self.rules());

@@ -646,7 +646,7 @@ mod tests {
     async fn put(driver: &FileDriver, object: &Object, data: &'static [u8]) -> Stored {
         let (feed, chunks) = stream::channel();
         let data = Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(data))]));
-        let limits = stream::Limits { patience: Duration::from_secs(5), most: 100, expected: None };
+        let limits = stream::Limits { timeout: Duration::from_secs(5), max_size: 100, expected: None };
         let (fed, stored) = tokio::join!(stream::feed(data, limits, vec![], feed), driver.put(object, chunks, 0));
         fed.unwrap();
         stored.unwrap()

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{
     ByteStream,
     chunk::Chunk,
-    feed::{Broken, Limits, feed},
+    feed::{Incomplete, Limits, feed},
     queue::Feed,
 };
 
@@ -31,11 +31,11 @@ struct Order {
     limits: Limits,
     taps: Vec<flume::Sender<Chunk>>,
     to: Feed,
-    fed: oneshot::Sender<Result<u64, Broken>>,
+    fed: oneshot::Sender<Result<u64, Incomplete>>,
 }
 
 impl Supply {
-    /// Waits until the consumer asks for the data, and sends it. If this future is dropped, the consumer gets [`Broken::Lost`].
+    /// Waits until the consumer asks for the data, and sends it. If this future is dropped, the consumer gets [`Incomplete::Disconnected`].
     pub(crate) async fn send(self) {
         let Ok(Order { limits, taps, to, fed }) = self.orders.await else { return };
         // The consumer may have been dropped meanwhile.
@@ -45,10 +45,15 @@ impl Supply {
 
 impl Demand {
     /// Makes the producer half run [`feed`] and returns its result.
-    pub(crate) async fn feed(self, limits: Limits, taps: Vec<flume::Sender<Chunk>>, to: Feed) -> Result<u64, Broken> {
+    pub(crate) async fn feed(
+        self,
+        limits: Limits,
+        taps: Vec<flume::Sender<Chunk>>,
+        to: Feed,
+    ) -> Result<u64, Incomplete> {
         let (fed, done) = oneshot::channel();
         // If the producer was dropped, so is the order, and `done` fails.
         let _ = self.0.send(Order { limits, taps, to, fed });
-        done.await.unwrap_or(Err(Broken::Lost))
+        done.await.unwrap_or(Err(Incomplete::Disconnected))
     }
 }

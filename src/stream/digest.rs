@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use openssl::hash::{Hasher, MessageDigest};
 
-use super::{BoxError, tap::Look};
+use super::{BoxError, tap::Observer};
 use crate::config::{HashAlgorithm, OptionValue as _};
 
 /// An observer that computes a digest of the data.
@@ -28,8 +28,8 @@ impl Digest {
     }
 }
 
-impl Look for Digest {
-    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+impl Observer for Digest {
+    fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
         self.0.update(bytes)?;
         Ok(ControlFlow::Continue(()))
     }

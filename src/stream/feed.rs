@@ -12,30 +12,30 @@ use super::{
 
 /// Why the data is not complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Broken {
+pub(crate) enum Incomplete {
     /// The sender disconnected.
-    Lost,
+    Disconnected,
     /// The sender paused for longer than the timeout.
-    Silent,
+    TimedOut,
     /// The data exceeds the size limit. Holds the number of bytes received.
-    TooMuch(u64),
+    TooLarge(u64),
     /// The data exceeds the announced size. Holds the number of bytes received.
-    MoreThanSaid(u64),
+    LongerThanAnnounced(u64),
     /// The data ended before the announced size. Holds the number of bytes received.
-    NotAsSaid(u64),
+    ShorterThanAnnounced(u64),
     /// The store stopped reading. Its own error says why.
-    Refused,
+    StoreClosed,
     /// An observer stopped reading. Its own error says why.
-    Unwanted,
+    ObserverClosed,
 }
 
 /// Limits on the data.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     /// Timeout for each frame.
-    pub(crate) patience: Duration,
+    pub(crate) timeout: Duration,
     /// Maximum number of bytes.
-    pub(crate) most: u64,
+    pub(crate) max_size: u64,
     /// The announced number of bytes, if there is one. No data matches a negative number.
     pub(crate) expected: Option<i64>,
 }
@@ -46,43 +46,43 @@ pub(crate) async fn feed(
     limits: Limits,
     taps: Vec<flume::Sender<Chunk>>,
     to: Feed,
-) -> Result<u64, Broken> {
-    let mut came = 0;
+) -> Result<u64, Incomplete> {
+    let mut received = 0;
     let mut gathered = Gathered::default();
     loop {
-        let frame = match tokio::time::timeout(limits.patience, data.next()).await {
-            Err(_) => return Err(Broken::Silent),
+        let frame = match tokio::time::timeout(limits.timeout, data.next()).await {
+            Err(_) => return Err(Incomplete::TimedOut),
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "reading the data failed, it is treated as incomplete");
-                return Err(Broken::Lost);
+                return Err(Incomplete::Disconnected);
             }
             Ok(frame) => frame.and_then(Result::ok),
         };
         let ended = frame.is_none();
         if let Some(frame) = frame {
-            came += frame.len() as u64;
-            if came > limits.most {
-                return Err(Broken::TooMuch(came));
+            received += frame.len() as u64;
+            if received > limits.max_size {
+                return Err(Incomplete::TooLarge(received));
             }
-            if limits.expected.is_some_and(|expected| i128::from(came) > expected.into()) {
-                return Err(Broken::MoreThanSaid(came));
+            if limits.expected.is_some_and(|expected| i128::from(received) > expected.into()) {
+                return Err(Incomplete::LongerThanAnnounced(received));
             }
             gathered.push(frame);
-        } else if limits.expected.is_some_and(|expected| i128::from(came) != expected.into()) {
-            return Err(Broken::NotAsSaid(came));
+        } else if limits.expected.is_some_and(|expected| i128::from(received) != expected.into()) {
+            return Err(Incomplete::ShorterThanAnnounced(received));
         }
         if gathered.len >= GATHERED || (ended && gathered.len > 0) {
             let chunk = gathered.take();
             for tap in &taps {
-                tap.send_async(chunk.clone()).await.map_err(|_| Broken::Unwanted)?;
+                tap.send_async(chunk.clone()).await.map_err(|_| Incomplete::ObserverClosed)?;
             }
-            to.chunks.send_async(chunk).await.map_err(|_| Broken::Refused)?;
+            to.chunks.send_async(chunk).await.map_err(|_| Incomplete::StoreClosed)?;
         }
         if ended {
             // The end is not signalled through the queue: the queue delivers an item even if its sender is dropped while it
             // waits for a slot.
-            to.ended.send(true).map_err(|_| Broken::Refused)?;
-            return Ok(came);
+            to.ended.send(true).map_err(|_| Incomplete::StoreClosed)?;
+            return Ok(received);
         }
     }
 }
@@ -109,16 +109,16 @@ mod tests {
 
     #[tokio::test]
     async fn data_that_fails_or_violates_a_limit_is_never_complete() {
-        let broken = || vec![Ok(Bytes::from_static(b"abc")), Err("gone".into())];
-        assert_eq!(passed(broken(), limits(9, None)).await, (Err(Broken::Lost), vec![], false));
+        let incomplete = || vec![Ok(Bytes::from_static(b"abc")), Err("gone".into())];
+        assert_eq!(passed(incomplete(), limits(9, None)).await, (Err(Incomplete::Disconnected), vec![], false));
         let frames = || vec![Ok(Bytes::from_static(b"abc")), Ok(Bytes::from_static(b"def"))];
-        for (limits, broken) in [
-            (limits(5, None), Broken::TooMuch(6)),
-            (limits(9, Some(5)), Broken::MoreThanSaid(6)),
-            (limits(9, Some(7)), Broken::NotAsSaid(6)),
-            (limits(9, Some(-1)), Broken::MoreThanSaid(3)),
+        for (limits, incomplete) in [
+            (limits(5, None), Incomplete::TooLarge(6)),
+            (limits(9, Some(5)), Incomplete::LongerThanAnnounced(6)),
+            (limits(9, Some(7)), Incomplete::ShorterThanAnnounced(6)),
+            (limits(9, Some(-1)), Incomplete::LongerThanAnnounced(3)),
         ] {
-            assert_eq!(passed(frames(), limits).await, (Err(broken), vec![], false));
+            assert_eq!(passed(frames(), limits).await, (Err(incomplete), vec![], false));
         }
     }
 

@@ -1,7 +1,7 @@
 //! Moves an image's bytes between a client and a store, and computes digests on the way.
 //!
 //! In an upload, [`feed`] reads the request body, gathers its frames into [`Chunk`]s, enforces the [`Limits`], and sends each
-//! chunk to the store's queue and to the observers: a store pulls [`Chunks`], and an observer ([`Look`]) such as a [`Digest`]
+//! chunk to the store's queue and to the observers: a store pulls [`Chunks`], and an observer ([`Observer`]) such as a [`Digest`]
 //! runs behind a [`Tap`]. [`apart`] splits the body into a half that reads it and a half that asks for it, for two tasks. In a
 //! download, [`read_ahead`] reads from a disk.
 //!
@@ -31,9 +31,9 @@ pub(crate) use self::{
     chunk::Chunk,
     demand::{Demand, apart},
     digest::{Digest, algorithm, name},
-    feed::{Broken, Limits},
+    feed::{Incomplete, Limits},
     queue::{Chunks, Cut, channel},
-    tap::{Look, Tap},
+    tap::{Observer, Tap},
 };
 
 /// Bytes from a client or from a store. An error is the last item.

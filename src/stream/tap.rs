@@ -10,16 +10,16 @@ use super::{BoxError, blocking, chunk::Chunk};
 const QUEUE: usize = 2;
 
 /// An observer of data.
-pub(crate) trait Look: Send + 'static {
+pub(crate) trait Observer: Send + 'static {
     /// Inspects the next bytes. `Break` aborts the transfer.
-    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError>;
+    fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError>;
 }
 
 /// The first observer sees each piece of data first.
-impl<A: Look, B: Look> Look for (A, B) {
-    fn see(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
-        let first = self.0.see(bytes)?;
-        if first.is_break() { Ok(first) } else { self.1.see(bytes) }
+impl<A: Observer, B: Observer> Observer for (A, B) {
+    fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+        let first = self.0.observe(bytes)?;
+        if first.is_break() { Ok(first) } else { self.1.observe(bytes) }
     }
 }
 
@@ -29,19 +29,19 @@ pub(crate) struct Tap<L> {
     done: JoinHandle<Result<L, BoxError>>,
 }
 
-impl<L: Look> Tap<L> {
+impl<L: Observer> Tap<L> {
     /// Starts the observer. It gets the chunks that are sent to [`Tap::end`].
-    pub(crate) fn start(looker: L) -> Self {
+    pub(crate) fn start(observer: L) -> Self {
         let (to, from) = flume::bounded(QUEUE);
-        let see = |looker: &mut L, chunk: &Chunk| {
+        let observe = |observer: &mut L, chunk: &Chunk| {
             for frame in chunk.frames() {
-                if looker.see(frame)?.is_break() {
+                if observer.observe(frame)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
             Ok(ControlFlow::Continue(()))
         };
-        Self { to, done: tokio::spawn(blocking::work_off(from, looker, see)) }
+        Self { to, done: tokio::spawn(blocking::work_off(from, observer, observe)) }
     }
 
     /// Returns the sending end of the observer's queue.
@@ -64,13 +64,13 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::stream::{Broken, channel, chunk::GATHERED, feed, fixture::limits};
+    use crate::stream::{Incomplete, channel, chunk::GATHERED, feed, fixture::limits};
 
     /// Aborts at once.
     struct Sated;
 
-    impl Look for Sated {
-        fn see(&mut self, _: &[u8]) -> Result<ControlFlow<()>, BoxError> {
+    impl Observer for Sated {
+        fn observe(&mut self, _: &[u8]) -> Result<ControlFlow<()>, BoxError> {
             Ok(ControlFlow::Break(()))
         }
     }
@@ -82,7 +82,7 @@ mod tests {
         let endless = futures_util::stream::repeat_with(|| Ok(Bytes::from_static(&[1; GATHERED])));
         let feeding = feed(Box::pin(endless), limits(u64::MAX, None), vec![sated.end()], to);
         let taking = async { while let Ok(Some(_)) = chunks.next().await {} };
-        assert_eq!(tokio::join!(feeding, taking).0, Err(Broken::Unwanted));
+        assert_eq!(tokio::join!(feeding, taking).0, Err(Incomplete::ObserverClosed));
         sated.finish().await.unwrap();
     }
 }
