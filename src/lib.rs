@@ -20,6 +20,7 @@
 //! * `policy`: authorisation rules and property protections. `schemas`: JSON schemas. `stream`: data in transit. `egress`: where a
 //!   URL from a user is allowed to lead. `log`: log outputs.
 //! * `config`: the options. `inspect`: disk formats. `context`: the caller. `error`: the errors.
+//! * `python`: Python's notation of integers and values, which Glance's options, requests and messages contain.
 //!
 //! `docs/architecture.md` describes the design and its rules.
 
@@ -42,6 +43,7 @@ mod log;
 mod model;
 mod policy;
 mod process;
+mod python;
 mod schemas;
 mod server;
 mod store;

@@ -53,6 +53,8 @@ const LAYOUT: Layout<'_> = Layout {
         &["policy", "schemas", "stream", "egress", "log"],
         // Vocabulary of all modules, and modules that depend on nothing.
         &["config", "inspect", "error", "context"],
+        // Python's notation, which options, requests and messages contain.
+        &["python"],
     ],
     // Pairs in the same row: the first module uses the second one for this reason.
     siblings: &[],

@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{DatabaseUrl, secret::Secret};
+use crate::python;
 
 /// A type that an option can have.
 pub(crate) trait OptionValue: Sized {
@@ -114,7 +115,7 @@ macro_rules! integer {
     ($($ty:ty),*) => {$(
         impl OptionValue for $ty {
             fn parse(text: &str) -> Result<Self, String> {
-                let value = digits(text.trim()).and_then(|text| text.parse::<i128>().ok()?.try_into().ok());
+                let value = python::parse_int(text).and_then(|number| number.try_into().ok());
                 value.ok_or_else(|| format!("a whole number from {} to {} is wanted", <$ty>::MIN, <$ty>::MAX))
             }
 
@@ -133,12 +134,6 @@ macro_rules! integer {
     )*};
 }
 integer!(u16, u32, i64, u64);
-
-/// Python's digits may have a `_` between them.
-fn digits(text: &str) -> Option<String> {
-    let lone = text.starts_with('_') || text.ends_with('_') || text.contains("__") || text.contains("+_");
-    (!lone && !text.contains("-_")).then(|| text.replace('_', ""))
-}
 
 /// Longer than anybody waits, and short enough to be added to any point in time.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);

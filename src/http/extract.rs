@@ -21,6 +21,7 @@ use crate::{
     data::{range::RangeRequest, upload::NewData},
     error::Error,
     model::{RequestedId, Tag},
+    python,
 };
 
 /// The maximum size of a JSON body in bytes. Parsed, it takes up to about forty times as much memory.
@@ -153,11 +154,12 @@ impl FromRequest<SharedApp> for ImageData {
                 Refusal::media_type(content_type.as_deref().unwrap_or("${CONTENT_TYPE}"), &reason).into_response()
             );
         }
+        let integer = |text: &str| i64::try_from(python::parse_int(text)?).ok();
         let size = match (text("x-openstack-image-size"), text("content-length")) {
-            (Some(said), _) => Some(parse_integer(&said).ok_or_else(|| {
+            (Some(said), _) => Some(integer(&said).ok_or_else(|| {
                 Error::Invalid("Invalid or missing image size in request headers.".to_owned()).into_response()
             })?),
-            (None, length) => length.as_deref().and_then(parse_integer),
+            (None, length) => length.as_deref().and_then(integer),
         };
         let store = text("x-image-meta-store");
         if let Some(deadline) = request.extensions().get::<Deadline>() {
@@ -167,13 +169,6 @@ impl FromRequest<SharedApp> for ImageData {
         let data = TryStreamExt::map_err(data, Box::<dyn std::error::Error + Send + Sync>::from);
         Ok(Self(NewData { store, size, data: Box::pin(data) }))
     }
-}
-
-/// Parses an integer as Python does.
-fn parse_integer(text: &str) -> Option<i64> {
-    let text = text.trim();
-    let lone = text.starts_with('_') || text.ends_with('_') || text.contains("__");
-    if lone { None } else { text.replace('_', "").parse().ok() }
 }
 
 /// The part of an image's data that the client requests.

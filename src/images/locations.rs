@@ -19,7 +19,7 @@ use crate::{
     limits::StorageLeft,
     model::{Image, Location, LocationStatus, LocationUrl, Status, UNWRITTEN, check_described, may_become},
     policy::rule,
-    schemas, store,
+    python, store,
     stream::{self, Digest},
 };
 
@@ -482,7 +482,7 @@ fn locations_repr(locations: &[Location]) -> String {
         let (id, url, status) = (location.id, location.url.redacted(), location.status.as_str());
         json!({"id": id, "url": url, "metadata": location.metadata, "status": status})
     });
-    schemas::python_repr(&Value::Array(values.collect()), MAX_REPR_CHARS)
+    python::repr(&Value::Array(values.collect()), MAX_REPR_CHARS)
 }
 
 /// Removes the data of released locations. Two statements each.

@@ -1,14 +1,12 @@
 //! The JSON schemas that clients can fetch, and against which requests are validated.
 
 mod custom;
-mod python;
 mod validate;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::python::repr as python_repr;
 use self::{
     custom::{Custom, CustomError},
     validate::Schema,

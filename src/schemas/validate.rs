@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use fancy_regex::Regex;
 use serde_json::{Map, Value};
 
-use super::python;
+use crate::python;
 
 /// The maximum length of each part of a message in characters, so that a response does not repeat a megabyte of the request.
 const MAX_PART: usize = 16 * 1024;

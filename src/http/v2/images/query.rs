@@ -6,6 +6,7 @@ use crate::{
     error::{Error, Result},
     images::list::ListQuery,
     model::{Comparison, Direction, ImageFilter, MemberStatus, SortKey, Term, VisibilityFilter, check_storable},
+    python,
 };
 
 /// The maximum number of parameters of a listing. Each is a condition that the database must plan.
@@ -154,22 +155,10 @@ fn number(name: &str, value: &str) -> Result<Option<Term>> {
         _ => return Ok(None),
     };
     let error = || Error::Invalid("Unable to filter on a range with a non-numeric value.".to_owned());
-    let number = integer(value).ok_or_else(error)?;
+    let number = python::parse_int(value).ok_or_else(error)?;
     // A number beyond the column's range compares like the end of the range.
     let bounded = number.clamp(i64::MIN.into(), i64::MAX.into());
     Ok(Some(term(compare, i64::try_from(bounded).map_err(|_| error())?)))
-}
-
-/// Parses an integer as Python does. A number that is out of range becomes the nearest one in range.
-fn integer(text: &str) -> Option<i128> {
-    let text = text.trim();
-    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-    if !digits.split('_').all(is_digits) {
-        return None;
-    }
-    let extreme = if text.starts_with('-') { i128::MIN } else { i128::MAX };
-    Some(text.replace('_', "").parse().unwrap_or(extreme))
 }
 
 /// The sort parameters of the request.
@@ -222,7 +211,7 @@ impl SortParameters<'_> {
 }
 
 fn limit(value: &str) -> Result<u32> {
-    match integer(value) {
+    match python::parse_int(value) {
         Some(limit) if limit < 0 => Err(Error::Invalid("limit param must be positive".to_owned())),
         Some(limit) => Ok(u32::try_from(limit).unwrap_or(u32::MAX)),
         None => Err(Error::Invalid("limit param must be an integer".to_owned())),

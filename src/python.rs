@@ -1,4 +1,6 @@
-//! Formats values as Python's `repr` and `pprint` do, because Glance's messages contain both.
+//! Python's notation: parses integers as `int()` does, and formats values as `repr` and `pprint` do.
+//!
+//! Glance's options and requests contain such integers, its messages such values.
 
 use std::borrow::Cow;
 
@@ -181,6 +183,21 @@ impl BoundedString {
     }
 }
 
+/// `int(text)`: `None` where Python raises `ValueError`. A number that is out of range becomes the nearest one in range.
+///
+/// Python also accepts the decimal digits of other scripts; this function accepts only ASCII digits.
+pub(crate) fn parse_int(text: &str) -> Option<i128> {
+    let text = text.trim();
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let is_digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    // A `_` is allowed only between two digits.
+    if !unsigned.split('_').all(is_digits) {
+        return None;
+    }
+    let nearest = if text.starts_with('-') { i128::MIN } else { i128::MAX };
+    Some(text.replace('_', "").parse().unwrap_or(nearest))
+}
+
 /// `repr(value)`, truncated to `max` characters.
 pub(crate) fn repr(value: &Value, max: usize) -> String {
     let mut out = BoundedString::new(max);
@@ -189,14 +206,14 @@ pub(crate) fn repr(value: &Value, max: usize) -> String {
 }
 
 /// `repr(text)`, truncated to `max` characters.
-pub(super) fn string_repr(text: &str, max: usize) -> String {
+pub(crate) fn string_repr(text: &str, max: usize) -> String {
     let mut out = BoundedString::new(max);
     let written = out.push_string_repr(text);
     out.into_truncated(written)
 }
 
 /// `pprint.pformat(value, width=72, sort_dicts=False)`, truncated to `max` characters.
-pub(super) fn pretty(value: &Value, max: usize) -> String {
+pub(crate) fn pretty(value: &Value, max: usize) -> String {
     let mut out = BoundedString::new(max);
     let written = out.push_pretty(value, 0, 0, true);
     out.into_truncated(written)
@@ -271,7 +288,41 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    use super::{pretty, repr};
+    use super::{parse_int, pretty, repr};
+
+    /// Each of these was observed from Python 3.11.
+    #[test]
+    fn integers_are_parsed_as_by_python() {
+        for (text, number) in [
+            ("5", 5),
+            ("+5", 5),
+            ("-5", -5),
+            ("-0", 0),
+            ("00005", 5),
+            ("1_0", 10),
+            ("0_0", 0),
+            ("-1_000", -1000),
+            (" 5\n", 5),
+            ("\u{b}5\u{85}", 5),
+            ("\u{a0}5\u{2028}", 5),
+        ] {
+            assert_eq!(parse_int(text), Some(number), "{text:?}");
+        }
+        for text in [
+            "", " ", "+", "-", "_", "_1", "1_", "1__0", "+_1", "-_1", "+-1", "+ 1", "- 1", "1 2", "0x10", "5.0", "1e2",
+            "5\0", "\u{1c}5", "five",
+        ] {
+            assert_eq!(parse_int(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_integer_out_of_range_becomes_the_nearest_one_in_range() {
+        let digits = "9".repeat(100);
+        assert_eq!(parse_int(&digits), Some(i128::MAX));
+        assert_eq!(parse_int(&format!("-{digits}")), Some(i128::MIN));
+        assert_eq!(parse_int(&i128::MIN.to_string()), Some(i128::MIN));
+    }
 
     /// Each of these was observed from Python 3.11.
     #[test]
