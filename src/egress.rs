@@ -348,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("test.conf");
         std::fs::write(&file, format!("[import_filtering_opts]\n{options}\n")).unwrap();
-        let config = Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() }).unwrap();
+        let config = Config::load(&Sources { files: vec![Source::File(file)], ..Sources::default() }).unwrap();
         EgressFilter::new(&config.import_filtering_opts)
     }
 

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::CommandResult;
 use crate::{
     app,
-    config::{Reading, Sources},
+    config::{ConfigReport, Sources},
     policy::Policy,
 };
 
@@ -29,12 +29,12 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
-    let reading = Reading::of(sources);
+    let report = ConfigReport::from_sources(sources);
     let usable = match command {
-        Command::Check => check(&reading)?,
+        Command::Check => check(&report)?,
         Command::Show => {
-            print_settings(&reading)?;
-            reading.errors.is_empty()
+            print_settings(&report)?;
+            report.errors.is_empty()
         }
     };
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -42,19 +42,19 @@ pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
 
 /// Checks the configuration and the files that it names: the policy, property protections and schemas. Returns whether the
 /// server can start with them.
-fn check(reading: &Reading) -> io::Result<bool> {
-    let mut files = reading.files.clone();
-    let mut errors: Vec<String> = reading.errors.iter().map(ToString::to_string).collect();
-    let mut warnings = reading.config.warnings.clone();
-    match Policy::load(&reading.config) {
+fn check(report: &ConfigReport) -> io::Result<bool> {
+    let mut files = report.files.clone();
+    let mut errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
+    let mut warnings = report.config.warnings.clone();
+    match Policy::load(&report.config) {
         Ok((policy, more)) => {
             files.extend(policy.paths());
             warnings.extend(more);
         }
         Err(error) => errors.push(error.to_string()),
     }
-    warnings.extend(app::open_data_dir(&reading.config));
-    errors.extend(app::read_files(&reading.config).err().map(|error| error.to_string()));
+    warnings.extend(app::open_data_dir(&report.config));
+    errors.extend(app::read_files(&report.config).err().map(|error| error.to_string()));
     let mut out = io::stdout().lock();
     for file in files {
         writeln!(out, "read: {}", file.display())?;
@@ -71,18 +71,18 @@ fn check(reading: &Reading) -> io::Result<bool> {
 }
 
 /// Prints the settings in the format of a configuration file. Secrets are left out, and dollar signs are not escaped.
-fn print_settings(reading: &Reading) -> io::Result<()> {
+fn print_settings(report: &ConfigReport) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    for error in &reading.errors {
+    for error in &report.errors {
         writeln!(out, "# error: {error}")?;
     }
     let mut group = "";
-    for setting in &reading.settings {
+    for setting in &report.settings {
         if setting.group != group {
             group = &setting.group;
             writeln!(out, "[{group}]")?;
         }
-        writeln!(out, "# {}", setting.place)?;
+        writeln!(out, "# {}", setting.origin)?;
         let value = setting.value.replace('\n', "\n  ");
         // The format has no way to write an option without a value.
         let comment = if value.is_empty() { "#" } else { "" };

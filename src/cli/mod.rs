@@ -76,10 +76,10 @@ impl From<SourceArguments> for Sources {
     fn from(arguments: SourceArguments) -> Self {
         let files = arguments.config_file.into_iter().map(|file| (file.position, Source::File(file.path)));
         let dirs = arguments.config_dir.into_iter().map(|dir| (dir.position, Source::Dir(dir.path)));
-        let mut places: Vec<_> = files.chain(dirs).collect();
-        places.sort_by_key(|(position, _)| *position);
-        let places = places.into_iter().map(|(_, place)| place).collect();
-        Self { places, data_dir: arguments.data_dir, overrides: Vec::new() }.or_glances()
+        let mut sources: Vec<_> = files.chain(dirs).collect();
+        sources.sort_by_key(|(position, _)| *position);
+        let files = sources.into_iter().map(|(_, source)| source).collect();
+        Self { files, data_dir: arguments.data_dir, overrides: Vec::new() }.with_glance_files()
     }
 }
 

@@ -1,91 +1,100 @@
-//! What the operator wants, read once at start from files, the environment and the command line.
+//! The configuration, read once at start from files, the environment and the command line.
 
 mod catalogue;
+mod cors;
+mod database;
 mod database_url;
+mod default;
+mod glance_store;
+mod glimpse;
+mod group;
+mod healthcheck;
+mod image_format;
+mod import_filtering_opts;
 mod ini;
-mod known;
-mod options;
+mod keystone_authtoken;
+mod option;
+mod oslo_limit;
+mod oslo_middleware;
+mod oslo_policy;
 mod paste;
+mod paste_deploy;
+mod raw;
 mod secret;
 mod stores;
 mod substitution;
 mod value;
-mod written;
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
 
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
-    options::{
-        Auth, BucketUrlFormat, Cors, Database, DefaultGroup, FileStore, Glimpse, HashAlgorithm, Healthcheck, HttpStore,
-        ImageFormat, ImportFilteringOpts, KeystoneAuthtoken, LogFormat, OsloLimit, OsloMiddleware, OsloPolicy,
-        RuleFormat, S3Store,
-    },
+    raw::Setting,
     secret::Secret,
-    stores::{StoreConfig, StoreKind, StoresConfig},
+    stores::*,
     value::{HostAddress, OptionValue, Port},
-    written::Setting,
 };
 use self::{
-    options::PasteDeploy,
+    group::groups,
     paste::Pipeline,
-    written::{Place, Written},
+    raw::{Origin, RawConfig},
+    secret::Password,
 };
 
-/// Where Glance's files are, unless [`DIR_VARIABLE`] says otherwise.
+/// The default folder of Glance's configuration files, unless [`DIR_VARIABLE`] is set.
 const DIR: &str = "/etc/glance";
 /// The variable that names the folder of Glance's files.
 const DIR_VARIABLE: &str = "OS_GLANCE_CONFIG_DIR";
-/// The files there, in order.
+/// The default files in it, in ascending precedence.
 const FILES: [&str; 2] = ["glance-image-import.conf", "glance-api.conf"];
-/// The folders of files there, which are read after them.
+/// The default folders of files in it, which are read after the files.
 const DIRS: [&str; 2] = ["glance.conf.d", "glance-api.conf.d"];
 
-/// The file beside the configuration that adds properties to the schema of an image.
+/// The file next to the configuration that adds properties to the schema of an image.
 const CUSTOM_SCHEMA: &str = "schema-image.json";
 
-/// Every option, with its default where nothing was written.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Config {
-    /// `[DEFAULT]`
-    pub(crate) default: DefaultGroup,
-    /// `[database]`
-    pub(crate) database: Database,
-    /// `[keystone_authtoken]`
-    pub(crate) keystone_authtoken: KeystoneAuthtoken,
-    /// How callers are found out: as `[glimpse] auth` says, else the paste pipeline, else by users of our own.
-    pub(crate) auth: Auth,
-    /// `[image_format]`
-    pub(crate) image_format: ImageFormat,
-    /// `[oslo_limit]`
-    pub(crate) oslo_limit: OsloLimit,
-    /// Where image data may be.
-    pub(crate) stores: StoresConfig,
-    /// `[import_filtering_opts]`
-    pub(crate) import_filtering_opts: ImportFilteringOpts,
-    /// `[oslo_middleware]`
-    pub(crate) oslo_middleware: OsloMiddleware,
-    /// `[oslo_policy]`
-    pub(crate) oslo_policy: OsloPolicy,
-    /// Where files that an option names without a folder are looked for, in order.
-    pub(crate) folders: Vec<PathBuf>,
-    /// `[cors]`
-    pub(crate) cors: Cors,
-    /// `[healthcheck]`
-    pub(crate) healthcheck: Healthcheck,
-    /// `[glimpse]`
-    pub(crate) glimpse: Glimpse,
-    /// `schema-image.json` beside the configuration, where there is one.
-    pub(crate) custom_schema: Option<PathBuf>,
-    /// What the operator should know about what they wrote, for the log.
-    pub(crate) warnings: Vec<String>,
+groups! {
+    fields {
+        default::DefaultGroup,
+        database::Database,
+        keystone_authtoken::KeystoneAuthtoken,
+        image_format::ImageFormat,
+        oslo_limit::OsloLimit,
+        import_filtering_opts::ImportFilteringOpts,
+        oslo_middleware::OsloMiddleware,
+        oslo_policy::OsloPolicy,
+        cors::Cors,
+        healthcheck::Healthcheck,
+        glimpse::Glimpse,
+    }
+    others {
+        // Read before the others, because the paste file has options of theirs.
+        paste_deploy::PasteDeploy,
+        // Part of `stores`.
+        glance_store::GlanceStore,
+    }
+
+    /// Every option, with its default where nothing was raw.
+    #[derive(Debug, Clone, Default)]
+    pub(crate) struct Config {
+        /// The stores of image data.
+        pub(crate) stores: StoresConfig,
+        /// How callers are authenticated: as `[glimpse] auth` says, else the paste pipeline, else by the identity file.
+        pub(crate) auth: Auth,
+        /// The folders in which a file that an option names without a folder is looked up, in order.
+        pub(crate) folders: Vec<PathBuf>,
+        /// `schema-image.json` next to the configuration, where there is one.
+        pub(crate) custom_schema: Option<PathBuf>,
+        /// Warnings about the configuration, for the log.
+        pub(crate) warnings: Vec<String>,
+    }
 }
 
-/// A place that options are written in.
+/// A source of configuration files.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {
     /// A file.
@@ -94,14 +103,14 @@ pub(crate) enum Source {
     Dir(PathBuf),
 }
 
-/// Where options are written.
+/// Where options are raw.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
-    /// In order: what comes later wins.
-    pub(crate) places: Vec<Source>,
-    /// Wins over `[glimpse] data_dir`.
+    /// Files and folders, in ascending precedence.
+    pub(crate) files: Vec<Source>,
+    /// Overrides `[glimpse] data_dir`.
     pub(crate) data_dir: Option<PathBuf>,
-    /// Options of the command line, which win over files and environment: group, name, value.
+    /// Options on the command line, which override files and environment: group, name, value.
     pub(crate) overrides: Vec<(&'static str, &'static str, String)>,
 }
 
@@ -117,18 +126,18 @@ pub(crate) enum ConfigError {
         source: io::Error,
     },
     /// A line that is not in the dialect.
-    #[error("{place}: {message}")]
+    #[error("{origin}: {message}")]
     Syntax {
         /// File and line.
-        place: String,
+        origin: String,
         /// What is wrong with it.
         message: &'static str,
     },
     /// A value that an option cannot have.
-    #[error("{place}: [{group}] {name}: {message}")]
+    #[error("{origin}: [{group}] {name}: {message}")]
     Value {
         /// File and line, or the environment variable.
-        place: String,
+        origin: String,
         /// The option's group.
         group: String,
         /// The option's name.
@@ -139,72 +148,67 @@ pub(crate) enum ConfigError {
 }
 
 impl Sources {
-    /// With Glance's own files before them where the command line names no file, and its own folders where it names no folder;
-    /// those of them that exist.
-    pub(crate) fn or_glances(mut self) -> Self {
-        let dir = glances_dir();
+    /// Adds Glance's default files if the command line names no file, and its default folders if it names no folder, as far as
+    /// they exist. They have the lowest precedence.
+    pub(crate) fn with_glance_files(mut self) -> Self {
+        let dir = glance_dir();
         let existing = |names: [&str; 2]| names.map(|name| dir.join(name)).into_iter().filter(|path| path.exists());
-        let mut places = Vec::new();
-        if !self.places.iter().any(|place| matches!(place, Source::File(_))) {
-            places.extend(existing(FILES).map(Source::File));
+        let mut files = Vec::new();
+        if !self.files.iter().any(|source| matches!(source, Source::File(_))) {
+            files.extend(existing(FILES).map(Source::File));
         }
-        if !self.places.iter().any(|place| matches!(place, Source::Dir(_))) {
-            places.extend(existing(DIRS).map(Source::Dir));
+        if !self.files.iter().any(|source| matches!(source, Source::Dir(_))) {
+            files.extend(existing(DIRS).map(Source::Dir));
         }
-        places.append(&mut self.places);
-        Self { places, ..self }
+        files.append(&mut self.files);
+        Self { files, ..self }
     }
 
     /// The folders among them.
     fn dirs(&self) -> impl Iterator<Item = &Path> {
-        self.places.iter().filter_map(|place| match place {
+        self.files.iter().filter_map(|source| match source {
             Source::Dir(dir) => Some(dir.as_path()),
             Source::File(_) => None,
         })
     }
 
-    /// Where oslo.config looks for a file that belongs to the configuration: beside it, then in the usual places.
+    /// The folders in which oslo.config looks up a file that an option names: next to the configuration, then the default ones.
     fn folders(&self) -> Vec<PathBuf> {
-        let files = self.places.iter().rev().filter_map(|place| match place {
+        let files = self.files.iter().rev().filter_map(|source| match source {
             Source::File(file) => file.parent(),
             Source::Dir(_) => None,
         });
         let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
         let usual = home.into_iter().flat_map(|home| [home.join(".glance"), home]);
-        self.dirs()
-            .chain(files)
-            .map(Path::to_owned)
-            .chain(usual)
-            .chain([glances_dir(), PathBuf::from("/etc")])
-            .collect()
+        self.dirs().chain(files).map(Path::to_owned).chain(usual).chain([glance_dir(), PathBuf::from("/etc")]).collect()
     }
 }
 
-/// The folder of Glance's files.
-fn glances_dir() -> PathBuf {
+/// The folder of Glance's configuration files.
+fn glance_dir() -> PathBuf {
     let dir = std::env::var(DIR_VARIABLE).ok().map(|dir| dir.trim().to_owned()).filter(|dir| !dir.is_empty());
     PathBuf::from(dir.as_deref().unwrap_or(DIR))
 }
 
-/// What the sources come to, with everything that is wrong in them.
-pub(crate) struct Reading {
-    /// The options, with the default where what was written is wrong.
+/// The configuration, the origin of each value, and every error.
+pub(crate) struct ConfigReport {
+    /// The options. An invalid value is replaced by the default.
     pub(crate) config: Config,
-    /// Every option's value, and where it comes from.
+    /// The value of every option, and its origin.
     pub(crate) settings: Vec<Setting>,
-    /// What is wrong, in the order of the options.
+    /// The errors, in the order of the options.
     pub(crate) errors: Vec<ConfigError>,
-    /// The files that were read, in order: who named none wants to know.
+    /// The files that were read, in order.
     pub(crate) files: Vec<PathBuf>,
 }
 
-impl Reading {
+impl ConfigReport {
     /// Reads the sources.
-    pub(crate) fn of(sources: &Sources) -> Self {
-        let mut written = Written::new(|name| std::env::var(name).ok(), sources.overrides.clone());
+    pub(crate) fn from_sources(sources: &Sources) -> Self {
+        let mut raw = RawConfig::new(|name| std::env::var(name).ok(), sources.overrides.clone());
         let mut files = Vec::new();
-        for place in &sources.places {
-            match place {
+        for source in &sources.files {
+            match source {
                 Source::File(path) => files.push(Ok(path.clone())),
                 Source::Dir(dir) => match conf_files(dir) {
                     Ok(found) => files.extend(found.into_iter().map(Ok)),
@@ -214,73 +218,58 @@ impl Reading {
         }
         let mut read: Vec<PathBuf> = Vec::new();
         for file in files {
-            match file.and_then(|path| Ok((entries(&path)?, path))) {
+            match file.and_then(|path| Ok((parse_file(&path)?, path))) {
                 Ok((entries, path)) => {
-                    written.add(&path, entries);
+                    raw.add_file(&path, entries);
                     read.push(path);
                 }
-                Err(error) => written.errors.push(error),
+                Err(error) => raw.errors.push(error),
             }
         }
         let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
-        let paste = PasteDeploy::read(&mut written);
+        let paste = PasteDeploy::from_reader(&mut raw);
         let pipeline = paste::pipeline(&paste, &folders);
         let filter = pipeline.as_ref().ok().and_then(Option::as_ref).and_then(|pipeline| pipeline.authtoken.clone());
         let has_filter = filter.is_some();
         if let Some((path, entries)) = filter {
-            written.add_filter(&path, entries);
+            raw.add_filter(&path, entries);
         }
-        written.follow_auth_section();
+        raw.follow_auth_section();
         let mut config = Config {
-            default: DefaultGroup::read(&mut written),
-            database: Database::read(&mut written),
-            keystone_authtoken: KeystoneAuthtoken::read(&mut written),
-            auth: Auth::default(),
-            image_format: ImageFormat::read(&mut written),
-            oslo_limit: OsloLimit::read(&mut written),
-            stores: StoresConfig::default(),
-            import_filtering_opts: ImportFilteringOpts::read(&mut written),
-            oslo_middleware: OsloMiddleware::read(&mut written),
-            oslo_policy: OsloPolicy::read(&mut written),
             folders: sources.folders(),
-            cors: Cors::read(&mut written),
-            healthcheck: Healthcheck::read(&mut written),
-            glimpse: Glimpse::read(&mut written),
-            custom_schema: beside(CUSTOM_SCHEMA, sources, &read),
-            warnings: Vec::new(),
+            custom_schema: find_file(CUSTOM_SCHEMA, sources, &read),
+            ..Config::from_reader(&mut raw)
         };
         if let Some(path) = &config.default.property_protection_file {
-            // One that is nowhere is told where it is read.
-            let found = path.to_str().and_then(|name| beside(name, sources, &read));
+            // A missing file is reported when it is read.
+            let found = path.to_str().and_then(|name| find_file(name, sources, &read));
             config.default.property_protection_file = found.or_else(|| Some(path.clone()));
         }
-        config.stores = StoresConfig::read(&mut written, &config.default.enabled_backends);
-        config.warnings = written.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+        config.stores = StoresConfig::from_reader(&mut raw, &config.default.enabled_backends);
+        config.warnings = raw.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
-        // Our default is what Glance's own paste file says; another one that is silent means keystonemiddleware's.
-        let delay = written.settings.iter_mut().find(|setting| setting.name == "delay_auth_decision");
-        if let Some(setting) = delay.filter(|setting| has_filter && setting.place == Place::Default) {
+        // The default of `delay_auth_decision` is that of Glance's paste file. A filter that does not set it has keystonemiddleware's.
+        let delay = raw.settings.iter_mut().find(|setting| setting.name == "delay_auth_decision");
+        if let Some(setting) = delay.filter(|setting| has_filter && setting.origin == Origin::Default) {
             config.keystone_authtoken.delay_auth_decision = false;
             setting.value = "false".to_owned();
         }
         match pipeline {
-            Ok(pipeline) => written.errors.extend(config.take_up(pipeline.unwrap_or_default()).err()),
-            Err(error) => written.errors.push(error),
+            Ok(pipeline) => raw.errors.extend(config.apply_pipeline(pipeline.unwrap_or_default()).err()),
+            Err(error) => raw.errors.push(error),
         }
         config.warnings.extend(config.open_warning().map(str::to_owned));
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
-            for setting in written.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
+            for setting in raw.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
                 setting.value = data_dir.display().to_string();
-                setting.place = Place::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
+                setting.origin = Origin::CommandLine("--data-dir or GLIMPSE_DATA_DIR");
             }
         }
-        for password in [&config.keystone_authtoken.password, &config.oslo_limit.password] {
-            hide(&mut written.settings, password.as_ref());
-        }
-        Self { config, settings: written.settings, errors: written.errors, files: read }
+        redact(&mut raw.settings, &raw.passwords);
+        Self { config, settings: raw.settings, errors: raw.errors, files: read }
     }
 }
 
@@ -290,12 +279,12 @@ impl Config {
     /// # Errors
     /// The first file, line or value that is wrong.
     pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
-        let reading = Reading::of(sources);
-        reading.errors.into_iter().next().map_or(Ok(reading.config), Err)
+        let report = ConfigReport::from_sources(sources);
+        report.errors.into_iter().next().map_or(Ok(report.config), Err)
     }
 
-    /// Does what the pipeline says of the filters that are ours.
-    fn take_up(&mut self, pipeline: Pipeline) -> Result<(), ConfigError> {
+    /// Applies the settings of the paste pipeline for filters that are part of Glimpse.
+    fn apply_pipeline(&mut self, pipeline: Pipeline) -> Result<(), ConfigError> {
         self.warnings.extend(pipeline.warnings);
         if !pipeline.cors && !self.cors.allowed_origin.is_empty() {
             self.warnings.push("[cors] does nothing: the paste pipeline has no cors filter".to_owned());
@@ -313,20 +302,20 @@ impl Config {
             (Some(auth), _) => auth,
             (None, Ok(auth)) => auth,
             (None, Err(message)) => {
-                let place = "the paste file".to_owned();
-                return Err(ConfigError::Value { place, group: "paste_deploy".to_owned(), name: "flavor", message });
+                let origin = "the paste file".to_owned();
+                return Err(ConfigError::Value { origin, group: "paste_deploy".to_owned(), name: "flavor", message });
             }
         };
         Ok(())
     }
 
-    /// The address to listen on: Glance's default where Keystone asks who comes in, else loopback.
+    /// The address to listen on. Default: Glance's if Keystone authenticates callers, else loopback.
     pub(crate) fn bind_host(&self) -> &str {
         let default = if self.auth == Auth::Keystone { "0.0.0.0" } else { "127.0.0.1" };
         self.default.bind_host.as_ref().map_or(default, HostAddress::as_str)
     }
 
-    /// What an operator must know before somebody else finds out, or `None` where nothing is open.
+    /// A warning if the configuration lets unauthenticated callers in.
     fn open_warning(&self) -> Option<&'static str> {
         let host = self.bind_host();
         let is_loopback = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
@@ -343,40 +332,18 @@ impl Config {
         }
     }
 
-    /// The groups in which this is not what a running server has, but for what it takes up while it runs.
-    pub(crate) fn groups_that_differ(&self, running: &Self) -> Vec<&'static str> {
-        let differs = |a: &dyn fmt::Debug, b: &dyn fmt::Debug| format!("{a:?}") != format!("{b:?}");
-        let same_debug = DefaultGroup { debug: running.default.debug, ..self.default.clone() };
-        let groups = [
-            ("[DEFAULT]", differs(&same_debug, &running.default)),
-            (
-                "[database]",
-                differs(&self.database, &running.database) || self.database.connection != running.database.connection,
-            ),
-            (
-                "[keystone_authtoken]",
-                // Two secrets look alike.
-                self.keystone_authtoken.password != running.keystone_authtoken.password
-                    || differs(&self.keystone_authtoken, &running.keystone_authtoken),
-            ),
-            ("stores", differs(&self.stores, &running.stores)),
-            ("[image_format]", differs(&self.image_format, &running.image_format)),
-            (
-                "[oslo_limit]",
-                self.oslo_limit.password != running.oslo_limit.password
-                    || differs(&self.oslo_limit, &running.oslo_limit),
-            ),
-            ("[import_filtering_opts]", differs(&self.import_filtering_opts, &running.import_filtering_opts)),
-            ("[oslo_middleware]", differs(&self.oslo_middleware, &running.oslo_middleware)),
-            ("[oslo_policy]", differs(&self.oslo_policy, &running.oslo_policy)),
-            ("[cors]", differs(&self.cors, &running.cors)),
-            ("[healthcheck]", differs(&self.healthcheck, &running.healthcheck)),
-            ("[glimpse] and [paste_deploy]", differs(&self.glimpse, &running.glimpse) || self.auth != running.auth),
-        ];
-        groups.into_iter().filter(|(_, differs)| *differs).map(|(group, _)| group).collect()
+    /// The groups whose options differ from those of a running server, except for what it changes while it runs.
+    pub(crate) fn groups_that_differ(&self, running: &Self) -> Vec<String> {
+        let mut changed = self.clone();
+        changed.default.debug = running.default.debug;
+        let groups = changed.different_groups(running).into_iter().map(|group| format!("[{group}]"));
+        let stores = (self.stores != running.stores).then(|| "stores".to_owned());
+        // The paste pipeline decides where `[glimpse] auth` does not.
+        let by_pipeline = self.auth != running.auth && self.glimpse.auth == running.glimpse.auth;
+        groups.chain(stores).chain(by_pipeline.then(|| "[paste_deploy]".to_owned())).collect()
     }
 
-    /// The URL at which clients reach this service on the given port, as far as the configuration says, without a slash at its end. A
+    /// The URL at which clients reach this service on the given port, according to the configuration, without a trailing slash. A
     /// server that listens on every address is reached on loopback.
     pub(crate) fn endpoint(&self, port: u16) -> String {
         if let Some(endpoint) = &self.default.public_endpoint {
@@ -391,11 +358,11 @@ impl Config {
         format!("http://{host}:{port}")
     }
 
-    /// The folder of a store that is told none: beside the embedded database, else Glance's.
+    /// The default folder of a file store: next to the embedded database, else Glance's.
     pub(crate) fn image_dir(&self) -> PathBuf {
         if self.database_is_embedded() {
             let dir = self.glimpse.data_dir.join("images");
-            // It goes into URLs that other programs read, wherever they were started.
+            // The folder becomes part of URLs, which other programs read in other working directories.
             return std::path::absolute(&dir).unwrap_or(dir);
         }
         PathBuf::from("/var/lib/glance/images")
@@ -407,7 +374,7 @@ impl Config {
         self.database.connection.clone().unwrap_or_else(embedded)
     }
 
-    /// Whether the database is the one in the data directory, which is made at the first start.
+    /// Whether the database is the embedded one in the data directory, which is created at the first start.
     pub(crate) fn database_is_embedded(&self) -> bool {
         self.database.connection.is_none()
     }
@@ -427,16 +394,16 @@ fn conf_files(dir: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(files)
 }
 
-/// Looks for a file where Glance does: in the folders of files, then beside the files, the last one first.
-fn beside(name: &str, sources: &Sources, read: &[PathBuf]) -> Option<PathBuf> {
+/// Looks up a file as Glance does: in the configuration folders, then next to the configuration files, the last one first.
+fn find_file(name: &str, sources: &Sources, read: &[PathBuf]) -> Option<PathBuf> {
     let folders = read.iter().rev().filter_map(|file| file.parent());
     sources.dirs().chain(folders).map(|dir| dir.join(name)).find(|path| path.exists())
 }
 
-/// Takes credentials out of values that are shown: a login in a URL, and a password that a value refers to.
-fn hide(settings: &mut [Setting], password: Option<&Secret>) {
+/// Removes credentials from values that are shown: logins in URLs, and passwords.
+fn redact(settings: &mut [Setting], passwords: &[Password]) {
     for setting in settings {
-        if let Some(password) = password.map(Secret::expose).filter(|password| !password.is_empty()) {
+        for password in passwords.iter().map(Password::expose).filter(|password| !password.is_empty()) {
             setting.value = setting.value.replace(password, "***");
         }
         if let Some((scheme, rest)) = setting.value.split_once("://")
@@ -447,11 +414,11 @@ fn hide(settings: &mut [Setting], password: Option<&Secret>) {
     }
 }
 
-/// What a file has.
-fn entries(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
+/// Parses a configuration file.
+fn parse_file(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
     ini::parse(&text).map_err(|error| ConfigError::Syntax {
-        place: format!("{}:{}", path.display(), error.line),
+        origin: format!("{}:{}", path.display(), error.line),
         message: error.message,
     })
 }
@@ -460,24 +427,24 @@ fn entries(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
 mod tests {
     use std::fs;
 
-    use super::{Config, Reading, Source, Sources};
+    use super::{Config, ConfigReport, Source, Sources};
 
     fn load(text: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("glance-api.conf");
         fs::write(&file, text).unwrap();
-        Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() })
+        Config::load(&Sources { files: vec![Source::File(file)], ..Sources::default() })
             .map_err(|error| error.to_string())
     }
 
     #[test]
-    fn a_wrong_value_is_told_with_file_and_line() {
+    fn an_invalid_value_is_reported_with_file_and_line() {
         let error = load("[DEFAULT]\n\nbind_port = many\n").unwrap_err();
         assert!(error.contains("glance-api.conf:3: [DEFAULT] bind_port: a whole number"), "{error}");
     }
 
     #[test]
-    fn a_wrong_database_url_is_not_repeated() {
+    fn the_error_about_an_invalid_database_url_does_not_contain_it() {
         let error = load("[database]\nconnection = oracle://glance:s3cret@db/glance\n").unwrap_err();
         assert!(error.contains("connection") && !error.contains("s3cret"), "{error}");
     }
@@ -488,14 +455,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_out_of_bounds_is_wrong() {
+    fn a_value_out_of_range_is_an_error() {
         let error = load("[DEFAULT]\napi_limit_max = 0\n").unwrap_err();
         assert!(error.ends_with("glance-api.conf:2: [DEFAULT] api_limit_max: a whole number of at least 1 is wanted"));
         assert!(load("[DEFAULT]\nbacklog = 0\n").is_err());
     }
 
     #[test]
-    fn an_option_that_is_not_acted_on_is_told_once_by_name() {
+    fn an_option_without_effect_is_reported_once() {
         let text = "[DEFAULT]\nbind_prot = 1\nscrub_time = 1\nscrub_time = 2\n[glimpse]\nbind_port = 1\n";
         let warnings = load(text).unwrap().warnings;
         let expected = [
@@ -513,7 +480,7 @@ mod tests {
         load(text).map(|config| config.default.public_endpoint.unwrap_or_default())
     }
 
-    /// Each of these was asked of oslo.config.
+    /// Each of these was observed from oslo.config.
     #[test]
     fn values_refer_to_other_options() {
         let cases = [
@@ -534,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_reference_is_told_and_a_circle_ends() {
+    fn invalid_and_circular_references_are_reported() {
         for (text, expected) in [
             ("$nosuch", "$nosuch names no option"),
             ("${DEFAULT.bind_host}", "$DEFAULT.bind_host names no option"),
@@ -550,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_former_name_counts_where_the_file_has_no_other() {
+    fn a_former_name_is_used_if_the_file_does_not_have_the_present_one() {
         let recycle = |text: &str| load(&format!("[database]\n{text}")).unwrap().database.connection_recycle_time;
         assert_eq!(recycle("idle_timeout = 7\n"), 7);
         assert_eq!(recycle("connection_recycle_time = 8\nidle_timeout = 7\n"), 8);
@@ -558,55 +525,55 @@ mod tests {
     }
 
     #[test]
-    fn settings_tell_where_they_come_from_and_no_secret() {
+    fn settings_have_origins_and_no_secrets() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.conf");
         fs::write(&file, "[database]\nconnection = mysql://u:s3cret@h/d\n[DEFAULT]\nbind_port = no\nbacklog = no\n")
             .unwrap();
-        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
-        assert_eq!(reading.errors.len(), 2);
-        let setting = |name: &str| reading.settings.iter().find(|setting| setting.name == name).unwrap();
-        assert!(setting("connection").place.to_string().ends_with("a.conf:2"));
+        let report = ConfigReport::from_sources(&Sources { files: vec![Source::File(file)], ..Sources::default() });
+        assert_eq!(report.errors.len(), 2);
+        let setting = |name: &str| report.settings.iter().find(|setting| setting.name == name).unwrap();
+        assert!(setting("connection").origin.to_string().ends_with("a.conf:2"));
         assert_eq!(setting("connection").value, "mysql://***@h:3306/d");
         assert_eq!(
-            (setting("debug").value.as_str(), setting("debug").place.to_string().as_str()),
+            (setting("debug").value.as_str(), setting("debug").origin.to_string().as_str()),
             ("false", "default")
         );
     }
 
-    /// Reads a configuration beside a paste file.
-    fn load_beside(paste: &str, text: &str) -> Reading {
+    /// Reads a configuration next to a paste file.
+    fn load_with_paste(paste: &str, text: &str) -> ConfigReport {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("glance-api-paste.ini"), paste).unwrap();
         let file = dir.path().join("glance-api.conf");
         fs::write(&file, format!("[paste_deploy]\nflavor = keystone\n{text}")).unwrap();
-        Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() })
+        ConfigReport::from_sources(&Sources { files: vec![Source::File(file)], ..Sources::default() })
     }
 
-    /// Each of these was asked of keystonemiddleware.
+    /// Each of these was observed from keystonemiddleware.
     #[test]
-    fn what_the_pipelines_filter_has_counts_before_what_is_in_the_group() {
+    fn options_of_the_pipelines_filter_override_the_group() {
         let paste = "[DEFAULT]\nregion_name = all\ninsecure = yes\n\
             [pipeline:glance-api-keystone]\npipeline = mine context rootapp\n\
             [filter:mine]\nuse = authtoken\nwww_authenticate_uri = http://mine\nset insecure = no\ncafile = %(here)s/100%%\n\
             [filter:authtoken]\npaste.filter_factory = keystonemiddleware.auth_token:filter_factory\n\
             region_name = used\ninterface = public\nwww_authenticate_uri = http://used\npassword = a$b$$c\nnosuch = 1\n";
         let text = "[keystone_authtoken]\nregion_name = own\nusername = glance\nwww_authenticate_uri = http://own\n";
-        let reading = load_beside(paste, text);
-        assert!(reading.errors.is_empty(), "{:?}", reading.errors);
-        let found = &reading.config.keystone_authtoken;
+        let report = load_with_paste(paste, text);
+        assert!(report.errors.is_empty(), "{:?}", report.errors);
+        let found = &report.config.keystone_authtoken;
         assert_eq!(found.region_name.as_deref(), Some("all"));
         assert_eq!(found.interface, "public");
         assert_eq!(found.www_authenticate_uri.as_deref(), Some("http://mine"));
         assert!(!found.insecure);
         assert_eq!(found.username.as_deref(), Some("glance"));
-        assert_eq!(found.password.as_ref().map(super::Secret::expose), Some("a$b$$c"));
+        assert_eq!(found.password.as_ref().map(super::Password::expose), Some("a$b$$c"));
         assert!(found.cafile.as_ref().is_some_and(|path| path.ends_with("100%") && path.is_absolute()));
-        let warnings = &reading.config.warnings;
+        let warnings = &report.config.warnings;
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert!(warnings[0].contains("glance-api-paste.ini:17: there is no option [keystone_authtoken] nosuch"));
-        let place = reading.settings.iter().find(|setting| setting.name == "interface").unwrap().place.to_string();
-        assert!(place.ends_with("glance-api-paste.ini:14"), "{place}");
+        let origin = report.settings.iter().find(|setting| setting.name == "interface").unwrap().origin.to_string();
+        assert!(origin.ends_with("glance-api-paste.ini:14"), "{origin}");
     }
 
     #[test]
@@ -617,7 +584,8 @@ mod tests {
                  paste.filter_factory = keystonemiddleware.auth_token:filter_factory\n{filter}"
             )
         };
-        let delays = |paste: &str, text: &str| load_beside(paste, text).config.keystone_authtoken.delay_auth_decision;
+        let delays =
+            |paste: &str, text: &str| load_with_paste(paste, text).config.keystone_authtoken.delay_auth_decision;
         assert!(!delays(&paste(""), ""));
         assert!(delays(&paste("delay_auth_decision = true\n"), ""));
         assert!(delays(&paste(""), "[keystone_authtoken]\ndelay_auth_decision = true\n"));
@@ -626,7 +594,7 @@ mod tests {
     }
 
     #[test]
-    fn another_group_may_say_how_we_log_in() {
+    fn auth_section_names_the_group_of_the_login_options() {
         let text = "[keystone_authtoken]\nauth_section = Own\nauth_url = http://a\nregion_name = r\n\
             [own]\nauth_url = http://b\nuser_name = $project_name\nproject_name = p\npassword = s3cret\nregion_name = x\n";
         let config = load(text).unwrap();
@@ -641,39 +609,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_has_no_credentials() {
+    fn shown_settings_have_no_credentials() {
         let text = "[keystone_authtoken]\npassword = hunter2\nauth_url = http://u:hunter3@h:5000\n\
             [DEFAULT]\npublic_endpoint = http://${keystone_authtoken.password}\n\
             [database]\nconnection = mysql://glance:12/hunter4@db/glance\n";
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.conf");
         fs::write(&file, text).unwrap();
-        let reading = Reading::of(&Sources { places: vec![Source::File(file)], ..Sources::default() });
-        assert!(reading.errors.is_empty(), "{:?}", reading.errors);
-        let shown = format!("{:?} {:?}", reading.settings, reading.config);
-        assert!(!format!("{:?}", reading.settings).contains("hunter"), "{shown}");
+        let report = ConfigReport::from_sources(&Sources { files: vec![Source::File(file)], ..Sources::default() });
+        assert!(report.errors.is_empty(), "{:?}", report.errors);
+        let shown = format!("{:?} {:?}", report.settings, report.config);
+        assert!(!format!("{:?}", report.settings).contains("hunter"), "{shown}");
     }
 
     /// `config/glance-api.conf` has every option, commented out, with its default.
     #[test]
-    fn the_sample_is_complete_and_true() {
+    fn the_sample_has_every_option_with_its_default() {
         let sample = include_str!("../../config/glance-api.conf");
         let is_option =
             |line: &&str| line.strip_prefix('#').is_some_and(|rest| rest.starts_with(char::is_alphanumeric));
         let written: String = sample
             .lines()
             .filter(|line| line.starts_with('[') || is_option(line))
-            // An option without a default cannot be written.
+            // An option without a default cannot be raw.
             .filter(|line| !line.ends_with(" ="))
             .map(|line| format!("{}\n", line.trim_start_matches('#')))
             .collect();
         let config = load(&written).unwrap();
         assert_eq!(config.warnings, [""; 0]);
-        // Where it was written is not in it.
+        // The sample does not determine the folders.
         let config = Config { folders: Vec::new(), ..config };
         assert_eq!(format!("{config:?}"), format!("{:?}", Config::default()));
         let in_sample = |name: &str| sample.lines().any(|line| line.starts_with(&format!("#{name} =")));
-        let known = super::catalogue::known().map(|option| option.name);
+        let known = super::catalogue::options().map(|option| option.name);
         assert_eq!(known.filter(|name| !in_sample(name)).collect::<Vec<_>>(), [""; 0]);
     }
 }

@@ -2,11 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{
-    ConfigError, ini,
-    options::{Auth, PasteDeploy},
-    secret::Secret,
-};
+use super::{ConfigError, glimpse::Auth, ini, paste_deploy::PasteDeploy, secret::Secret};
 
 /// A filter of a pipeline that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +80,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
     }
     let flavor = options.flavor.as_deref().unwrap_or("default");
     let error = |message: String| ConfigError::Value {
-        place: options.config_file.as_deref().unwrap_or("the paste file").to_owned(),
+        origin: options.config_file.as_deref().unwrap_or("the paste file").to_owned(),
         group: "paste_deploy".to_owned(),
         name: "flavor",
         message,
@@ -92,7 +88,7 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
     let (mut healthcheck_disable, mut authtoken) = (None, None);
     let filters = match paste_file(options, config_dirs) {
         Some(path) => {
-            let mut file = PasteFile(super::entries(&path)?);
+            let mut file = PasteFile(super::parse_file(&path)?);
             file.fill_in(&path);
             let disable = |section| file.value(section, "disable_by_file_path");
             healthcheck_disable =

@@ -17,6 +17,17 @@ impl Secret {
     }
 }
 
+/// A password. It is removed from every shown value, including values of other options that contain it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Password(pub(super) Secret);
+
+impl Password {
+    /// The text itself.
+    pub(crate) fn expose(&self) -> &str {
+        self.0.expose()
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")

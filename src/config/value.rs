@@ -1,4 +1,4 @@
-//! The types of options: how a text in a file becomes a value, as oslo.config reads it.
+//! The types of options. They are parsed as oslo.config does.
 
 use std::{
     fmt::Display,
@@ -7,26 +7,37 @@ use std::{
     time::Duration,
 };
 
-use super::{DatabaseUrl, secret::Secret};
+use super::{
+    DatabaseUrl,
+    secret::{Password, Secret},
+};
 use crate::python;
 
 /// A type that an option can have.
 pub(crate) trait OptionValue: Sized {
-    /// Whether its text must not be shown, nor any part of it.
+    /// Whether the text, or a part of it, must not be shown.
     const SECRET: bool = false;
-    /// Whether no text at all is no value, where an option can be without one.
+    /// Whether an empty text of an optional option means `None`.
     const EMPTY_IS_NONE: bool = true;
 
-    /// Reads the text of a file or of the environment; the error says what would be right.
+    /// Parses the text in a file or in the environment.
+    ///
+    /// # Errors
+    /// A message that says what is expected. It does not contain the text.
     fn parse(text: &str) -> Result<Self, String>;
 
-    /// Reads the texts of an option that was written more than once: the last one counts.
+    /// Parses the texts of an option that is set more than once. By default, the last text is used.
     fn parse_all(texts: &[String]) -> Result<Self, String> {
         Self::parse(texts.last().map_or("", String::as_str))
     }
 
-    /// The value as a file has it, for people to read.
-    fn show(&self) -> String;
+    /// The value in the notation of a file, without secrets.
+    fn to_text(&self) -> String;
+
+    /// The value, if it is a password.
+    fn password(&self) -> Option<&Password> {
+        None
+    }
 }
 
 impl OptionValue for String {
@@ -34,7 +45,7 @@ impl OptionValue for String {
         Ok(text.to_owned())
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.clone()
     }
 }
@@ -70,7 +81,7 @@ impl OptionValue for HostAddress {
         Err("an address or the name of a host is wanted".to_owned())
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.clone()
     }
 }
@@ -82,8 +93,24 @@ impl OptionValue for Secret {
         Ok(Self::new(text))
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.to_string()
+    }
+}
+
+impl OptionValue for Password {
+    const SECRET: bool = true;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Secret::parse(text).map(Self)
+    }
+
+    fn to_text(&self) -> String {
+        self.0.to_text()
+    }
+
+    fn password(&self) -> Option<&Password> {
+        Some(self)
     }
 }
 
@@ -92,7 +119,7 @@ impl OptionValue for PathBuf {
         Ok(text.into())
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.display().to_string()
     }
 }
@@ -106,7 +133,7 @@ impl OptionValue for bool {
         }
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.to_string()
     }
 }
@@ -119,7 +146,7 @@ macro_rules! integer {
                 value.ok_or_else(|| format!("a whole number from {} to {} is wanted", <$ty>::MIN, <$ty>::MAX))
             }
 
-            fn show(&self) -> String {
+            fn to_text(&self) -> String {
                 self.to_string()
             }
         }
@@ -146,7 +173,7 @@ impl OptionValue for Duration {
         duration.ok_or("a number of seconds from 0 to a year is wanted".to_owned())
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.as_secs_f64().to_string()
     }
 }
@@ -174,7 +201,7 @@ impl OptionValue for ByteSize {
         Ok(Self(number.saturating_mul(1 << shift)))
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.to_string()
     }
 }
@@ -189,7 +216,7 @@ impl OptionValue for Vec<String> {
         Ok(if text.is_empty() { Self::new() } else { items.collect() })
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.join(",")
     }
 }
@@ -219,8 +246,8 @@ impl<T: OptionValue> OptionValue for BoundedList<T> {
         Ok(Self(items))
     }
 
-    fn show(&self) -> String {
-        format!("[{}]", self.0.iter().map(T::show).collect::<Vec<_>>().join(","))
+    fn to_text(&self) -> String {
+        format!("[{}]", self.0.iter().map(T::to_text).collect::<Vec<_>>().join(","))
     }
 }
 
@@ -234,7 +261,7 @@ impl OptionValue for Port {
         port.map(Self).ok_or_else(|| "a port from 1 to 65535 is wanted".to_owned())
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.to_string()
     }
 }
@@ -252,7 +279,7 @@ impl OptionValue for Repeated {
         Ok(Self(texts.to_vec()))
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.join("\n")
     }
 }
@@ -275,7 +302,7 @@ impl OptionValue for Pairs {
         Ok(Self(pairs))
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.0.iter().map(|(key, value)| format!("{key}:{value}")).collect::<Vec<_>>().join(",")
     }
 }
@@ -289,7 +316,7 @@ impl OptionValue for DatabaseUrl {
         text.parse()
     }
 
-    fn show(&self) -> String {
+    fn to_text(&self) -> String {
         self.to_string()
     }
 }
@@ -304,17 +331,26 @@ impl<T: OptionValue> OptionValue for Option<T> {
         T::parse(text).map(Some)
     }
 
-    fn show(&self) -> String {
-        self.as_ref().map(T::show).unwrap_or_default()
+    fn to_text(&self) -> String {
+        self.as_ref().map(T::to_text).unwrap_or_default()
+    }
+
+    fn password(&self) -> Option<&Password> {
+        self.as_ref().and_then(T::password)
     }
 }
 
-/// A whole number, or none.
+/// The default of a list, given as words with spaces between them.
+pub(super) fn word_list(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// An integer, or an optional one.
 pub(super) trait Number {
-    /// Its type where there is one.
+    /// The type of the integer.
     type Number: PartialOrd + Display;
 
-    /// The number, if there is one.
+    /// The integer. `None` if the option is not set.
     fn number(&self) -> Option<&Self::Number>;
 }
 
@@ -326,8 +362,8 @@ impl<T: Number> Number for Option<T> {
     }
 }
 
-/// Checks that a number, if there is one, is in a range, with both ends in it.
-pub(super) fn within<V: Number>(value: &V, range: &impl RangeBounds<V::Number>) -> Result<(), String> {
+/// Checks that an integer, if it is set, is in a range. Both ends of the range are allowed values.
+pub(super) fn check_range<V: Number>(value: &V, range: &impl RangeBounds<V::Number>) -> Result<(), String> {
     if value.number().is_none_or(|number| range.contains(number)) {
         return Ok(());
     }
@@ -356,7 +392,7 @@ macro_rules! choice {
                 }
             }
 
-            fn show(&self) -> String {
+            fn to_text(&self) -> String {
                 match self {
                     $(Self::$variant => $text,)+
                 }
@@ -369,7 +405,7 @@ pub(crate) use choice;
 
 #[cfg(test)]
 mod tests {
-    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Port, Repeated, within};
+    use super::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, Port, Repeated, check_range};
 
     fn list<const N: usize>(items: [&str; N]) -> Vec<String> {
         items.map(str::to_owned).to_vec()
@@ -434,11 +470,11 @@ mod tests {
 
     #[test]
     fn bounds() {
-        assert_eq!(within(&1_u32, &(1..)), Ok(()));
-        assert_eq!(within(&0_u32, &(1..)), Err("a whole number of at least 1 is wanted".to_owned()));
-        assert_eq!(within(&7_u32, &(1..=6)), Err("a whole number from 1 to 6 is wanted".to_owned()));
-        assert_eq!((within(&None::<i64>, &(0..=15)), within(&Some(15_i64), &(0..=15))), (Ok(()), Ok(())));
-        assert_eq!(within(&Some(16_i64), &(0..=15)), Err("a whole number from 0 to 15 is wanted".to_owned()));
+        assert_eq!(check_range(&1_u32, &(1..)), Ok(()));
+        assert_eq!(check_range(&0_u32, &(1..)), Err("a whole number of at least 1 is wanted".to_owned()));
+        assert_eq!(check_range(&7_u32, &(1..=6)), Err("a whole number from 1 to 6 is wanted".to_owned()));
+        assert_eq!((check_range(&None::<i64>, &(0..=15)), check_range(&Some(15_i64), &(0..=15))), (Ok(()), Ok(())));
+        assert_eq!(check_range(&Some(16_i64), &(0..=15)), Err("a whole number from 0 to 15 is wanted".to_owned()));
     }
 
     #[test]

@@ -193,7 +193,7 @@ mod tests {
         let left = async |options: &str, project: &str, image: &str| {
             let file = dir.path().join("test.conf");
             std::fs::write(&file, format!("[DEFAULT]\n{options}\n")).unwrap();
-            let config = Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() }).unwrap();
+            let config = Config::load(&Sources { files: vec![Source::File(file)], ..Sources::default() }).unwrap();
             let limits = Limits::new(&config, || DateTime::UNIX_EPOCH).unwrap();
             let identity = Identity { project_id: Some(project.to_owned()), ..Default::default() };
             let context = Context { identity: identity.into(), is_admin: false };

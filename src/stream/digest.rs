@@ -59,7 +59,7 @@ fn openssl_name(algorithm: HashAlgorithm) -> &'static str {
 
 /// Returns an algorithm's name, as Glance writes it.
 pub(crate) fn name(algorithm: HashAlgorithm) -> String {
-    algorithm.show()
+    algorithm.to_text()
 }
 
 /// Returns the algorithm of this name, if Glimpse supports it.

@@ -1,0 +1,56 @@
+//! `[glimpse]`: what Glance does not have.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{group::group, value::choice};
+
+group! {
+    /// `[glimpse]`
+    pub(crate) struct Glimpse in "glimpse" {
+        /// How callers are authenticated. Default: as the paste pipeline says, else standalone.
+        auth: Option<Auth> = None,
+        /// Where the embedded database and the identity file are.
+        data_dir: PathBuf = PathBuf::from("glimpse-data"),
+        /// Whether a tag with `=` is refused.
+        forbid_equals_in_tags: bool = true,
+        /// How the log is written.
+        log_format: LogFormat = LogFormat::Text,
+        /// Seconds that running requests are given to finish after SIGTERM.
+        drain_timeout: Duration = Duration::from_secs(30),
+        /// Seconds after which a request that is not answered yet is answered 503.
+        request_timeout: Duration = Duration::from_secs(60),
+        /// Seconds between two heartbeats, by which several processes on one database know of each other.
+        heartbeat: Duration = Duration::from_secs(10),
+        /// Seconds that a client is given to send a request's headers or the next part of its body, and to take the
+        /// next part of a response.
+        client_timeout: Duration = Duration::from_secs(30),
+    }
+}
+
+choice! {
+    /// How a caller is authenticated.
+    pub(crate) enum Auth {
+        /// By the users in the data directory's `identity.toml`.
+        #[default]
+        Standalone = "standalone",
+        /// By Keystone.
+        Keystone = "keystone",
+        /// By headers that a trusted proxy sets. A client that reaches the port is whoever its headers say.
+        Proxy = "proxy",
+        /// By a token that names user, project and roles. For tests only.
+        Fake = "fake",
+        /// Not at all: every caller is an admin.
+        None = "none",
+    }
+}
+
+choice! {
+    /// How the log is written.
+    pub(crate) enum LogFormat {
+        /// For people.
+        #[default]
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}

@@ -1,0 +1,13 @@
+//! `[paste_deploy]`: which filters stand before the API. `paste.rs` reads the file.
+
+use super::group::group;
+
+group! {
+    /// `[paste_deploy]`
+    pub(crate) struct PasteDeploy in "paste_deploy" {
+        /// The pipeline's name, without `glance-api-`.
+        flavor: Option<String> = None,
+        /// The paste file. Default: `glance-api-paste.ini` next to the configuration, else Glance's flavors by name.
+        config_file: Option<String> = None,
+    }
+}
