@@ -19,7 +19,10 @@ use sqlx::{
     migrate::{Migrate, MigrateError, Migrator},
 };
 
-use super::{ConnectionOptions, Db, Error, Result, Session, sync_lock::SyncLock};
+use super::{
+    ConnectionOptions, Db, Error, Result, Session,
+    sync_lock::{Connect, SyncLock, Timing},
+};
 use crate::config::{DatabaseUrl, Target};
 
 /// The table that records the migrations. Its name cannot conflict with Glance's tables.
@@ -32,6 +35,9 @@ const LAST_OF_GLANCE: i64 = 2;
 const LOCKED_ATTEMPTS: u32 = 100;
 /// How long to wait for the migrations of another process, in seconds.
 const LOCK_SECONDS: u32 = 300;
+/// The times of the lock in a cluster.
+const SYNC_LOCK: Timing =
+    Timing { heartbeat: Duration::from_secs(1), patience: Duration::from_secs(LOCK_SECONDS as u64) };
 /// The pause between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// The error if another process holds the lock for too long.
@@ -195,6 +201,29 @@ where
     migrator.run_direct(None, connection, false).await
 }
 
+/// The same in a cluster: checks before each migration that this process still holds the lock.
+async fn record_and_run_locked(
+    migrator: &Migrator,
+    recorded: Option<i64>,
+    connection: &mut MySqlConnection,
+    lock: &SyncLock,
+) -> Result<(), MigrateError> {
+    if recorded.is_some() {
+        lock.check(connection).await.map_err(stopped)?;
+        migrator.run_direct(recorded, connection, true).await?;
+    }
+    for migration in migrator.iter() {
+        lock.check(connection).await.map_err(stopped)?;
+        migrator.run_direct(Some(migration.version), connection, false).await?;
+    }
+    Ok(())
+}
+
+/// An error of the lock, after which no migration is run.
+fn stopped(error: Error) -> MigrateError {
+    MigrateError::Source(error.into())
+}
+
 /// Waits for the migrations of another process. It polls with short statements: a statement that waits for the lock would hold
 /// a snapshot, and `CREATE INDEX CONCURRENTLY` waits until all older snapshots are released.
 async fn lock_postgres(connection: &mut PgConnection) -> Result<(), MigrateError> {
@@ -334,6 +363,8 @@ impl Db {
             let ran = self.run_migrations(recorded).await;
             let now = progress(self.schema().await?);
             match ran {
+                // The lock was not free in time, or was lost. What another process has done meanwhile does not matter.
+                Err(MigrateError::Source(error)) => return Err(Error::Schema(error.to_string())),
                 // SQLite has no lock for migrations, so another process may have run some of them concurrently.
                 Err(_) if now != before => before = now,
                 Err(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => match error.into() {
@@ -374,21 +405,26 @@ impl Db {
                 let mut held = pool.acquire().await?;
                 let is_clustered = held.is_clustered();
                 let connection = held.connection()?;
-                let cluster_lock = if is_clustered {
-                    let heartbeat = pool.connect_separately().await?;
-                    let lock = SyncLock::take(connection, heartbeat).await;
-                    Some(lock.map_err(|error| MigrateError::Source(error.into()))?)
+                let ran = if is_clustered {
+                    let heartbeats = pool.clone();
+                    let connect: Connect = Box::new(move || {
+                        let pool = heartbeats.clone();
+                        Box::pin(async move { Ok(pool.connect_separately().await?) })
+                    });
+                    let lock = SyncLock::take(connection, connect, SYNC_LOCK).await.map_err(stopped)?;
+                    let ran = match undo_unfinished_indexes(connection).await {
+                        Ok(()) => record_and_run_locked(migrator, recorded, connection, &lock).await,
+                        Err(error) => Err(error.into()),
+                    };
+                    lock.release(connection).await;
+                    ran
                 } else {
                     lock_mysql(connection).await?;
-                    None
+                    match undo_unfinished_indexes(connection).await {
+                        Ok(()) => record_and_run(migrator, recorded, connection).await,
+                        Err(error) => Err(error.into()),
+                    }
                 };
-                let ran = match undo_unfinished_indexes(connection).await {
-                    Ok(()) => record_and_run(migrator, recorded, connection).await,
-                    Err(error) => Err(error.into()),
-                };
-                if let Some(lock) = cluster_lock {
-                    lock.release(connection).await;
-                }
                 // Closing the connection releases a lock of `GET_LOCK`.
                 held.close().await?;
                 ran

@@ -334,13 +334,30 @@ mod on_a_server {
         database.count(sql).await
     }
 
-    /// A proxy in front of MariaDB that fails transactions at COMMIT, as Galera does if another node's transaction
-    /// committed first.
-    struct Certification;
+    /// A proxy in front of MariaDB that fails transactions at COMMIT, as Galera does.
+    #[derive(Clone, Copy)]
+    enum Certification {
+        /// Another node's transaction committed first: this one is rolled back.
+        Refused,
+        /// The node has lost its cluster. The transaction is committed nevertheless, which the client cannot know.
+        Unknown,
+    }
 
     impl Certification {
+        /// The statement instead of COMMIT, and the error in place of its answer.
+        fn packets(self) -> (&'static [u8], &'static [u8]) {
+            match self {
+                Self::Refused => (
+                    b"\x03ROLLBACK",
+                    b"\xff\xbd\x04#40001Deadlock found when trying to get lock; try restarting transaction",
+                ),
+                Self::Unknown => (b"\x03COMMIT", b"\xff\x9c\x04#HY000Got error 6 during COMMIT"),
+            }
+        }
+
         /// Relays one request and one response at a time. A failed COMMIT is answered by this proxy.
-        async fn pass(client: TcpStream, server: TcpStream, fails: Arc<AtomicU32>) {
+        async fn pass(self, client: TcpStream, server: TcpStream, fails: Arc<AtomicU32>) {
+            let (statement, error) = self.packets();
             let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
                 (client.into_split(), server.into_split());
             let undone = Arc::new(AtomicBool::new(false));
@@ -351,7 +368,7 @@ mod on_a_server {
                     if packet == b"\x03COMMIT"
                         && fails.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less).is_ok()
                     {
-                        packet = b"\x03ROLLBACK".to_vec();
+                        packet = statement.to_vec();
                         undone.store(true, Ordering::SeqCst);
                     }
                     if Self::send(&mut to_server, number, &packet).await.is_none() {
@@ -362,9 +379,7 @@ mod on_a_server {
             let back = async move {
                 while let Some((number, mut packet)) = Self::packet(&mut from_server).await {
                     if told.swap(false, Ordering::SeqCst) {
-                        packet =
-                            b"\xff\xbd\x04#40001Deadlock found when trying to get lock; try restarting transaction"
-                                .to_vec();
+                        packet = error.to_vec();
                     }
                     if Self::send(&mut to_client, number, &packet).await.is_none() {
                         break;
@@ -404,7 +419,7 @@ mod on_a_server {
         // The number of commits that will still fail.
         let fails = Arc::new(AtomicU32::new(0));
         let shared = Arc::clone(&fails);
-        let pass = move |client, server| Certification::pass(client, server, Arc::clone(&shared));
+        let pass = move |client, server| Certification::Refused.pass(client, server, Arc::clone(&shared));
         let s = TestServer::builder().database(database.behind(pass).await).start().await;
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
@@ -418,6 +433,31 @@ mod on_a_server {
         fails.store(0, Ordering::SeqCst);
         assert_eq!(member.tags(&image).await, ["b"]);
         member.delete(&format!("{image}/tags/b")).await.expect(204);
+    }
+
+    /// Error 1180. The transaction must not run again: it may have been committed.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_commit_with_an_unknown_result_is_answered_503_and_not_retried() {
+        if Engine::under_test() != Engine::MySql {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        let fails = Arc::new(AtomicU32::new(0));
+        let shared = Arc::clone(&fails);
+        let pass = move |client, server| Certification::Unknown.pass(client, server, Arc::clone(&shared));
+        let s = TestServer::builder().database(database.behind(pass).await).start().await;
+        let member = s.member("p1");
+        let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
+        fails.store(1000, Ordering::SeqCst);
+        let answer = member.delete(&format!("{image}/tags/a")).await.expect(503);
+        assert!(answer.header("retry-after").parse::<u32>().is_ok());
+        assert_eq!(fails.swap(0, Ordering::SeqCst), 999);
+        let log = s.log_of(&answer).await.concat();
+        assert!(log.contains("during COMMIT"), "{log}");
+        // Here it was committed.
+        assert_eq!(member.tags(&image).await, ["b"]);
+        member.delete(&format!("{image}/tags/a")).await.expect(404);
     }
 
     /// The database behind a relay, and a sender that makes the relay discard all data on its current connections.

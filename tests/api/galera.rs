@@ -27,7 +27,7 @@ mod on_a_server {
     use serde_json::json;
 
     use super::*;
-    use crate::support::{Database, Engine, TestServer};
+    use crate::support::{Database, Engine, Gate, Side, TestServer};
 
     /// A program that knows the database through a relay on this thread runs on another one.
     async fn db(database: &Database, options: &str, command: &'static [&'static str]) -> Output {
@@ -83,5 +83,26 @@ mod on_a_server {
         assert_eq!(db(&database, "", &["db", "check"]).await.status.code(), Some(0));
         // The lock of a cluster was taken, and released.
         assert_eq!(database.count("SELECT COUNT(*) FROM glimpse_sync_lock").await, 0);
+    }
+
+    /// Another process takes the lock over if the holder's heartbeats do not arrive. The holder may go on later.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_sync_that_has_lost_its_lock_starts_no_further_migration() {
+        let Some(database) = database().await else { return };
+        let (gate, behind) = Gate::before(&database.rewriting(&[CLUSTERED]).await).await;
+        gate.arm(Side::Statement, "CREATE INDEX glimpse_images_named");
+        let sync = tokio::spawn(async move { db(&behind, "", &["db", "sync"]).await });
+        gate.holds().await;
+        database.execute("UPDATE glimpse_sync_lock SET process = 'other' WHERE slot = 0").await;
+        gate.open();
+        let output = sync.await.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("another process has taken over the migrations"), "{told}");
+        assert_eq!(database.count("SELECT MAX(version) FROM glimpse_migrations").await, 5);
+        // It does not release the lock of the other process.
+        assert_eq!(database.count("SELECT COUNT(*) FROM glimpse_sync_lock WHERE process = 'other'").await, 1);
+        database.execute("DELETE FROM glimpse_sync_lock").await;
+        assert!(db(&database, "", &["db", "sync"]).await.status.success());
     }
 }
