@@ -62,6 +62,13 @@ impl Authenticator {
             Self::Proxy | Self::Fake | Self::None => None,
         }
     }
+
+    /// What helps a user who is refused, if there is more to say than Glance does.
+    pub(crate) fn hint(&self) -> Option<&'static str> {
+        let standalone = "This server has its own users. On its machine, `glimpse identity list` lists them, and \
+            `glimpse identity passwd NAME` sets a new password.";
+        matches!(self, Self::Standalone(_)).then_some(standalone)
+    }
 }
 
 fn everybody() -> Identity {

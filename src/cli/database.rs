@@ -1,6 +1,9 @@
 //! `glimpse db …`: the database's schema, and purging deleted rows.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
@@ -71,10 +74,10 @@ pub(super) struct Purge<const DAYS: i64> {
 const NEEDS_EXPAND: u8 = 3;
 const NEEDS_CONTRACT: u8 = 5;
 
-#[expect(clippy::print_stdout, reason = "this is the output of the command")]
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     log::start(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = io::stdout();
     runtime.block_on(async {
         let url = config.database_url();
         let limits = (&config.database).into();
@@ -84,25 +87,31 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                 if config.database_is_embedded() {
                     app::create_data_dir(config)?;
                 }
-                sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
+                let message = sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
+                writeln!(out, "{message}")?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Version => {
                 let schema = Db::schema_at(&url, limits).await.map_err(error)?;
-                println!("{}", if schema.alembic.is_empty() { "none".to_owned() } else { schema.alembic.join(", ") });
-                println!("glimpse migration {}", schema.migration);
+                writeln!(
+                    out,
+                    "{}",
+                    if schema.alembic.is_empty() { "none".to_owned() } else { schema.alembic.join(", ") }
+                )?;
+                writeln!(out, "glimpse migration {}", schema.migration)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Check | Command::Contract => {
                 let advice = Db::schema_at(&url, limits).await.map_err(error)?.state.advice();
                 let step = advice.as_ref().map(|(_, step)| *step);
                 if command == Command::Contract && step == Some(Step::Contract) {
-                    sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
+                    let message = sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
+                    writeln!(out, "{message}")?;
                     return Ok(ExitCode::SUCCESS);
                 }
                 match advice {
-                    None => println!("Database is up to date. No upgrades needed."),
-                    Some((advice, _)) => println!("Your database is not up to date: {advice}."),
+                    None => writeln!(out, "Database is up to date. No upgrades needed.")?,
+                    Some((advice, _)) => writeln!(out, "Your database is not up to date: {advice}.")?,
                 }
                 Ok(match step {
                     None => ExitCode::SUCCESS,
@@ -123,14 +132,13 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
     })
 }
 
-#[expect(clippy::print_stdout, reason = "this is the output of the command")]
-async fn sync(db: &Db) -> db::Result<()> {
+/// Creates or upgrades the schema. Returns a message about it.
+async fn sync(db: &Db) -> db::Result<&'static str> {
     let synced = db.sync().await?;
     db.close().await;
     let message =
         if synced { "Database is synced successfully." } else { "Database is up to date. No migrations needed." };
-    println!("{message}");
-    Ok(())
+    Ok(message)
 }
 
 /// The largest age that Glance accepts: no row is older than the epoch.

@@ -57,7 +57,7 @@ impl Name {
             Self::Status => {
                 let arguments = Status::parse();
                 let StatusCommand::Upgrade(UpgradeCommand::Check) = arguments.command;
-                Ok(status::check(load(arguments.sources, arguments.common)))
+                status::check(load(arguments.sources, arguments.common))
             }
             Self::Missing(name) => Err(format!("Glimpse does not have {name} yet; nothing was done").into()),
         }
@@ -74,6 +74,7 @@ fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std:
 
 /// Options that every OpenStack command has. Each overrides the option of the same name in `[DEFAULT]`.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct Common {
     /// Log at level DEBUG instead of INFO
     #[arg(long, short, global = true, overrides_with = "nodebug")]

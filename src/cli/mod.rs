@@ -2,6 +2,7 @@
 
 mod configuration;
 mod database;
+mod documents;
 mod glance;
 mod identity;
 mod policy;
@@ -9,15 +10,17 @@ mod serve;
 mod status;
 
 use std::{
+    io,
     path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
 use clap::{
-    Args, Parser, Subcommand,
+    Args, CommandFactory as _, Parser, Subcommand,
     builder::{PathBufValueParser, TypedValueParser},
 };
+use clap_complete::Shell;
 use rustix::{fs::Mode, process::umask};
 
 use crate::{
@@ -25,12 +28,21 @@ use crate::{
     log,
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  glimpse                                  Start a server with users of its own, in ./glimpse-data
+  glimpse serve --port 9393                Start it on another port
+  glimpse identity add ann --project web   Add a user, and print its credentials
+  glimpse config check                     Check the configuration in /etc/glance
+  glimpse --config-file FILE db sync       Create or upgrade the database that FILE names
+  glimpse completions bash > ~/.local/share/bash-completion/completions/glimpse";
+
 /// The OpenStack Image service (Glance, Image API v2) in a single program.
 ///
 /// Without a configuration, `glimpse` uses an SQLite database in ./glimpse-data and listens on 127.0.0.1:9292. The first start
 /// creates two users and prints their credentials.
 #[derive(Debug, Parser)]
-#[command(name = "glimpse", version, max_term_width = 100)]
+#[command(name = "glimpse", version, max_term_width = 100, after_help = EXAMPLES)]
 struct CommandLine {
     #[command(flatten)]
     sources: SourceArguments,
@@ -41,6 +53,7 @@ struct CommandLine {
 
 /// The arguments that name the sources of the configuration.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
 struct SourceArguments {
     /// Read options from this file, which is in Glance's format. Can be repeated; later files override earlier ones
     /// [default: glance-image-import.conf and glance-api.conf, as far as they exist, in /etc/glance or in the directory
@@ -99,7 +112,24 @@ enum Command {
     /// Manage the users of a server that runs without Keystone (`[glimpse] auth = standalone`)
     #[command(subcommand)]
     Identity(identity::Command),
+    /// Print the completion script of a shell
+    ///
+    /// Example: `glimpse completions bash > ~/.local/share/bash-completion/completions/glimpse`
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page, or write those of all commands to a directory
+    ///
+    /// Example: `glimpse man | man -l -`
+    Man {
+        /// The directory, which must exist. Without it, the page of `glimpse` itself is printed
+        directory: Option<PathBuf>,
+    },
 }
+
+/// The exit code that a shell reports for a process whose output nobody reads any more.
+const ENDED_BY_SIGPIPE: u8 = 128 + 13;
 
 /// A command's exit code, or the error that `main` prints to standard error.
 type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -116,6 +146,11 @@ pub fn main() -> ExitCode {
         None => run(CommandLine::parse()),
     };
     done.unwrap_or_else(|error| {
+        let is_closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(is_closed) {
+            // The reader of the output, such as `head`, has all that it wants.
+            return ExitCode::from(ENDED_BY_SIGPIPE);
+        }
         log::flush();
         eprintln!("glimpse: {error}");
         ExitCode::FAILURE
@@ -141,6 +176,8 @@ impl Drop for FlushLog {
 fn run(arguments: CommandLine) -> CommandResult {
     let sources: Sources = arguments.sources.into();
     match arguments.command.unwrap_or_else(|| Command::Serve(serve::Arguments::default())) {
+        Command::Completions { shell } => documents::completions(CommandLine::command(), shell),
+        Command::Man { directory } => documents::manual(CommandLine::command(), directory.as_deref()),
         Command::Config(command) => configuration::run(&sources, command),
         Command::Serve(arguments) => serve::run(Sources { overrides: arguments.overrides(), ..sources }),
         Command::Db(command) => database::run(&Config::load(&sources)?, command),

@@ -1,7 +1,12 @@
 //! `glance-status upgrade check`: checks whether this program can replace the running one, and prints a table in the format of
 //! oslo.upgradecheck, which scripts parse.
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use super::CommandResult;
 
 use crate::{
     config::Config,
@@ -17,7 +22,7 @@ enum Outcome {
 }
 
 /// Runs the checks and prints the table.
-pub(super) fn check(config: Result<Config, Box<dyn std::error::Error>>) -> ExitCode {
+pub(super) fn check(config: Result<Config, Box<dyn std::error::Error>>) -> CommandResult {
     let mut checks = Vec::new();
     match config {
         Err(error) => checks.push(("Configuration", Outcome::Failure, error.to_string())),
@@ -28,13 +33,13 @@ pub(super) fn check(config: Result<Config, Box<dyn std::error::Error>>) -> ExitC
             checks.push(("Database", outcome, details));
         }
     }
-    print(&checks);
+    print(&checks)?;
     let worst = checks.iter().map(|(_, outcome, _)| *outcome).max();
-    ExitCode::from(match worst {
+    Ok(ExitCode::from(match worst {
         Some(Outcome::Failure) => 2,
         Some(Outcome::Warning) => 1,
         Some(Outcome::Success) | None => 0,
-    })
+    }))
 }
 
 fn database(config: &Config) -> (Outcome, String) {
@@ -55,21 +60,21 @@ fn database(config: &Config) -> (Outcome, String) {
 /// The width of the table's text, in characters.
 const WIDTH: usize = 76;
 
-#[expect(clippy::print_stdout, reason = "this is the output of the command")]
-fn print(checks: &[(&str, Outcome, String)]) {
+fn print(checks: &[(&str, Outcome, String)]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
     let rule = format!("+{}+", "-".repeat(WIDTH + 2));
-    let row = |text: &str| println!("| {text:WIDTH$} |");
-    println!("{rule}");
-    row("Upgrade Check Results");
+    let row = |text: &str| format!("| {text:WIDTH$} |");
+    writeln!(out, "{rule}")?;
+    writeln!(out, "{}", row("Upgrade Check Results"))?;
     for (name, outcome, details) in checks {
-        println!("{rule}");
-        row(&format!("Check: {name}"));
-        row(&format!("Result: {outcome:?}"));
+        writeln!(out, "{rule}")?;
+        writeln!(out, "{}", row(&format!("Check: {name}")))?;
+        writeln!(out, "{}", row(&format!("Result: {outcome:?}")))?;
         let details = if details.is_empty() { "None" } else { details };
         let details: Vec<char> = format!("Details: {details}").chars().collect();
         for line in details.chunks(WIDTH) {
-            row(&line.iter().collect::<String>());
+            writeln!(out, "{}", row(&line.iter().collect::<String>()))?;
         }
     }
-    println!("{rule}");
+    writeln!(out, "{rule}")
 }

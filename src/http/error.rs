@@ -264,9 +264,12 @@ pub(super) fn draining() -> Response {
     response
 }
 
-/// 401, with the authentication scheme that the client can use.
-pub(super) fn unauthenticated(challenge: Option<HeaderValue>) -> Response {
-    let mut response = Error::Unauthenticated.into_response();
+/// 401, with the authentication scheme that the client can use, and a hint for its user.
+pub(super) fn unauthenticated(challenge: Option<HeaderValue>, hint: Option<&str>) -> Response {
+    let mut response = match hint {
+        Some(hint) => Refusal::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED).with_detail(hint).into_response(),
+        None => Error::Unauthenticated.into_response(),
+    };
     if let Some(challenge) = challenge {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     }

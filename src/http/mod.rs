@@ -40,9 +40,11 @@ pub(crate) fn router(app: SharedApp) -> Router {
     let stack = ServiceBuilder::new()
         // Reads the rest of a body that the following layers reject, so that the client receives the response.
         .layer(from_fn_with_state(Arc::clone(&app), linger::read_rest))
+        // Writes the access log.
+        .layer(from_fn(middleware::access_log::write))
         // Renders the body of errors in the format that the client accepts.
         .layer(from_fn(error::render))
-        // Gives each response a request id, and writes the access log.
+        // Gives each response a request id.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::request_id::assign))
         // Adds the CORS headers.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::cors::decorate))

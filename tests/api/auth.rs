@@ -74,6 +74,7 @@ async fn the_first_start_creates_users_and_prints_their_secrets_once() {
     assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 2);
     let challenge = nobody.get("/v2/images").await.expect(401);
     assert!(challenge.header("www-authenticate").starts_with("Basic realm="));
+    assert!(challenge.text.contains("`glimpse identity list` lists them"), "{}", challenge.text);
     nobody.send(basic(&nobody, "nobody", "wrong")).await.expect(401);
     for value in ["Basic !!!", "Basic", "Bearer x", "basic Og=="] {
         nobody.send(nobody.request("GET", "/v2/images").header("Authorization", value)).await.expect(401);

@@ -22,6 +22,60 @@ fn help_explains_how_to_begin() {
     assert_eq!(version, format!("glimpse {}\n", env!("CARGO_PKG_VERSION")));
 }
 
+#[test]
+fn help_shows_examples_and_the_options_of_the_command_before_the_global_ones() {
+    let help = |arguments: &[&str]| text(&program().args(arguments).output().unwrap()).0;
+    for arguments in [["identity", "add", "--help"].as_slice(), &["serve", "--help"], &["db", "purge", "-h"]] {
+        let help = help(arguments);
+        let at = |part: &str| help.find(part).unwrap_or_else(|| panic!("{part} is not in {help}"));
+        assert!(at("\nOptions:\n") < at("\nGlobal options:\n") && at("\nGlobal options:\n") < at("--config-file"));
+    }
+    assert!(help(&["--help"]).contains("\nExamples:\n  glimpse  "));
+}
+
+#[test]
+fn completions_and_manual_pages_are_generated() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| program().current_dir(dir.path()).args(arguments).output().unwrap();
+    for (shell, part) in
+        [("bash", "complete -F _glimpse"), ("zsh", "#compdef glimpse"), ("fish", "complete -c glimpse")]
+    {
+        let (script, _) = text(&run(&["completions", shell]));
+        assert!(script.contains(part) && script.contains("clouds-yaml"), "{shell}");
+    }
+    let (page, _) = text(&run(&["man"]));
+    assert!(page.contains(".TH glimpse 1") && page.contains("glimpse\\-identity(1)"), "{page}");
+    assert!(run(&["man", "."]).status.success());
+    for page in ["glimpse.1", "glimpse-serve.1", "glimpse-identity-add.1"] {
+        assert!(dir.path().join(page).exists(), "{page}");
+    }
+    let refused = run(&["man", "nosuch"]);
+    assert!(refused.status.code() == Some(1) && text(&refused).1.contains("nosuch"), "{refused:?}");
+}
+
+/// As in `glimpse … | head -1`.
+#[test]
+fn a_command_whose_output_nobody_reads_ends_silently() {
+    let dir = tempfile::tempdir().unwrap();
+    let commands = ["config show", "config check", "policy list", "db version", "db check", "completions bash", "man"];
+    for command in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut process = program();
+        process.arg("--data-dir").arg(dir.path()).args(command.split(' '));
+        let output = process.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output).1.as_str()), (Some(141), ""), "{command}");
+    }
+    // A secret that nobody has seen is an error.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut process = program();
+    process.arg("--data-dir").arg(dir.path()).args(["identity", "add", "ann", "--project", "p"]).stdout(writer);
+    let output = process.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output).1.contains("nothing was changed"), "{}", text(&output).1);
+}
+
 #[tokio::test]
 async fn db_commands_report_and_create_the_schema() {
     let dir = tempfile::tempdir().unwrap();

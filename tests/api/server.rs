@@ -62,6 +62,39 @@ async fn the_access_log_names_the_caller_and_the_request() {
     assert_eq!((&line["span"]["user"], &line["span"]["project"]), (&json!("user"), &json!("p1")));
     assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"));
     assert!(!s.log().contains("secret"), "query strings may hold secrets");
+    assert_eq!(line["bytes"], answer.text.len());
+    let thousandths = line["ms"].as_f64().unwrap() * 1000.0;
+    assert!((thousandths - thousandths.round()).abs() < 1e-6, "{line}");
+}
+
+/// The time and the bytes of a download are those of its whole body, not of its head.
+#[tokio::test]
+async fn the_access_log_counts_the_whole_body() {
+    const SIZE: usize = 20_000_000;
+    let s = TestServer::builder().option("glimpse", "log_format", "json").start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"disk_format": "raw", "container_format": "bare"})).await;
+    let upload = member.request("PUT", &format!("{image}/file")).header("content-type", "application/octet-stream");
+    member.send(upload.body(vec![b'x'; SIZE])).await.expect(204);
+    let head = format!("GET {image}/file HTTP/1.1\r\nHost: x\r\nX-Auth-Token: user:p1:member,reader\r\n");
+    let mut stream = connect(&s).await;
+    stream
+        .write_all(format!("{head}X-OpenStack-Request-ID: slow\r\nConnection: close\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // The buffers in between hold only a part of the body.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let logged =
+        || s.log().lines().find(|line| line.contains("req-slow") && line.contains("answered")).map(str::to_owned);
+    assert_eq!(logged(), None);
+    stream.read_to_end(&mut Vec::new()).await.unwrap();
+    let line = eventually("the download is in the log", || std::future::ready(logged())).await;
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(line["bytes"], SIZE);
+    assert!(line["ms"].as_f64().unwrap() >= 500.0, "{line}");
 }
 
 /// A container's log driver may stop reading. A pipe holds 64 KiB, which is some hundred lines.

@@ -18,7 +18,7 @@ pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: 
     let identity = match app.authenticator.authenticate(&asked).await {
         Ok(identity) => identity,
         Err(Error::Unauthenticated) => {
-            return error::unauthenticated(app.authenticator.challenge());
+            return error::unauthenticated(app.authenticator.challenge(), app.authenticator.hint());
         }
         Err(error) => return error.into_response(),
     };

@@ -1,5 +1,6 @@
 //! Middleware: processes every request before its handler, and every response after it.
 
+pub(super) mod access_log;
 pub(super) mod auth;
 pub(super) mod cors;
 pub(super) mod limits;

@@ -1,9 +1,7 @@
-//! Assigns an id to each request, which is in the response and in every log line about the request, and writes the access log.
-
-use std::{net::SocketAddr, time::Instant};
+//! Assigns an id to each request, which is in the response and in every log line about the request.
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode},
     middleware::Next,
     response::{IntoResponse, Response},
@@ -11,13 +9,13 @@ use axum::{
 use tracing::{Instrument as _, field::Empty};
 use uuid::Uuid;
 
+use super::access_log::RequestSpan;
 use crate::{app::SharedApp, http::error::Refusal};
 
 const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
 /// Middleware: uses the id that the client sent if it is valid, otherwise generates one.
 pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
-    let start = Instant::now();
     let limit = app.config.default.max_request_id_length as usize;
     let offered = request.headers().get(HEADER).map(|id| id.to_str().unwrap_or_default().to_owned());
     let too_long = limit > 0 && offered.as_ref().is_some_and(|id| id.len() > limit);
@@ -29,8 +27,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
     };
     // The span has the highest level, so that every line has the request's id, whatever the log is filtered by.
     let span = tracing::error_span!("request", id, user = Empty, project = Empty);
-    let client = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0);
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let kept = RequestSpan(span.clone());
     async move {
         let mut response = if too_long {
             let explanation = format!("x-openstack-request-id is too long, max size {limit}");
@@ -41,14 +38,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
         if let Ok(value) = HeaderValue::from_str(&id) {
             response.headers_mut().insert(HEADER, value);
         }
-        tracing::info!(
-            %method,
-            path,
-            status = response.status().as_u16(),
-            ms = start.elapsed().as_secs_f64() * 1000.0,
-            client = client.map(tracing::field::display),
-            "answered"
-        );
+        response.extensions_mut().insert(kept);
         response
     }
     .instrument(span)
