@@ -78,7 +78,7 @@ groups! {
         glance_store::GlanceStore,
     }
 
-    /// Every option, with its default where nothing was raw.
+    /// Every option, with its default where nothing was written.
     #[derive(Debug, Clone, Default)]
     pub(crate) struct Config {
         /// The stores of image data.
@@ -103,7 +103,7 @@ pub(crate) enum Source {
     Dir(PathBuf),
 }
 
-/// Where options are raw.
+/// Where options are written.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// Files and folders, in ascending precedence.
@@ -631,7 +631,7 @@ mod tests {
         let written: String = sample
             .lines()
             .filter(|line| line.starts_with('[') || is_option(line))
-            // An option without a default cannot be raw.
+            // An option without a default cannot be written.
             .filter(|line| !line.ends_with(" ="))
             .map(|line| format!("{}\n", line.trim_start_matches('#')))
             .collect();
