@@ -65,21 +65,21 @@ pub(crate) trait Session: Send {
 
 /// A connection without a transaction.
 pub(crate) enum Conn {
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     Sqlite(Held<Sqlite>),
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     Postgres(Held<Postgres>),
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     MySql(Held<MySql>),
 }
 
 /// A transaction. If it is dropped, it is rolled back.
 pub(crate) enum Tx {
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     Sqlite(Held<Sqlite>),
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     Postgres(Held<Postgres>),
-    /// See [`Db`].
+    /// See [`Db`](super::Db).
     MySql(Held<MySql>),
 }
 

@@ -51,23 +51,23 @@ pub(crate) enum Condition {
 /// An attribute that a client can set, with its new value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Attribute {
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     Name(Option<String>),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     DiskFormat(Option<String>),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     ContainerFormat(Option<String>),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     Owner(Option<String>),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     Visibility(Visibility),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     MinDisk(i64),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     MinRam(i64),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     Protected(bool),
-    /// See [`Image`].
+    /// See [`Image`](crate::model::Image).
     OsHidden(bool),
     /// All the tags.
     Tags(Vec<Tag>),

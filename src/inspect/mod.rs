@@ -3,7 +3,7 @@
 //! An [`Inspector`] is fed chunks of any size and tries every format at once, because a file that matches two formats can be used
 //! to hide one of them from a program that looks only for the other. The result depends on the bytes alone, never on the sizes of
 //! the chunks. The inspector keeps only the regions that the formats need, at most [`MAX_CAPTURED_BYTES`]. Once every format is
-//! recognised or ruled out, a chunk costs one addition. [`verdict`] compares an inspection with the image's `disk_format`.
+//! recognised or ruled out, a chunk costs one addition. [`verdict()`] compares an inspection with the image's `disk_format`.
 //!
 //! Each format has a file here, which recognises its magic, reads the virtual size and performs the safety checks. The checks are
 //! those of oslo.utils 10, which Glance and Nova use; in `vmdk`, they also cover behaviour that was observed in QEMU. This module

@@ -729,7 +729,7 @@ async fn an_interrupted_upload_into_a_removed_store_is_rolled_back() {
     ));
     s.start_again().await;
     nothing_is_left(&s.member("p1"), &image, &images).await;
-    assert_eq!(s.log().matches("a store that is not configured here").count(), 1, "{}", s.log());
+    assert_eq!(s.log().matches("the store, which is not configured here").count(), 1, "{}", s.log());
 }
 
 /// Heartbeats continue even when the server only waits for a slow client.
