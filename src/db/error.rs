@@ -9,6 +9,9 @@ pub(crate) enum Error {
     /// The row cannot be deleted, because other rows refer to it.
     #[error("other rows belong to it: {0}")]
     Referred(#[source] sqlx::Error),
+    /// A text has a character that its column's character set does not have.
+    #[error("text cannot be stored: {0}")]
+    Unstorable(#[source] sqlx::Error),
     /// The engine aborted the transaction because of a concurrent one. It may succeed if it is repeated.
     #[error("transaction conflict: {0}")]
     Conflict(#[source] sqlx::Error),
@@ -62,6 +65,8 @@ impl From<sqlx::Error> for Error {
                 // (1180), in its cluster. After 1180 it is unknown whether the transaction was committed, so it is not repeated.
                 1040 | 1044 | 1045 | 1047 | 1049 | 1053 | 1180 | 1203 | 1290 | 1317 | 1792 | 1836 | 1927 | 1969
                 | 3024 | 4031 => Self::Unavailable(error),
+                // Incorrect string value.
+                1366 => Self::Unstorable(error),
                 _ => Self::Fault(error),
             };
         }
@@ -89,6 +94,8 @@ impl From<Error> for crate::error::Error {
             Error::Unavailable(_) => Self::Unavailable { service: "the database", source: error.into() },
             Error::Conflict(_) => Self::Contended(error.into()),
             Error::Referred(_) => Self::Conflict(error.to_string()),
+            // Glance's MySQL schema has three bytes per character. The sentence is Glance's.
+            Error::Unstorable(_) => Self::Invalid("Param values can't contain 4 byte unicode.".to_owned()),
             Error::Duplicate | Error::Fault(_) | Error::Statement(_) | Error::Schema(_) => Self::Internal(error.into()),
         }
     }

@@ -76,6 +76,20 @@ impl FromRequestParts<SharedApp> for TagPath {
     }
 }
 
+/// The image that the path names, and the tag, which the schema of an image allows.
+pub(super) struct NewTagPath(pub(super) RequestedId, pub(super) Tag);
+
+impl FromRequestParts<SharedApp> for NewTagPath {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, app: &SharedApp) -> Result<Self, Response> {
+        let TagPath(id, tag) = TagPath::from_request_parts(parts, app).await?;
+        let image = Map::from_iter([("tags".to_owned(), Value::from_iter([tag.as_str()]))]);
+        app.schemas.check_image(&image).map_err(Error::into_response)?;
+        Ok(Self(id, tag))
+    }
+}
+
 /// The image and the member that the path names.
 pub(super) struct MemberPath(pub(super) RequestedId, pub(super) String);
 

@@ -18,6 +18,6 @@ pub(crate) use self::{
     location::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     member::{Member, MemberId, MemberStatus},
     status::{Status, may_become},
-    storable::check_storable,
+    storable::{check_no_nul, check_storable},
     tag::Tag,
 };

@@ -1,8 +1,8 @@
-//! The restrictions on texts that every database engine can store.
+//! The restrictions on the texts that clients send.
 
 use crate::error::{Error, Result};
 
-/// Rejects a text that some engine cannot store. Glance's MySQL schema stores at most three bytes per character, PostgreSQL no NUL.
+/// Rejects a text that Glance rejects, because its MySQL schema stores at most three bytes per character, and a text with NUL.
 ///
 /// # Errors
 /// `Invalid`, with a message that starts with `what`, the name of the value.
@@ -12,9 +12,17 @@ pub(crate) fn check_storable(what: &str, text: &str) -> Result<()> {
             let characters = if what == "Param values" || what == "Property names" { "" } else { " characters" };
             return Err(Error::Invalid(format!("{what} can't contain 4 byte unicode{characters}.")));
         }
-        if c == '\0' {
-            return Err(Error::Invalid(format!("{what} can't contain NUL characters.")));
-        }
     }
-    Ok(())
+    check_no_nul(what, text)
+}
+
+/// Rejects a text with NUL, which PostgreSQL does not store.
+///
+/// # Errors
+/// `Invalid`, with a message that starts with `what`, the name of the value.
+pub(crate) fn check_no_nul(what: &str, text: &str) -> Result<()> {
+    match text.contains('\0') {
+        true => Err(Error::Invalid(format!("{what} can't contain NUL characters."))),
+        false => Ok(()),
+    }
 }

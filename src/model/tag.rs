@@ -1,12 +1,10 @@
 //! Tags.
 
-use super::check_storable;
+use super::check_no_nul;
 use crate::error::{Error, Result};
 
-/// The maximum length of a tag in characters, which is the width of its column.
-const MAX_TAG_LENGTH: usize = 255;
-
-/// A valid tag: short enough, storable, and without `=` if that is forbidden.
+/// A tag that an image can have: without NUL, and without `=` if that is forbidden. A new tag's length is limited by the schema of an
+/// image. Which characters can be stored depends on the database.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tag(String);
 
@@ -19,12 +17,7 @@ impl Tag {
         if forbid_equals && text.contains('=') {
             return Err(Error::Invalid(format!("Invalid tag '{text}': a tag must not contain '='.")));
         }
-        if text.chars().count() > MAX_TAG_LENGTH {
-            return Err(Error::Invalid(format!(
-                "Invalid tag: it is too long, a tag has {MAX_TAG_LENGTH} characters at most."
-            )));
-        }
-        check_storable("Param values", text)?;
+        check_no_nul("Param values", text)?;
         Ok(Self(text.to_owned()))
     }
 
@@ -39,12 +32,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::Tag;
-
-    #[test]
-    fn length_counts_characters_not_bytes() {
-        assert!(Tag::parse(&"é".repeat(255), true).is_ok());
-        assert!(Tag::parse(&"é".repeat(256), true).is_err());
-    }
 
     #[test]
     fn an_equals_sign_is_rejected_only_if_it_is_forbidden() {

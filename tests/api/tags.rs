@@ -107,11 +107,13 @@ async fn an_invalid_tag_request_is_refused_with_a_reason() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"tags": ["a"]})).await;
-    let long = "x".repeat(256);
+    let long = format!("{image}/tags/{}", "x".repeat(256));
+    let answer = member.send(member.request("PUT", &long).header("Accept", "text/plain")).await.expect(400);
+    let answer = answer.says("Provided object does not match schema 'image': 'xxx").says("xxx' is too long");
+    answer.says("Failed validating 'maxLength' in schema['properties']['tags']['items']:");
+    member.delete(&long).await.expect(404);
     let cases = [
-        (format!("{image}/tags/{long}"), "too long"),
         (format!("{image}/tags/a%00b"), "NUL"),
-        (format!("{image}/tags/%F0%9F%98%80"), "4 byte unicode"),
         (format!("{image}/tags/%ff"), "not UTF-8"),
         ("/v2/images/%ff/tags/a".to_owned(), "not UTF-8"),
     ];
@@ -221,6 +223,38 @@ async fn tags_are_compared_exactly() {
         assert!(!member.tags(&image).await.contains(&tag.to_owned()));
     }
     assert_eq!(s.database.count("SELECT COUNT(*) FROM image_tags").await, 0);
+}
+
+/// Glance's schema on MySQL has three bytes per character, unless the operator has converted it.
+#[tokio::test]
+async fn a_tag_with_an_emoji_can_be_put_found_and_removed_where_the_database_can_store_it() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"tags": ["a"]})).await;
+    let path = format!("{image}/tags/%F0%9F%98%80");
+    member.delete(&path).await.expect(404);
+    if s.database.engine == Engine::MySql {
+        member.put(&path).await.expect(400).says("Param values can&#x27;t contain 4 byte unicode.");
+        member.get("/v2/images?tag=%F0%9F%98%80").await.expect(200).says("\"images\": []");
+        assert_eq!(member.tags(&image).await, ["a"]);
+        let wide = "ALTER TABLE image_tags MODIFY value VARCHAR(255) CHARACTER SET utf8mb4 NOT NULL";
+        s.database.execute(wide).await;
+    }
+    for _ in 0..2 {
+        member.put(&path).await.expect(204);
+    }
+    assert_eq!(member.tags(&image).await, ["a", "😀"]);
+    let found = member.get("/v2/images?tag=%F0%9F%98%80").await.expect(200).json();
+    assert_eq!(found["images"].as_array().unwrap().len(), 1);
+    member.get("/v2/images?tag=%F0%9F%98%81").await.expect(200).says("\"images\": []");
+    member.delete(&format!("{image}/tags/%F0%9F%98%81")).await.expect(404);
+    member.delete(&path).await.expect(204);
+    assert_eq!(member.tags(&image).await, ["a"]);
+    // In a body, Glance refuses it on every engine.
+    let says = "Param values can't contain 4 byte unicode.";
+    let json = |request: reqwest::RequestBuilder| request.header("Accept", "application/json");
+    let create = json(member.request("POST", "/v2/images")).json(&json!({"tags": ["😀"]}));
+    member.send(create).await.expect(400).says(says);
 }
 
 #[tokio::test]

@@ -6,14 +6,14 @@ use crate::{
     app::SharedApp,
     context::Context,
     error::Result,
-    http::extract::{NoBody, TagPath},
+    http::extract::{NewTagPath, NoBody, TagPath},
     images::tags,
 };
 
 pub(super) async fn add(
     State(app): State<SharedApp>,
     context: Context,
-    TagPath(image, tag): TagPath,
+    NewTagPath(image, tag): NewTagPath,
     _: NoBody,
 ) -> Result<StatusCode> {
     tags::add(&app, &context, &image, &tag).await?;

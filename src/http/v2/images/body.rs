@@ -243,8 +243,11 @@ fn tags(body: &mut Map<String, Value>, forbid_equals: bool) -> Result<Vec<Tag>> 
     let Some(Value::Array(items)) = body.shift_remove("tags") else {
         return Ok(Vec::new());
     };
-    let texts = items.iter().filter_map(Value::as_str);
-    let mut tags = texts.map(|text| Tag::parse(text, forbid_equals)).collect::<Result<Vec<_>>>()?;
+    let parse = |text| {
+        check_storable("Param values", text)?;
+        Tag::parse(text, forbid_equals)
+    };
+    let mut tags = items.iter().filter_map(Value::as_str).map(parse).collect::<Result<Vec<_>>>()?;
     tags.sort();
     tags.dedup();
     Ok(tags)

@@ -5,7 +5,7 @@ use chrono::{Datelike as _, NaiveDate, NaiveDateTime, TimeDelta};
 use crate::{
     error::{Error, Result},
     images::list::ListQuery,
-    model::{Comparison, Direction, ImageFilter, MemberStatus, SortKey, Term, VisibilityFilter, check_storable},
+    model::{Comparison, Direction, ImageFilter, MemberStatus, SortKey, Term, VisibilityFilter, check_no_nul},
     python,
 };
 
@@ -40,8 +40,8 @@ pub(super) fn parse(pairs: &[(String, String)]) -> Result<ListQuery> {
         return Err(Error::Invalid(format!("A listing can have at most {MAX_PARAMETERS} query parameters.")));
     }
     for (at, (name, value)) in pairs.iter().enumerate() {
-        check_storable("Param values", name)?;
-        check_storable("Param values", value)?;
+        check_no_nul("Param values", name)?;
+        check_no_nul("Param values", value)?;
         let is_repeated = || pairs[at + 1..].iter().any(|(later, _)| later == name);
         match name.as_str() {
             "limit" => query.limit = Some(limit(value)?),
