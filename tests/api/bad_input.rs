@@ -12,8 +12,8 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
     let member = s.member("p1");
     let nested = |depth| format!("{{\"a\": {}{}}}", "[".repeat(depth), "]".repeat(depth));
     let (deep, deeper) = (nested(1 << 18), nested(1 << 19));
-    let cases: [(&[u8], u16, &str); 23] = [
-        (b"{", 400, "Malformed JSON in request body."),
+    let cases: [(&[u8], u16, &str); 22] = [
+        (b"{", 400, "Malformed JSON in request body.<br /><br />"),
         (b"", 400, "Body expected in request."),
         (b"[]", 400, "Unexpected body type."),
         (b"5", 400, "Unexpected body type."),
@@ -23,7 +23,6 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
         (b"{\"name\": \"\\ud800\"}", 400, "Malformed JSON in request body."),
         (b"{\"name\": NaN}", 400, "Malformed JSON in request body."),
         (b"{\"name\": 1e999}", 400, "Malformed JSON in request body."),
-        (b"{\"name\": \"a\", \"name\": \"b\"}", 400, "twice"),
         (b"{\"name\": 5}", 400, "5 is not of type"),
         (b"{\"foo\": {\"a\": 1}}", 400, "is not of type"),
         (b"{\"tags\": \"x\"}", 400, "is not of type"),
@@ -34,7 +33,7 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
         (b"{\"min_ram\": 1.5}", 400, "1.5 is not of type"),
         (b"{\"name\": \"\\u0000\"}", 400, "Name can&#x27;t contain NUL characters."),
         (b"{\"name\": \"\xf0\x9f\x98\x80\"}", 400, "Name can&#x27;t contain 4 byte unicode characters."),
-        (deep.as_bytes(), 400, "recursion limit"),
+        (deep.as_bytes(), 400, "Malformed JSON in request body.<br /><br />"),
         (deeper.as_bytes(), 413, "larger than 1048576 bytes"),
     ];
     for (body, status, says) in cases {
@@ -51,9 +50,6 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
     let tags = json!({"<a<".repeat(300_000): 5});
     let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").json(&tags)).await;
     assert!(answer.expect(400).text.len() < 20_000);
-    let keys = format!("{{\"{0}\": 1, \"{0}\": 1}}", "<".repeat(400_000));
-    let answer = member.send(member.request("POST", "/v2/images").header("Accept", "text/plain").body(keys)).await;
-    assert!(answer.expect(400).text.len() < 20_000);
     let zeros = json!({"tags": vec![0; 300_000]});
     member.post("/v2/images", &zeros).await.expect(400).says("0 is not of type");
     let huge = json!({"a": "x".repeat(2 << 20)});
@@ -61,6 +57,38 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
     // The server may close the connection before the client has written all of the body.
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));
     assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 0);
+}
+
+/// As in Python.
+#[tokio::test]
+async fn the_last_of_equal_keys_counts() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let body = "{\"a\": \"1\", \"name\": \"x\", \"a\": \"2\", \"name\": \"y\"}";
+    let request = member.request("POST", "/v2/images").header("Content-Type", "application/json").body(body);
+    let image = member.send(request).await.expect(201).json();
+    assert_eq!((&image["a"], &image["name"]), (&json!("2"), &json!("y")));
+    let request = member.request("PATCH", image["self"].as_str().unwrap());
+    let request = request.header("Content-Type", "application/openstack-images-v2.1-json-patch");
+    let patch = "[{\"op\": \"remove\", \"path\": \"/a\", \"op\": \"replace\", \"value\": \"3\", \"value\": \"4\"}]";
+    assert_eq!(member.send(request.body(patch)).await.expect(200).json()["a"], "4");
+}
+
+#[tokio::test]
+async fn a_request_head_of_64_kibibytes_is_accepted_in_one_header_or_many() {
+    let s = TestServer::start().await;
+    for headers in [1, 8] {
+        let request = |size: usize| {
+            let start = "GET /healthcheck HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+            let lines = (1..headers).map(|n| format!("x-{n}: {}\r\n", "y".repeat(8000))).collect::<String>();
+            let left = size - start.len() - lines.len() - "x-0: \r\n\r\n".len();
+            format!("{start}{lines}x-0: {}\r\n\r\n", "y".repeat(left))
+        };
+        let fits = request(64 * 1024);
+        assert_eq!(fits.len(), 64 * 1024);
+        assert_eq!(raw_status(&raw(&s.base, fits.as_bytes()).await), 200);
+        assert_eq!(raw_status(&raw(&s.base, request(64 * 1024 + 1).as_bytes()).await), 431);
+    }
 }
 
 #[tokio::test]
