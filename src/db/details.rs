@@ -20,7 +20,7 @@ use crate::model::{Image, ImageId, Location, LocationStatus, LocationUrl};
 /// The properties, tags and locations of images. They are sorted here, because the engines sort differently.
 #[derive(Debug, Default)]
 pub(crate) struct Details {
-    /// The properties, sorted by name.
+    /// The properties, in the order in which they were added.
     pub(crate) properties: Vec<Property>,
     /// The tags without duplicates, sorted by image and text.
     pub(crate) tags: Vec<TagRow>,
@@ -67,6 +67,7 @@ where
         Ok(match row.try_get(KIND)? {
             kind::IMAGE => Self::Image(Image::from_row(row)?),
             kind::PROPERTY => Self::Property(Property {
+                id: row.try_get(NUMBER)?,
                 image_id: row.try_get(IMAGE_ID)?,
                 name: row.try_get(LABEL)?,
                 value: row.try_get(CONTENT)?,
@@ -158,7 +159,7 @@ fn parts(image_ids: &[&str], padding: usize, with_locations: bool) -> impl Itera
         add_columns(&mut query, kind, columns);
         query
     };
-    let property = [Expr::col(P::ImageId), zero(), Expr::col(P::Name), Expr::col(P::Value), null()];
+    let property = [Expr::col(P::ImageId), Expr::col(P::Id), Expr::col(P::Name), Expr::col(P::Value), null()];
     let tag = [Expr::col(T::ImageId), zero(), null(), Expr::col(T::Value), null()];
     let location = [L::ImageId, L::Id, L::MetaData, L::Value, L::Status].map(Expr::col);
     [
@@ -186,7 +187,7 @@ fn zero() -> Expr {
     Expr::cust("0")
 }
 
-/// Splits the rows by kind and sorts them by bytes. The statement cannot do this, because each engine's collation has its own
+/// Splits the rows by kind and sorts them: texts by bytes. The statement cannot do this, because each engine's collation has its own
 /// order and equality.
 fn sort_rows(rows: Vec<Row>) -> (Vec<Image>, Details) {
     let (mut images, mut all) = (Vec::new(), Details::default());
@@ -198,7 +199,7 @@ fn sort_rows(rows: Vec<Row>) -> (Vec<Image>, Details) {
             Row::Location(row, _) => all.locations.push(row),
         }
     }
-    all.properties.sort_unstable_by(|a, b| (&a.name, &a.image_id).cmp(&(&b.name, &b.image_id)));
+    all.properties.sort_unstable_by_key(|property| property.id);
     all.tags.sort_unstable_by(|a, b| (&a.image_id, &a.value).cmp(&(&b.image_id, &b.value)));
     // A Glance on the same database may have added a tag twice.
     all.tags.dedup();

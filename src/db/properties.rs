@@ -1,7 +1,7 @@
 //! The `image_properties` table: custom properties.
 
 use chrono::NaiveDateTime;
-use sea_query::{Asterisk, Cond, Expr, ExprTrait, Query, SelectStatement};
+use sea_query::{Asterisk, CaseStatement, Cond, Expr, ExprTrait, Query, SelectStatement};
 
 use super::{
     Result, Session,
@@ -11,6 +11,8 @@ use super::{
 /// A custom property of an image.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub(crate) struct Property {
+    /// The number of its row: a property that was added later has a higher one.
+    pub(crate) id: i32,
     /// The image that has it.
     pub(crate) image_id: String,
     /// Its name.
@@ -42,6 +44,32 @@ pub(crate) async fn insert(
     Ok(())
 }
 
+/// Changes the values of properties that the image has. One statement per [`super::ROWS_PER_INSERT`] properties.
+pub(crate) async fn update(
+    s: &mut impl Session,
+    image_id: &str,
+    properties: &[(String, String)],
+    now: NaiveDateTime,
+) -> Result<()> {
+    use ImageProperties as P;
+    for chunk in properties.chunks(super::ROWS_PER_INSERT) {
+        let value = chunk.iter().fold(CaseStatement::new(), |value, (name, new)| {
+            value.case(s.bytewise(Expr::col(P::Name)).eq(name.as_str()), new.as_str())
+        });
+        let names = chunk.iter().map(|(name, _)| name.as_str());
+        let update = Query::update()
+            .table(P::Table)
+            .value(P::Value, value.finally(Expr::col(P::Value)))
+            .value(P::UpdatedAt, now)
+            .and_where(Expr::col(P::ImageId).eq(image_id))
+            .and_where(s.bytewise(Expr::col(P::Name)).is_in(names))
+            .and_where(super::is_live(P::Deleted))
+            .take();
+        s.execute(update).await?;
+    }
+    Ok(())
+}
+
 /// Removes the properties with exactly these names, and any rows with these names that Glance has marked as deleted: those
 /// would violate the unique key when a property is added again. One statement per [`super::ROWS_PER_INSERT`] names.
 pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str]) -> Result<()> {
@@ -62,7 +90,7 @@ pub(crate) async fn delete(s: &mut impl Session, image_id: &str, names: &[&str])
 /// Reads the properties of an image. One statement, through the index on `image_id`.
 pub(crate) async fn list(s: &mut impl Session, image_id: &str) -> Result<Vec<Property>> {
     use ImageProperties as P;
-    s.all(of_images(&[image_id]).columns([P::ImageId, P::Name, P::Value]).take()).await
+    s.all(of_images(&[image_id]).columns([P::Id, P::ImageId, P::Name, P::Value]).take()).await
 }
 
 /// Selects the properties of these images, through the index on `image_id`.

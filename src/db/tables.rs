@@ -32,6 +32,7 @@ pub(crate) enum Images {
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum ImageProperties {
     Table,
+    Id,
     ImageId,
     Name,
     Value,

@@ -38,7 +38,7 @@ pub(crate) struct NewImage {
     pub(crate) protected: bool,
     /// See [`Image`].
     pub(crate) os_hidden: bool,
-    /// Custom properties.
+    /// Custom properties, in the client's order.
     pub(crate) properties: Vec<(String, String)>,
     /// Tags without duplicates.
     pub(crate) tags: Vec<Tag>,
@@ -80,8 +80,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         os_hash_algo: None,
         os_hash_value: None,
     };
-    let (mut properties, tags) = (new.properties, new.tags);
-    properties.sort();
+    let (properties, tags) = (new.properties, new.tags);
     let tags_text: Vec<&str> = tags.iter().map(Tag::as_str).collect();
     let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
     app.db

@@ -110,7 +110,7 @@ pub(crate) const ATTRIBUTES: [&str; 10] = [
 
 /// Updates an image. It is read with its row's lock, so no concurrent change is lost.
 ///
-/// Three statements to read the image, and at most one for its row, two for its properties and two for its tags. If the
+/// Three statements to read the image, and at most one for its row, three for its properties and two for its tags. If the
 /// configuration allows changes of locations, one more reads them. If the update adds locations, six more read the image and the
 /// quota before the first request to a web server and check the quota again in the transaction, and two write the locations.
 ///
@@ -189,6 +189,8 @@ async fn remove_data(app: &Arc<App>, locations: Vec<Location>) -> Result<()> {
 /// The image that an update builds: the current image with the changes so far.
 struct ImageDraft {
     subject: Subject,
+    /// The names of the properties that were set, in the order of the changes.
+    set_properties: Vec<String>,
     tags: BTreeSet<String>,
     locations: Vec<Location>,
     /// Read only if the update adds locations.
@@ -210,6 +212,7 @@ impl ImageDraft {
         };
         Ok(Self {
             subject: Subject { image: view.image.clone(), properties: view.properties.iter().cloned().collect() },
+            set_properties: Vec::new(),
             tags: view.tags.iter().cloned().collect(),
             locations: view.locations.clone(),
             quota,
@@ -311,6 +314,7 @@ impl ImageDraft {
             }
             Attribute::Property(name, value) => {
                 self.subject.properties.insert(name.clone(), value.clone());
+                self.set_properties.push(name.clone());
             }
         }
         Ok(())
@@ -337,9 +341,12 @@ impl ImageDraft {
         }
         access::check_mutable(context, &before.image)?;
         self.subject.image.updated_at = Some(app.now());
+        // New properties follow those that the image has.
+        let names = before.properties.iter().map(|(name, _)| name).chain(&self.set_properties);
+        let properties = names.filter_map(|name| self.subject.properties.remove_entry(name)).collect();
         Ok(ImageView {
             image: self.subject.image,
-            properties: self.subject.properties.into_iter().collect(),
+            properties,
             tags: self.tags.into_iter().collect(),
             locations: self.locations,
         })
@@ -358,12 +365,15 @@ async fn write_changes(tx: &mut Tx, before: &ImageView, after: &ImageView) -> Re
     let (id, now) = (after.image.id.as_str(), after.image.updated_at.unwrap_or(after.image.created_at));
     db::images::update(tx, &before.image, &after.image).await?;
     let (had, has) = (by_name(before), by_name(after));
-    let is_new = |(name, value): &&(String, String)| had.get(name.as_str()) != Some(&value.as_str());
-    let set: Vec<_> = after.properties.iter().filter(is_new).cloned().collect();
+    let is_set = |(name, value): &&(String, String)| had.get(name.as_str()) != Some(&value.as_str());
+    let set = after.properties.iter().filter(is_set).cloned();
+    let (changed, new): (Vec<_>, Vec<_>) = set.partition(|(name, _)| had.contains_key(name.as_str()));
     let removed = before.properties.iter().filter(|(name, _)| !has.contains_key(name.as_str()));
-    let names: Vec<&str> = set.iter().chain(removed).map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = new.iter().chain(removed).map(|(name, _)| name.as_str()).collect();
     db::properties::delete(tx, id, &names).await?;
-    map_duplicate(db::properties::insert(tx, id, &set, now).await, super::create::name_collision_message)?;
+    // A changed property keeps its row, and so its place.
+    db::properties::update(tx, id, &changed, now).await?;
+    map_duplicate(db::properties::insert(tx, id, &new, now).await, super::create::name_collision_message)?;
     let missing = |tags: &[String], from: &[String]| -> Vec<String> {
         tags.iter().filter(|tag| from.binary_search(tag).is_err()).cloned().collect()
     };

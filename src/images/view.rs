@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct ImageView {
     /// Its row.
     pub(crate) image: Image,
-    /// Custom properties, in the order of their names.
+    /// Custom properties, in the order in which they were added.
     pub(crate) properties: Vec<(String, String)>,
     /// Tags, in alphabetical order.
     pub(crate) tags: Vec<String>,
@@ -49,12 +49,9 @@ pub(crate) async fn get(app: &App, context: &Context, id: &RequestedId) -> Resul
     Ok(view)
 }
 
-/// Whether the policy allows the caller to see an image. `properties` are in the order of their names.
+/// Whether the policy allows the caller to see an image.
 pub(super) fn may_see(app: &App, context: &Context, image: &Image, properties: &[(String, String)]) -> bool {
-    let property = |name: &str| {
-        let index = properties.binary_search_by(|(other, _)| other.as_str().cmp(name)).ok()?;
-        Some(properties[index].1.as_str())
-    };
+    let property = |name: &str| properties.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
     app.policy.allows(&context.identity, rule::GET_IMAGE, &PolicyView::new(app, context, image, &property).target())
 }
 

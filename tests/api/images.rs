@@ -44,6 +44,52 @@ async fn response_bodies_are_formatted_like_glances() {
     assert!(answer.text.starts_with(start), "{}", answer.text);
 }
 
+/// The names of an image's custom properties, in the order of the JSON text.
+fn property_names(image: &Value) -> Vec<&str> {
+    image.as_object().unwrap().keys().map(String::as_str).take_while(|name| *name != "name").collect()
+}
+
+#[tokio::test]
+async fn custom_properties_keep_the_order_in_which_they_were_added() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let created = member.post("/v2/images", &json!({"zulu": "1", "alpha": "2", "name": "n", "mike": "3"})).await;
+    let created = created.expect(201).json();
+    assert_eq!(property_names(&created), ["zulu", "alpha", "mike"]);
+    let image = created["self"].as_str().unwrap();
+    let patch = async |operations: Value| {
+        let request = member.request("PATCH", image).body(operations.to_string());
+        let media_type = "application/openstack-images-v2.1-json-patch";
+        member.send(request.header("Content-Type", media_type)).await.expect(200).json()
+    };
+    let shown = async || {
+        let listed = member.get("/v2/images").await.expect(200).json();
+        let shown = member.get(image).await.expect(200).json();
+        assert_eq!(property_names(&listed["images"][0]), property_names(&shown));
+        assert_eq!(listed["images"][0], shown);
+        shown
+    };
+    assert_eq!(shown().await, created);
+    // A changed property keeps its place, and a new one is the last.
+    let operations = json!([
+        {"op": "add", "path": "/yankee", "value": "4"},
+        {"op": "replace", "path": "/zulu", "value": "5"},
+        {"op": "add", "path": "/bravo", "value": "6"},
+        {"op": "replace", "path": "/mike", "value": "it's %s"},
+        {"op": "add", "path": "/yankee", "value": "7"},
+    ]);
+    let patched = patch(operations).await;
+    assert_eq!(property_names(&patched), ["zulu", "alpha", "mike", "yankee", "bravo"]);
+    assert_eq!([&patched["zulu"], &patched["mike"], &patched["yankee"]], ["5", "it's %s", "7"]);
+    assert_eq!(property_names(&shown().await), ["zulu", "alpha", "mike", "yankee", "bravo"]);
+    assert_eq!(shown().await, patched);
+    // A property that is removed and added again is the last.
+    patch(json!([{"op": "remove", "path": "/zulu"}])).await;
+    let patched = patch(json!([{"op": "add", "path": "/zulu", "value": "8"}])).await;
+    assert_eq!(property_names(&patched), ["alpha", "mike", "yankee", "bravo", "zulu"]);
+    assert_eq!(property_names(&shown().await), property_names(&patched));
+}
+
 #[tokio::test]
 async fn the_id_of_a_deleted_image_cannot_be_used_again() {
     let s = TestServer::start().await;
