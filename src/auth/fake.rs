@@ -1,4 +1,4 @@
-//! For tests: `X-Auth-Token: user:project:role,role` is believed. An empty part is left out.
+//! For tests: `X-Auth-Token: user:project:role,role` is believed. An empty part is left out, and so is the project `none`.
 
 use axum::http::HeaderMap;
 
@@ -15,7 +15,7 @@ pub(super) fn authenticate(headers: &HeaderMap) -> Result<Identity> {
     let known = |text: String| (!text.is_empty()).then_some(text);
     Ok(Identity {
         user_id: known(user),
-        project_id: known(project),
+        project_id: known(project).filter(|project| project != "none"),
         roles: super::roles(&roles),
         scope: Scope::Project,
         ..Identity::default()

@@ -43,7 +43,8 @@ pub(crate) struct Page {
 /// # Errors
 /// `Forbidden`, `Invalid` when the marker is not an image that the caller sees.
 pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Result<Page> {
-    let target = Target { owner: context.project_id(), ..Target::default() };
+    // As in Glance, a caller without a project is allowed to list what everyone can see.
+    let target = Target { owner: Some(context.project_id().unwrap_or("None")), ..Target::default() };
     if !app.policy.allows(&context.identity, rule::GET_IMAGES, &target) {
         return Err(Error::policy_denied(rule::GET_IMAGES));
     }
@@ -65,10 +66,9 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         // For a caller who is not allowed to read the property, no image has it.
         return Ok(Page { images: Vec::new(), next_marker: None });
     }
-    // One additional row shows whether there is a next page.
-    let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) + 1 };
+    let page = db::listing::Page { sort: &query.sort, after: marker.as_ref(), limit: u64::from(limit) };
     let ids = db::listing::list(&mut conn, &viewer, &query.filter, &page).await?;
-    let mut batch: Vec<&str> = ids.iter().take(limit as usize).map(String::as_str).collect();
+    let mut batch: Vec<&str> = ids.iter().map(String::as_str).collect();
     let mut batch_size = batch.len();
     let (mut images, all_read) = loop {
         let rest = batch.split_off(batch_size.min(batch.len()));
@@ -94,7 +94,8 @@ pub(crate) async fn list(app: &App, context: &Context, query: &ListQuery) -> Res
         batch_size *= 2;
         batch = rest;
     };
-    let more = ids.len() > limit as usize || !all_read;
+    // As in Glance, a full page has a next one, which may be empty.
+    let more = ids.len() == limit as usize || !all_read;
     // The marker is never an image that the policy hides. As in Glance, a page of hidden images alone is the last one.
     let next_marker = images.last().filter(|_| more).map(|view| view.image.id.to_string());
     hide_properties(app, context, &mut images);

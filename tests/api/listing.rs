@@ -509,8 +509,7 @@ fn summary(answer: &Answer) -> String {
         return format!("{} {}", answer.status, answer.text);
     }
     let body = answer.json();
-    // If the last page is full, Glance adds a link to an empty page.
-    format!("200 {} {}", letters(&body), body["first"])
+    format!("200 {} {} {}", letters(&body), body["first"], body["next"])
 }
 
 /// On every engine, null values are sorted like the empty text and zero, and texts are sorted by code points.
@@ -573,6 +572,28 @@ async fn consecutive_pages_make_up_the_listing() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_project_lists_public_images() {
+    let s = TestServer::start().await;
+    let owner = s.member("p1");
+    for visibility in ["public", "community", "shared", "private"] {
+        let client = if visibility == "public" { s.admin() } else { owner.clone() };
+        client.create_image(&serde_json::json!({"name": visibility, "visibility": visibility})).await;
+    }
+    for token in ["user:none:reader", "user::reader"] {
+        let nobody = s.client(Some(token));
+        let names = async |query: &str| {
+            let page = nobody.get(&format!("/v2/images{query}")).await.expect(200).json();
+            page["images"].as_array().unwrap().iter().map(|image| image["name"].to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(names("").await, ["\"public\""]);
+        assert_eq!(names("?visibility=community").await, ["\"community\""]);
+        assert!(names("?visibility=shared").await.is_empty());
+        assert!(names("?owner=p1").await.is_empty());
+    }
+    s.client(Some("user:none:nothing")).get("/v2/images").await.expect(403);
 }
 
 /// Images shared with a project are listed according to the status that the project has set.
