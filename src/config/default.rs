@@ -21,7 +21,7 @@ group! {
         /// The maximum number of connections that wait to be accepted.
         backlog: u32 = 4096 => 1..,
         /// The maximum length of a line in a request's head, in bytes.
-        max_header_line: u32 = 16384 => 1..,
+        max_header_line: u32 = 65536 => 1..,
         /// Whether to log what is useful to a developer.
         debug: bool = false,
         /// The file that the log is written to, in `log_dir` if that is set. Default: standard error.

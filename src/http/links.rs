@@ -1,5 +1,7 @@
 //! Absolute URLs of this service, as clients reach it.
 
+use std::sync::Once;
+
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 
 use crate::app::App;
@@ -19,6 +21,23 @@ pub(super) fn base(app: &App, headers: &HeaderMap, uri: &Uri) -> String {
     let host = host.or_else(|| uri.authority().map(|authority| authority.as_str())).filter(|host| is_host(host));
     let proxy = app.config.oslo_middleware.enable_proxy_headers_parsing.then(|| Proxy::from_headers(headers));
     proxy.unwrap_or_default().base(host.unwrap_or("localhost"))
+}
+
+/// Warns once if a proxy sends headers that the configuration ignores. Links then lead past the proxy.
+pub(super) fn warn_of_ignored_headers(app: &App, headers: &HeaderMap) {
+    static WARNED: Once = Once::new();
+    let used = app.config.oslo_middleware.enable_proxy_headers_parsing || app.config.default.public_endpoint.is_some();
+    if !used && !WARNED.is_completed() {
+        let names = [header::FORWARDED, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PREFIX];
+        if let Some(name) = names.into_iter().find(|name| headers.contains_key(name)) {
+            WARNED.call_once(|| {
+                tracing::warn!(
+                    "a request has the header {name}, which is ignored: links may have the wrong scheme or host; set \
+                     [oslo_middleware] enable_proxy_headers_parsing if a proxy sets the header, or [DEFAULT] public_endpoint"
+                );
+            });
+        }
+    }
 }
 
 /// The URL that a client requested from a proxy, as the proxy's headers report it. Values that are invalid in a URL are ignored.
@@ -45,9 +64,9 @@ impl<'a> Proxy<'a> {
                 Self { scheme: value("proto"), host: value("host"), port: None, prefix }
             }
             None => Self {
-                scheme: header_text(headers, &FORWARDED_PROTO),
-                host: header_text(headers, &FORWARDED_HOST),
-                port: header_text(headers, &FORWARDED_PORT),
+                scheme: first_element(headers, &FORWARDED_PROTO),
+                host: first_element(headers, &FORWARDED_HOST),
+                port: first_element(headers, &FORWARDED_PORT),
                 prefix,
             },
         };
@@ -71,6 +90,11 @@ impl<'a> Proxy<'a> {
         let port = port.map(|port| format!(":{port}")).unwrap_or_default();
         format!("{scheme}://{name}{port}{}", self.prefix.unwrap_or_default())
     }
+}
+
+/// The first element of a list, which the proxy that is nearest to the client has added.
+fn first_element<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    header_text(headers, name)?.split(',').next().map(str::trim)
 }
 
 /// The value of a header, if it is present and text.
@@ -102,7 +126,7 @@ mod tests {
 
     #[test]
     fn the_base_url_is_derived_from_the_headers_of_a_proxy() {
-        let cases: [(&[_], _); 11] = [
+        let cases: [(&[_], _); 13] = [
             (&[], "http://inside:9292"),
             (&[("x-forwarded-proto", "https")], "https://inside:9292"),
             (&[("x-forwarded-proto", "https"), ("x-forwarded-host", "api.example.org")], "https://api.example.org"),
@@ -117,6 +141,11 @@ mod tests {
                 "http://inside:9292",
             ),
             (&[("x-forwarded-port", "80")], "http://inside:9292"),
+            (&[("x-forwarded-proto", "https,http")], "https://inside:9292"),
+            (
+                &[("x-forwarded-proto", "https, http"), ("x-forwarded-host", "a, b"), ("x-forwarded-port", "444, 80")],
+                "https://a:444",
+            ),
         ];
         for (headers, expected) in cases {
             assert_eq!(base(headers), expected, "{headers:?}");

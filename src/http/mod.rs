@@ -50,10 +50,15 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), middleware::cors::decorate))
         // Rejects oversized request heads before anything parses them.
         .layer(from_fn_with_state(Arc::clone(&app), middleware::limits::refuse_large_head))
+        // Bounds the memory of bodies.
+        .layer(from_fn_with_state(memory, middleware::memory::charge))
         // A panic, which is a bug in Glimpse, becomes a 500 with a request id, not a closed connection.
         .layer(CatchPanicLayer::custom(error::panicked))
-        // Rewrites all version prefixes to /v2.
-        .layer(MapRequestLayer::new(move |request: Request| versions::normalise(&app, request)));
+        // Rewrites all version prefixes to /v2, and warns of a proxy whose headers are ignored.
+        .layer(MapRequestLayer::new(move |request: Request| {
+            links::warn_of_ignored_headers(&app, request.headers());
+            versions::normalise(&app, request)
+        }));
     // The layers wrap the router instead of being added to it, because the path must be rewritten before the router matches it.
     Router::new().fallback_service(stack.service(routes))
 }

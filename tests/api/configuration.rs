@@ -237,6 +237,23 @@ async fn links_follow_the_headers_of_a_trusted_proxy() {
     }
 }
 
+#[tokio::test]
+async fn an_ignored_forwarding_header_is_logged_once() {
+    let s = TestServer::start().await;
+    let warnings = || s.log().matches("enable_proxy_headers_parsing").count();
+    asked(&s, "GET", "/v2/images", &[]).await.expect(200);
+    assert_eq!(warnings(), 0);
+    for name in ["X-Forwarded-Proto", "Forwarded", "X-Forwarded-Proto"] {
+        let answer = asked(&s, "GET", "/v2/images", &[(name, "https")]).await.expect(200);
+        s.log_of(&answer).await;
+        assert_eq!(warnings(), 1, "{}", s.log());
+    }
+    let s = TestServer::builder().option("oslo_middleware", "enable_proxy_headers_parsing", true).start().await;
+    let answer = asked(&s, "GET", "/versions", &[("X-Forwarded-Proto", "https,http")]).await.expect(200);
+    assert!(answer.json()["versions"][0]["links"][0]["href"].as_str().unwrap().starts_with("https://127.0.0.1"));
+    assert!(!s.log().contains("enable_proxy_headers_parsing"), "{}", s.log());
+}
+
 async fn asked(s: &TestServer, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
     let member = s.member("p1");
     let request =

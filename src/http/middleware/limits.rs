@@ -20,24 +20,26 @@ use crate::{
     http::error::{self, Refusal},
 };
 
-/// The maximum size of a request's target and headers in bytes. A Keystone token with a large catalog fits. hyper limits only its
-/// read buffer, which a fast client can exceed.
+/// The maximum size of a request's head in bytes, as Glance's deployers set uWSGI's `buffer-size`. A Keystone token with a large
+/// catalog fits. hyper limits only its read buffer, which a fast client can exceed.
 const MAX_HEAD: usize = 64 * 1024;
 
 /// The length of `: ` and the line end.
 const AROUND_VALUE: usize = 4;
+/// The length of the request line without its method and target, and of the empty line.
+const AROUND_TARGET: usize = "  HTTP/1.1\r\n\r\n".len();
 
 pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
     let max_line = app.config.default.max_header_line as usize;
-    let mut lines = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND_VALUE);
-    if lines.any(|line| line > max_line) {
+    let headers = request.headers();
+    let lines = || headers.iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND_VALUE);
+    if lines().any(|line| line > max_line) {
         let explanation = format!("A header's line is longer than {max_line} bytes.");
         return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
     }
-    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>();
-    let target = request.uri().path().len() + request.uri().query().map_or(0, str::len);
-    if headers + target > MAX_HEAD {
-        let explanation = format!("The request's target and headers are larger than {MAX_HEAD} bytes.");
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    if lines().sum::<usize>() + request.method().as_str().len() + target + AROUND_TARGET > MAX_HEAD {
+        let explanation = format!("The request's head is larger than {MAX_HEAD} bytes.");
         return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
     }
     next.run(request).await
