@@ -3,7 +3,8 @@
 //! An [`Inspector`] is fed chunks of any size and tries every format at once, because a file that matches two formats can be used
 //! to hide one of them from a program that looks only for the other. The result depends on the bytes alone, never on the sizes of
 //! the chunks. The inspector keeps only the regions that the formats need, at most [`MAX_CAPTURED_BYTES`]. Once every format is
-//! recognised or ruled out, a chunk costs one addition. [`verdict()`] compares an inspection with the image's `disk_format`.
+//! recognised or ruled out, a chunk costs an addition and a copy of its end. [`verdict()`] compares an inspection with the image's
+//! `disk_format`.
 //!
 //! Each format has a file here, which recognises its magic, reads the virtual size and performs the safety checks. The checks are
 //! those of oslo.utils 10, which Glance and Nova use; in `vmdk`, they also cover behaviour that was observed in QEMU. This module
@@ -27,7 +28,7 @@ pub(crate) use verdict::{Rejection, Rules, early_rejection, verdict};
 /// The maximum number of bytes that one inspector holds: the longest descriptor of a VMDK, the regions of a VHDX, and the short
 /// headers of the other formats. The magic of a VHDX can also begin a text descriptor, so the first two can be needed at once.
 pub(crate) const MAX_CAPTURED_BYTES: usize =
-    vmdk::MAX_CAPTURED_BYTES + vhdx::MAX_CAPTURED_BYTES + luks::HEADER + iso::VOLUME;
+    vmdk::MAX_CAPTURED_BYTES + vhdx::MAX_CAPTURED_BYTES + luks::HEADER + iso::VOLUME + vhd::FOOTER;
 
 /// A disk format in which content is recognised. The names are those of `disk_format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -175,6 +176,8 @@ pub(crate) struct Inspection {
     pub(crate) size: u64,
     /// The formats that match; never empty, because content in no other format is raw.
     pub(crate) found: Vec<Found>,
+    /// The size of the disk if the content ends like a fixed VHD. Such content also is a raw disk, with the footer as its last sector.
+    pub(crate) fixed_vhd: Option<u64>,
 }
 
 /// Tries to recognise every format in a stream.
@@ -185,7 +188,8 @@ pub(crate) struct Inspector {
     volume: Region,
     vhdx: vhdx::Vhdx,
     vmdk: vmdk::Vmdk,
-    /// The rest of the stream cannot change the result, except for its size.
+    tail: vhd::Tail,
+    /// The rest of the stream cannot change the result, except for its size and a footer.
     done: bool,
 }
 
@@ -198,6 +202,7 @@ impl Inspector {
             volume: Region::new(iso::VOLUME_AT, iso::VOLUME),
             vhdx: vhdx::Vhdx::new(),
             vmdk: vmdk::Vmdk::new(),
+            tail: vhd::Tail::new(),
             done: false,
         }
     }
@@ -206,6 +211,7 @@ impl Inspector {
     pub(crate) fn feed(&mut self, chunk: &[u8]) -> bool {
         let at = self.size;
         self.size += chunk.len() as u64;
+        self.tail.feed(chunk);
         if self.done {
             return false;
         }
@@ -228,12 +234,13 @@ impl Inspector {
     /// The result, at the end of the stream.
     pub(crate) fn finish(mut self) -> Inspection {
         self.vmdk.end();
-        self.inspection(true)
+        Inspection { fixed_vhd: self.tail.fixed_disk(self.size), ..self.inspection(true) }
     }
 
     /// The number of bytes that are held, never more than [`MAX_CAPTURED_BYTES`].
     pub(crate) fn captured_bytes(&self) -> usize {
-        self.head.allocated() + self.volume.allocated() + self.vhdx.captured_bytes() + self.vmdk.captured_bytes()
+        let regions = self.head.allocated() + self.volume.allocated() + vhd::FOOTER;
+        regions + self.vhdx.captured_bytes() + self.vmdk.captured_bytes()
     }
 
     /// Whether it is certain which formats match.
@@ -263,7 +270,7 @@ impl Inspector {
         if found.is_empty() {
             found.push(Found::new(Format::Raw, VirtualSize::Bytes(self.size), true));
         }
-        Inspection { size: self.size, found }
+        Inspection { size: self.size, found, fixed_vhd: None }
     }
 }
 

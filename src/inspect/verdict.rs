@@ -53,9 +53,9 @@ impl Rejection {
 
 /// Decides whether the content is accepted. Returns the image's `virtual_size`, or `None` if the content does not contain it.
 ///
-/// Only content of `bare` containers is inspected. Its format must be the image's `disk_format`, with three exceptions: `raw`
-/// accepts content in any single format, and its virtual size is the size of the file; `iso` accepts a partition table for booting
-/// in addition; a format that the inspector does not know (`ami`, `aki`, `ari`, `ploop`) accepts any content that it does not
+/// Only content of `bare` containers is inspected. Its format must be the image's `disk_format`, with four exceptions: `raw`
+/// accepts content in any single format, and its virtual size is the size of the file; `vhd` accepts a raw disk, with or without a
+/// partition table, that has the footer of a fixed VHD; `iso` accepts a partition table for booting in addition; a format that the inspector does not know (`ami`, `aki`, `ari`, `ploop`) accepts any content that it does not
 /// recognise. Content that fails a safety check of its own format is rejected whatever the image's `disk_format` is.
 ///
 /// # Errors
@@ -84,8 +84,18 @@ pub(crate) fn early_rejection(
     rules: Rules<'_>,
 ) -> Option<Rejection> {
     let rejection = verdict(&inspector.so_far()?, disk_format, container_format, rules).err();
-    // The missing part may still arrive.
-    rejection.filter(|rejection| *rejection != Rejection::Incomplete)
+    rejection.filter(|rejection| match rejection {
+        // The missing part may still arrive.
+        Rejection::Incomplete => false,
+        // The footer may still arrive.
+        Rejection::Mismatch { claimed, found } => !can_be_fixed_vhd(claimed, *found),
+        _ => true,
+    })
+}
+
+/// Whether content that was recognised in this format can be a fixed VHD, if it has the footer.
+fn can_be_fixed_vhd(claimed: &str, found: Format) -> bool {
+    claimed == Format::Vhd.as_str() && matches!(found, Format::Raw | Format::Gpt)
 }
 
 /// Checks the content. Sets the size as soon as it is known, because it is used even if the rejection is not enforced.
@@ -106,6 +116,8 @@ fn check(inspection: &Inspection, claimed: &str, rules: Rules<'_>, size: &mut Op
         };
     } else if is_raw {
         *size = Some(inspection.size);
+    } else if let (Some(bytes), true) = (inspection.fixed_vhd, can_be_fixed_vhd(claimed, found.format)) {
+        *size = Some(bytes);
     } else if found.format != Format::Raw || Format::ALL.iter().any(|known| known.as_str() == claimed) {
         return Err(Rejection::Mismatch { claimed: claimed.to_owned(), found: found.format });
     }
@@ -127,7 +139,7 @@ mod tests {
     const LENIENT: Rules<'_> = Rules { require_match: false, nonfatal: &[] };
 
     fn inspection_of(found: Vec<Found>) -> Inspection {
-        Inspection { size: 1000, found }
+        Inspection { size: 1000, found, fixed_vhd: None }
     }
 
     fn found(format: Format, bytes: u64) -> Found {
@@ -140,6 +152,27 @@ mod tests {
 
     fn message(result: Result<Option<u64>, Rejection>) -> Result<Option<u64>, String> {
         result.map_err(|rejection| rejection.to_string())
+    }
+
+    #[test]
+    fn a_fixed_vhd_is_accepted_as_vhd_and_as_raw() {
+        for (format, claimed, expected) in [
+            (Format::Raw, "vhd", Ok(Some(488))),
+            (Format::Gpt, "vhd", Ok(Some(488))),
+            (Format::Raw, "raw", Ok(Some(1000))),
+            (Format::Qcow2, "vhd", Err("Image disk_format vhd does not match stream data qcow2")),
+            (Format::Raw, "vhdx", Err("Image disk_format vhdx does not match stream data raw")),
+        ] {
+            let inspection = Inspection { fixed_vhd: Some(488), ..inspection_of(vec![found(format, 1000)]) };
+            let expected = expected.map_err(str::to_owned);
+            assert_eq!(message(verdict(&inspection, claimed, "bare", STRICT)), expected, "{format:?} as {claimed}");
+        }
+        let unsafe_table = Inspection { fixed_vhd: Some(488), ..inspection_of(vec![with(Format::Gpt, Check::Mbr)]) };
+        assert!(verdict(&unsafe_table, "vhd", "bare", STRICT).is_err());
+        let mut inspector = Inspector::new();
+        inspector.feed(&[0; 100_000]);
+        assert_eq!(early_rejection(&inspector, "vhd", "bare", STRICT), None);
+        assert!(early_rejection(&inspector, "vhdx", "bare", STRICT).is_some());
     }
 
     #[test]

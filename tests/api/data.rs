@@ -148,6 +148,44 @@ async fn uploaded_data_is_downloaded_unchanged() {
     }
 }
 
+/// Azure requires images in this form. Glance recognises them as raw only.
+#[tokio::test]
+async fn a_fixed_vhd_is_accepted_as_vhd_and_as_raw() {
+    let s = TestServer::start().await;
+    let member = s.member("p1");
+    let mut disk = bytes(1 << 20);
+    // With a boot sector, as on a bootable disk.
+    disk[..512].fill(0);
+    disk[446..462].copy_from_slice(&[0x80, 0, 33, 3, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 8, 0, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut footer = [0; 512];
+    footer[..8].copy_from_slice(b"conectix");
+    for at in [40, 48] {
+        footer[at..at + 8].copy_from_slice(&(1_u64 << 20).to_be_bytes());
+    }
+    footer[60..64].copy_from_slice(&2_u32.to_be_bytes());
+    let fixed = [&disk[..], &footer].concat();
+    let queued =
+        async |format: &str| member.create_image(&json!({"disk_format": format, "container_format": "bare"})).await;
+    for (format, data, expected) in [
+        ("vhd", &fixed, Ok(1 << 20)),
+        ("raw", &fixed, Ok(fixed.len())),
+        ("vhd", &disk, Err("does not match stream data gpt")),
+        ("vhdx", &fixed, Err("does not match stream data gpt")),
+    ] {
+        let image = queued(format).await;
+        let answer = upload(&member, &image, data.clone()).await;
+        match expected {
+            Ok(size) => {
+                answer.expect(204);
+                assert_eq!(member.get(&image).await.json()["virtual_size"], size);
+                assert_eq!(download(&member, &image).await, *data);
+            }
+            Err(says) => drop(answer.expect(415).says(says)),
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_hash_algorithm_is_configurable() {
     let s = TestServer::builder().option("DEFAULT", "hashing_algorithm", "sha3_256").start().await;
