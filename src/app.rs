@@ -127,7 +127,10 @@ impl App {
         #[expect(clippy::disallowed_methods, reason = "the one place where the clock is chosen")]
         let clock = Utc::now;
         let authenticator = authenticator(&config, clock)?;
-        let limits = Limits::new(&config, clock).map_err(StartError::Config)?;
+        let limits = Limits::new(&config, clock);
+        if let Some(warning) = limits.warning() {
+            tracing::warn!("{warning}");
+        }
         let (protections, schemas) = read_files(&config)?;
         for warning in protections.warnings(&policy) {
             tracing::warn!("{warning}");

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{group::group, value::choice};
+use super::{group::group, value::{ByteSize, choice}};
 
 group! {
     /// `[glimpse]`
@@ -24,6 +24,11 @@ group! {
         /// Seconds that a client is given to send a request's headers or the next part of its body, and to take the
         /// next part of a response.
         client_timeout: Duration = Duration::from_secs(30),
+        /// Bytes of JSON bodies that are being received and of responses that are being sent, over 16 KiB each. Beyond it, requests
+        /// are answered 503. 0 means no limit.
+        body_memory: ByteSize = ByteSize(256 << 20),
+        /// Seconds that a limit from Keystone is cached. With 0, concurrent requests share one query.
+        limits_cache_time: Duration = Duration::ZERO,
     }
 }
 

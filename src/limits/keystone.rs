@@ -1,8 +1,8 @@
 //! The limits that Keystone keeps: registered ones, which hold for every project, and those of single projects.
 //!
-//! They are of a service and a region, which are looked up by our endpoint. What Keystone said counts for [`REMEMBERED`]:
-//! a burst of requests costs it one question, and an operator who changes a limit sees it count before they wonder. When
-//! that is over and Keystone is away, there is no answer: an old limit may be a wrong one.
+//! They belong to a service and a region, which are looked up by the service's endpoint. By default, Keystone is queried for every
+//! request, as in Glance; concurrent requests share one query. `[glimpse] limits_cache_time` caches its response. If Keystone is
+//! unreachable after that time, no limit is known: an old limit may be a wrong one.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -16,8 +16,6 @@ use crate::{
     error::{Error, Result},
 };
 
-/// How long a limit counts before Keystone is asked for it again.
-const REMEMBERED: Duration = Duration::from_secs(10);
 /// How long it is remembered where limits are looked up, which hardly ever changes.
 const PLACE_REMEMBERED: Duration = Duration::from_secs(300);
 /// Projects whose limits are remembered.
@@ -129,7 +127,7 @@ struct ProjectLimit {
 }
 
 impl Keystone {
-    pub(super) fn new(options: &OsloLimit, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
+    pub(super) fn new(options: &OsloLimit, cache_time: Duration, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
         let named = [&options.endpoint_id, &options.endpoint_service_name, &options.endpoint_service_type];
         if named.iter().all(|option| option.is_none()) {
             return Err("[oslo_limit] endpoint_id is missing, or endpoint_service_name and endpoint_service_type: \
@@ -140,8 +138,8 @@ impl Keystone {
             client: KeystoneClient::for_limits(options)?,
             options: options.clone(),
             place: Cache::builder().max_capacity(1).time_to_live(PLACE_REMEMBERED).build(),
-            registered: Cache::builder().max_capacity(1).time_to_live(REMEMBERED).build(),
-            projects: Cache::builder().max_capacity(PROJECTS).time_to_live(REMEMBERED).build(),
+            registered: Cache::builder().max_capacity(1).time_to_live(cache_time).build(),
+            projects: Cache::builder().max_capacity(PROJECTS).time_to_live(cache_time).build(),
             clock,
         })
     }

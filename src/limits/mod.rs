@@ -62,21 +62,32 @@ pub(crate) struct Usage {
 
 /// Who knows the limits.
 pub(crate) struct Limits {
-    keystone: Option<Keystone>,
+    /// If Keystone's limits count. An error says which options are missing or wrong.
+    keystone: Option<Result<Keystone, String>>,
     storage_quota: u64,
 }
 
 impl Limits {
     /// Reads the options; Keystone is not asked yet.
-    ///
-    /// # Errors
-    /// What is missing or wrong in `[oslo_limit]`, where Keystone's limits are to count.
-    pub(crate) fn new(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
+    pub(crate) fn new(config: &Config, clock: fn() -> DateTime<Utc>) -> Self {
         let wanted = config.default.use_keystone_limits;
-        Ok(Self {
-            keystone: wanted.then(|| Keystone::new(&config.oslo_limit, clock)).transpose()?,
+        let cache_time = config.glimpse.limits_cache_time;
+        Self {
+            keystone: wanted.then(|| Keystone::new(&config.oslo_limit, cache_time, clock)),
             storage_quota: config.default.user_storage_quota.0,
-        })
+        }
+    }
+
+    /// A warning for the operator if requests that need a limit will fail.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let error = self.keystone.as_ref()?.as_ref().err()?;
+        Some(format!("{error}; with use_keystone_limits, requests that need a limit are answered 503"))
+    }
+
+    /// Keystone, if its limits count.
+    fn keystone(&self) -> Result<Option<&Keystone>> {
+        let unusable = |error: &String| Error::Unavailable { service: "Keystone", source: error.clone().into() };
+        self.keystone.as_ref().map(|keystone| keystone.as_ref().map_err(unusable)).transpose()
     }
 
     /// Checks that the caller's project may have `delta` more of the resource: MiB, rounded down, or images. With a `delta`
@@ -86,7 +97,7 @@ impl Limits {
     /// # Errors
     /// `LimitExceeded`, `Unavailable` while Keystone is away: nobody gets more for that.
     pub(crate) async fn enforce(&self, db: &Db, context: &Context, resource: Resource, delta: u64) -> Result<()> {
-        let Some(keystone) = &self.keystone else { return Ok(()) };
+        let Some(keystone) = self.keystone()? else { return Ok(()) };
         let project = context.project_id();
         let limit = keystone.limit(project, resource.name()).await?;
         let Ok(bound) = u128::try_from(limit) else { return Ok(()) };
@@ -108,7 +119,7 @@ impl Limits {
     /// # Errors
     /// `Unavailable`.
     pub(crate) async fn usage(&self, db: &Db, context: &Context) -> Result<Vec<Usage>> {
-        let Some(keystone) = &self.keystone else { return Ok(Vec::new()) };
+        let Some(keystone) = self.keystone()? else { return Ok(Vec::new()) };
         let project = context.project_id();
         let mut usage = Vec::with_capacity(Resource::ALL.len());
         for resource in Resource::ALL {
@@ -194,7 +205,7 @@ mod tests {
             let file = dir.path().join("test.conf");
             std::fs::write(&file, format!("[DEFAULT]\n{options}\n")).unwrap();
             let config = Config::load(&Sources { files: vec![Source::File(file)], ..Sources::default() }).unwrap();
-            let limits = Limits::new(&config, || DateTime::UNIX_EPOCH).unwrap();
+            let limits = Limits::new(&config, || DateTime::UNIX_EPOCH);
             let identity = Identity { project_id: Some(project.to_owned()), ..Default::default() };
             let context = Context { identity: identity.into(), is_admin: false };
             limits.storage_left(&db, &context, image).await.unwrap().bound()
