@@ -22,6 +22,8 @@ pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: 
         }
         Err(error) => return error.into_response(),
     };
+    // A changed policy file applies to the next request.
+    app.policy.refresh();
     let span = tracing::Span::current();
     span.record("user", identity.user_id.as_deref());
     span.record("project", identity.project_id.as_deref());
