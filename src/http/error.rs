@@ -21,6 +21,9 @@ use crate::error::{Error, RESOURCE_NOT_FOUND};
 /// The number of seconds after which a client should retry.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
+/// webob's media type of a response without a body.
+pub(super) const EMPTY_TYPE: HeaderValue = HeaderValue::from_static("text/html; charset=UTF-8");
+
 /// The maximum length of an explanation in characters. An explanation can repeat a part of the request, which may be long. The
 /// limit leaves space for Glance's message about an invalid image, which contains the whole schema.
 const MAX_EXPLANATION: usize = 16 * 1024;
@@ -171,9 +174,9 @@ impl IntoResponse for Refusal {
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        if self.status == StatusCode::PAYLOAD_TOO_LARGE {
+        if Some(title(self.status)) != self.status.canonical_reason() {
             // Clients display the reason phrase, so it must be webob's.
-            response.extensions_mut().insert(ReasonPhrase::from_static(b"Request Entity Too Large"));
+            response.extensions_mut().insert(ReasonPhrase::from_static(title(self.status).as_bytes()));
         }
         response.extensions_mut().insert(self);
         response
@@ -199,12 +202,16 @@ pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
     Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
 }
 
-/// Middleware: writes the body of an error response.
+/// Middleware: writes the body of an error response. As webob does, a response to HEAD has no body, and the media type of an empty one.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let form = accept::negotiate(request.headers());
+    let is_head = request.method() == Method::HEAD;
     let mut response = next.run(request).await;
     if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
-        let (content_type, body) = refusal.render(form);
+        let (content_type, body) = match is_head {
+            true => (EMPTY_TYPE, String::new()),
+            false => refusal.render(form),
+        };
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.body_mut() = Body::from(body);

@@ -8,6 +8,7 @@ mod json;
 mod linger;
 mod links;
 mod middleware;
+mod no_content;
 mod resource;
 mod v2;
 mod versions;

@@ -291,12 +291,30 @@ async fn an_idle_server_stops_at_once() {
 
 /// Checks the raw status line and headers, which `curl` and the clients show.
 #[tokio::test]
-async fn a_204_response_has_no_body_and_no_content_length() {
+async fn status_lines_and_headers_are_those_of_glance() {
     let s = TestServer::start().await;
     let image = s.member("p1").create_image(&json!({"tags": ["a"]})).await;
     let head = format!("DELETE {image}/tags/a HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\n");
     let answer = raw(&s.base, format!("{head}Connection: close\r\n\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 204 No Content\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(
+        answer.contains("content-type: text/html; charset=UTF-8\r\n") && !answer.contains("content-length"),
+        "{answer}"
+    );
+    let image = crate::data::image_with(&s.member("p1"), b"abc").await;
+    let head = "HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\nConnection: close\r\n";
+    let range = format!("GET {image}/file {head}Range: bytes=9-\r\n\r\n");
+    let answer = raw(&s.base, range.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 416 Request Range Not Satisfiable\r\n"), "{answer}");
+    let answer = raw(&s.base, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 300 Multiple Choices\r\n"), "{answer}");
+    // An error in response to HEAD has no body, and webob's media type of an empty one.
+    for (path, status) in [(image.as_str(), "405 Method Not Allowed"), ("/v2/nope", "404 Not Found")] {
+        let answer = raw(&s.base, format!("HEAD {path} {head}Accept: application/json\r\n\r\n").as_bytes()).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")) && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(answer.contains("content-type: text/html; charset=UTF-8\r\n"), "{answer}");
+        assert!(answer.contains("content-length: 0\r\n"), "{answer}");
+    }
 }
 
 /// Imitates the sockets of systemd.

@@ -1,12 +1,15 @@
 //! `/v2/images/{image_id}/actions/…`: deactivates and reactivates images.
 
-use axum::{extract::State, http::StatusCode};
+use axum::extract::State;
 
 use crate::{
     app::SharedApp,
     context::Context,
     error::Result,
-    http::extract::{ImagePath, NoBody},
+    http::{
+        extract::{ImagePath, NoBody},
+        no_content::NoContent,
+    },
     images::actions,
 };
 
@@ -15,9 +18,9 @@ pub(super) async fn deactivate(
     context: Context,
     ImagePath(image): ImagePath,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     actions::deactivate(&app, &context, &image).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(super) async fn reactivate(
@@ -25,7 +28,7 @@ pub(super) async fn reactivate(
     context: Context,
     ImagePath(image): ImagePath,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     actions::reactivate(&app, &context, &image).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -12,7 +12,10 @@ use crate::{
     context::Context,
     data::{self, download::Download},
     error::Result,
-    http::extract::{ImageData, ImagePath, NoBody, Query, RequestedRange},
+    http::{
+        extract::{ImageData, ImagePath, NoBody, Query, RequestedRange},
+        no_content::NoContent,
+    },
 };
 
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
@@ -22,9 +25,9 @@ pub(super) async fn upload(
     context: Context,
     ImagePath(id): ImagePath,
     ImageData(new): ImageData,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     data::upload(&app, &context, &id, new).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(super) async fn download(

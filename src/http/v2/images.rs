@@ -20,6 +20,7 @@ use crate::{
     http::{
         extract::{ImagePath, JsonObject, JsonPatch, NoBody, Query},
         json, links,
+        no_content::NoContent,
     },
     images::{self},
 };
@@ -110,7 +111,7 @@ pub(super) async fn delete(
     context: Context,
     ImagePath(id): ImagePath,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     images::delete(&app, &context, &id).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

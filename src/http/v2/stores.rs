@@ -1,7 +1,7 @@
 //! `/v2/info/stores`, `/v2/info/stores/detail` and `/v2/stores/{store_id}/{image_id}`: lists stores, and removes an image's data
 //! from one.
 
-use axum::{extract::State, http::StatusCode, response::Response};
+use axum::{extract::State, response::Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -12,6 +12,7 @@ use crate::{
     http::{
         extract::{NoBody, PathVariables},
         json,
+        no_content::NoContent,
     },
     images::stores,
 };
@@ -72,7 +73,7 @@ pub(super) async fn remove_data(
     context: Context,
     PathVariables([store, image]): PathVariables<2>,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     stores::remove_data(&app, &context, &store, &image.into()).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -1,12 +1,15 @@
 //! `/v2/images/{image_id}/tags/{tag}`: adds and removes tags.
 
-use axum::{extract::State, http::StatusCode};
+use axum::extract::State;
 
 use crate::{
     app::SharedApp,
     context::Context,
     error::Result,
-    http::extract::{NewTagPath, NoBody, TagPath},
+    http::{
+        extract::{NewTagPath, NoBody, TagPath},
+        no_content::NoContent,
+    },
     images::tags,
 };
 
@@ -15,9 +18,9 @@ pub(super) async fn add(
     context: Context,
     NewTagPath(image, tag): NewTagPath,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     tags::add(&app, &context, &image, &tag).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 pub(super) async fn remove(
@@ -25,7 +28,7 @@ pub(super) async fn remove(
     context: Context,
     TagPath(image, tag): TagPath,
     _: NoBody,
-) -> Result<StatusCode> {
+) -> Result<NoContent> {
     tags::remove(&app, &context, &image, &tag).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
