@@ -13,7 +13,13 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use serde_json::{Map, Value};
 
-use super::{error::Refusal, middleware::limits::Deadline};
+use super::{
+    error::Refusal,
+    middleware::{
+        limits::Deadline,
+        memory::{self, Charge},
+    },
+};
 use crate::{
     app::{App, SharedApp},
     context::Context,
@@ -208,7 +214,7 @@ impl FromRequest<SharedApp> for Json {
             let explanation = "The request media type is not supported by this server: application/json is expected.";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
-        read_json(request.into_body(), app).await.map(Self)
+        read_json(request, app).await.map(Self)
     }
 }
 
@@ -254,7 +260,7 @@ impl FromRequest<SharedApp> for JsonPatch {
         let Some((_, dialect)) = PatchDialect::ALL.into_iter().find(|(name, _)| *name == content_type) else {
             return Err(not_a_patch(&request));
         };
-        match read_json(request.into_body(), app).await? {
+        match read_json(request, app).await? {
             Value::Array(operations) => Ok(Self(dialect, operations)),
             _ => Err(invalid("Request body must be a JSON array of operation objects.")),
         }
@@ -282,8 +288,9 @@ fn invalid(message: &str) -> Response {
     Error::Invalid(message.to_owned()).into_response()
 }
 
-async fn read_json(body: Body, app: &App) -> Result<Value, Response> {
-    let bytes = read_body(body, app.config.glimpse.client_timeout).await?;
+async fn read_json(request: Request, app: &App) -> Result<Value, Response> {
+    let charge = request.extensions().get::<Charge>().cloned();
+    let bytes = read_body(request.into_body(), charge.as_ref(), app.config.glimpse.client_timeout).await?;
     if bytes.is_empty() {
         return Err(invalid("Body expected in request."));
     }
@@ -299,8 +306,8 @@ fn accepts_as_json(request: &Request) -> bool {
     matches!(media_type(request).as_str(), "" | "application/json" | "application/x-www-form-urlencoded")
 }
 
-/// Reads a whole body, with a limit on its size and a timeout for each chunk.
-async fn read_body(body: Body, timeout: Duration) -> Result<Vec<u8>, Response> {
+/// Reads a whole body, with limits on its size and on the memory of all bodies, and a timeout for each chunk.
+async fn read_body(body: Body, charge: Option<&Charge>, timeout: Duration) -> Result<Vec<u8>, Response> {
     let mut body = Limited::new(body, MAX_JSON);
     let mut bytes = Vec::new();
     loop {
@@ -317,6 +324,7 @@ async fn read_body(body: Body, timeout: Duration) -> Result<Vec<u8>, Response> {
             Err(_) => return Err(Error::SlowClient.into_response()),
         };
         if let Ok(data) = frame.into_data() {
+            charge.map_or(Ok(()), |charge| charge.add(data.len())).map_err(|_| memory::exhausted())?;
             bytes.extend_from_slice(&data);
         }
     }

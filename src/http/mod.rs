@@ -37,6 +37,7 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .merge(v2::router(&app))
         .fallback(versions::choices)
         .with_state(Arc::clone(&app));
+    let memory = middleware::memory::Memory::new(app.config.glimpse.body_memory.0);
     // The outermost layer comes first.
     let stack = ServiceBuilder::new()
         // Reads the rest of a body that the following layers reject, so that the client receives the response.

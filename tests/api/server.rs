@@ -221,6 +221,56 @@ async fn a_client_that_does_not_read_is_disconnected() {
     assert!(tokio::time::timeout(Duration::from_secs(60), asking).await.is_ok(), "still open");
 }
 
+#[tokio::test]
+async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
+    let s = TestServer::builder().option("glimpse", "body_memory", "20MB").start().await;
+    let member = s.member("p1");
+    let image = member.create_image(&json!({"name": "large"})).await;
+    let id = image.rsplit('/').next().unwrap();
+    let value = "v".repeat(65_000);
+    for part in (0..200).collect::<Vec<_>>().chunks(50) {
+        let row = |n: &i32| format!("('{id}', 'p{n}', '{value}', '2026-01-01 00:00:00', '0')");
+        let rows = part.iter().map(row).collect::<Vec<_>>().join(", ");
+        let columns = "image_id, name, value, created_at, deleted";
+        s.database.execute(&format!("INSERT INTO image_properties ({columns}) VALUES {rows}")).await;
+    }
+    let head = "HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\nConnection: close\r\n";
+    // A response of 13 MB that is not read: the system's buffers hold a part of it, but the server keeps the rest.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut unread = socket.connect(s.base.trim_start_matches("http://").parse().unwrap()).await.unwrap();
+    unread.write_all(format!("GET {image} {head}\r\n").as_bytes()).await.unwrap();
+    eventually("the response is held", || async {
+        let answer = member.get(&image).await;
+        (answer.status == 503).then(|| answer.header("retry-after").to_owned())
+    })
+    .await;
+    // Bodies that are not finished take the rest.
+    let mut unfinished = Vec::new();
+    for _ in 0..12 {
+        let mut stream = connect(&s).await;
+        let start = format!("POST /v2/images {head}Content-Length: 1000000\r\n\r\n{{\"name\": \"");
+        let _ = stream.write_all(format!("{start}{}", "x".repeat(900_000)).as_bytes()).await;
+        unfinished.push(stream);
+    }
+    head_is_read().await;
+    let large = json!({"name": "x".repeat(900_000)});
+    member.post("/v2/images", &large).await.expect(503).header("retry-after");
+    // Small requests are served.
+    member.create_image(&json!({"name": "small"})).await;
+    assert!(s.log().contains("body_memory"), "{}", s.log());
+    // The memory is returned when the clients are gone or have read the response.
+    drop(unfinished);
+    let mut answer = Vec::new();
+    unread.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > 13_000_000 && answer.ends_with(b"}"));
+    eventually("there is memory again", || async {
+        (member.post("/v2/images", &large).await.status == 400).then_some(())
+    })
+    .await;
+    assert_eq!(member.get(&image).await.expect(200).text.len() / 1_000_000, 13);
+}
+
 /// On SIGTERM, requests in progress are finished, new ones are refused, and the program exits with success.
 #[tokio::test]
 async fn a_draining_server_finishes_requests_in_progress() {
