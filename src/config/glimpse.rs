@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::{group::group, value::{ByteSize, choice}};
+use super::{
+    group::group,
+    value::{ByteSize, choice},
+};
 
 group! {
     /// `[glimpse]`
