@@ -12,7 +12,7 @@ use std::{
 use super::MISSED;
 use crate::{
     app::App,
-    data::recovery::roll_back,
+    data::recovery::{remove_leftover, roll_back},
     db::{
         self, Conn, in_time,
         processes::{self, Process},
@@ -37,18 +37,18 @@ pub(crate) struct ProcessWatch {
 }
 
 impl ProcessWatch {
-    /// Checks the heartbeats of the other processes, and rolls back the uploads of dead ones. Two statements if there is nothing to
-    /// do.
+    /// Checks the heartbeats of the other processes, and rolls back the uploads of dead ones. Then removes what failed uploads have
+    /// left in stores that were away. Three statements if there is nothing to do.
     ///
     /// # Errors
     /// `Unavailable`: the check does not count.
     pub(crate) async fn check(&mut self, app: &App, every: Duration) -> Result<()> {
         let timeout = app.config.glimpse.request_timeout;
         let load = async |conn: &mut Conn| {
-            let uploads = db::uploads::all(conn).await?;
-            Ok((processes::all(conn).await?, uploads))
+            let (uploads, leftovers) = (db::uploads::all(conn).await?, db::leftovers::all(conn).await?);
+            Ok((processes::all(conn).await?, uploads, leftovers))
         };
-        let (processes, uploads) = app.db.acquire().await?.in_time(timeout, load).await?;
+        let (processes, uploads, leftovers) = app.db.acquire().await?.in_time(timeout, load).await?;
         let living = self.observe(&app.process.id, every, &processes, &uploads);
         let before = std::mem::take(&mut self.foreign);
         let logged = std::mem::take(&mut self.stuck);
@@ -84,6 +84,9 @@ impl ProcessWatch {
                 in_time(timeout, remove_process(app, id)).await?;
             }
         }
+        // Each process that lives takes care of its own.
+        let is_ours = |left: &&Upload| left.process_id == app.process.id || !living.contains(&left.process_id);
+        remove_leftovers(app, leftovers.iter().filter(is_ours)).await;
         Ok(())
     }
 
@@ -132,6 +135,19 @@ async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Removes what failed uploads have left. A store that is still away is asked once.
+async fn remove_leftovers(app: &App, leftovers: impl Iterator<Item = &Upload>) {
+    let mut away = HashSet::new();
+    for left in leftovers {
+        let Some(store) = app.stores.named(&left.store).filter(|store| !away.contains(&store.id)) else { continue };
+        let (image, timeout) = (left.image_id.as_str(), app.config.glimpse.request_timeout);
+        if let Err(error) = in_time(timeout, remove_leftover(app, left, &store)).await {
+            tracing::debug!(image, store = store.id, %error, "what a failed upload has left cannot be removed now");
+            away.insert(store.id.clone());
+        }
+    }
 }
 
 async fn remove_process(app: &App, process: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Rollback of an interrupted upload.
+//! Rollback of an interrupted upload, and removal of what it has left in a store that was away.
 
 use uuid::Uuid;
 
@@ -6,12 +6,14 @@ use crate::{
     app::App,
     db::{self, uploads::Upload},
     error::{Error, Result},
-    model::{Image, Status},
+    model::{Image, Location, Status},
     store::{self, Object, Store},
 };
 
 /// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
 /// `false` if the upload has completed, or another process rolls it back. Seven statements.
+///
+/// If the store fails, the image is `queued` all the same, so that the client can retry, and the data is recorded as left.
 pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _active = app.process.begin_upload(&ours.upload_id);
@@ -23,19 +25,96 @@ pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>)
             Ok((tx, taken))
         })
         .await?;
-    if !taken {
-        return Ok(false);
+    if taken { undo(app, upload, &ours, store).await } else { Ok(false) }
+}
+
+/// The next step for what a failed upload has left.
+enum Cleanup {
+    /// The image is `saving` for the cleanup. Everything is removed.
+    Owned,
+    /// The image does not exist any more. Everything is removed.
+    Deleted,
+    /// The image has newer data at its path. Only other data is removed.
+    Replaced,
+    /// An upload is in progress, or the image has its data in another store. Nothing can be removed now.
+    Later,
+}
+
+/// Removes what a failed upload has left in its store, if the image allows that now. It owns a `queued` image meanwhile, as an
+/// upload would: the image's next upload waits until it has ended. Nine statements.
+///
+/// # Errors
+/// `Unavailable`: the store still fails.
+pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> Result<()> {
+    let object = Object { image_id: left.image_id.to_string(), upload_id: left.upload_id.clone() };
+    // While the store is away, the image stays `queued`.
+    store.probe(&object).await.map_err(Error::store_failed)?;
+    let ours = Upload::cleanup_of(left, &app.process.id);
+    let _active = app.process.begin_upload(&ours.upload_id);
+    let ours_ref = &ours;
+    let cleanup = app.db.transaction(|mut tx| async move {
+        let cleanup = match db::images::get_locked(&mut tx, &left.image_id).await? {
+            None => Cleanup::Deleted,
+            Some(image) if image.status == Status::Queued => {
+                let is_ours = db::leftovers::remove(&mut tx, left).await?
+                    && db::images::set_status(&mut tx, &image, Status::Saving, app.now()).await?;
+                if is_ours {
+                    db::uploads::begin(&mut tx, ours_ref).await?;
+                }
+                if is_ours { Cleanup::Owned } else { Cleanup::Later }
+            }
+            Some(image) if matches!(image.status, Status::Active | Status::Deactivated) => {
+                let locations = db::locations::list(&mut tx, &left.image_id).await?;
+                let is_in_store = |location: &Location| {
+                    let store = app.stores.find(&location.url, &location.metadata);
+                    store.is_ok_and(|store| store.id == left.store)
+                };
+                if locations.iter().any(is_in_store) { Cleanup::Replaced } else { Cleanup::Later }
+            }
+            Some(_) => Cleanup::Later,
+        };
+        Ok((tx, cleanup))
+    });
+    match cleanup.await? {
+        Cleanup::Owned => return undo(app, left, &ours, Some(store)).await.map(drop),
+        Cleanup::Deleted => {
+            let hold = store.hold(&object).await.map_err(Error::store_failed)?;
+            store.discard(&object, Some(hold)).await.map_err(Error::store_failed)?;
+        }
+        Cleanup::Replaced => store.discard_parts(&object).await.map_err(Error::store_failed)?,
+        Cleanup::Later => return Ok(()),
     }
-    if let Some(store) = store
-        && !discard_data(app, upload, &ours, store).await?
-    {
-        return Ok(false);
-    }
+    let forgotten = app.db.transaction(|mut tx| async move {
+        db::leftovers::remove(&mut tx, left).await?;
+        Ok((tx, ()))
+    });
+    forgotten.await
+}
+
+/// Removes the data of an upload whose image the row `ours` owns, and sets the image to `queued`. Returns `false` if another process
+/// has taken over the row. Five statements; one more if the store fails.
+async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) -> Result<bool> {
+    let left = match store {
+        None => None,
+        Some(store) => match discard_data(app, upload, ours, store).await? {
+            Discarded::Yes => None,
+            Discarded::NotOurs => return Ok(false),
+            Discarded::Failed(error) => {
+                let image = upload.image_id.as_str();
+                tracing::error!(image, store = store.id, %error, "cannot remove the data of a failed upload now; will retry");
+                Some(Upload { process_id: app.process.id.clone(), ..upload.clone() })
+            }
+        },
+    };
+    let left = left.as_ref();
     app.db
         .transaction(|mut tx| async move {
             db::images::get_locked(&mut tx, &upload.image_id).await?;
-            if db::uploads::end(&mut tx, ours_ref).await? {
+            if db::uploads::end(&mut tx, ours).await? {
                 db::images::requeue(&mut tx, &upload.image_id, app.now()).await?;
+                if let Some(left) = left {
+                    db::leftovers::insert(&mut tx, left).await?;
+                }
             }
             Ok((tx, ()))
         })
@@ -43,17 +122,27 @@ pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>)
     Ok(true)
 }
 
-/// Removes the data of an upload whose row this process has taken over. Returns `false` if another process has taken over the row
-/// since. Two statements.
-async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<bool> {
+/// The outcome of the removal of an upload's data.
+enum Discarded {
+    /// The data is removed, or cannot be removed by this process.
+    Yes,
+    /// Another process has taken over the row.
+    NotOurs,
+    /// The store failed.
+    Failed(store::Error),
+}
+
+/// Removes the data of an upload whose row this process has taken over. Two statements.
+async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) -> Result<Discarded> {
     let object = Object { image_id: upload.image_id.to_string(), upload_id: upload.upload_id.clone() };
     let hold = match store.hold(&object).await {
+        Ok(hold) => hold,
         Err(error @ (store::Error::NoStore | store::Error::ReadOnly)) => {
             let image = upload.image_id.as_str();
             tracing::warn!(image, store = store.id, %error, "data of an interrupted upload may remain in the store");
-            return Ok(true);
+            return Ok(Discarded::Yes);
         }
-        hold => hold.map_err(Error::store_failed)?,
+        Err(error) => return Ok(Discarded::Failed(error)),
     };
     // While this process waited for the hold, another one may have treated it as dead. Then the data at the path may belong to
     // another upload.
@@ -64,7 +153,7 @@ async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) 
     };
     if !still_ours {
         hold.release().await;
-        return Ok(false);
+        return Ok(Discarded::NotOurs);
     }
     // If an operator has reset the image's status, and a Glance has uploaded to it since, its data does not belong to this upload.
     let is_without_data = |image: &Image| matches!(image.status, Status::Queued | Status::Saving);
@@ -79,6 +168,5 @@ async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) 
             None
         }
     };
-    store.discard(&object, hold).await.map_err(Error::store_failed)?;
-    Ok(true)
+    Ok(store.discard(&object, hold).await.map_or_else(Discarded::Failed, |()| Discarded::Yes))
 }

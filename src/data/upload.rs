@@ -1,6 +1,6 @@
 //! Upload of an image's data.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -20,6 +20,9 @@ use crate::{
     store::{Hold, Object, Store, Stored},
     stream::{self, ByteStream, Demand},
 };
+
+/// The pause between two attempts to begin an upload to an image that is being cleaned up.
+const CLEANUP_PAUSE: Duration = Duration::from_millis(50);
 
 /// The input of an upload.
 pub(crate) struct NewData {
@@ -69,7 +72,7 @@ impl Upload {
         };
         // Until this is dropped, recovery does not take the upload for an abandoned one.
         let _active = self.app.process.begin_upload(&record.upload_id);
-        let image = with_timeout(&self.app, self.begin(&record, announced)).await?;
+        let image = with_timeout(&self.app, self.begin_after_cleanup(&record, announced)).await?;
         let object = Object { image_id: image.id.to_string(), upload_id: record.upload_id.clone() };
         let Ingested { stored, size, observers } = match self.transfer(&image, &object, announced, data).await {
             Ok(ingested) => ingested,
@@ -93,6 +96,22 @@ impl Upload {
                 self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
                 Err(error)
             }
+        }
+    }
+
+    /// Like [`Self::begin`]. While the image is `saving` only because a cleanup removes what an earlier upload has left, waits.
+    async fn begin_after_cleanup(&self, record: &uploads::Upload, size: Option<i64>) -> Result<Image> {
+        loop {
+            let begun = self.begin(record, size).await;
+            if !matches!(begun, Err(Error::Conflict(_))) {
+                return begun;
+            }
+            let mut conn = self.app.db.acquire().await?;
+            if !uploads::is_cleanup(&mut conn, &self.id).await? {
+                return begun;
+            }
+            drop(conn);
+            tokio::time::sleep(CLEANUP_PAUSE).await;
         }
     }
 

@@ -110,6 +110,16 @@ pub(crate) enum GlimpseUploads {
     Store,
 }
 
+/// What failed uploads may have left in a store: one of Glimpse's own tables.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum GlimpseLeftovers {
+    Table,
+    UploadId,
+    ImageId,
+    ProcessId,
+    Store,
+}
+
 /// The heartbeats of the processes that use this database: one of Glimpse's own tables.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseProcesses {

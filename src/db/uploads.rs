@@ -1,6 +1,7 @@
 //! The `glimpse_uploads` table: the uploads in progress. If a process dies, another one finds its uploads here and rolls them back.
 
 use sea_query::{Expr, ExprTrait, Query};
+use uuid::Uuid;
 
 use super::{Result, Session, tables::GlimpseUploads as U};
 use crate::model::ImageId;
@@ -16,6 +17,29 @@ pub(crate) struct Upload {
     pub(crate) process_id: String,
     /// The store that receives the data.
     pub(crate) store: String,
+}
+
+/// The start of the ids of cleanups.
+const CLEANUP: &str = "cleanup-";
+
+impl Upload {
+    /// The row of a cleanup, which owns the image for the moment in which it removes what `failed` has left.
+    pub(crate) fn cleanup_of(failed: &Self, process_id: &str) -> Self {
+        // The column has 36 characters.
+        let upload_id = format!("{CLEANUP}{:.28}", Uuid::new_v4().simple().to_string());
+        Self { upload_id, process_id: process_id.to_owned(), ..failed.clone() }
+    }
+}
+
+/// Whether the image is owned by a [cleanup](Upload::cleanup_of), which ends soon. One statement.
+pub(crate) async fn is_cleanup(s: &mut impl Session, image_id: &ImageId) -> Result<bool> {
+    let query = Query::select()
+        .columns([U::ImageId, U::UploadId, U::ProcessId, U::Store])
+        .from(U::Table)
+        .and_where(Expr::col(U::ImageId).eq(image_id.as_str()))
+        .take();
+    let found: Option<Upload> = s.optional(query).await?;
+    Ok(found.is_some_and(|upload| upload.upload_id.starts_with(CLEANUP)))
 }
 
 /// Records the start of an upload. An earlier upload of the image no longer owns it. Two statements.

@@ -260,6 +260,12 @@ impl Driver for FileDriver {
         placed.await.inspect_err(|_| self.leftovers.note(object))
     }
 
+    async fn probe(&self, _: &Object) -> Result<()> {
+        let dirs = Arc::clone(&self.dirs);
+        let is_writable = |dir: &Dir| rustix::fs::access(join(&dir.path, "."), rustix::fs::Access::WRITE_OK);
+        blocking(move || dirs.iter().try_for_each(is_writable).map_err(|error| from_io(error.into()))).await
+    }
+
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         let (dirs, url) = (Arc::clone(&self.dirs), url.clone());
         let (file, size) = self

@@ -142,6 +142,14 @@ pub(crate) trait Driver {
     fn unfinished(&self, quiet: Duration) -> impl Future<Output = Result<Vec<Object>>> + Send;
     /// Removes the data of an interrupted upload. With a hold, also removes the object at the final path, and releases the hold.
     fn discard(&self, object: &Object, hold: Option<Hold>) -> impl Future<Output = Result<()>> + Send;
+    /// Returns an error if the store cannot be reached. Changes nothing.
+    fn probe(&self, _: &Object) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+    /// Removes what interrupted uploads of an image have left outside of the image's path. No upload of the image is in progress.
+    fn discard_parts(&self, object: &Object) -> impl Future<Output = Result<()>> + Send {
+        self.discard(object, None)
+    }
     /// Whether a failed call may have left data of an upload, which `discard` with a hold removes. Returns `true` once per upload.
     fn take_left(&self, _: &Object) -> bool {
         false

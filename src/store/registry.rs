@@ -158,6 +158,16 @@ impl Store {
         call!(self, |driver| driver.discard(object, hold).await, Err(Error::NoStore))
     }
 
+    /// See `Driver::probe`.
+    pub(crate) async fn probe(&self, object: &Object) -> Result<()> {
+        call!(self, |driver| driver.probe(object).await, Err(Error::NoStore))
+    }
+
+    /// See `Driver::discard_parts`.
+    pub(crate) async fn discard_parts(&self, object: &Object) -> Result<()> {
+        call!(self, |driver| driver.discard_parts(object).await, Err(Error::NoStore))
+    }
+
     /// See `Driver::take_left`.
     pub(crate) fn take_left(&self, object: &Object) -> bool {
         call!(self, |driver| driver.take_left(object), false)

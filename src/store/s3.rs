@@ -44,7 +44,7 @@ const MAX_PARTS: u64 = 10_000;
 /// If the size of an object is unknown, its parts grow by the size of the first part after each this many parts. So the maximum
 /// number of parts suffices for 1 TiB.
 const GROW_EVERY: u64 = 500;
-/// How long an upload that failed waits for its parts in flight before it is aborted.
+/// How long an upload that failed waits for its parts in flight before it is aborted, and for the server to abort it.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The maximum size of a part in bytes.
 const MAX_PART: u64 = 5 << 30;
@@ -335,14 +335,31 @@ impl Driver for S3Driver {
         let Some(hold) = hold else { return Ok(()) };
         let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
         let discarded = async {
-            client.abort_all_multiparts(&path).await?;
-            client.delete(&path).await
+            self.discard_parts(object).await?;
+            match client.delete(&path).await {
+                Err(error) if error.has_code("NoSuchBucket") => Ok(()),
+                deleted => deleted.map_err(cannot_write),
+            }
         };
         let discarded = discarded.await;
         hold.release().await;
-        match discarded {
+        discarded
+    }
+
+    async fn probe(&self, object: &Object) -> Result<()> {
+        let head = self.client()?.head(&self.path_of_image(&object.image_id)).await.map_err(cannot_read);
+        match head {
+            Err(Error::NotFound) => Ok(()),
+            head => head.map(drop),
+        }
+    }
+
+    async fn discard_parts(&self, object: &Object) -> Result<()> {
+        let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
+        let aborted = tokio::time::timeout(ABORT_TIMEOUT, client.abort_all_multiparts(&path)).await;
+        match aborted.map_err(|_| Error::Unavailable("the S3 server takes too long".into()))? {
             Err(error) if error.has_code("NoSuchBucket") => Ok(()),
-            discarded => discarded.map_err(cannot_write),
+            aborted => aborted.map_err(cannot_write),
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    data::{begun_upload, bytes, download, head_of_upload, id, image_with, status, upload, waiting_image},
+    data::{answered, begun_upload, bytes, download, head_of_upload, id, image_with, status, upload, waiting_image},
     support::{Client, Database, Fault, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
 };
 
@@ -236,6 +236,97 @@ async fn interrupted_uploads_leave_no_data() {
     nothing_is_left(&member, &image, &s3).await;
 }
 
+/// Three images have parts on the S3 server when it goes away. Their uploads fail. Until it is back, one image stays queued, one
+/// is deleted, and one is uploaded to another store. Glimpse is killed meanwhile.
+#[tokio::test]
+async fn an_upload_that_fails_because_its_store_is_away_can_be_retried_at_once() {
+    let mut s3 = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = with_options(builder(), &s3.options(&s3.base())).without("DEFAULT", "enabled_backends");
+    let mut s = builder
+        .option("DEFAULT", "enabled_backends", "s3:s3, fs:file")
+        .option("fs", "filesystem_store_datadir", dir.path().display())
+        .start()
+        .await;
+    let member = s.member("p1");
+    let data = bytes(6 * MIB);
+    let left = async |s: &TestServer, count| {
+        let sql = "SELECT COUNT(*) FROM glimpse_leftovers";
+        eventually("that many are left", || async { (s.database.count(sql).await == count).then_some(()) }).await;
+    };
+    let mut uploads = Vec::new();
+    for _ in 0..3 {
+        let image = waiting_image(&member).await;
+        let stream = begun_upload(&s.base, &image, &data).await;
+        uploads.push((image, stream));
+    }
+    eventually("parts are there", || async { (s3.parts().await.len() >= 2 * 3).then_some(()) }).await;
+    s3.kill().await;
+    for (_, stream) in &mut uploads {
+        stream.write_all(&[1; 10]).await.unwrap();
+    }
+    for (image, stream) in &mut uploads {
+        assert_eq!(answered(stream).await, "HTTP/1.1 503");
+        assert_eq!(status(&member, image).await, "queued");
+    }
+    left(&s, 3).await;
+    let [queued, deleted, elsewhere] = [0, 1, 2].map(|n| uploads[n].0.clone());
+    // The S3 server is still away, and the image still accepts uploads.
+    upload(&member, &queued, "abc").await.expect(503);
+    assert_eq!(status(&member, &queued).await, "queued");
+    member.delete(&deleted).await.expect(204);
+    let request = member.request("PUT", &format!("{elsewhere}/file")).header("X-Image-Meta-Store", "fs");
+    member.send(request.header("Content-Type", "application/octet-stream").body("abc")).await.expect(204);
+    s.kill();
+    s3.start_again().await;
+    assert!(s3.parts().await.len() >= 2 * 3);
+    s.start_again().await;
+    let member = s.member("p1");
+    // What belongs to an image in another store is removed with the image.
+    left(&s, 1).await;
+    assert_eq!(download(&member, &elsewhere).await, b"abc");
+    member.delete(&elsewhere).await.expect(204);
+    left(&s, 0).await;
+    nothing_is_left(&member, &queued, &s3).await;
+}
+
+/// The parts of the failed upload are removed, and the data of the later one is kept.
+#[tokio::test]
+async fn a_cleanup_keeps_the_data_that_a_later_upload_has_stored() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"abc").await;
+    let columns = "image_id, upload_id, process_id, store";
+    let left = format!("INSERT INTO glimpse_leftovers ({columns}) VALUES ('{}', 'u', 'dead', 's3')", id(&image));
+    s.database.execute(&left).await;
+    let sql = "SELECT COUNT(*) FROM glimpse_leftovers";
+    eventually("it is removed", || async { (s.database.count(sql).await == 0).then_some(()) }).await;
+    assert_eq!(download(&member, &image).await, b"abc");
+}
+
+/// An upload that arrives while a cleanup owns its image waits for the cleanup.
+#[tokio::test]
+async fn an_upload_waits_for_the_cleanup_of_its_image() {
+    let s3 = S3::start().await;
+    let proxy = FaultyProxy::start(&s3).await;
+    let s = with_options(builder(), &s3.options(&proxy.base)).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    proxy.hold(Some("DELETE"));
+    let columns = "image_id, upload_id, process_id, store";
+    let left = format!("INSERT INTO glimpse_leftovers ({columns}) VALUES ('{}', 'u', 'dead', 's3')", id(&image));
+    s.database.execute(&left).await;
+    eventually("it is cleaned up", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+    let (client, path) = (member.clone(), image.clone());
+    let uploading = tokio::spawn(async move { upload(&client, &path, "abc").await });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(!uploading.is_finished());
+    proxy.hold(None);
+    uploading.await.unwrap().expect(204);
+    assert_eq!(download(&member, &image).await, b"abc");
+}
+
 /// An upload that another process has rolled back because it considered this one dead. Its data arrives later, and must
 /// not replace the newer data.
 #[tokio::test]
@@ -320,11 +411,10 @@ async fn an_unavailable_or_refusing_store_is_reported() {
     }
     // Whether the S3 server has removed the object is unknown, so the deletion stays recorded and is resumed.
     assert_eq!(status(&member, &images[1]).await, "pending_delete");
-    // Whether the S3 server has this image's data is unknown as well, so the data is removed first.
-    assert_eq!(status(&member, &images[2]).await, "saving");
+    // Whether the S3 server has this image's data is unknown as well. That is recorded, and the client can retry.
+    assert_eq!(status(&member, &images[2]).await, "queued");
     s3.start_again().await;
     assert_eq!(download(&member, &images[0]).await, b"abc");
-    eventually("it is undone", || async { (status(&member, &images[2]).await == "queued").then_some(()) }).await;
     upload(&member, &images[2], "abc").await.expect(204);
     assert!(!s.log().contains("s3cret") && !s.log().contains("test:glance"));
 

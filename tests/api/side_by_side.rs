@@ -139,7 +139,7 @@ mod on_a_server {
                     database.execute(&format!("DROP INDEX {index}")).await;
                 }
                 database.execute("DROP INDEX glimpse_images_owned_named, glimpse_images_pending_delete").await;
-                database.execute("DROP TABLE glimpse_processes, glimpse_uploads").await;
+                database.execute("DROP TABLE glimpse_processes, glimpse_uploads, glimpse_leftovers").await;
             }
             _ => {
                 database.execute("UPDATE glimpse_migrations SET success = FALSE WHERE version = 8").await;
@@ -175,7 +175,7 @@ async fn is_taken_over(heads: &[&str]) {
             let of = if database.engine == Engine::MySql { format!("ON {table}") } else { String::new() };
             database.execute(&format!("DROP INDEX {index} {of}")).await;
         }
-        for table in ["glimpse_processes", "glimpse_uploads"] {
+        for table in ["glimpse_processes", "glimpse_uploads", "glimpse_leftovers"] {
             database.execute(&format!("DROP TABLE {table}")).await;
         }
         sync(&database);

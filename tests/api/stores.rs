@@ -3,9 +3,10 @@
 use std::{fs, path::Path};
 
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    data::{bytes, download, files, id, image_with, upload, waiting_image},
+    data::{answered, begun_upload, bytes, download, files, id, image_with, upload, waiting_image},
     support::{Database, Glance, ServerBuilder, TestServer, Web, eventually, mode},
 };
 
@@ -185,6 +186,40 @@ async fn a_failure_of_the_file_system_is_no_refusal_to_delete() {
     fs::rename(&away, &store).unwrap();
     member.delete(&image).await.expect(204);
     assert_eq!(files(&store), [""; 0]);
+}
+
+/// The file system goes away while an upload is in progress, and comes back only after Glimpse was killed.
+#[tokio::test]
+async fn an_upload_can_be_retried_at_once_after_its_file_system_went_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s =
+        with_stores(dir.path()).without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.3").start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let (store, away) = (dir.path().join("fast"), dir.path().join("away"));
+    let mut stream = begun_upload(&s.base, &image, b"abc").await;
+    eventually("it has begun", || async { (files(&store).len() == 1).then_some(()) }).await;
+    fs::rename(&store, &away).unwrap();
+    fs::write(&store, "").unwrap();
+    stream.write_all(b"0123456789").await.unwrap();
+    assert_eq!(answered(&mut stream).await, "HTTP/1.1 503");
+    let state = async |s: &TestServer| {
+        let left = s.database.count("SELECT COUNT(*) FROM glimpse_leftovers").await;
+        (left, s.database.count("SELECT COUNT(*) FROM glimpse_uploads").await)
+    };
+    assert_eq!(member.get(&image).await.expect(200).json()["status"], "queued");
+    assert_eq!(state(&s).await, (1, 0));
+    upload(&member, &image, "abc").await.expect(503);
+    assert_eq!(member.get(&image).await.expect(200).json()["status"], "queued");
+    s.kill();
+    fs::remove_file(&store).unwrap();
+    fs::rename(&away, &store).unwrap();
+    assert_eq!(files(&store).len(), 1);
+    s.start_again().await;
+    eventually("nothing is left", || async { (state(&s).await == (0, 0)).then_some(()) }).await;
+    assert_eq!(files(&store), [""; 0]);
+    upload(&s.member("p1"), &image, "abc").await.expect(204);
+    assert_eq!(download(&s.member("p1"), &image).await, b"abc");
 }
 
 /// A removal that was interrupted before the data was removed is resumed, and a refused one leaves the location as it
