@@ -11,7 +11,10 @@ use std::{
 use serde_json::json;
 use sqlx::Executor as _;
 
-use crate::support::{Database, DatabaseServer, Engine, TestServer, eventually, program};
+use crate::{
+    data::{id, upload, waiting_image, with_store},
+    support::{Database, DatabaseServer, Engine, TestServer, eventually, program},
+};
 
 #[tokio::test]
 async fn an_acknowledged_removal_survives_a_kill_of_the_server() {
@@ -625,4 +628,31 @@ mod on_sqlite {
         other.execute("ROLLBACK").await.unwrap();
         member.delete(&format!("{image}/tags/a")).await.expect(204);
     }
+}
+
+/// Without it, a power failure could undo the renaming of a file whose upload was answered 204.
+#[tokio::test]
+async fn a_files_new_name_is_synced_before_its_upload_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let log = dir.path().join("strace.log");
+    let strace = s.trace(&["-y", "-e", "trace=fsync,rename,renameat,renameat2"], &log).await;
+    upload(&member, &image, "abc").await.expect(204);
+    // What was called before the answer is in the log once the next call is.
+    let other = waiting_image(&member).await;
+    upload(&member, &other, "abc").await.expect(204);
+    let calls = eventually("the calls are logged", || {
+        let calls = std::fs::read_to_string(&log).unwrap();
+        std::future::ready(calls.contains(&format!("/{}\"", id(&other))).then_some(calls))
+    });
+    let calls = calls.await;
+    drop(strace);
+    let line = |what: String| calls.lines().position(|line| line.contains(&what));
+    let renamed = line(format!("/{}\"", id(&image))).unwrap();
+    let next = line(format!("/{}\"", id(&other))).unwrap();
+    let folder = format!("<{}>", dir.path().join("images").display());
+    let is_synced = |line: &str| line.contains("fsync(") && line.contains(&folder);
+    assert!(calls.lines().skip(renamed).take(next - renamed).any(is_synced), "{calls}");
 }

@@ -108,15 +108,19 @@ impl Keystone {
 
     /// What Keystone says, or said, of a token.
     async fn token(&self, token: &str, even_expired: bool) -> Result<Option<Arc<Token>>> {
-        let mut key = blake3::Hasher::new_keyed(&self.key);
-        key.update(&[u8::from(even_expired)]).update(token.as_bytes());
-        let key = *key.finalize().as_bytes();
-        let asked = self.verdicts.try_get_with(key, self.ask(token, even_expired));
+        let asked = self.verdicts.try_get_with(self.cache_key(token, even_expired), self.ask(token, even_expired));
         let verdict = asked
             .await
             .map_err(|error| Error::Unavailable { service: "Keystone", source: error.to_string().into() })?;
         let is_over = |token: &Token| token.expires <= (self.clock)();
         Ok(verdict.token.filter(|token| even_expired || !is_over(token)))
+    }
+
+    /// The key of a token in the cache. It does not reveal the token.
+    fn cache_key(&self, token: &str, even_expired: bool) -> [u8; 32] {
+        let mut key = blake3::Hasher::new_keyed(&self.key);
+        key.update(&[u8::from(even_expired)]).update(token.as_bytes());
+        *key.finalize().as_bytes()
     }
 
     fn remembered_for(&self) -> Duration {
@@ -138,4 +142,42 @@ impl Keystone {
 /// A token from a header, without the white space that some clients leave around it.
 fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     text(headers, name).map(str::trim).filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::config::{Config, Source, Sources};
+
+    /// In seconds.
+    static NOW: AtomicI64 = AtomicI64::new(1_000_000);
+
+    fn clock() -> DateTime<Utc> {
+        DateTime::from_timestamp(NOW.load(Ordering::Relaxed), 0).unwrap()
+    }
+
+    /// The cache counts seconds from the validation, and does not know that the system's clock was set forward.
+    #[tokio::test]
+    async fn a_cached_token_is_refused_once_it_has_expired() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("test.conf");
+        let options = "auth_url = http://127.0.0.1:1\nauth_type = password\nusername = u\npassword = p\n";
+        std::fs::write(&file, format!("[keystone_authtoken]\n{options}")).unwrap();
+        let config = Config::load(&Sources { places: vec![Source::File(file)], ..Sources::default() }).unwrap();
+        let keystone = Keystone::new(&config.keystone_authtoken, clock).unwrap();
+        let text = r#"{"token": {"expires_at": "1970-01-12T13:47:40.000000Z", "user": {"id": "u"}}}"#;
+        let token: Token = serde_json::from_str::<token::Body>(text).unwrap().into();
+        assert_eq!(token.expires, clock() + chrono::TimeDelta::seconds(60));
+        let verdict = Verdict { token: Some(Arc::new(token)), keep: Duration::from_secs(3600) };
+        for even_expired in [false, true] {
+            keystone.verdicts.insert(keystone.cache_key("t", even_expired), verdict.clone()).await;
+        }
+        assert!(keystone.token("t", false).await.unwrap().is_some());
+        NOW.fetch_add(60, Ordering::Relaxed);
+        assert!(keystone.token("t", false).await.unwrap().is_none());
+        // A service is allowed to use it.
+        assert!(keystone.token("t", true).await.unwrap().is_some());
+    }
 }

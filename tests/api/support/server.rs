@@ -168,6 +168,16 @@ impl TestServer {
         assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     }
 
+    /// Runs `strace` on the server with these options and the output file `log`, and waits until it is attached.
+    pub(crate) async fn trace(&self, options: &[&str], log: &Path) -> Running {
+        let mut strace = Command::new("strace");
+        strace.arg("-f").args(options).arg("-o").arg(log);
+        strace.args(["-p", &self.running.as_ref().unwrap().id().to_string()]);
+        let strace = Running::spawn(strace, Stdio::null());
+        eventually("strace is attached", || std::future::ready(strace.log().contains("attached").then_some(()))).await;
+        strace
+    }
+
     /// SIGHUP
     pub(crate) fn hang_up(&self) {
         let pid = self.running.as_ref().unwrap().id().to_string();
@@ -227,19 +237,8 @@ pub(crate) struct Running {
 impl Running {
     /// Starts a server, and waits until it logs the address that it listens on. Its standard output goes to the given
     /// file.
-    pub(crate) async fn start(mut command: Command, stdout: Option<File>) -> Self {
-        let stdout = stdout.map_or_else(Stdio::null, Stdio::from);
-        let mut process = command.stderr(Stdio::piped()).stdout(stdout).spawn().unwrap();
-        let log = Arc::new(Mutex::new(String::new()));
-        let (lines, write) = (BufReader::new(process.stderr.take().unwrap()), Arc::clone(&log));
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                let mut log = write.lock().unwrap();
-                log.push_str(&line);
-                log.push('\n');
-            }
-        });
-        let mut running = Self { process, log, base: String::new() };
+    pub(crate) async fn start(command: Command, stdout: Option<File>) -> Self {
+        let mut running = Self::spawn(command, stdout.map_or_else(Stdio::null, Stdio::from));
         let base = eventually("the server listens", || {
             let ended = running.process.try_wait().unwrap();
             assert!(ended.is_none(), "the server ended: {}", running.log());
@@ -250,6 +249,21 @@ impl Running {
         });
         running.base = base.await;
         running
+    }
+
+    /// Starts a process, and collects what it writes to its standard error.
+    fn spawn(mut command: Command, stdout: Stdio) -> Self {
+        let mut process = command.stderr(Stdio::piped()).stdout(stdout).spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        let (lines, write) = (BufReader::new(process.stderr.take().unwrap()), Arc::clone(&log));
+        std::thread::spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                let mut log = write.lock().unwrap();
+                log.push_str(&line);
+                log.push('\n');
+            }
+        });
+        Self { process, log, base: String::new() }
     }
 
     pub(crate) fn log(&self) -> String {
