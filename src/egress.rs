@@ -6,9 +6,10 @@
 //! returned other ones (DNS rebinding). Each redirection is checked like a URL that a user provides.
 
 use std::{
+    collections::HashMap,
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -19,11 +20,27 @@ use url::{Host, Url};
 
 use crate::config::{HostAddress, ImportFilteringOpts, Port};
 
-/// The maximum number of concurrent DNS lookups. Each blocks a thread of the pool that also reads and writes files until the
-/// system's resolver returns, and users choose the name servers that it waits for.
+/// The maximum number of concurrent DNS lookups for URLs of each [`Strictness`]. Each blocks a thread of the pool that also reads and
+/// writes files until the system's resolver returns, and users choose the name servers that it waits for.
 const MAX_LOOKUPS: usize = 8;
+/// The maximum number of concurrent DNS lookups on behalf of a project. Fewer than [`MAX_LOOKUPS`], so that name servers which do not
+/// respond to one project's lookups do not block those of all others.
+const MAX_LOOKUPS_OF_PROJECT: usize = 2;
 /// How long a request waits for the addresses of a name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+tokio::task_local! {
+    /// The project on whose behalf this task connects.
+    static PROJECT: String;
+}
+
+/// Does work that connects on behalf of a project, whose lookups are limited.
+pub(crate) async fn on_behalf_of<T>(project: Option<&str>, work: impl Future<Output = T>) -> T {
+    match project {
+        Some(project) => PROJECT.scope(project.to_owned(), work).await,
+        None => work.await,
+    }
+}
 
 /// Users are not allowed to make this service connect to the URL, or to any address of its host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -110,12 +127,13 @@ impl EgressFilter {
         if allowed.iter().any(|entry| is_same(entry.as_str(), host)) {
             return Ok(());
         }
-        let inner = embedded(address);
-        if is_own(address) || is_own(inner) {
+        let mut addresses = embedded(address);
+        addresses.push(address);
+        if addresses.iter().any(|address| is_own(*address)) {
             return Err(Refused("its address is one of this machine or of its links"));
         }
         let is_listed =
-            |entry: &HostAddress| entry.as_str().parse().is_ok_and(|entry: IpAddr| entry == address || entry == inner);
+            |entry: &HostAddress| entry.as_str().parse().is_ok_and(|entry: IpAddr| addresses.contains(&entry));
         if allowed.is_empty() && options.disallowed_hosts.0.iter().any(is_listed) {
             return Err(Refused("its address is not allowed"));
         }
@@ -135,10 +153,10 @@ impl EgressFilter {
         // addresses.
         let is_short = strictness == Strictness::New && !host.ends_with('.');
         let name = if is_short { format!("{host}.") } else { host.to_owned() };
-        let found = match self.names.addresses(name).await {
+        let found = match self.names.addresses(name, strictness).await {
             Ok(found) => found,
             Err(error) if is_short && error.kind() != io::ErrorKind::TimedOut => {
-                let is_local = self.names.addresses(host.to_owned()).await.is_ok();
+                let is_local = self.names.addresses(host.to_owned(), strictness).await.is_ok();
                 let refused = Refused("its host is not a fully qualified DNS name");
                 return Err(if is_local { refused.into() } else { error.into() });
             }
@@ -168,10 +186,15 @@ impl EgressFilter {
 /// Looks up the addresses of a name.
 type Lookup = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
 
-/// Resolves names, with a limit on concurrent lookups.
+/// Resolves names, with limits on concurrent lookups.
 struct NameResolver {
     lookup: Box<Lookup>,
-    slots: Arc<Semaphore>,
+    /// The slots for the URLs that users provide now.
+    new: Arc<Semaphore>,
+    /// The slots for the URLs from the database: downloads do not wait for lookups of new names.
+    kept: Arc<Semaphore>,
+    /// The slots of the projects that have lookups in progress.
+    projects: Mutex<HashMap<String, Weak<Semaphore>>>,
     timeout: Duration,
 }
 
@@ -187,22 +210,45 @@ impl NameResolver {
         timeout: Duration,
         lookup: impl Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync + 'static,
     ) -> Self {
-        Self { lookup: Box::new(lookup), slots: Arc::new(Semaphore::new(MAX_LOOKUPS)), timeout }
+        let slots = || Arc::new(Semaphore::new(MAX_LOOKUPS));
+        Self { lookup: Box::new(lookup), new: slots(), kept: slots(), projects: Mutex::default(), timeout }
+    }
+
+    /// The slots of the project on whose behalf this task connects, if there is one.
+    fn project_slots(&self) -> Option<Arc<Semaphore>> {
+        let project = PROJECT.try_with(String::clone).ok()?;
+        let mut projects = self.projects.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slots) = projects.get(&project).and_then(Weak::upgrade) {
+            return Some(slots);
+        }
+        projects.retain(|_, slots| slots.strong_count() > 0);
+        let slots = Arc::new(Semaphore::new(MAX_LOOKUPS_OF_PROJECT));
+        projects.insert(project, Arc::downgrade(&slots));
+        Some(slots)
     }
 
     /// Looks up the addresses of a name.
     ///
     /// # Errors
     /// The error of the lookup, or `TimedOut` if the lookup or the wait for a free slot takes too long.
-    async fn addresses(&self, name: String) -> io::Result<Vec<SocketAddr>> {
+    async fn addresses(&self, name: String, strictness: Strictness) -> io::Result<Vec<SocketAddr>> {
+        let slots = match strictness {
+            Strictness::New => &self.new,
+            Strictness::Kept => &self.kept,
+        };
         let found = async {
-            let slot = Arc::clone(&self.slots).acquire_owned().await.map_err(io::Error::other)?;
+            // A project that waits for one of its own slots occupies no other.
+            let project_slot = match self.project_slots() {
+                Some(slots) => Some(slots.acquire_owned().await.map_err(io::Error::other)?),
+                None => None,
+            };
+            let slot = Arc::clone(slots).acquire_owned().await.map_err(io::Error::other)?;
             let lookup = (self.lookup)(name);
             // The lookup cannot be cancelled. It runs in its own task, so that it occupies its slot until its thread is free, even
             // if the request is cancelled.
             let work = tokio::spawn(async move {
                 let found = lookup.await;
-                drop(slot);
+                drop((slot, project_slot));
                 found
             });
             work.await?
@@ -218,7 +264,8 @@ impl NameResolver {
 impl fmt::Debug for NameResolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NameResolver")
-            .field("slots", &self.slots)
+            .field("new", &self.new)
+            .field("kept", &self.kept)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -238,7 +285,7 @@ impl Resolve for Resolver {
         Box::pin(async move {
             let host = name.as_str();
             let addresses: Vec<SocketAddr> = match proxies.iter().any(|proxy| proxy.eq_ignore_ascii_case(host)) {
-                true => filter.names.addresses(host.to_owned()).await?,
+                true => filter.names.addresses(host.to_owned(), strictness).await?,
                 false => filter.resolve(host, strictness).await?,
             };
             Ok(Box::new(addresses.into_iter()) as Addrs)
@@ -316,15 +363,27 @@ fn is_own(address: IpAddr) -> bool {
         }
 }
 
-/// The IPv4 address that an IPv6 address embeds: IPv4-mapped, IPv4-compatible, NAT64 or 6to4. Otherwise the address itself.
-fn embedded(address: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = address else { return address };
+/// The IPv4 addresses that an IPv6 address embeds, or can embed: IPv4-mapped, IPv4-compatible, SIIT, NAT64, 6to4, Teredo and ISATAP.
+fn embedded(address: IpAddr) -> Vec<IpAddr> {
+    let IpAddr::V6(v6) = address else { return Vec::new() };
     let pair = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into();
     match v6.segments() {
-        _ if v6 == Ipv6Addr::LOCALHOST || v6 == Ipv6Addr::UNSPECIFIED => address,
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => pair(high, low),
-        [0x2002, high, low, ..] => pair(high, low),
-        _ => address,
+        _ if v6 == Ipv6Addr::LOCALHOST || v6 == Ipv6Addr::UNSPECIFIED => Vec::new(),
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] => vec![pair(high, low)],
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => vec![pair(high, low)],
+        [0x64, 0xff9b, 1, _, _, _, high, low] => {
+            let o = v6.octets();
+            // A translator's prefix in this range is longer than 47 bits, and its length decides where the address is (RFC 6052).
+            // In all places but the right one, the octets are usually zero.
+            let places = [[o[6], o[7], o[9], o[10]], [o[7], o[9], o[10], o[11]], [o[9], o[10], o[11], o[12]]];
+            let likely = places.into_iter().filter(|place| place[0] != 0).map(|place| IpAddr::V4(place.into()));
+            likely.chain([pair(high, low)]).collect()
+        }
+        [0x2002, high, low, ..] => vec![pair(high, low)],
+        // The server, and the client, whose bits are inverted.
+        [0x2001, 0, server_high, server_low, _, _, high, low] => vec![pair(server_high, server_low), pair(!high, !low)],
+        [_, _, _, _, 0 | 0x200, 0x5efe, high, low] => vec![pair(high, low)],
+        _ => Vec::new(),
     }
 }
 
@@ -341,7 +400,7 @@ mod tests {
 
     use tokio::sync::Semaphore;
 
-    use super::{EgressFilter, MAX_LOOKUPS, NameResolver, Strictness, parse_url};
+    use super::{EgressFilter, MAX_LOOKUPS, MAX_LOOKUPS_OF_PROJECT, NameResolver, Strictness, on_behalf_of, parse_url};
     use crate::config::{Config, Source, Sources};
 
     fn filter(options: &str) -> EgressFilter {
@@ -414,12 +473,22 @@ mod tests {
             "[64:ff9b::a9fe:a9fe]",
             "[2002:a9fe:a9fe::]",
             "[::169.254.169.254]",
+            "[::ffff:0:169.254.169.254]",
+            "[64:ff9b:1::169.254.169.254]",
+            "[64:ff9b:1:a9fe:a9:fe00::]",
+            "[64:ff9b:1:a9:fe:a9fe::]",
+            "[64:ff9b:1:0:a9:fea9:fe00:0]",
+            "[2001:0:7f00:1::f5ff:fffe]",
+            "[2001:0:c000:201::5601:5601]",
+            "[2001:db8::5efe:169.254.169.254]",
+            "[fd00::200:5efe:127.0.0.1]",
         ] {
             for strictness in [Strictness::New, Strictness::Kept] {
                 assert!(filter("").check(&format!("http://{host}/"), strictness).is_err(), "{host}");
             }
         }
-        for host in ["10.1.2.3", "172.16.0.1", "[fd00::1]", "[2001:db8::1]", "[::ffff:10.0.0.1]"] {
+        for host in ["10.1.2.3", "172.16.0.1", "[fd00::1]", "[2001:db8::1]", "[::ffff:10.0.0.1]", "[64:ff9b:1::a00:1]"]
+        {
             assert!(passes("", &format!("http://{host}/")), "{host}");
         }
         assert!(filter("").check("http://10.0.0.1:8080/", Strictness::Kept).is_ok());
@@ -499,6 +568,16 @@ mod tests {
             let error = answer.unwrap_err().to_string();
             assert!(error.contains("its host's name was not resolved within"), "{error}");
         }
+        assert_eq!(begun.swap(0, Ordering::Relaxed), MAX_LOOKUPS);
+        // Lookups for downloads have slots of their own, of which a project can occupy only a few.
+        for _ in 0..MAX_LOOKUPS {
+            let lookup = filter.resolve("silent.example", Strictness::Kept);
+            on_behalf_of(Some("p1"), lookup).await.unwrap_err();
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), MAX_LOOKUPS_OF_PROJECT);
+        on_behalf_of(Some("p2"), filter.resolve("other.example", Strictness::Kept)).await.unwrap_err();
+        assert_eq!(begun.load(Ordering::Relaxed), MAX_LOOKUPS_OF_PROJECT + 1);
+        begun.store(MAX_LOOKUPS, Ordering::Relaxed);
         // The requests have timed out. Their lookups still occupy all slots, so no other lookup begins.
         filter.resolve("late.example", Strictness::New).await.unwrap_err();
         assert_eq!(begun.load(Ordering::Relaxed), MAX_LOOKUPS);

@@ -11,6 +11,7 @@ use crate::{
     app::App,
     context::Context,
     db::{self},
+    egress,
     error::{Error, Result, with_causes},
     model::{Location, LocationStatus, RequestedId, Status},
     policy::rule,
@@ -70,7 +71,8 @@ pub(crate) async fn download(
     locations.sort_by_key(|location| (!is_preferred(location), std::cmp::Reverse(weight(location))));
     let mut failures = Vec::new();
     for location in &locations {
-        match open_location(app, location, known, range.clone()).await {
+        let opening = open_location(app, location, known, range.clone());
+        match egress::on_behalf_of(context.project_id(), opening).await {
             Ok((size, data)) => {
                 failures.iter().for_each(Failure::log);
                 return Ok(Some(Download { size, range, checksum: image.image.checksum, data }));

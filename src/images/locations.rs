@@ -15,6 +15,7 @@ use crate::{
     context::Context,
     data::removal,
     db::{self, Session},
+    egress,
     error::{Error, Result, with_causes},
     limits::StorageLeft,
     model::{Image, Location, LocationStatus, LocationUrl, Status, UNWRITTEN, check_described, may_become},
@@ -150,7 +151,7 @@ impl LocationsDraft<'_> {
         for location in new {
             let url = &location.url;
             if !probes.0.contains_key(url) {
-                let result = probe_url(app, url).await;
+                let result = egress::on_behalf_of(context.project_id(), probe_url(app, url)).await;
                 probes.0.insert(url.clone(), result);
                 if !matches!(result, ProbeResult::Bytes(_)) {
                     break;
