@@ -229,10 +229,10 @@ impl ConfigReport {
         let folders: Vec<PathBuf> = read.iter().filter_map(|file| file.parent()).map(Path::to_owned).collect();
         let paste = PasteDeploy::from_reader(&mut raw);
         let pipeline = paste::pipeline(&paste, &folders);
-        let filter = pipeline.as_ref().ok().and_then(Option::as_ref).and_then(|pipeline| pipeline.authtoken.clone());
-        let has_filter = filter.is_some();
-        if let Some((path, entries)) = filter {
-            raw.add_filter(&path, entries);
+        let filters = pipeline.iter().flatten().flat_map(|pipeline| &pipeline.options);
+        let has_filter = filters.clone().any(|options| options.group == KeystoneAuthtoken::NAME);
+        for options in filters {
+            raw.add_filter(&options.path, options.group, &options.entries);
         }
         raw.follow_auth_section();
         let mut config = Config {
@@ -294,9 +294,6 @@ impl Config {
             let what = "[oslo_middleware] enable_proxy_headers_parsing does nothing";
             self.warnings.push(format!("{what}: the paste pipeline has no http_proxy_to_wsgi filter"));
             self.oslo_middleware.enable_proxy_headers_parsing = false;
-        }
-        if pipeline.healthcheck_disable.is_some() {
-            self.healthcheck.disable_by_file_path = pipeline.healthcheck_disable;
         }
         self.auth = match (self.glimpse.auth, pipeline.auth) {
             (Some(auth), _) => auth,

@@ -1,8 +1,16 @@
-//! The paste file's pipeline, of which we take what it says of our own parts: which of them stand before the API.
+//! The paste file's pipeline: which filters are in front of the API, and which options they set. Only the filters that Glimpse has a
+//! counterpart for have an effect.
+//!
+//! The file is read as PasteDeploy reads it, in the dialect of Python's `configparser`.
+
+mod file;
 
 use std::path::{Path, PathBuf};
 
-use super::{ConfigError, glimpse::Auth, ini, paste_deploy::PasteDeploy, secret::Secret};
+use self::file::PasteFile;
+use super::{
+    ConfigError, catalogue, glimpse::Auth, ini, keystone_authtoken::KeystoneAuthtoken, paste_deploy::PasteDeploy,
+};
 
 /// A filter of a pipeline that we know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,14 +21,12 @@ enum Filter {
     FakeAuth,
     Cors,
     ProxyHeaders,
+    Healthcheck,
     /// What we do in any case.
     AlwaysThere,
     /// What we do not do yet.
     Missing,
 }
-
-/// How many parts of a paste file may refer to each other in a row.
-const MAX_REFERENCES: usize = 8;
 
 /// Glance's flavors, for who has no paste file.
 const FLAVORS: [(&str, &str); 8] = [
@@ -43,25 +49,26 @@ pub(super) struct Pipeline {
     pub(super) cors: bool,
     /// Whether `[oslo_middleware] enable_proxy_headers_parsing` counts.
     pub(super) proxy_headers: bool,
-    /// The file that the paste file's healthcheck is disabled by.
-    pub(super) healthcheck_disable: Option<PathBuf>,
-    /// The paste file, and what its authtoken filter says of `[keystone_authtoken]`; `None` without such a file or filter.
-    pub(super) authtoken: Option<(PathBuf, Vec<ini::Entry>)>,
+    /// The options that its filters set.
+    pub(super) options: Vec<FilterOptions>,
     /// What the operator should know about it.
     pub(super) warnings: Vec<String>,
+}
+
+/// What a filter's section sets. It takes precedence over the group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct FilterOptions {
+    /// The paste file.
+    pub(super) path: PathBuf,
+    /// The group that the filter has its options from.
+    pub(super) group: &'static str,
+    pub(super) entries: Vec<ini::Entry>,
 }
 
 impl Default for Pipeline {
     /// Where there is none: every option counts.
     fn default() -> Self {
-        Self {
-            auth: Ok(Auth::Standalone),
-            cors: true,
-            proxy_headers: true,
-            healthcheck_disable: None,
-            authtoken: None,
-            warnings: Vec::new(),
-        }
+        Self { auth: Ok(Auth::Standalone), cors: true, proxy_headers: true, options: Vec::new(), warnings: Vec::new() }
     }
 }
 
@@ -69,34 +76,29 @@ impl Default for Pipeline {
 ///
 /// # Errors
 /// A paste file that cannot be read, or that has no such flavor.
-pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<Option<Pipeline>, ConfigError> {
-    if options.flavor.is_none() && options.config_file.is_none() {
+pub(super) fn pipeline(paste: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<Option<Pipeline>, ConfigError> {
+    if paste.flavor.is_none() && paste.config_file.is_none() {
         // Glance would read it, and let everybody in.
-        let warning = paste_file(options, config_dirs).map(|path| {
+        let warning = paste_file(paste, config_dirs).map(|path| {
             let what = "is not read: [paste_deploy] flavor is not set, so users of our own are asked for";
             format!("{} {what}", path.display())
         });
         return Ok(warning.map(|warning| Pipeline { warnings: vec![warning], ..Pipeline::default() }));
     }
-    let flavor = options.flavor.as_deref().unwrap_or("default");
+    let flavor = paste.flavor.as_deref().unwrap_or("default");
     let error = |message: String| ConfigError::Value {
-        origin: options.config_file.as_deref().unwrap_or("the paste file").to_owned(),
+        origin: paste.config_file.as_deref().unwrap_or("the paste file").to_owned(),
         group: "paste_deploy".to_owned(),
         name: "flavor",
         message,
     };
-    let (mut healthcheck_disable, mut authtoken) = (None, None);
-    let filters = match paste_file(options, config_dirs) {
+    let mut options = Vec::new();
+    let filters = match paste_file(paste, config_dirs) {
         Some(path) => {
-            let mut file = PasteFile(super::parse_file(&path)?);
-            file.fill_in(&path);
-            let disable = |section| file.value(section, "disable_by_file_path");
-            healthcheck_disable =
-                disable("app:healthcheck").or_else(|| disable("filter:healthcheck")).map(PathBuf::from);
+            let file = PasteFile::read(&path)?;
             let names = file.filters(flavor).ok_or_else(|| error(format!("there is no pipeline for {flavor:?}")))?;
-            let filters: Vec<_> = names.into_iter().map(|name| (file.kind(&name), name)).collect();
-            let found = filters.iter().find(|(kind, _)| *kind == Some(Filter::AuthToken));
-            authtoken = found.map(|(_, name)| (path, file.local(name)));
+            let filters: Vec<_> = names.into_iter().map(|name| (file.factory(&name).and_then(kind), name)).collect();
+            options = filter_options(&path, &file, &filters);
             filters
         }
         None => {
@@ -106,8 +108,46 @@ pub(super) fn pipeline(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Result
             known.1.split(' ').map(|name| (kind(name), name.to_owned())).collect()
         }
     };
-    Ok(Some(Pipeline { healthcheck_disable, authtoken, ..judge(&filters) }))
+    Ok(Some(Pipeline { options, ..judge(&filters) }))
 }
+
+/// The options that the sections of the filters set, and that of the health check, which is an application.
+fn filter_options(path: &Path, file: &PasteFile, filters: &[(Option<Filter>, String)]) -> Vec<FilterOptions> {
+    let section = |wanted: Filter| {
+        let found = filters.iter().find(|(kind, _)| *kind == Some(wanted));
+        found.map(|(_, name)| ("filter", name.as_str()))
+    };
+    let healthcheck =
+        if file.has("app", "healthcheck") { Some(("app", "healthcheck")) } else { section(Filter::Healthcheck) };
+    [
+        (KeystoneAuthtoken::NAME, section(Filter::AuthToken)),
+        ("cors", section(Filter::Cors)),
+        ("oslo_middleware", section(Filter::ProxyHeaders)),
+        ("healthcheck", healthcheck),
+    ]
+    .into_iter()
+    .filter_map(|(group, section)| {
+        let (prefix, name) = section?;
+        let is_authtoken = group == KeystoneAuthtoken::NAME;
+        let is_own = |entry: &ini::Entry| {
+            let is_known = catalogue::options().any(|option| option.is_called(group, &entry.name));
+            // What all filters get is not meant for this one, unless it knows it.
+            is_known
+                || (entry.group != "DEFAULT"
+                    && !IGNORED.contains(&(group, &entry.name))
+                    && !entry.name.starts_with(CONFIG))
+        };
+        let entries = file.local(prefix, name);
+        let entries = entries.into_iter().filter(|entry| is_authtoken || is_own(entry)).collect();
+        Some(FilterOptions { path: path.to_owned(), group, entries })
+    })
+    .collect()
+}
+
+/// What options of the filters begin with that name the configuration, which is the one that Glimpse reads anyway.
+const CONFIG: &str = "oslo_config_";
+/// Options in Glance's own paste file that say what Glimpse does in any case.
+const IGNORED: [(&str, &str); 2] = [("healthcheck", "path"), ("healthcheck", "backends")];
 
 /// The file of the option, or Glance's own beside the configuration.
 fn paste_file(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Option<PathBuf> {
@@ -138,8 +178,12 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
             unknown.join(", ")
         ))
     } else {
-        // Without a context, Glance's API fails at every request; ours asks its own users.
-        Ok(Auth::Standalone)
+        // Without a context, Glance's API fails at every request.
+        let unknown =
+            if unknown.is_empty() { String::new() } else { format!("; it does not know {}", unknown.join(", ")) };
+        Err(format!(
+            "the pipeline has no filter from which Glimpse knows how callers are authenticated{unknown}: set [glimpse] auth"
+        ))
     };
     let warnings = filters.iter().filter_map(|(kind, name)| match kind {
         None => Some(format!("[paste_deploy]: Glimpse does not know the filter {name}, and leaves it out")),
@@ -150,107 +194,15 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
         auth,
         cors: has(Filter::Cors),
         proxy_headers: has(Filter::ProxyHeaders),
-        healthcheck_disable: None,
-        authtoken: None,
+        options: Vec::new(),
         warnings: warnings.collect(),
-    }
-}
-
-/// A paste file's entries.
-struct PasteFile(Vec<ini::Entry>);
-
-impl PasteFile {
-    fn value(&self, section: &str, name: &str) -> Option<&str> {
-        // The dialect of options takes a group's name in either case.
-        let is_it = |entry: &&ini::Entry| entry.group.eq_ignore_ascii_case(section) && entry.name == name;
-        let mut found = self.0.iter().filter(is_it);
-        found.next_back().map(|entry| entry.value.expose())
-    }
-
-    /// The names of the filters that stand before the API in this flavor, in order.
-    fn filters(&self, flavor: &str) -> Option<Vec<String>> {
-        let mut part = if flavor == "default" { "glance-api".to_owned() } else { format!("glance-api-{flavor}") };
-        let mut filters = Vec::new();
-        for _ in 0..MAX_REFERENCES {
-            let pipeline = self.value(&format!("pipeline:{part}"), "pipeline");
-            let composite = format!("composite:{part}");
-            let is_by_flavor = self
-                .value(&composite, "paste.composite_factory")
-                .is_some_and(|factory| factory.ends_with(":pipeline_factory"));
-            let by_flavor = if is_by_flavor { self.value(&composite, flavor) } else { None };
-            match (pipeline.or(by_flavor), self.value(&composite, "/")) {
-                (Some(pipeline), _) => {
-                    let mut names: Vec<String> = pipeline.split_whitespace().map(str::to_owned).collect();
-                    part = names.pop()?;
-                    filters.extend(names);
-                }
-                (None, Some(target)) => part = target.to_owned(),
-                // The application at the end.
-                (None, None) => break,
-            }
-        }
-        (!filters.is_empty()).then_some(filters)
-    }
-
-    /// Puts in what paste's values may refer to: the file itself, and its folder.
-    fn fill_in(&mut self, path: &Path) {
-        let file = path.display().to_string();
-        let here = path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
-        for entry in &mut self.0 {
-            let value = entry.value.expose().replace("%(here)s", &here).replace("%(__file__)s", &file);
-            entry.value = Secret::new(value.replace("%%", "%"));
-        }
-    }
-
-    /// What a filter is given, the one that counts last: what is under the one that it uses, what is under its own name, and what
-    /// the file gives to all, which paste lets nobody override but with `set`.
-    fn local(&self, name: &str) -> Vec<ini::Entry> {
-        let mut sections = vec![format!("filter:{name}")];
-        while let Some(section) = sections.last()
-            && let Some(used) = self.value(section, "use").filter(|used| !used.contains([':', '#']))
-            && sections.len() < MAX_REFERENCES
-        {
-            sections.push(format!("filter:{used}"));
-        }
-        sections.insert(0, "DEFAULT".to_owned());
-        let is_pastes = |name: &str| name.starts_with("paste.") || ["use", "configkey", "log_name"].contains(&name);
-        let of = |section: &String| {
-            let entries = self.0.iter().filter(|entry| entry.group.eq_ignore_ascii_case(section));
-            entries.filter(|entry| !is_pastes(&entry.name)).cloned().collect::<Vec<_>>()
-        };
-        let (set, given): (Vec<_>, Vec<_>) =
-            sections.iter().rev().flat_map(of).partition(|entry| entry.name.starts_with("set "));
-        let set =
-            set.into_iter().map(|entry| ini::Entry { name: entry.name["set ".len()..].trim().to_owned(), ..entry });
-        given.into_iter().chain(set).collect()
-    }
-
-    /// What a filter is, by what makes it; by its name where the file does not say.
-    fn kind(&self, name: &str) -> Option<Filter> {
-        let mut name = name;
-        for _ in 0..MAX_REFERENCES {
-            let section = format!("filter:{name}");
-            if let Some(factory) = self.value(&section, "paste.filter_factory") {
-                return kind(factory);
-            }
-            match self.value(&section, "use") {
-                Some(other)
-                    if self.0.iter().any(|entry| entry.group.eq_ignore_ascii_case(&format!("filter:{other}"))) =>
-                {
-                    name = other;
-                }
-                Some(package) => return kind(package),
-                None => return kind(name),
-            }
-        }
-        None
     }
 }
 
 /// What a filter is, by its factory, whole, or by the name that Glance's own file gives it. Nothing else is taken for one:
 /// a filter that merely sounds like another must not decide who comes in.
-fn kind(text: &str) -> Option<Filter> {
-    Some(match text {
+fn kind(factory: impl AsRef<str>) -> Option<Filter> {
+    Some(match factory.as_ref() {
         "glance.api.middleware.context:UnauthenticatedContextMiddleware.factory" | "unauthenticated-context" => {
             Filter::UnauthenticatedContext
         }
@@ -268,7 +220,7 @@ fn kind(text: &str) -> Option<Filter> {
             Filter::AlwaysThere
         }
         "oslo_middleware:Healthcheck.factory" | "egg:oslo.middleware#healthcheck" | "healthcheck" => {
-            Filter::AlwaysThere
+            Filter::Healthcheck
         }
         "oslo_middleware:RequestId.factory" | "oslo_middleware.request_id:RequestId.factory" | "request_id" => {
             Filter::AlwaysThere
@@ -286,7 +238,7 @@ fn kind(text: &str) -> Option<Filter> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::Path};
+    use std::fs;
 
     use super::{Auth, PasteDeploy, Pipeline, pipeline};
 
@@ -342,7 +294,9 @@ paste.filter_factory = keystonemiddleware.audit:filter_factory
         let found = read(Some("keystone"), Some(COMPOSITES)).unwrap().unwrap();
         assert_eq!(found.auth, Ok(Auth::Keystone));
         assert!(found.cors && found.proxy_headers);
-        assert_eq!(found.healthcheck_disable.as_deref(), Some(Path::new("/run/away")));
+        let healthcheck = found.options.iter().find(|options| options.group == "healthcheck").unwrap();
+        assert_eq!(healthcheck.entries[0].name, "disable_by_file_path");
+        assert_eq!(healthcheck.entries[0].value.expose(), "/run/away");
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         assert!(found.warnings[0].contains("osprofiler") && found.warnings[1].contains("audit"));
         assert!(read(Some("nope"), Some(COMPOSITES)).unwrap_err().contains("no pipeline for \"nope\""));
@@ -381,7 +335,7 @@ paste.filter_factory = site.context:factory
         assert_eq!((found.auth, found.cors), (Ok(Auth::Keystone), false));
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         let alone = read(Some("site"), Some(&paste.replace("authtoken context ", ""))).unwrap().unwrap();
-        assert_eq!(alone.auth, Ok(Auth::Standalone));
+        assert!(alone.auth.unwrap_err().contains("it does not know block, cors-context: set [glimpse] auth"));
         // In front of a context, one of them may be what authenticates.
         let open = read(Some("site"), Some(&paste.replace("authtoken ", ""))).unwrap().unwrap();
         assert!(open.auth.unwrap_err().contains("block, cors-context"));
@@ -397,6 +351,24 @@ paste.filter_factory = site.context:factory
         let paste = "[composite:glance-api-my-site]\n/: api\n[composite:api]\n\
             paste.composite_factory = glance.api:pipeline_factory\nmy-site = authtoken context rootapp\n";
         assert_eq!(read(Some("my-site"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
+    }
+
+    #[test]
+    fn a_pipeline_that_authenticates_nobody_is_an_error() {
+        let paste = "[pipeline:glance-api-x]\npipeline = cors versionnegotiation rootapp\n";
+        let found = read(Some("x"), Some(paste)).unwrap().unwrap();
+        assert!(found.auth.unwrap_err().contains("set [glimpse] auth"));
+    }
+
+    #[test]
+    fn blanks_around_colons_and_names_are_skipped() {
+        let paste = "[pipeline: glance-api-x ]\n  pipeline = a\n# between\n\n   b\n    rootapp\n\
+            [filter: a] ; mine\npaste.filter_factory = keystonemiddleware.auth_token :filter_factory\n\
+            [filter:\tb]\npaste.filter_factory=glance.api.middleware.context:   ContextMiddleware.factory\n";
+        let found = read(Some("x"), Some(paste)).unwrap().unwrap();
+        assert_eq!((found.auth, found.warnings), (Ok(Auth::Keystone), vec![]));
+        let context = paste.replace("= a\n", "=\n");
+        assert_eq!(read(Some("x"), Some(&context)).unwrap().unwrap().auth, Ok(Auth::Proxy));
     }
 
     #[test]

@@ -60,7 +60,7 @@ pub(crate) struct RawConfig {
     environment: fn(&str) -> Option<String>,
     /// Group, name and value of each option on the command line.
     overrides: Vec<(&'static str, &'static str, String)>,
-    /// The options of `[keystone_authtoken]` in the paste file's filter.
+    /// The options in sections of the paste file's filters, by group.
     filter: Vec<(Rc<Path>, Entry)>,
     /// The group with the login options of `[keystone_authtoken]`.
     auth_section: Option<String>,
@@ -99,15 +99,15 @@ impl RawConfig {
         self.entries.extend(entries.into_iter().map(|entry| (number, Rc::clone(&path), entry)));
     }
 
-    /// Adds the options of the paste file's authtoken filter, which take precedence over everything else. Their values contain no
-    /// references.
-    pub(super) fn add_filter(&mut self, path: &Path, entries: Vec<Entry>) {
+    /// Adds the options in the section of a filter in the paste file, which take precedence over everything else. Their values contain
+    /// no references.
+    pub(super) fn add_filter(&mut self, path: &Path, group: &str, entries: &[Entry]) {
         let path: Rc<Path> = path.into();
-        let literal = |mut entry: Entry| {
-            entry.value = Secret::new(entry.value.expose().replace('$', "$$"));
-            (Rc::clone(&path), entry)
+        let literal = |entry: &Entry| {
+            let value = Secret::new(entry.value.expose().replace('$', "$$"));
+            (Rc::clone(&path), Entry { group: group.to_owned(), name: entry.name.clone(), value, line: entry.line })
         };
-        self.filter = entries.into_iter().map(literal).collect();
+        self.filter.extend(entries.iter().map(literal));
     }
 
     /// From now on, reads the login options of `[keystone_authtoken]` from the group that `auth_section` names.
@@ -133,10 +133,10 @@ impl RawConfig {
     /// `OS_<GROUP>__<NAME>`, which replaces them. Within a file, the option's present name takes precedence over its former names.
     fn texts(&self, group: &str, name: &str, former: &[(&str, &str)]) -> Vec<(Secret, Origin)> {
         let origin = |path: &Rc<Path>, entry: &Entry| Origin::File(Rc::clone(path), entry.line);
-        let is_in_filter = |entry: &Entry| entry.name == name || former.iter().any(|(_, old)| entry.name == *old);
-        if group == KeystoneAuthtoken::NAME
-            && let Some((path, entry)) = self.filter.iter().rev().find(|(_, entry)| is_in_filter(entry))
-        {
+        let is_in_filter = |entry: &Entry| {
+            entry.group == group && (entry.name == name || former.iter().any(|(_, old)| entry.name == *old))
+        };
+        if let Some((path, entry)) = self.filter.iter().rev().find(|(_, entry)| is_in_filter(entry)) {
             return vec![(entry.value.clone(), origin(path, entry))];
         }
         let (declared_group, group) = (group, self.actual_group(group, name));
@@ -203,7 +203,7 @@ impl RawConfig {
         let mut reported: Vec<(&str, &str)> = Vec::new();
         let mut warnings = Vec::new();
         let in_files = self.entries.iter().map(|(_, path, entry)| (path, entry.group.as_str(), entry));
-        let in_filter = self.filter.iter().map(|(path, entry)| (path, KeystoneAuthtoken::NAME, entry));
+        let in_filter = self.filter.iter().map(|(path, entry)| (path, entry.group.as_str(), entry));
         for (path, group, entry) in in_files.chain(in_filter) {
             let name = entry.name.as_str();
             let in_section = self.auth_section.as_deref() == Some(group);

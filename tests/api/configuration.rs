@@ -61,6 +61,48 @@ fn config_show_prints_the_source_of_each_value_and_no_secret() {
     assert!(!(out + &err).contains("s3cret"));
 }
 
+/// As oslo.middleware's filters take the options of their sections.
+#[test]
+fn options_in_sections_of_the_paste_file_take_precedence() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |command: &str, paste: &str| {
+        fs::write(dir.path().join("glance-api-paste.ini"), paste).unwrap();
+        let config = dir.path().join("glance-api.conf");
+        let options = "[paste_deploy]\nflavor = x\n[cors]\nallowed_origin = http://group\nmax_age = 7\n";
+        fs::write(&config, options).unwrap();
+        let output = program().arg("--config-file").arg(config).args(["config", command]).output().unwrap();
+        (output.status.code(), text(&output).0)
+    };
+    let paste = "[DEFAULT]\nhost = a.example\n\
+        [pipeline: glance-api-x]\npipeline = cors proxy authtoken context rootapp\n\
+        [filter:cors]\npaste.filter_factory = oslo_middleware.cors: filter_factory\noslo_config_project = glance\n\
+        allowed_origin = http://%(host)s\nalow_headers = X\n\
+        [filter:proxy]\npaste.filter_factory = oslo_middleware:HTTPProxyToWSGI.factory\n\
+        enable_proxy_headers_parsing = true\n\
+        [app: healthcheck]\npaste.app_factory = oslo_middleware:Healthcheck.app_factory\npath = /healthcheck\n\
+        backends = disable_by_file\ndisable_by_file_path = %(here)s/away\n";
+    let (_, shown) = run("show", paste);
+    let away = dir.path().join("away");
+    for part in [
+        "glance-api-paste.ini:8\nallowed_origin = http://a.example\n".to_owned(),
+        "glance-api.conf:5\nmax_age = 7\n".to_owned(),
+        "glance-api-paste.ini:12\nenable_proxy_headers_parsing = true\n".to_owned(),
+        format!("glance-api-paste.ini:17\ndisable_by_file_path = {}\n", away.display()),
+    ] {
+        assert!(shown.contains(&part), "{part} is not in {shown}");
+    }
+    let (code, checked) = run("check", paste);
+    assert_eq!(code, Some(0), "{checked}");
+    let warnings: Vec<_> = checked.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(
+        matches!(warnings[..], [one] if one.contains("glance-api-paste.ini:9: there is no option [cors] alow_headers"))
+    );
+    // Without a filter that authenticates callers, the server does not start with users of its own.
+    let (code, checked) = run("check", &paste.replace("authtoken context ", ""));
+    assert_eq!(code, Some(1));
+    assert!(checked.contains("the pipeline has no filter from which Glimpse knows how callers are authenticated"));
+}
+
 #[test]
 fn glances_own_files_are_read_by_default() {
     let dir = tempfile::tempdir().unwrap();

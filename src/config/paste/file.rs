@@ -1,0 +1,210 @@
+//! A paste file's sections, as PasteDeploy finds them in what Python's `configparser` reads.
+
+use std::{collections::HashMap, fs, path::Path};
+
+use crate::config::{ConfigError, ini, secret::Secret};
+
+/// How many parts of a paste file may refer to each other in a row.
+const MAX_REFERENCES: usize = 8;
+
+/// A paste file's entries. Their groups are the sections, without blanks around the name behind the colon.
+pub(super) struct PasteFile(Vec<ini::Entry>);
+
+impl PasteFile {
+    /// # Errors
+    /// The file cannot be read, or a line is not in the dialect.
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
+        let syntax = |error: ini::SyntaxError| ConfigError::Syntax {
+            origin: format!("{}:{}", path.display(), error.line),
+            message: error.message,
+        };
+        let mut file = Self(parse(&text).map_err(syntax)?);
+        file.interpolate(path);
+        Ok(file)
+    }
+
+    pub(super) fn has(&self, prefix: &str, name: &str) -> bool {
+        let section = format!("{prefix}:{name}");
+        self.0.iter().any(|entry| entry.group == section)
+    }
+
+    /// The value of an option in the section `[prefix:name]`.
+    fn value(&self, prefix: &str, name: &str, option: &str) -> Option<&str> {
+        let section = format!("{prefix}:{name}");
+        let mut found = self.0.iter().filter(|entry| entry.group == section && entry.name == option);
+        found.next_back().map(|entry| entry.value.expose())
+    }
+
+    /// The names of the filters that stand before the API in this flavor, in order.
+    pub(super) fn filters(&self, flavor: &str) -> Option<Vec<String>> {
+        let mut part = if flavor == "default" { "glance-api".to_owned() } else { format!("glance-api-{flavor}") };
+        let mut filters = Vec::new();
+        for _ in 0..MAX_REFERENCES {
+            let pipeline = self.value("pipeline", &part, "pipeline");
+            let composite =
+                |name: &str| self.value("composite", &part, name).or_else(|| self.value("composit", &part, name));
+            let factory = composite("paste.composite_factory").or_else(|| composite("paste.composit_factory"));
+            let is_by_flavor = factory.is_some_and(|factory| without_blanks(factory).ends_with(":pipeline_factory"));
+            let by_flavor = if is_by_flavor { composite(flavor) } else { None };
+            match (pipeline.or(by_flavor), composite("/")) {
+                (Some(pipeline), _) => {
+                    let mut names: Vec<String> = pipeline.split_whitespace().map(str::to_owned).collect();
+                    part = names.pop()?;
+                    filters.extend(names);
+                }
+                (None, Some(target)) => part = target.trim().to_owned(),
+                // The application at the end.
+                (None, None) => break,
+            }
+        }
+        (!filters.is_empty()).then_some(filters)
+    }
+
+    /// Puts in what values refer to: `%(here)s`, the file's directory, `%(__file__)s`, the file itself, and other options of the section
+    /// or of `[DEFAULT]`.
+    fn interpolate(&mut self, path: &Path) {
+        let here = path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
+        let mut values = HashMap::from([
+            (("DEFAULT".to_owned(), "here".to_owned()), here),
+            (("DEFAULT".to_owned(), "__file__".to_owned()), path.display().to_string()),
+        ]);
+        for entry in &self.0 {
+            values.insert((entry.group.clone(), entry.name.clone()), entry.value.expose().to_owned());
+        }
+        for entry in &mut self.0 {
+            let value = interpolated(&entry.group, entry.value.expose(), &values, MAX_REFERENCES);
+            entry.value = Secret::new(value);
+        }
+    }
+
+    /// What the section of a filter or an application sets, the entry that takes precedence last: the options of the section that it
+    /// uses, its own, and the file's defaults, which PasteDeploy lets a section override only with `set`.
+    pub(super) fn local(&self, prefix: &str, name: &str) -> Vec<ini::Entry> {
+        let mut names = vec![name.to_owned()];
+        while let Some(name) = names.last()
+            && let Some(used) = self.value(prefix, name, "use").filter(|used| !used.contains([':', '#']))
+            && names.len() < MAX_REFERENCES
+        {
+            names.push(used.to_owned());
+        }
+        let mut sections: Vec<String> = names.iter().map(|name| format!("{prefix}:{name}")).collect();
+        sections.insert(0, "DEFAULT".to_owned());
+        let is_pastes = |name: &str| name.starts_with("paste.") || ["use", "configkey", "log_name"].contains(&name);
+        let of = |section: &String| {
+            let entries = self.0.iter().filter(|entry| entry.group == *section);
+            entries.filter(|entry| !is_pastes(&entry.name)).cloned().collect::<Vec<_>>()
+        };
+        let (set, given): (Vec<_>, Vec<_>) =
+            sections.iter().rev().flat_map(of).partition(|entry| entry.name.starts_with("set "));
+        let set =
+            set.into_iter().map(|entry| ini::Entry { name: entry.name["set ".len()..].trim().to_owned(), ..entry });
+        given.into_iter().chain(set).collect()
+    }
+
+    /// The factory of a filter, or the name that decides what the filter is: of a package's entry point, or its own if the file has no
+    /// section for it. `None` if a section says neither.
+    pub(super) fn factory(&self, name: &str) -> Option<String> {
+        let mut name = name;
+        for _ in 0..MAX_REFERENCES {
+            if let Some(factory) = self.value("filter", name, "paste.filter_factory") {
+                return Some(without_blanks(factory));
+            }
+            match self.value("filter", name, "use") {
+                Some(other) if self.has("filter", other) => name = other,
+                Some(package) => return Some(without_blanks(package)),
+                None if self.has("filter", name) => return None,
+                None => return Some(name.to_owned()),
+            }
+        }
+        None
+    }
+}
+
+/// A reference to an object of a package, without the blanks that Python allows in it.
+fn without_blanks(reference: &str) -> String {
+    reference.split_whitespace().collect()
+}
+
+fn interpolated(group: &str, text: &str, values: &HashMap<(String, String), String>, depth: usize) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let reference = rest.strip_prefix('(').and_then(|reference| reference.split_once(")s"));
+        let found = reference.and_then(|(name, behind)| {
+            let value = [group, "DEFAULT"].iter().find_map(|group| values.get(&((*group).to_owned(), name.to_owned())));
+            value.map(|value| (value, behind))
+        });
+        if let Some(behind) = rest.strip_prefix('%') {
+            out.push('%');
+            rest = behind;
+        } else if let Some((value, behind)) = found.filter(|_| depth > 0) {
+            // The directory's name is taken as it is.
+            let is_path = reference.is_some_and(|(name, _)| ["here", "__file__"].contains(&name));
+            if is_path {
+                out.push_str(value)
+            } else {
+                out.push_str(&interpolated(group, value, values, depth - 1))
+            }
+            rest = behind;
+        } else {
+            out.push('%');
+        }
+    }
+    out + rest
+}
+
+/// Reads the dialect of Python's `configparser`: a line that is indented more than its option continues the value, even behind comments
+/// and empty lines; what follows the bracket of a section's header is ignored; quotes belong to the value.
+fn parse(text: &str) -> Result<Vec<ini::Entry>, ini::SyntaxError> {
+    let mut entries: Vec<ini::Entry> = Vec::new();
+    let mut section: Option<String> = None;
+    // The indentation of the option that a line may continue.
+    let mut open: Option<usize> = None;
+    for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
+        let error = |message| ini::SyntaxError { line: number + 1, message };
+        let indentation = line.len() - line.trim_start().len();
+        let line = line.trim();
+        if line.is_empty() || line.starts_with(['#', ';']) {
+            continue;
+        }
+        if let Some(entry) = entries.last_mut().filter(|_| open.is_some_and(|open| indentation > open)) {
+            entry.value = Secret::new(format!("{}\n{line}", entry.value.expose()));
+        } else if let Some((header, _)) = line.strip_prefix('[').and_then(|header| header.rsplit_once(']')) {
+            // PasteDeploy skips blanks behind the colon, not before it.
+            section = Some(match header.split_once(':') {
+                Some((prefix, name)) => format!("{prefix}:{}", name.trim()),
+                None => header.to_owned(),
+            });
+            open = None;
+        } else {
+            let at = line.find(['=', ':']).ok_or(error("neither a [section], nor name = value, nor a comment"))?;
+            let (name, value) = (line[..at].trim(), line[at + 1..].trim());
+            if name.is_empty() {
+                return Err(error("a value without a name"));
+            }
+            let group = section.clone().ok_or(error("an option before the first [section]"))?;
+            entries.push(ini::Entry { group, name: name.to_owned(), value: Secret::new(value), line: number + 1 });
+            open = Some(indentation);
+        }
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse;
+
+    /// As Python's configparser reads it, which also keeps empty lines.
+    #[test]
+    fn the_dialect_is_that_of_configparser() {
+        let text = "[a: b] # c\nx = 1\n# c\n  2\n\n  3\ny: \"q\"\n   z\n  [c]\n  w=4\n  v = a = b\n";
+        let entries = parse(text).unwrap();
+        let found: Vec<_> =
+            entries.iter().map(|entry| (entry.group.as_str(), entry.name.as_str(), entry.value.expose())).collect();
+        assert_eq!(found[..2], [("a:b", "x", "1\n2\n3"), ("a:b", "y", "\"q\"\nz\n[c]\nw=4\nv = a = b")]);
+        assert!(parse("[a]\nnothing\n").is_err() && parse("x = 1\n").is_err() && parse("[a]\n= 1\n").is_err());
+    }
+}
