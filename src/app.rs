@@ -30,7 +30,7 @@ use crate::{
     },
     process::Process,
     schemas::{Schemas, SchemasError},
-    store::Stores,
+    store::{StoreFault, Stores},
 };
 
 /// The parts that all requests share.
@@ -120,6 +120,13 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        if !config.needless.is_empty() {
+            let options = config.needless.len();
+            tracing::info!(
+                options,
+                "some options have no effect by design; `glimpse config check --verbose` lists them"
+            );
+        }
         let (policy, warnings) = Policy::load(&config)?;
         for warning in &warnings {
             tracing::warn!("{warning}");
@@ -195,6 +202,12 @@ impl App {
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+}
+
+/// Finds faults of the stores without opening them.
+pub(crate) fn store_faults(config: &Config) -> Vec<StoreFault> {
+    let filter = Arc::new(EgressFilter::new(&config.import_filtering_opts));
+    Stores::faults(&config.stores, &config.image_dir(), &filter)
 }
 
 /// Reads the files that the options name.

@@ -18,9 +18,16 @@ use crate::{
 pub(super) enum Command {
     /// Check the configuration and the policy files
     ///
-    /// Prints the files that were read, the errors in them, and a warning for each option that has no effect. The exit code is 0
-    /// if the server can start with this configuration, otherwise 1.
-    Check,
+    /// Prints the files that were read, the errors in them, stores that cannot be used, and a warning for each option that has no effect.
+    /// The exit code is 0 if the configuration can be used, 1 if the server cannot start with it, and 4 if it can start, but the
+    /// default store cannot be used. Directories are checked for the user who runs this command.
+    ///
+    /// Example: `sudo -u glance glimpse config check`
+    Check {
+        /// List the options that have no effect by design, instead of counting them
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Print the value of every option, without secrets, and where it is set
     ///
     /// The output has the format of a configuration file; above each option, a comment names the file and line, the environment
@@ -30,31 +37,44 @@ pub(super) enum Command {
 
 pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
     let report = ConfigReport::from_sources(sources);
-    let usable = match command {
-        Command::Check => check(&report)?,
+    match command {
+        Command::Check { verbose } => check(&report, verbose),
         Command::Show => {
             print_settings(&report)?;
-            report.errors.is_empty()
+            Ok(if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-    };
-    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
 }
 
-/// Checks the configuration and the files that it names: the policy, property protections and schemas. Returns whether the
-/// server can start with them.
-fn check(report: &ConfigReport) -> io::Result<bool> {
+/// The exit code of `config check` if the server can start, but uploads fail.
+const DEFAULT_STORE_FAULT: u8 = 4;
+
+/// Checks the configuration, the files that it names (the policy, property protections and schemas), and the stores. The most serious
+/// findings come first.
+fn check(report: &ConfigReport, verbose: bool) -> CommandResult {
+    super::install_tls()?;
+    let config = &report.config;
     let mut files = report.files.clone();
     let mut errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
-    let mut warnings = report.config.warnings.clone();
-    match Policy::load(&report.config) {
-        Ok((policy, more)) => {
-            files.extend(policy.paths());
-            warnings.extend(more);
+    let mut warnings: Vec<String> = Vec::new();
+    let policy = Policy::load(config);
+    match (&policy, app::read_files(config)) {
+        (Ok((policy, more)), Ok((protections, _))) => {
+            warnings.extend(more.iter().cloned().chain(protections.warnings(policy)));
         }
-        Err(error) => errors.push(error.to_string()),
+        (Ok((_, more)), Err(error)) => {
+            warnings.extend(more.iter().cloned());
+            errors.push(error.to_string());
+        }
+        (Err(error), files) => {
+            errors.push(error.to_string());
+            errors.extend(files.err().map(|error| error.to_string()));
+        }
     }
-    warnings.extend(app::open_data_dir(&report.config));
-    errors.extend(app::read_files(&report.config).err().map(|error| error.to_string()));
+    files.extend(policy.iter().flat_map(|(policy, _)| policy.paths()));
+    let (defaults, others): (Vec<_>, Vec<_>) =
+        app::store_faults(config).into_iter().partition(|fault| fault.is_default);
+    let warnings = others.into_iter().map(|fault| fault.message).chain(app::open_data_dir(config)).chain(warnings);
     let mut out = io::stdout().lock();
     for file in files {
         writeln!(out, "read: {}", file.display())?;
@@ -62,12 +82,26 @@ fn check(report: &ConfigReport) -> io::Result<bool> {
     for error in &errors {
         writeln!(out, "error: {error}")?;
     }
-    for warning in warnings {
+    for fault in &defaults {
+        writeln!(out, "error: {}", fault.message)?;
+    }
+    for warning in warnings.chain(config.warnings.iter().cloned()) {
         writeln!(out, "warning: {warning}")?;
     }
-    let verdict = if errors.is_empty() { "can" } else { "cannot" };
-    writeln!(out, "The configuration {verdict} be used.")?;
-    Ok(errors.is_empty())
+    if verbose {
+        for option in &config.needless {
+            writeln!(out, "no effect by design: {option}")?;
+        }
+    } else if !config.needless.is_empty() {
+        writeln!(out, "{} options have no effect by design; --verbose lists them", config.needless.len())?;
+    }
+    let (verdict, code) = match (errors.is_empty(), defaults.is_empty()) {
+        (false, _) => ("The configuration cannot be used.", ExitCode::FAILURE),
+        (true, false) => ("The default store cannot be used.", ExitCode::from(DEFAULT_STORE_FAULT)),
+        (true, true) => ("The configuration can be used.", ExitCode::SUCCESS),
+    };
+    writeln!(out, "{verdict}")?;
+    Ok(code)
 }
 
 /// Prints the settings in the format of a configuration file. Secrets are left out, and dollar signs are not escaped.

@@ -131,6 +131,11 @@ enum Command {
 /// The exit code that a shell reports for a process whose output nobody reads any more.
 const ENDED_BY_SIGPIPE: u8 = 128 + 13;
 
+/// Sets the TLS library for all outbound connections. Without a default, each client would have to name one.
+fn install_tls() -> Result<(), &'static str> {
+    rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS provider is installed already")
+}
+
 /// A command's exit code, or the error that `main` prints to standard error.
 type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 

@@ -41,8 +41,7 @@ impl Arguments {
 pub(super) fn run(sources: Sources) -> CommandResult {
     let config = Config::load(&sources)?;
     log::start(&config)?;
-    // The TLS library for all outbound connections; without a default, each client would have to name one.
-    rustls::crypto::ring::default_provider().install_default().map_err(|_| "the TLS provider is installed already")?;
+    super::install_tls()?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(workers) = config.default.workers {
         // In Glance, `workers = 0` means one process.

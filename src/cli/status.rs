@@ -9,6 +9,7 @@ use std::{
 use super::CommandResult;
 
 use crate::{
+    app,
     config::Config,
     db::{Db, migrate::Step},
 };
@@ -23,12 +24,19 @@ enum Outcome {
 
 /// Runs the checks and prints the table.
 pub(super) fn check(config: Result<Config, Box<dyn std::error::Error>>) -> CommandResult {
+    super::install_tls()?;
     let mut checks = Vec::new();
     match config {
         Err(error) => checks.push(("Configuration", Outcome::Failure, error.to_string())),
         Ok(config) => {
-            let outcome = if config.warnings.is_empty() { Outcome::Success } else { Outcome::Warning };
-            checks.push(("Configuration", outcome, config.warnings.join("; ")));
+            let count = config.warnings.len();
+            let details =
+                if count == 0 { String::new() } else { format!("{count} warnings: run `glimpse config check`") };
+            checks.push(("Configuration", Outcome::Success, details));
+            let faults = app::store_faults(&config).into_iter().filter(|fault| fault.is_default);
+            let fault = faults.map(|fault| fault.message).next();
+            let outcome = if fault.is_some() { Outcome::Failure } else { Outcome::Success };
+            checks.push(("Default store", outcome, fault.unwrap_or_default()));
             let (outcome, details) = database(&config);
             checks.push(("Database", outcome, details));
         }

@@ -28,21 +28,41 @@ pub(super) fn parse_variable(variable: &str) -> Option<(&'static str, String)> {
 }
 
 fn is_store_driver(group: &str) -> bool {
-    group == "file" || (group.starts_with("glance.store.") && group.ends_with(".store"))
+    ["cinder", "file"].contains(&group) || (group.starts_with("glance.store.") && group.ends_with(".store"))
 }
 
-/// The option with the most similar name, as a suggestion for a misspelt one: with the same name in another group, else with a
-/// similar name in the same group, else with a similar name in another group.
+/// Whether an option of Glance has no effect by design: it tunes something that Glimpse does not have, and nothing is missing without it.
+/// `has_notifications` is whether the operator has Glance send notifications.
+pub(super) fn is_needless(group: &str, name: &str, has_notifications: bool) -> bool {
+    match group {
+        // Validated tokens are cached in the process.
+        "keystone_authtoken" => name.starts_with("memcache"),
+        // Threads of one process need no lock files, and no Python.
+        "oslo_concurrency" | "oslo_reports" | "wsgi" => true,
+        "os_brick" => name == "lock_path",
+        "profiler" | "profiler_jaeger" | "profiler_otlp" => name != "enabled",
+        "DEFAULT" => {
+            !has_notifications && ["control_exchange", "executor_thread_pool_size", "transport_url"].contains(&name)
+                || name.starts_with("rpc_")
+        }
+        group => !has_notifications && group.starts_with("oslo_messaging_"),
+    }
+}
+
+/// The option that was meant by one that there is not, if the same group has a similar one. If there is no such group, the group may be
+/// misspelt.
 pub(super) fn nearest(group: &str, name: &str) -> Option<(&'static str, &'static str)> {
     let all = || options().map(|option| (option.group, option.name)).chain(glance_options());
-    let same_name = all().filter(|(_, option)| *option == name);
-    let same_name = same_name.min_by_key(|(other, _)| strsim::damerau_levenshtein(other, group));
-    let similarity = |(other, option): &(&str, &str)| {
-        let distance = strsim::damerau_levenshtein(option, name);
-        let is_far = distance > Ord::max(2, name.len() / 4) || distance >= name.len();
-        (!is_far).then_some((*other != group, distance))
+    let is_near = |text: &str, other: &str| {
+        let apart = strsim::damerau_levenshtein(text, other);
+        apart <= Ord::max(2, text.len() / 4) && apart < text.len()
     };
-    same_name.or_else(|| all().filter(|option| similarity(option).is_some()).min_by_key(similarity))
+    if all().any(|(other, _)| other == group) {
+        let near = all().filter(|(other, option)| *other == group && is_near(name, option));
+        return near.min_by_key(|(_, option)| strsim::damerau_levenshtein(option, name));
+    }
+    let misspelt = all().filter(|(other, option)| *option == name && is_near(group, other));
+    misspelt.min_by_key(|(other, _)| strsim::damerau_levenshtein(other, group))
 }
 
 #[cfg(test)]
@@ -62,12 +82,29 @@ mod tests {
     #[test]
     fn the_nearest_option_of_a_misspelt_one_is_found() {
         assert_eq!(nearest("DEFAULT", "bind_prot"), Some(("DEFAULT", "bind_port")));
-        assert_eq!(nearest("database", "bind_port"), Some(("DEFAULT", "bind_port")));
+        // Not from another group.
+        assert_eq!(nearest("database", "bind_port"), None);
+        assert_eq!(nearest("my_store", "bind_port"), None);
         assert_eq!(nearest("databse", "connection"), Some(("database", "connection")));
         assert_eq!(nearest("DEFAULT", "log-file"), Some(("DEFAULT", "log_file")));
         assert_eq!(nearest("cors", "alowed_origins"), Some(("cors", "allowed_origin")));
         assert_eq!(nearest("DEFAULT", "xyzzy"), None);
         assert_eq!(nearest("DEFAULT", "x"), None);
+    }
+
+    #[test]
+    fn options_of_key_managers_and_of_the_cinder_store_are_known() {
+        for (group, name) in [
+            ("barbican", "barbican_endpoint"),
+            ("key_manager", "backend"),
+            ("vault", "vault_url"),
+            ("barbican_service_user", "auth_url"),
+            ("os_brick", "lock_path"),
+            ("glance_store", "cinder_volume_type"),
+            ("my_cinder", "cinder_volume_type"),
+        ] {
+            assert!(is_glance_option(group, name), "[{group}] {name}");
+        }
     }
 
     #[test]

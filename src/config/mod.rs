@@ -91,6 +91,8 @@ groups! {
         pub(crate) custom_schema: Option<PathBuf>,
         /// Warnings about the configuration, for the log.
         pub(crate) warnings: Vec<String>,
+        /// The options that are set and have no effect by design.
+        pub(crate) needless: Vec<String>,
     }
 }
 
@@ -246,7 +248,7 @@ impl ConfigReport {
             config.default.property_protection_file = found.or_else(|| Some(path.clone()));
         }
         config.stores = StoresConfig::from_reader(&mut raw, &config.default.enabled_backends);
-        config.warnings = raw.warnings(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
+        let unused = raw.unused(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
@@ -261,6 +263,8 @@ impl ConfigReport {
             Err(error) => raw.errors.push(error),
         }
         config.warnings.extend(config.open_warning().map(str::to_owned));
+        config.warnings.extend(unused.unknown.into_iter().chain(unused.ignored));
+        config.needless = unused.needless;
         if let Some(data_dir) = &sources.data_dir {
             config.glimpse.data_dir.clone_from(data_dir);
             for setting in raw.settings.iter_mut().filter(|setting| setting.name == "data_dir") {
@@ -464,13 +468,27 @@ mod tests {
         let warnings = load(text).unwrap().warnings;
         let expected = [
             "glance-api.conf:2: there is no option [DEFAULT] bind_prot; was [DEFAULT] bind_port meant?",
+            "glance-api.conf:6: there is no option [glimpse] bind_port",
             "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
-            "glance-api.conf:6: there is no option [glimpse] bind_port; was [DEFAULT] bind_port meant?",
         ];
         assert_eq!(warnings.len(), expected.len(), "{warnings:?}");
         for (warning, expected) in warnings.iter().zip(expected) {
             assert!(warning.ends_with(expected), "{warning}");
         }
+    }
+
+    #[test]
+    fn options_that_have_no_effect_by_design_are_kept_apart() {
+        let needless = |text: &str| {
+            let config = load(text).unwrap();
+            (config.warnings.len(), config.needless.len())
+        };
+        let text = "[keystone_authtoken]\nmemcached_servers = a:1\n[oslo_concurrency]\nlock_path = /l\n[wsgi]\n\
+            python_interpreter = p\n[DEFAULT]\ntransport_url = rabbit://h\n[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = 1\n";
+        assert_eq!(needless(text), (0, 5));
+        assert_eq!(needless(&format!("{text}[oslo_messaging_notifications]\ndriver = noop\n")), (0, 6));
+        // Notifications that are wanted are missing.
+        assert_eq!(needless(&format!("{text}[oslo_messaging_notifications]\ndriver = messagingv2\n")), (3, 3));
     }
 
     fn endpoint(text: &str) -> Result<String, String> {
@@ -600,9 +618,9 @@ mod tests {
         assert_eq!((found.username.as_deref(), found.region_name.as_deref()), (Some("p"), Some("r")));
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
         assert!(
-            config.warnings[0].contains(":3: [keystone_authtoken] auth_url does nothing: auth_section names [own]")
+            config.warnings[1].contains(":3: [keystone_authtoken] auth_url does nothing: auth_section names [own]")
         );
-        assert!(config.warnings[1].contains(":10: there is no option [own] region_name"), "{:?}", config.warnings);
+        assert!(config.warnings[0].contains(":10: there is no option [own] region_name"), "{:?}", config.warnings);
     }
 
     #[test]

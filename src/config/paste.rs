@@ -128,17 +128,14 @@ fn filter_options(path: &Path, file: &PasteFile, filters: &[(Option<Filter>, Str
     .into_iter()
     .filter_map(|(group, section)| {
         let (prefix, name) = section?;
-        let is_authtoken = group == KeystoneAuthtoken::NAME;
+        // What the file sets for all filters is not meant for this one, unless it has such an option.
         let is_own = |entry: &ini::Entry| {
-            let is_known = catalogue::options().any(|option| option.is_called(group, &entry.name));
-            // What all filters get is not meant for this one, unless it knows it.
-            is_known
-                || (entry.group != "DEFAULT"
-                    && !IGNORED.contains(&(group, &entry.name))
-                    && !entry.name.starts_with(CONFIG))
+            let is_ignored = IGNORED.contains(&(group, &entry.name))
+                || (group != KeystoneAuthtoken::NAME && entry.name.starts_with(CONFIG));
+            catalogue::options().any(|option| option.is_called(group, &entry.name))
+                || (entry.group != "DEFAULT" && !is_ignored)
         };
-        let entries = file.local(prefix, name);
-        let entries = entries.into_iter().filter(|entry| is_authtoken || is_own(entry)).collect();
+        let entries = file.local(prefix, name).into_iter().filter(is_own).collect();
         Some(FilterOptions { path: path.to_owned(), group, entries })
     })
     .collect()

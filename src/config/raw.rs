@@ -198,10 +198,13 @@ impl RawConfig {
         Err(format!("${reference} names no option; a dollar sign is written $$"))
     }
 
-    /// One warning for each option that has no effect. `variables` are the names of the environment variables.
-    pub(super) fn warnings(&self, variables: impl Iterator<Item = String>) -> Vec<String> {
+    /// One message for each option that has no effect. `variables` are the names of the environment variables.
+    pub(super) fn unused(&self, variables: impl Iterator<Item = String>) -> Unused {
         let mut reported: Vec<(&str, &str)> = Vec::new();
-        let mut warnings = Vec::new();
+        let driver = self.texts("oslo_messaging_notifications", "driver", &[("DEFAULT", "notification_driver")]);
+        let is_sent = |(driver, _): &(Secret, Origin)| !["", "noop"].contains(&driver.expose().trim());
+        let has_notifications = driver.iter().any(is_sent);
+        let mut unused = Unused::default();
         let in_files = self.entries.iter().map(|(_, path, entry)| (path, entry.group.as_str(), entry));
         let in_filter = self.filter.iter().map(|(path, entry)| (path, entry.group.as_str(), entry));
         for (path, group, entry) in in_files.chain(in_filter) {
@@ -222,16 +225,16 @@ impl RawConfig {
                 }
                 _ => describe_unused(group, name),
             };
-            warnings.push(format!("{}:{}: {warning}", path.display(), entry.line));
+            unused.add(group, name, has_notifications, format!("{}:{}: {warning}", path.display(), entry.line));
         }
         for variable in variables {
             if let Some((group, name)) = catalogue::parse_variable(&variable)
                 && !catalogue::options().any(|option| option.is(group, &name))
             {
-                warnings.push(format!("{variable}: {}", describe_unused(group, &name)));
+                unused.add(group, &name, has_notifications, format!("{variable}: {}", describe_unused(group, &name)));
             }
         }
-        warnings
+        unused
     }
 }
 
@@ -292,7 +295,31 @@ fn is_login(name: &str) -> bool {
     options.any(|option| option.is_called(KeystoneAuthtoken::NAME, name))
 }
 
-/// The warning about an option that has no effect.
+/// Messages about options that have no effect.
+#[derive(Debug, Default)]
+pub(super) struct Unused {
+    /// Options that do not exist.
+    pub(super) unknown: Vec<String>,
+    /// Options of Glance that Glimpse does not act on.
+    pub(super) ignored: Vec<String>,
+    /// Options of Glance that have no effect by design.
+    pub(super) needless: Vec<String>,
+}
+
+impl Unused {
+    fn add(&mut self, group: &str, name: &str, has_notifications: bool, message: String) {
+        let list = if !catalogue::is_glance_option(group, name) {
+            &mut self.unknown
+        } else if catalogue::is_needless(group, name, has_notifications) {
+            &mut self.needless
+        } else {
+            &mut self.ignored
+        };
+        list.push(message);
+    }
+}
+
+/// The message about an option that has no effect.
 fn describe_unused(group: &str, name: &str) -> String {
     if catalogue::is_glance_option(group, name) {
         return format!("Glimpse does not act on [{group}] {name}, which is an option of Glance");

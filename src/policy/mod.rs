@@ -19,13 +19,14 @@ mod target;
 mod template;
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 
-use self::{check::Evaluation, file::Files, follow::Trace, rules::Rules};
+use self::{check::Evaluation, file::Files, follow::Trace, protections::Protections, rules::Rules};
 pub(crate) use self::{
     defaults::rule,
     file::PolicyError,
@@ -46,6 +47,8 @@ pub(crate) struct Policy {
     options: OsloPolicy,
     /// The directories in which relative names are searched for.
     folders: Vec<PathBuf>,
+    /// The rules that property protections refer to.
+    used_elsewhere: BTreeSet<String>,
     last_scan: Mutex<Scan>,
 }
 
@@ -83,7 +86,12 @@ impl Policy {
     pub(crate) fn load(config: &Config) -> Result<(Self, Vec<String>), PolicyError> {
         let (options, folders) = (config.oslo_policy.clone(), config.folders.clone());
         let files = Files::scan(&options, &folders)?;
-        let (rules, mut warnings) = load_rules(&files, &options)?;
+        // An invalid file is an error of the protections, not of the policy.
+        let default = &config.default;
+        let protections =
+            Protections::load(default.property_protection_file.as_deref(), default.property_protection_rule_format);
+        let used_elsewhere = protections.map(|protections| protections.rule_names()).unwrap_or_default();
+        let (rules, mut warnings) = load_rules(&files, &options, &used_elsewhere)?;
         if files.main.is_none() && options.policy_file != OsloPolicy::default().policy_file {
             let name = &options.policy_file;
             warnings.push(format!("[oslo_policy] policy_file: there is no {name}; Glance's defaults are in force"));
@@ -92,7 +100,7 @@ impl Policy {
             warnings.push("[oslo_policy] enforce_scope = false has no effect, as in Glance 33".to_owned());
         }
         let last_scan = Mutex::new(Scan { main: files.main.clone(), files });
-        Ok((Self { rules: ArcSwap::from_pointee(rules), options, folders, last_scan }, warnings))
+        Ok((Self { rules: ArcSwap::from_pointee(rules), options, folders, used_elsewhere, last_scan }, warnings))
     }
 
     /// A policy of Glance's default rules.
@@ -131,7 +139,7 @@ impl Policy {
             }
             (_, main) => scan.main = main.clone(),
         }
-        match load_rules(&scan.files, &self.options) {
+        match load_rules(&scan.files, &self.options, &self.used_elsewhere) {
             Ok((rules, warnings)) => {
                 for warning in warnings {
                     tracing::warn!("{warning}");
@@ -218,9 +226,13 @@ fn is_in_scope(identity: &Identity, rule: &rules::Rule) -> bool {
     !rule.for_projects || matches!(identity.scope, Scope::Project | Scope::None)
 }
 
-fn load_rules(files: &Files, options: &OsloPolicy) -> Result<(Rules, Vec<String>), PolicyError> {
+fn load_rules(
+    files: &Files,
+    options: &OsloPolicy,
+    used_elsewhere: &BTreeSet<String>,
+) -> Result<(Rules, Vec<String>), PolicyError> {
     let (file_rules, mut warnings) = files.read_rules()?;
-    let (rules, more) = Rules::new(file_rules, options).map_err(PolicyError::internal)?;
+    let (rules, more) = Rules::new(file_rules, options, used_elsewhere).map_err(PolicyError::internal)?;
     warnings.extend(more);
     Ok((rules, warnings))
 }

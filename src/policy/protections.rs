@@ -5,6 +5,7 @@
 //! file, all operations on a property that no section matches are denied. Without a file, all operations are allowed.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -115,13 +116,18 @@ impl Protections {
 
     /// Warnings for the operator about undefined policy rules that the file names, one for each.
     pub(crate) fn warnings(&self, policy: &Policy) -> Vec<String> {
+        let names = self.rule_names();
+        names.iter().filter_map(|name| policy.warn_if_undefined("property_protection_file", name)).collect()
+    }
+
+    /// The names of the policy rules that the file refers to.
+    pub(super) fn rule_names(&self) -> BTreeSet<String> {
         let permissions = self.rules.iter().flatten().flat_map(|rule| &rule.permissions);
         let names = permissions.filter_map(|permission| match permission {
-            Permission::Rule(name) => Some(name.as_str()),
+            Permission::Rule(name) => Some(name.clone()),
             Permission::Nobody | Permission::Anybody | Permission::Roles(_) => None,
         });
-        let names: std::collections::BTreeSet<&str> = names.collect();
-        names.into_iter().filter_map(|name| policy.warn_if_undefined("property_protection_file", name)).collect()
+        names.collect()
     }
 
     /// Whether the caller is allowed to perform this operation on a property of this name.

@@ -66,7 +66,11 @@ impl Rules {
     ///
     /// # Errors
     /// If a default rule cannot be parsed, which is a bug in Glimpse.
-    pub(super) fn new(file_rules: Vec<FileRule>, options: &OsloPolicy) -> Result<(Self, Vec<String>), String> {
+    pub(super) fn new(
+        file_rules: Vec<FileRule>,
+        options: &OsloPolicy,
+        used_elsewhere: &BTreeSet<String>,
+    ) -> Result<(Self, Vec<String>), String> {
         let mut warnings = Vec::new();
         let mut rules = Self {
             rules: HashMap::new(),
@@ -97,7 +101,7 @@ impl Rules {
         }
         rules.names.extend(own);
         rules.rules.extend(from_files);
-        warnings.extend(rules.warnings());
+        warnings.extend(rules.warnings(used_elsewhere));
         let mut attributes = BTreeSet::new();
         for rule in rules.rules.values() {
             each_attribute(&rule.check, &mut |name| {
@@ -141,9 +145,10 @@ impl Rules {
         nearest.map(String::as_str)
     }
 
-    fn warnings(&self) -> Vec<String> {
+    fn warnings(&self, used_elsewhere: &BTreeSet<String>) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut used: HashSet<&str> = HashSet::from([self.default_rule.as_str()]);
+        used.extend(used_elsewhere.iter().map(String::as_str));
         for (name, rule) in self.all() {
             let mut undefined = Vec::new();
             each_reference(&rule.check, &mut |referred| {

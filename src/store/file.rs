@@ -68,6 +68,14 @@ impl FileDriver {
         driver
     }
 
+    /// Like [`Self::open`], but creates nothing: a directory that is missing must be one that can be created.
+    pub(super) fn inspect(name: Option<&str>, options: &FileStore, default_dir: &Path) -> Self {
+        let mut driver = Self::with_dirs(name, options, configured_dirs(options, default_dir));
+        let unusable = driver.dirs.iter().find_map(|dir| inspect_dir(Path::new(&dir.path)).err());
+        driver.fault = driver.fault.or(unusable);
+        driver
+    }
+
     /// The directory in which Glance stages data for imports. Glance creates it when it needs it.
     pub(super) fn staging(options: &FileStore) -> Self {
         Self::with_dirs(None, options, configured_dirs(options, Path::new("/")))
@@ -557,6 +565,17 @@ fn configured_dirs(options: &FileStore, default_dir: &Path) -> Result<Vec<Dir>, 
             Ok(dirs)
         }
     }
+}
+
+/// Checks that a directory can be written, or created.
+fn inspect_dir(dir: &Path) -> Result<(), String> {
+    let existing = dir.ancestors().find(|dir| dir.as_os_str().is_empty() || dir.exists());
+    let existing = existing.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let denied = |error| format!("Permission to write in {} denied: {error}", existing.display());
+    if !existing.is_dir() {
+        return Err(format!("{} is not a directory", existing.display()));
+    }
+    rustix::fs::access(existing, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).map_err(denied)
 }
 
 /// Creates a directory if it is missing, and checks that it can be written.

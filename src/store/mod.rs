@@ -23,7 +23,7 @@ use tokio::task::JoinError;
 
 pub(crate) use self::{
     hold::Hold,
-    registry::{Store, Stores},
+    registry::{Store, StoreFault, Stores},
 };
 use crate::{
     egress::Refused,

@@ -8,7 +8,7 @@ use super::{
     Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location, s3::S3Driver,
 };
 use crate::{
-    config::{StoreConfig, StoreKind, StoresConfig},
+    config::{FileStore, StoreConfig, StoreKind, StoresConfig},
     egress::EgressFilter,
     model::LocationUrl,
     stream::Chunks,
@@ -48,41 +48,41 @@ macro_rules! call {
 }
 
 impl Store {
-    fn open(config: &StoreConfig, named: bool, default_dir: &Path, filter: &Arc<EgressFilter>) -> Self {
-        let driver = match &config.kind {
+    /// Opens a store. Also returns why it cannot be used, or why nothing can be added to it.
+    fn open(
+        config: &StoreConfig,
+        named: bool,
+        filter: &Arc<EgressFilter>,
+        open_files: impl Fn(Option<&str>, &FileStore) -> FileDriver,
+    ) -> (Self, Option<String>) {
+        let name = named.then_some(config.id.as_str());
+        let (driver, fault) = match &config.kind {
             StoreKind::File(options) => {
-                let driver = FileDriver::open(named.then_some(config.id.as_str()), options, default_dir);
-                if let Some(fault) = driver.fault() {
-                    tracing::warn!(store = config.id, fault, "nothing can be added to the store");
-                }
-                AnyDriver::File(driver)
+                let driver = open_files(name, options);
+                let fault = driver.fault().map(|fault| format!("nothing can be added to it: {fault}"));
+                (AnyDriver::File(driver), fault)
             }
-            StoreKind::Http(options) => HttpDriver::open(options, filter).map_or_else(
-                |fault| {
-                    tracing::warn!(store = config.id, fault, "the store cannot be used");
-                    AnyDriver::Absent
-                },
-                AnyDriver::Http,
-            ),
+            StoreKind::Http(options) => match HttpDriver::open(options, filter) {
+                Ok(driver) => (AnyDriver::Http(driver), None),
+                Err(fault) => (AnyDriver::Absent, Some(format!("it cannot be used: {fault}"))),
+            },
             StoreKind::S3(options) => {
-                let driver = S3Driver::open(named.then_some(config.id.as_str()), options);
-                if let Some(fault) = driver.fault() {
-                    tracing::warn!(store = config.id, fault, "the store cannot be used");
-                }
-                AnyDriver::S3(driver)
+                let driver = S3Driver::open(name, options);
+                let fault = driver.fault().map(|fault| format!("it cannot be used: {fault}"));
+                (AnyDriver::S3(driver), fault)
             }
             StoreKind::Other(kind) => {
-                tracing::warn!(store = config.id, kind, "Glimpse has no driver of this kind, the store cannot be used");
-                AnyDriver::Absent
+                (AnyDriver::Absent, Some(format!("it cannot be used: Glimpse has no driver of the kind {kind}")))
             }
         };
-        Self {
+        let store = Self {
             id: config.id.clone(),
             description: config.description.clone(),
             weight: config.weight,
             kind: config.kind.name().to_owned(),
             driver,
-        }
+        };
+        (store, fault)
     }
 
     /// Whether clients can only read from the store.
@@ -183,23 +183,62 @@ pub(crate) struct Stores {
     staging: Option<FileDriver>,
 }
 
+/// What is wrong with a store.
+pub(crate) struct StoreFault {
+    /// Whether uploads that name no store go there.
+    pub(crate) is_default: bool,
+    /// The store and its fault.
+    pub(crate) message: String,
+}
+
+fn is_default(config: &StoresConfig, store: &Store) -> bool {
+    // Without names, the option holds one of the store's schemes.
+    store.id == config.default || (!config.named && store.has_scheme(&config.default))
+}
+
+fn no_default(config: &StoresConfig) -> String {
+    format!("Store for scheme {} not found", config.default)
+}
+
 impl Stores {
     /// Opens the stores. A store that cannot be used is logged and does not affect the others.
     ///
     /// # Errors
     /// If the default store is not configured.
     pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Result<Self, String> {
-        let open = |store| Arc::new(Store::open(store, config.named, default_dir, filter));
-        let stores: Vec<Arc<Store>> = config.stores.iter().map(open).collect();
-        let is_default = |store: &&Arc<Store>| match config.named {
-            true => store.id == config.default,
-            // Without names, the option holds one of the store's schemes.
-            false => store.id == config.default || store.has_scheme(&config.default),
+        let open_files = |name: Option<&str>, options: &FileStore| FileDriver::open(name, options, default_dir);
+        let open = |config: &StoreConfig, named| {
+            let (store, fault) = Store::open(config, named, filter, open_files);
+            if let Some(fault) = fault {
+                tracing::warn!(store = store.id, "the store has a fault: {fault}");
+            }
+            Arc::new(store)
         };
-        let default = stores.iter().find(is_default).map(Arc::clone);
-        let default = default.ok_or_else(|| format!("Store for scheme {} not found", config.default))?;
+        let stores: Vec<Arc<Store>> = config.stores.iter().map(|store| open(store, config.named)).collect();
+        let default = stores.iter().find(|store| is_default(config, store)).map(Arc::clone);
+        let default = default.ok_or_else(|| no_default(config))?;
         let staging = config.staging.as_ref().map(FileDriver::staging);
         Ok(Self { are_named: config.named, stores, default, staging })
+    }
+
+    /// Finds faults of the stores without creating or connecting anything.
+    pub(crate) fn faults(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Vec<StoreFault> {
+        let inspect = |name: Option<&str>, options: &FileStore| FileDriver::inspect(name, options, default_dir);
+        let mut has_default = false;
+        let mut faults = Vec::new();
+        for store in &config.stores {
+            let (store, fault) = Store::open(store, config.named, filter, inspect);
+            let is_default = is_default(config, &store);
+            has_default |= is_default;
+            let read_only = || (is_default && store.is_read_only()).then(|| "clients can only read from it".to_owned());
+            if let Some(fault) = fault.or_else(read_only) {
+                faults.push(StoreFault { is_default, message: format!("the store {}: {fault}", store.id) });
+            }
+        }
+        if !has_default {
+            faults.push(StoreFault { is_default: true, message: no_default(config) });
+        }
+        faults
     }
 
     /// All stores, in the order of the configuration.

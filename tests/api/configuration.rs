@@ -27,7 +27,7 @@ fn config_check_reports_every_problem_and_starts_nothing() {
         "glance-api.conf:2: [DEFAULT] bind_port: a whole number from 0 to 65535 is wanted",
         "glance-api.conf:6: [database] max_retries: a whole number",
         "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
-        "glance-api.conf:5: there is no option [database] conection; was [database] connection meant?",
+        "glance-api.conf:5: there is no option [database] conection; was [database] connection meant?\nwarning: ",
         "OS_DATABASE__CONECTION: there is no option [database] conection",
         "The configuration cannot be used.",
     ] {
@@ -59,6 +59,72 @@ fn config_show_prints_the_source_of_each_value_and_no_secret() {
         assert!(out.contains(&part), "{part} is not in {out}");
     }
     assert!(!(out + &err).contains("s3cret"));
+}
+
+/// Serious findings come first, and scripts tell them apart by the exit code.
+#[test]
+fn config_check_inspects_the_stores_and_creates_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, file, images) = (dir.path().join("a.conf"), dir.path().join("file"), dir.path().join("images"));
+    fs::write(&file, "").unwrap();
+    let check = |text: String, arguments: &[&str]| {
+        fs::write(&config, text).unwrap();
+        let mut command = program();
+        command.arg("--config-file").arg(&config).arg("--data-dir").arg(dir.path().join("data"));
+        let output = command.args(["config", "check"]).args(arguments).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let stores = |default: &str, dir: &Path| {
+        format!(
+            "[DEFAULT]\nenabled_backends = a:file, b:rbd, web:http\nscrub_time = 1\nscrub_tyme = 1\n\
+             [glance_store]\ndefault_backend = {default}\n\
+             [a]\nfilesystem_store_datadir = {}\n[oslo_concurrency]\nlock_path = /l\n",
+            dir.display()
+        )
+    };
+    let (code, out) = check(stores("a", &images), &[]);
+    let lines: Vec<&str> = out.lines().skip(1).collect();
+    assert_eq!(code, Some(0), "{out}");
+    for (line, part) in lines.iter().zip([
+        "warning: the store b: it cannot be used: Glimpse has no driver of the kind rbd",
+        "a.conf:4: there is no option [DEFAULT] scrub_tyme; was [DEFAULT] scrub_time meant?",
+        "a.conf:3: Glimpse does not act on [DEFAULT] scrub_time",
+        "1 options have no effect by design; --verbose lists them",
+        "The configuration can be used.",
+    ]) {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let (_, out) = check(stores("a", &images), &["--verbose"]);
+    assert!(out.contains("a.conf:10: Glimpse does not act on [oslo_concurrency] lock_path"), "{out}");
+    for (default, images, fault) in [
+        ("b", images.as_path(), "error: the store b: it cannot be used: Glimpse has no driver of the kind rbd"),
+        ("web", &images, "error: the store web: clients can only read from it"),
+        ("a", &file.join("images"), "is not a directory"),
+    ] {
+        let (code, out) = check(stores(default, images), &[]);
+        assert_eq!(code, Some(4), "{out}");
+        assert!(out.contains(fault) && out.ends_with("The default store cannot be used.\n"), "{fault} is not in {out}");
+    }
+    assert!(!images.exists() && !dir.path().join("data").exists());
+}
+
+/// A policy rule that only property protections refer to has an effect.
+#[test]
+fn config_check_knows_which_rules_property_protections_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let config = "[DEFAULT]\nproperty_protection_file = p.conf\nproperty_protection_rule_format = policies\n";
+    write("a.conf", config);
+    write("policy.yaml", "\"site_owner\": \"role:owner\"\n\"site_typo\": \"role:owner\"\n");
+    write("p.conf", "[.*]\ncreate = site_owner\nread = site_owner\nupdate = site_owner\ndelete = site_missing\n");
+    let mut command = program();
+    let output =
+        command.arg("--config-file").arg(dir.path().join("a.conf")).args(["config", "check"]).output().unwrap();
+    let out = text(&output).0;
+    let warnings: Vec<&str> = out.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert!(warnings.iter().any(|line| line.contains("policy rule \"site_typo\" has no effect")), "{out}");
+    assert!(warnings.iter().any(|line| line.contains("refers to the policy rule \"site_missing\"")), "{out}");
+    assert_eq!(warnings.len(), 2, "{out}");
 }
 
 /// As oslo.middleware's filters take the options of their sections.
