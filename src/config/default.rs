@@ -24,6 +24,8 @@ group! {
         max_header_line: u32 = 65536 => 1..,
         /// Whether to log what is useful to a developer.
         debug: bool = false,
+        /// A file of Python's logging, whose level and handlers replace the other options of the log.
+        log_config_append: Option<PathBuf> = None; was "DEFAULT" "log_config",
         /// The file that the log is written to, in `log_dir` if that is set. Default: standard error.
         log_file: Option<PathBuf> = None; was "DEFAULT" "logfile",
         /// The folder of the log file.

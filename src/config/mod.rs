@@ -1,6 +1,7 @@
 //! The configuration, read once at start from files, the environment and the command line.
 
 mod catalogue;
+mod configparser;
 mod cors;
 mod database;
 mod database_url;
@@ -13,6 +14,7 @@ mod image_format;
 mod import_filtering_opts;
 mod ini;
 mod keystone_authtoken;
+mod log_config;
 mod option;
 mod oslo_limit;
 mod oslo_middleware;
@@ -33,16 +35,17 @@ use std::{
 
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
+    log_config::LogLevel,
     raw::Setting,
-    secret::Secret,
+    secret::{Password, Secret},
     stores::*,
     value::{HostAddress, OptionValue, Port},
 };
 use self::{
     group::groups,
+    log_config::LogConfig,
     paste::Pipeline,
     raw::{Origin, RawConfig},
-    secret::Password,
 };
 
 /// The default folder of Glance's configuration files, unless [`DIR_VARIABLE`] is set.
@@ -91,6 +94,8 @@ groups! {
         pub(crate) custom_schema: Option<PathBuf>,
         /// Warnings about the configuration, for the log.
         pub(crate) warnings: Vec<String>,
+        /// The level of the log, if a file of Python's logging sets it.
+        pub(crate) log_level: Option<LogLevel>,
         /// The options that are set and have no effect by design.
         pub(crate) needless: Vec<String>,
     }
@@ -242,6 +247,16 @@ impl ConfigReport {
             custom_schema: find_file(CUSTOM_SCHEMA, sources, &read),
             ..Config::from_reader(&mut raw)
         };
+        if let Some(path) = config.default.log_config_append.clone() {
+            match LogConfig::read(&path) {
+                Ok(log) => {
+                    log.apply(&mut config.default);
+                    config.log_level = log.level;
+                    config.warnings.extend(log.warnings);
+                }
+                Err(error) => raw.errors.push(error),
+            }
+        }
         if let Some(path) = &config.default.property_protection_file {
             // A missing file is reported when it is read.
             let found = path.to_str().and_then(|name| find_file(name, sources, &read));

@@ -26,7 +26,7 @@ use tracing_subscriber::{
 };
 
 use self::queue::Queue;
-use crate::config::{Config, DefaultGroup, LogFormat};
+use crate::config::{Config, DefaultGroup, LogFormat, LogLevel};
 
 /// The program's name in syslog and the journal.
 const NAME: &str = "glimpse";
@@ -108,7 +108,7 @@ pub(crate) fn reload(config: &Config) {
 }
 
 fn filter(config: &Config) -> EnvFilter {
-    let level = if config.default.debug { "debug" } else { "info" };
+    let level = if config.default.debug { "debug" } else { config.log_level.map_or("info", LogLevel::as_str) };
     // sqlx logs every statement at level debug. That is too much for `debug = true`; `RUST_LOG` can enable it.
     EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("{level},sqlx=warn")))
 }

@@ -8,6 +8,12 @@ fn text(output: &Output) -> (String, String) {
     (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
 }
 
+/// Everything that a command prints.
+fn text_of(output: &Output) -> String {
+    let (out, err) = text(output);
+    out + &err
+}
+
 #[test]
 fn config_check_reports_every_problem_and_starts_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -426,6 +432,33 @@ async fn the_log_is_written_to_its_file() {
     let output = program().args(["db", "check"]).env("OS_DEFAULT__LOG_FILE", "/dev/null/x.log").output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).1.contains("cannot write the log to /dev/null/x.log"), "{}", text(&output).1);
+}
+
+/// A file of Python's logging replaces the other options of the log.
+#[tokio::test]
+async fn the_level_and_the_handlers_of_a_python_logging_file_have_an_effect() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, python) = (dir.path().join("api.log"), dir.path().join("logging.conf"));
+    let text = format!(
+        "[loggers]\nkeys = root\n[handlers]\nkeys = file\n[logger_root]\nlevel = DEBUG\nhandlers = file\n\
+         [handler_file]\nclass = logging.FileHandler\nargs = ('{}',)\n",
+        log.display()
+    );
+    fs::write(&python, text).unwrap();
+    let command = || {
+        let mut command = program();
+        command.arg("--data-dir").arg(dir.path().join("data")).env("OS_DEFAULT__LOG_CONFIG_APPEND", &python);
+        command
+    };
+    let output = command().env("OS_DEFAULT__LOG_DIR", "/nonexistent").args(["db", "sync"]).output().unwrap();
+    assert!(output.status.success(), "{}", text_of(&output));
+    assert!(log.exists());
+    let shown = command().args(["config", "show"]).output().unwrap();
+    assert!(text_of(&shown).contains("# OS_DEFAULT__LOG_CONFIG_APPEND\nlog_config_append = "), "{}", text_of(&shown));
+    fs::remove_file(&python).unwrap();
+    let output = command().args(["db", "check"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text_of(&output).contains("logging.conf: No such file"), "{}", text_of(&output));
 }
 
 /// An unreachable database is retried as often and for as long as the options say.
