@@ -7,12 +7,12 @@ use super::{group::group, secret::Password, value::choice};
 group! {
     /// `[oslo_limit]`
     pub(crate) struct OsloLimit in "oslo_limit" {
-        /// How Glimpse logs in to Keystone: password, or v3password.
+        /// How Glimpse logs in to Keystone: password or v3password, v3applicationcredential, or v3token.
         auth_type: Option<String> = None,
         /// Where Glimpse logs in.
         auth_url: Option<String> = None,
         /// The name of Glimpse's user.
-        username: Option<String> = None; was "oslo_limit" "user_name",
+        username: Option<String> = None; was "oslo_limit" "user_name"; was "oslo_limit" "user-name",
         /// The id of Glimpse's user, instead of name and domain.
         user_id: Option<String> = None,
         /// The password of Glimpse's user.
@@ -23,10 +23,26 @@ group! {
         user_domain_name: Option<String> = None,
         /// What the login is for instead of a project: all, which is the system.
         system_scope: Option<String> = None,
+        /// The domain that the login is for instead of a project, by id.
+        domain_id: Option<String> = None,
+        /// The domain that the login is for instead of a project, by name.
+        domain_name: Option<String> = None,
+        /// The domain of user and project where their own is not set, by id.
+        default_domain_id: Option<String> = None,
+        /// The domain of user and project where their own is not set, by name.
+        default_domain_name: Option<String> = None,
+        /// The id of Glimpse's application credential.
+        application_credential_id: Option<String> = None,
+        /// The name of Glimpse's application credential, of the user that `username` or `user_id` names.
+        application_credential_name: Option<String> = None,
+        /// The secret of Glimpse's application credential.
+        application_credential_secret: Option<Password> = None,
+        /// Glimpse's token, from which another one is made. It cannot be renewed once it has expired.
+        token: Option<Password> = None,
         /// The project that the login is for, by id.
-        project_id: Option<String> = None; was "oslo_limit" "tenant_id",
+        project_id: Option<String> = None; was "oslo_limit" "tenant_id"; was "oslo_limit" "tenant-id",
         /// The project that the login is for, by name.
-        project_name: Option<String> = None; was "oslo_limit" "tenant_name",
+        project_name: Option<String> = None; was "oslo_limit" "tenant_name"; was "oslo_limit" "tenant-name",
         /// That project's domain, by id.
         project_domain_id: Option<String> = None,
         /// That project's domain, by name.

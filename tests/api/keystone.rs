@@ -65,6 +65,67 @@ async fn tokens_identify_the_caller() {
     }
 }
 
+/// The service user logs in with an application credential, as Red Hat's operator configures it, or with a token.
+#[tokio::test]
+async fn the_service_user_logs_in_with_each_method() {
+    let keystone = Keystone::start().await;
+    let service = keystone.token("glance", "service").await;
+    let issued = keystone.application_credential(&service, None).await;
+    let id = keystone.described(&issued).await["application_credential"]["id"].as_str().unwrap().to_owned();
+    let member = keystone.token("member1", "p1").await;
+    let (id, service) = (id.as_str(), service.as_str());
+    for options in [
+        [("auth_type", "v3applicationcredential"), ("application_credential_id", id)].as_slice(),
+        // The user is the one that `with` names.
+        &[("auth_type", "v3applicationcredential"), ("application_credential_name", "c")],
+        &[("auth_type", "v3token"), ("token", service)],
+        &[("auth_type", "password"), ("system_scope", "all")],
+    ] {
+        let builder = with(&keystone).option("keystone_authtoken", "application_credential_secret", "s3cret");
+        let mut builder = builder.without("keystone_authtoken", "auth_type");
+        for (name, value) in options {
+            builder = builder.option("keystone_authtoken", name, value);
+        }
+        if options[1].0 == "system_scope" {
+            builder =
+                builder.without("keystone_authtoken", "username").option("keystone_authtoken", "user-name", "admin");
+        }
+        let s = builder.start().await;
+        s.client(Some(&member)).get("/v2/images").await.expect(200);
+        let shown = s.command(&["config", "show"]).output().unwrap();
+        let shown = String::from_utf8(shown.stdout).unwrap();
+        assert!(!shown.contains("s3cret") && !shown.contains(service), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn an_incomplete_login_is_named_at_start() {
+    let keystone = Keystone::start().await;
+    for (options, told) in [
+        ([("auth_type", "v3kerberos"), ("token", "x")], "auth_type: \"v3kerberos\" is not supported"),
+        ([("auth_type", "v3token"), ("system_scope", "all")], "[keystone_authtoken] token is missing"),
+        (
+            [("auth_type", "v3applicationcredential"), ("token", "x")],
+            "[keystone_authtoken] application_credential_id is missing",
+        ),
+        (
+            [("auth_type", "v3applicationcredential"), ("application_credential_id", "x")],
+            "[keystone_authtoken] application_credential_secret is missing",
+        ),
+        ([("auth_type", "password"), ("system_scope", "some")], "system_scope: \"some\" is not supported"),
+    ] {
+        let mut command = crate::support::program();
+        command.env("OS_GLIMPSE__AUTH", "keystone").env("OS_KEYSTONE_AUTHTOKEN__AUTH_URL", keystone.url());
+        command.env("OS_KEYSTONE_AUTHTOKEN__USERNAME", "u").env("OS_KEYSTONE_AUTHTOKEN__PASSWORD", "p");
+        for (name, value) in options {
+            command.env(format!("OS_KEYSTONE_AUTHTOKEN__{}", name.to_uppercase()), value);
+        }
+        let output = command.args(["serve", "--port", "0", "--bind", "127.0.0.1"]).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && error.contains(told), "{told} is not in {error}");
+    }
+}
+
 #[tokio::test]
 async fn concurrent_requests_validate_a_token_once() {
     let keystone = Keystone::start().await;

@@ -5,12 +5,12 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{StatusCode, Url, header::HeaderValue};
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use tokio::sync::Mutex;
 
 use super::token::{Body, Token};
 use crate::{
-    config::{KeystoneAuthtoken, OsloLimit},
+    config::{KeystoneAuthtoken, OsloLimit, Password},
     error::with_causes,
 };
 
@@ -56,8 +56,7 @@ pub(crate) struct Client {
     /// The option group that names our user.
     group: &'static str,
     options: KeystoneAuthtoken,
-    /// Whether we log in to the system instead of a project.
-    system: bool,
+    method: Method,
     /// The interfaces of the catalog at which Keystone is looked up, the best one first.
     interfaces: Vec<String>,
     /// Where it is, whatever the catalog says.
@@ -66,6 +65,26 @@ pub(crate) struct Client {
     auth_url: Url,
     /// One is fetched at a time; whoever needs it meanwhile waits for it, and shares the failure too.
     own: Mutex<Login>,
+}
+
+/// How we log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    Password,
+    ApplicationCredential,
+    Token,
+}
+
+impl Method {
+    /// The method that `auth_type` names; `None` if it is not supported.
+    fn of(auth_type: Option<&str>) -> Option<Self> {
+        Some(match auth_type {
+            None | Some("password" | "v3password") => Self::Password,
+            Some("v3applicationcredential") => Self::ApplicationCredential,
+            Some("token" | "v3token") => Self::Token,
+            Some(_) => return None,
+        })
+    }
 }
 
 /// How the last login ended.
@@ -109,18 +128,21 @@ impl Client {
             cafile: options.cafile.clone(),
             insecure: options.insecure,
             region_name: options.region_name.clone(),
+            application_credential_id: options.application_credential_id.clone(),
+            application_credential_name: options.application_credential_name.clone(),
+            application_credential_secret: options.application_credential_secret.clone(),
+            token: options.token.clone(),
+            system_scope: options.system_scope.clone(),
+            domain_id: options.domain_id.clone(),
+            domain_name: options.domain_name.clone(),
+            default_domain_id: options.default_domain_id.clone(),
+            default_domain_name: options.default_domain_name.clone(),
             ..KeystoneAuthtoken::default()
         };
         let wrong = |name: &str, message: String| format!("[oslo_limit] {name}: {message}");
-        let system = match options.system_scope.as_deref() {
-            None => false,
-            Some("all") => true,
-            Some(other) => return Err(wrong("system_scope", format!("{other:?} is not supported; all is"))),
-        };
         let endpoint = options.endpoint_override.as_deref().map(v3).transpose();
         let interfaces = options.valid_interfaces.iter();
         Ok(Self {
-            system,
             interfaces: interfaces.map(|name| name.strip_suffix("URL").unwrap_or(name).to_owned()).collect(),
             endpoint: endpoint.map_err(|message| wrong("endpoint_override", message))?,
             ..Self::of_group("oslo_limit", &account, options.timeout.unwrap_or(ANSWER_TIMEOUT))?
@@ -130,15 +152,31 @@ impl Client {
     fn of_group(group: &'static str, options: &KeystoneAuthtoken, timeout: Duration) -> Result<Self, String> {
         let section = options.auth_section.as_deref().unwrap_or(group);
         let missing = |name: &str| format!("[{section}] {name} is missing: without it Keystone cannot be asked");
-        if let Some(other) = options.auth_type.as_deref().filter(|kind| !["password", "v3password"].contains(kind)) {
-            return Err(format!("[{section}] auth_type: {other:?} is not supported; password is"));
-        }
+        let method = Method::of(options.auth_type.as_deref()).ok_or_else(|| {
+            let kind = options.auth_type.as_deref().unwrap_or_default();
+            format!(
+                "[{section}] auth_type: {kind:?} is not supported; password, v3applicationcredential and v3token are"
+            )
+        })?;
         let auth_url = options.auth_url.as_deref().ok_or_else(|| missing("auth_url"))?;
-        if options.username.is_none() && options.user_id.is_none() {
-            return Err(missing("username"));
+        let has_user = options.username.is_some() || options.user_id.is_some();
+        let lacks = match method {
+            Method::Password if !has_user => Some("username"),
+            Method::Password => options.password.is_none().then_some("password"),
+            Method::ApplicationCredential => {
+                match (&options.application_credential_id, &options.application_credential_name) {
+                    (None, None) => Some("application_credential_id"),
+                    (None, Some(_)) if !has_user => Some("username"),
+                    _ => options.application_credential_secret.is_none().then_some("application_credential_secret"),
+                }
+            }
+            Method::Token => options.token.is_none().then_some("token"),
+        };
+        if let Some(name) = lacks {
+            return Err(missing(name));
         }
-        if options.password.is_none() {
-            return Err(missing("password"));
+        if let Some(other) = options.system_scope.as_deref().filter(|scope| *scope != "all") {
+            return Err(format!("[{section}] system_scope: {other:?} is not supported; all is"));
         }
         let mut http = reqwest::Client::builder()
             .timeout(timeout)
@@ -158,7 +196,7 @@ impl Client {
             auth_url: v3(auth_url).map_err(|error| format!("[{section}] auth_url: {error}"))?,
             group,
             options: options.clone(),
-            system: false,
+            method,
             interfaces: vec![options.interface.clone()],
             endpoint: None,
             own: Mutex::new(Login::None),
@@ -252,7 +290,8 @@ impl Client {
     }
 
     async fn log_in(&self, now: DateTime<Utc>) -> Result<OwnToken, KeystoneError> {
-        let response = self.send(|| self.http.post(tokens(&self.auth_url)).json(&self.login())).await?;
+        let response =
+            self.send(|| self.http.post(tokens(&self.auth_url)).json(&login(self.method, &self.options))).await?;
         if response.status() != StatusCode::CREATED {
             return Err(match response.status() {
                 StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
@@ -281,37 +320,6 @@ impl Client {
         Ok(OwnToken { value, renew, endpoint })
     }
 
-    fn login(&self) -> serde_json::Value {
-        let options = &self.options;
-        let domain = |id: &Option<String>, name: &Option<String>| match (id, name) {
-            (Some(id), _) => json!({ "id": id }),
-            (None, Some(name)) => json!({ "name": name }),
-            (None, None) => json!({ "id": "default" }),
-        };
-        let mut user = json!({ "password": options.password.as_ref().map(|password| password.expose()) });
-        match &options.user_id {
-            Some(id) => user["id"] = json!(id),
-            None => {
-                user["name"] = json!(options.username);
-                user["domain"] = domain(&options.user_domain_id, &options.user_domain_name);
-            }
-        }
-        let project = match (&options.project_id, &options.project_name) {
-            (Some(id), _) => json!({ "id": id }),
-            (None, name) => json!({
-                "name": name,
-                "domain": domain(&options.project_domain_id, &options.project_domain_name),
-            }),
-        };
-        let mut auth = json!({ "identity": { "methods": ["password"], "password": { "user": user } } });
-        if self.system {
-            auth["scope"] = json!({ "system": { "all": true } });
-        } else if options.project_id.is_some() || options.project_name.is_some() {
-            auth["scope"] = json!({ "project": project });
-        }
-        json!({ "auth": auth })
-    }
-
     /// Sends a request, again when the connection fails or Keystone does, as often as the options say. Asking for a token
     /// twice does no harm.
     async fn send(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response, KeystoneError> {
@@ -328,6 +336,57 @@ impl Client {
         }
         Ok(request().send().await?)
     }
+}
+
+/// The body of the request for our own token.
+fn login(method: Method, options: &KeystoneAuthtoken) -> Json {
+    let domain = |id: &Option<String>, name: &Option<String>| {
+        let is_set = id.is_some() || name.is_some();
+        let domain = if is_set { (id, name) } else { (&options.default_domain_id, &options.default_domain_name) };
+        match domain {
+            (Some(id), _) => json!({ "id": id }),
+            (None, Some(name)) => json!({ "name": name }),
+            (None, None) => json!({ "id": "default" }),
+        }
+    };
+    let user = || match &options.user_id {
+        Some(id) => json!({ "id": id }),
+        None => json!({
+            "name": options.username,
+            "domain": domain(&options.user_domain_id, &options.user_domain_name),
+        }),
+    };
+    let secret = |secret: &Option<Password>| json!(secret.as_ref().map(|secret| secret.expose()));
+    let identity = match method {
+        Method::Password => {
+            let mut user = user();
+            user["password"] = secret(&options.password);
+            json!({ "methods": ["password"], "password": { "user": user } })
+        }
+        Method::ApplicationCredential => {
+            let secret = secret(&options.application_credential_secret);
+            let credential = match &options.application_credential_id {
+                Some(id) => json!({ "id": id, "secret": secret }),
+                None => json!({ "name": options.application_credential_name, "secret": secret, "user": user() }),
+            };
+            // The credential has its own scope.
+            let identity = json!({ "methods": ["application_credential"], "application_credential": credential });
+            return json!({ "auth": { "identity": identity } });
+        }
+        Method::Token => json!({ "methods": ["token"], "token": { "id": secret(&options.token) } }),
+    };
+    let mut auth = json!({ "identity": identity });
+    if options.system_scope.is_some() {
+        auth["scope"] = json!({ "system": { "all": true } });
+    } else if options.domain_id.is_some() || options.domain_name.is_some() {
+        auth["scope"] = json!({ "domain": domain(&options.domain_id, &options.domain_name) });
+    } else if let Some(id) = &options.project_id {
+        auth["scope"] = json!({ "project": { "id": id } });
+    } else if let Some(name) = &options.project_name {
+        let domain = domain(&options.project_domain_id, &options.project_domain_name);
+        auth["scope"] = json!({ "project": { "name": name, "domain": domain } });
+    }
+    json!({ "auth": auth })
 }
 
 /// What an answer says.
@@ -359,7 +418,40 @@ fn tokens(v3: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::v3;
+    use serde_json::json;
+
+    use super::{KeystoneAuthtoken, Method, login, v3};
+
+    /// Each of these is what keystoneauth sends.
+    #[test]
+    fn logins_have_the_form_of_their_method() {
+        let text = |text: &str| Some(text.to_owned());
+        let options = KeystoneAuthtoken {
+            application_credential_id: text("i"),
+            username: text("u"),
+            project_name: text("p"),
+            default_domain_name: text("D"),
+            project_domain_id: text("d"),
+            ..KeystoneAuthtoken::default()
+        };
+        let credential = json!({"id": "i", "secret": null});
+        assert_eq!(
+            login(Method::ApplicationCredential, &options),
+            json!({"auth": {"identity": {"methods": ["application_credential"], "application_credential": credential}}})
+        );
+        let scope = json!({"project": {"name": "p", "domain": {"id": "d"}}});
+        assert_eq!(login(Method::Token, &options)["auth"]["scope"], scope);
+        let user = json!({"name": "u", "domain": {"name": "D"}, "password": null});
+        assert_eq!(login(Method::Password, &options)["auth"]["identity"]["password"]["user"], user);
+        let named =
+            KeystoneAuthtoken { application_credential_id: None, application_credential_name: text("n"), ..options };
+        let credential = &login(Method::ApplicationCredential, &named)["auth"]["identity"]["application_credential"];
+        assert_eq!(credential["user"], json!({"name": "u", "domain": {"name": "D"}}));
+        let system = KeystoneAuthtoken { system_scope: text("all"), ..named.clone() };
+        assert_eq!(login(Method::Password, &system)["auth"]["scope"], json!({"system": {"all": true}}));
+        let domain = KeystoneAuthtoken { domain_id: text("x"), ..named };
+        assert_eq!(login(Method::Password, &domain)["auth"]["scope"], json!({"domain": {"id": "x"}}));
+    }
 
     #[test]
     fn every_spelling_of_an_auth_url_is_v3() {
