@@ -15,8 +15,8 @@ use std::{
 
 use sea_query::Query;
 use sqlx::{
-    AssertSqlSafe, Executor as _, MySqlConnection, PgConnection,
-    migrate::{Migrate, MigrateError, Migrator},
+    AssertSqlSafe, Executor as _, MySqlConnection, PgConnection, SqlSafeStr as _,
+    migrate::{Migrate, MigrateError, Migration, Migrator},
 };
 
 use super::{
@@ -27,9 +27,6 @@ use crate::config::{DatabaseUrl, Target};
 
 /// The table that records the migrations. Its name cannot conflict with Glance's tables.
 const TABLE: &str = "glimpse_migrations";
-
-/// The last migration that creates Glance's own schema. A later migration that adds an index is named after the index.
-const LAST_OF_GLANCE: i64 = 2;
 
 /// The number of retries if a SQLite file is locked.
 const LOCKED_ATTEMPTS: u32 = 100;
@@ -47,6 +44,18 @@ static SQLITE: LazyLock<Migrator> = LazyLock::new(|| with_own_table(sqlx::migrat
 static POSTGRES: LazyLock<Migrator> =
     LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/postgres"))));
 static MYSQL: LazyLock<Migrator> = LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/mysql"))));
+
+/// MySQL's migrations, to run one again that was interrupted: each statement skips what exists already.
+static MYSQL_REPEATING: LazyLock<Migrator> = LazyLock::new(|| {
+    let repeating = |migration: &Migration| {
+        let sql = migration.sql.as_str();
+        let sql = sql.replace("CREATE TABLE IF NOT EXISTS ", "CREATE TABLE ");
+        let sql =
+            sql.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ").replace("INSERT INTO ", "INSERT IGNORE INTO ");
+        Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
+    };
+    without_lock(with_own_table(Migrator::with_migrations(MYSQL.iter().map(repeating).collect())))
+});
 
 fn with_own_table(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(TABLE);
@@ -110,10 +119,9 @@ impl State {
             Self::Begun { migration } => {
                 let advice = format!(
                     "migration {migration} was started but not finished: unless another `db sync` is running it, it was \
-                     interrupted, and this engine cannot roll it back. Restore a backup of the database; if it was empty \
-                     before, drop it and create it again. Then run `glimpse db sync`"
+                     interrupted; run `glimpse db sync`, which repeats it"
                 );
-                return Some((advice, Step::ByHand));
+                return Some((advice, Step::Expand));
             }
             Self::Foreign => (
                 "it holds tables of an image service, but not of a Glance from Wallaby to 33 (`glimpse db version` shows \
@@ -190,6 +198,14 @@ fn sync_error(state: State) -> Error {
     Error::Schema(state.advice().map(|(advice, _)| advice).unwrap_or_default())
 }
 
+/// The error about a migration that is recorded as not finished on an engine where a migration is a transaction.
+fn unexpected_record(migration: i64) -> String {
+    format!(
+        "migration {migration} is recorded as not finished, although this engine rolls an interrupted migration back. \
+         Restore a backup of the database"
+    )
+}
+
 /// Records the migrations up to `recorded` without running them, and runs the others.
 async fn record_and_run<C>(migrator: &Migrator, recorded: Option<i64>, connection: &mut C) -> Result<(), MigrateError>
 where
@@ -201,22 +217,34 @@ where
     migrator.run_direct(None, connection, false).await
 }
 
-/// The same in a cluster: checks before each migration that this process still holds the lock.
-async fn record_and_run_locked(
-    migrator: &Migrator,
+/// The same on MySQL, after it has repeated what was interrupted. In a cluster, it checks before each migration that this process
+/// still holds the lock.
+async fn repeat_and_run(
     recorded: Option<i64>,
     connection: &mut MySqlConnection,
-    lock: &SyncLock,
+    lock: Option<&SyncLock>,
 ) -> Result<(), MigrateError> {
-    if recorded.is_some() {
-        lock.check(connection).await.map_err(stopped)?;
-        migrator.run_direct(recorded, connection, true).await?;
+    let unfinished = undo_unfinished(connection).await?;
+    if unfinished.is_some() {
+        check_lock(lock, connection).await?;
+        MYSQL_REPEATING.run_direct(unfinished, connection, false).await?;
     }
-    for migration in migrator.iter() {
-        lock.check(connection).await.map_err(stopped)?;
-        migrator.run_direct(Some(migration.version), connection, false).await?;
+    if recorded.is_some() {
+        check_lock(lock, connection).await?;
+        MYSQL.run_direct(recorded, connection, true).await?;
+    }
+    for migration in MYSQL.iter() {
+        check_lock(lock, connection).await?;
+        MYSQL.run_direct(Some(migration.version), connection, false).await?;
     }
     Ok(())
+}
+
+async fn check_lock(lock: Option<&SyncLock>, connection: &mut MySqlConnection) -> Result<(), MigrateError> {
+    match lock {
+        Some(lock) => lock.check(connection).await.map_err(stopped),
+        None => Ok(()),
+    }
 }
 
 /// An error of the lock, after which no migration is run.
@@ -248,43 +276,63 @@ async fn lock_mysql(connection: &mut MySqlConnection) -> Result<(), MigrateError
     if locked == Some(1) { Ok(()) } else { Err(MigrateError::Source(BUSY.into())) }
 }
 
-/// Drops the invalid indexes that an interrupted `CREATE INDEX CONCURRENTLY` leaves: they would make the next attempt fail.
-async fn drop_unfinished_indexes(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let unfinished: Vec<String> = sqlx::query_scalar(
-        "SELECT quote_ident(relname) FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
-         WHERE NOT indisvalid AND relname LIKE 'glimpse\\_%' AND relnamespace = current_schema()::regnamespace",
+/// Drops what an interrupted `CREATE INDEX CONCURRENTLY` leaves, which would make the next attempt fail: an invalid index, or a
+/// valid one without the record of its migration. PostgreSQL completes an index even if its client no longer exists.
+async fn drop_unfinished_indexes(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let recorded = "SELECT to_regclass($1) IS NOT NULL";
+    let recorded: Vec<i64> = if sqlx::query_scalar(recorded).bind(TABLE).fetch_one(&mut *connection).await? {
+        let versions = format!("SELECT version FROM {TABLE}");
+        sqlx::query_scalar(AssertSqlSafe(versions)).fetch_all(&mut *connection).await?
+    } else {
+        Vec::new()
+    };
+    let unrecorded = indexes_without_record(migrator, &recorded);
+    let indexes: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT relname::text, indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid \
+         WHERE relname LIKE 'glimpse\\_%' AND relnamespace = current_schema()::regnamespace",
     )
     .fetch_all(&mut *connection)
     .await?;
-    for index in unfinished {
-        connection.execute(AssertSqlSafe(format!("DROP INDEX {index}"))).await?;
+    for (index, is_valid) in indexes {
+        if !is_valid || unrecorded.contains(&index) {
+            connection.execute(AssertSqlSafe(format!("DROP INDEX CONCURRENTLY \"{index}\""))).await?;
+        }
     }
     Ok(())
 }
 
-/// Undoes interrupted migrations that add an index: drops the index if it exists, and removes the record of the migration, so
-/// that it runs again. On MySQL, a migration is not a transaction.
-async fn undo_unfinished_indexes(connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
+/// Prepares the repetition of interrupted migrations: drops their indexes, and removes their records. On MySQL, a migration is not a
+/// transaction. Returns the last one of them, which [`MYSQL_REPEATING`] can run.
+async fn undo_unfinished(connection: &mut MySqlConnection) -> Result<Option<i64>, sqlx::Error> {
     let begun = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
     let begun: i64 = sqlx::query_scalar(begun).bind(TABLE).fetch_one(&mut *connection).await?;
-    if begun == 0 {
-        return Ok(());
+    let (mut recorded, mut unfinished) = (Vec::new(), Vec::new());
+    if begun > 0 {
+        let records = AssertSqlSafe(format!("SELECT version, success FROM {TABLE}"));
+        for (version, success) in sqlx::query_as(records).fetch_all(&mut *connection).await? {
+            if success { recorded.push(version) } else { unfinished.push(version) }
+        }
     }
-    let unfinished =
-        format!("SELECT version, REPLACE(description, ' ', '_') FROM {TABLE} WHERE NOT success AND version > ?");
-    let unfinished: Vec<(i64, String)> =
-        sqlx::query_as(AssertSqlSafe(unfinished)).bind(LAST_OF_GLANCE).fetch_all(&mut *connection).await?;
-    for (version, index) in unfinished {
+    for index in indexes_without_record(&MYSQL, &recorded) {
         let table = "SELECT CAST(MIN(table_name) AS CHAR) FROM information_schema.statistics \
                      WHERE table_schema = DATABASE() AND index_name = ?";
         let table: Option<String> = sqlx::query_scalar(table).bind(&index).fetch_one(&mut *connection).await?;
         if let Some(table) = table {
             connection.execute(AssertSqlSafe(format!("ALTER TABLE `{table}` DROP INDEX `{index}`"))).await?;
         }
+    }
+    for version in &unfinished {
         let forget = AssertSqlSafe(format!("DELETE FROM {TABLE} WHERE version = ?"));
         sqlx::query(forget).bind(version).execute(&mut *connection).await?;
     }
-    Ok(())
+    Ok(unfinished.into_iter().max())
+}
+
+/// The indexes whose migrations are not among the recorded ones. A migration that adds an index is named after it.
+fn indexes_without_record(migrator: &Migrator, recorded: &[i64]) -> Vec<String> {
+    let unrecorded = migrator.iter().filter(|migration| !recorded.contains(&migration.version));
+    let names = unrecorded.map(|migration| migration.description.replace(' ', "_"));
+    names.filter(|name| name.starts_with("glimpse_")).collect()
 }
 
 impl Db {
@@ -375,7 +423,7 @@ impl Db {
                     }
                     error => return Err(error),
                 },
-                Err(MigrateError::Dirty(migration)) => return Err(sync_error(State::Begun { migration })),
+                Err(MigrateError::Dirty(migration)) => return Err(Error::Schema(unexpected_record(migration))),
                 Err(other) => return Err(Error::Schema(other.to_string())),
                 Ok(()) => return Ok(true),
             }
@@ -393,7 +441,7 @@ impl Db {
                 let mut held = pool.acquire().await?;
                 let connection = held.connection()?;
                 lock_postgres(connection).await?;
-                let ran = match drop_unfinished_indexes(connection).await {
+                let ran = match drop_unfinished_indexes(migrator, connection).await {
                     Ok(()) => record_and_run(migrator, recorded, connection).await,
                     Err(error) => Err(error.into()),
                 };
@@ -412,18 +460,12 @@ impl Db {
                         Box::pin(async move { Ok(pool.connect_separately().await?) })
                     });
                     let lock = SyncLock::take(connection, connect, SYNC_LOCK).await.map_err(stopped)?;
-                    let ran = match undo_unfinished_indexes(connection).await {
-                        Ok(()) => record_and_run_locked(migrator, recorded, connection, &lock).await,
-                        Err(error) => Err(error.into()),
-                    };
+                    let ran = repeat_and_run(recorded, connection, Some(&lock)).await;
                     lock.release(connection).await;
                     ran
                 } else {
                     lock_mysql(connection).await?;
-                    match undo_unfinished_indexes(connection).await {
-                        Ok(()) => record_and_run(migrator, recorded, connection).await,
-                        Err(error) => Err(error.into()),
-                    }
+                    repeat_and_run(recorded, connection, None).await
                 };
                 // Closing the connection releases a lock of `GET_LOCK`.
                 held.close().await?;
@@ -472,11 +514,12 @@ mod tests {
     fn each_state_has_a_next_step_and_all_engines_have_the_same_migrations() {
         let step = |state: State| state.advice().map(|(_, step)| step);
         assert_eq!(step(State::Current), None);
-        for state in [State::Empty, State::Behind, State::Glance { amounts_to: last_migration() - 1 }] {
+        let glance = State::Glance { amounts_to: last_migration() - 1 };
+        for state in [State::Empty, State::Behind, State::Begun { migration: 1 }, glance] {
             assert_eq!(step(state), Some(Step::Expand));
         }
         assert_eq!(step(State::Glance { amounts_to: last_migration() }), Some(Step::Contract));
-        for state in [State::Begun { migration: 1 }, State::Foreign, State::Ahead] {
+        for state in [State::Foreign, State::Ahead] {
             assert_eq!(step(state), Some(Step::ByHand));
         }
         let numbers = |migrator: &sqlx::migrate::Migrator| migrator.iter().map(|m| m.version).collect::<Vec<_>>();

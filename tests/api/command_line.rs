@@ -489,17 +489,30 @@ fn invalid_and_unsupported_db_commands_are_refused_with_a_reason() {
     }
 }
 
-/// On MariaDB a migration cannot be rolled back in part; the reported instructions must not lead in a circle.
+/// On MariaDB, an interrupted migration is not rolled back.
 #[tokio::test]
-async fn an_interrupted_migration_is_reported_with_instructions() {
+async fn an_interrupted_migration_is_repeated() {
     let s = TestServer::start().await;
-    let failed = if s.database.engine == Engine::Postgres { "FALSE" } else { "0" };
-    s.database.execute(&format!("UPDATE glimpse_migrations SET success = {failed} WHERE version = 2")).await;
-    for command in [["db", "sync"].as_slice(), &["serve"], &["db", "check"]] {
-        let output = s.command(command).output().unwrap();
-        assert_eq!(output.status.code(), Some(1), "{command:?}");
-        let told = text(&output).0 + &text(&output).1;
-        assert!(told.contains("migration 2 was started but not finished"), "{command:?}: {told}");
-        assert!(told.contains("Restore a backup of the database"), "{command:?}: {told}");
+    if s.database.engine != Engine::MySql {
+        // There, this record means that somebody has changed it.
+        let failed = if s.database.engine == Engine::Postgres { "FALSE" } else { "0" };
+        s.database.execute(&format!("UPDATE glimpse_migrations SET success = {failed} WHERE version = 2")).await;
+        let output = s.command(&["db", "sync"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output).1.contains("migration 2 is recorded as not finished"), "{}", text(&output).1);
+        return;
     }
+    s.member("p1").create_image(&serde_json::json!({})).await;
+    for version in ["2", "9", "2 OR version = 12"] {
+        s.database.execute(&format!("UPDATE glimpse_migrations SET success = 0 WHERE version = {version}")).await;
+        let advice = format!("migration {} was started but not finished", version.split(' ').next().unwrap());
+        for (command, code) in [("check", 3), ("sync", 0), ("check", 0)] {
+            let output = s.command(&["db", command]).output().unwrap();
+            let told = text(&output).0 + &text(&output).1;
+            assert_eq!(output.status.code(), Some(code), "{command}: {told}");
+            assert!(code == 0 || told.contains(&advice) && told.contains("which repeats it"), "{command}: {told}");
+        }
+    }
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 1);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM alembic_version").await, 1);
 }
