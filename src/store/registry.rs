@@ -59,7 +59,7 @@ impl Store {
         let (driver, fault) = match &config.kind {
             StoreKind::File(options) => {
                 let driver = open_files(name, options);
-                let fault = driver.fault().map(|fault| format!("nothing can be added to it: {fault}"));
+                let fault = driver.fault().map(|fault| format!("nothing can be added to the store: {fault}"));
                 (AnyDriver::File(driver), fault)
             }
             StoreKind::Http(options) => match HttpDriver::open(options, filter) {
