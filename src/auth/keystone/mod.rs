@@ -166,6 +166,7 @@ mod tests {
         let options = "auth_url = http://127.0.0.1:1\nauth_type = password\nusername = u\npassword = p\n";
         std::fs::write(&file, format!("[keystone_authtoken]\n{options}")).unwrap();
         let config = Config::load(&Sources { files: vec![Source::File(file)], ..Sources::default() }).unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let keystone = Keystone::new(&config.keystone_authtoken, clock).unwrap();
         let text = r#"{"token": {"expires_at": "1970-01-12T13:47:40.000000Z", "user": {"id": "u"}}}"#;
         let token: Token = serde_json::from_str::<token::Body>(text).unwrap().into();
