@@ -179,6 +179,10 @@ macro_rules! impl_session {
                 let column = Expr::col(column);
                 let equal = Cond::all().add(column.clone().eq(text));
                 match self {
+                    // A column whose character set lacks a character cannot be compared with it, except by its bytes.
+                    Self::MySql(_) if text.chars().any(|c| c.len_utf8() == 4) => {
+                        Cond::all().add(self.bytewise(column).eq(text))
+                    }
                     // The first comparison uses the index, and the second one distinguishes `A` from `a`.
                     Self::MySql(_) => equal.add(self.bytewise(column).eq(text)),
                     Self::Sqlite(_) | Self::Postgres(_) => equal,

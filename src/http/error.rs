@@ -214,6 +214,10 @@ pub(super) async fn render(request: Request, next: Next) -> Response {
         };
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response.headers_mut().remove(header::CONTENT_LENGTH);
+        if is_head {
+            // hyper does not announce the length of an empty body here.
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+        }
         *response.body_mut() = Body::from(body);
     }
     response

@@ -223,7 +223,8 @@ async fn a_client_that_does_not_read_is_disconnected() {
 
 #[tokio::test]
 async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
-    let s = TestServer::builder().option("glimpse", "body_memory", "20MB").start().await;
+    let s = TestServer::builder().option("glimpse", "body_memory", "20MB");
+    let s = s.option("glimpse", "client_timeout", 300).start().await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"name": "large"})).await;
     let id = image.rsplit('/').next().unwrap();
@@ -253,9 +254,12 @@ async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
         let _ = stream.write_all(format!("{start}{}", "x".repeat(900_000)).as_bytes()).await;
         unfinished.push(stream);
     }
-    head_is_read().await;
-    let large = json!({"name": "x".repeat(900_000)});
-    member.post("/v2/images", &large).await.expect(503).header("retry-after");
+    let large = json!({"name": "x".repeat(1_040_000)});
+    eventually("the bodies are held", || async {
+        let answer = member.post("/v2/images", &large).await;
+        (answer.status == 503).then(|| answer.header("retry-after").to_owned())
+    })
+    .await;
     // Small requests are served.
     member.create_image(&json!({"name": "small"})).await;
     assert!(s.log().contains("body_memory"), "{}", s.log());
