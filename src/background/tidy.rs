@@ -1,4 +1,4 @@
-//! Resumes interrupted deletions, and removes files of uploads that no row refers to.
+//! Resumes interrupted deletions, and removes files of uploads that no row refers to, and locks of images that are deleted.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ struct Deletions {
     removals: Vec<Removal>,
 }
 
-/// Resumes the deletions that did not change during `quiet`, which is long enough to detect a dead process. Then removes files of
-/// unknown uploads.
+/// Resumes the deletions that did not change during `quiet`, which is long enough to detect a dead process. Then removes locks of
+/// deleted images, and files of unknown uploads.
 ///
 /// # Errors
 /// `Unavailable`
@@ -34,6 +34,7 @@ pub(super) async fn run(app: &App, quiet: Duration) -> Result<()> {
     let before = Deletions::load(app).await?;
     tokio::time::sleep(quiet).await;
     Deletions::load(app).await?.resume_unchanged(app, &before).await;
+    app.db.remove_stale_locks().await?;
     remove_unknown_files(app, quiet).await
 }
 

@@ -185,6 +185,7 @@ async fn purge(db: &Db, tables: &[Purged], age: TimeDelta, rows: Option<u32>) ->
             Err(error) => return Err(error.into()),
         }
     }
+    db.remove_stale_locks().await?;
     db.close().await;
     Ok(ExitCode::SUCCESS)
 }

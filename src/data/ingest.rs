@@ -8,7 +8,7 @@ use super::observers::Observers;
 use crate::{
     app::App,
     error::{Error, Result},
-    limits::StorageLeft,
+    limits::{StorageLeft, over_quota},
     model::Image,
     store::{self, Object, Store, Stored},
     stream::{self, Demand, Incomplete},
@@ -79,10 +79,6 @@ pub(super) async fn ingest(
 
 pub(super) fn too_large() -> Error {
     Error::LimitExceeded("The incoming image is too large: The provided image is too large.".to_owned())
-}
-
-pub(super) fn over_quota(why: String) -> Error {
-    Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
 }
 
 /// Turns the reason why the data ended early into the client's error.

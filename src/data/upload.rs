@@ -5,7 +5,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::{
-    ingest::{Ingested, Source, ingest, over_quota, store_error, too_large},
+    ingest::{Ingested, Source, ingest, store_error, too_large},
     placement, recovery,
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     context::Context,
     db::{self, in_time, uploads},
     error::{Error, Result},
-    limits::{Resource, StorageLeft},
+    limits::{Admission, Resource, StorageLeft, over_quota},
     model::{DataFacts, Image, ImageId, RequestedId, Status, check_described, may_become},
     policy::rule,
     store::{Hold, Object, Store, Stored},
@@ -42,10 +42,11 @@ pub(crate) struct NewData {
 pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &RequestedId, new: NewData) -> Result<()> {
     let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
     app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
+    let admission = app.limits.data_admission(context, mebibytes).await?;
     let store = placement::choose_store(app, new.store.as_deref())?;
     let requested = id.clone();
     let id = requested.id().ok_or_else(|| Error::image_not_found(&requested))?;
-    let upload = Upload { app: Arc::clone(app), context: context.clone(), requested, id, store };
+    let upload = Upload { app: Arc::clone(app), context: context.clone(), requested, id, store, admission };
     let (supply, demand) = stream::apart(new.data);
     let mut work = pin!(app.outlive(upload.run(new.size, demand)));
     tokio::select! {
@@ -60,6 +61,8 @@ struct Upload {
     requested: RequestedId,
     id: ImageId,
     store: Arc<Store>,
+    /// The check of the project's limits when the image becomes active.
+    admission: Admission,
 }
 
 impl Upload {
@@ -85,7 +88,7 @@ impl Upload {
         };
         let facts = async {
             let facts = observers.finish(size).await?;
-            // Check the quota again: two concurrent uploads may each fit into it, but not both.
+            // Check the quota again, before the data is moved to its path: uploads that began later may be complete.
             self.check_storage_quota(Some(size)).await?;
             Ok(facts)
         };
@@ -205,7 +208,8 @@ impl Upload {
         self.store.place(object, stored, hold).await.map_err(store_error)
     }
 
-    /// Makes the image active, if this upload still owns it. Three statements.
+    /// Makes the image active, if this upload still owns it, and if the project may have the data: concurrent uploads may each fit
+    /// into a quota, but not all of them. Three statements, and two more with a quota.
     async fn activate(
         &self,
         object: &Object,
@@ -222,6 +226,8 @@ impl Upload {
                 if !is_saving || !uploads::end(&mut tx, record).await? {
                     return Err(self.image_gone());
                 }
+                let size = u64::try_from(facts.size).unwrap_or_default();
+                self.admission.enforce(&mut tx, Some(&object.image_id), size).await?;
                 db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
                 Ok((tx, ()))
             })

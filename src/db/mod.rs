@@ -16,6 +16,7 @@ pub(crate) mod migrate;
 mod open;
 mod pool;
 pub(crate) mod processes;
+pub(crate) mod project_locks;
 pub(crate) mod properties;
 pub(crate) mod purge;
 mod session;

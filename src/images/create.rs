@@ -44,7 +44,7 @@ pub(crate) struct NewImage {
     pub(crate) tags: Vec<Tag>,
 }
 
-/// Creates an image without data. At most three statements with the default quotas, and one more where Keystone limits the number
+/// Creates an image without data. At most three statements with the default quotas, and three more where Keystone limits the number
 /// of images.
 ///
 /// # Errors
@@ -53,6 +53,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
     app.limits.enforce(&app.db, context, Resource::CountTotal, 1).await?;
+    let admission = &app.limits.admission(context, Resource::CountTotal, 1).await?;
     for (name, _) in &new.properties {
         app.protections.check(&app.policy, context, Operation::Create, name)?;
     }
@@ -85,6 +86,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
     let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
     app.db
         .transaction(|mut tx| async move {
+            admission.enforce(&mut tx, None, 0).await?;
             let inserted = db::images::insert(&mut tx, row).await;
             map_duplicate(inserted, || format!("Image ID {} already exists!", row.id))?;
             let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;

@@ -112,7 +112,7 @@ pub(super) struct StorageQuota {
 }
 
 impl StorageQuota {
-    /// Reads the rest. Two statements, none if there is no such quota.
+    /// Reads the rest. A transaction that uses it locks the project first. Two statements, none if there is no such quota.
     pub(super) async fn load(app: &App, s: &mut impl Session, context: &Context, image: &Image) -> Result<Self> {
         let additional = app.limits.storage_left_in(s, context, None).await?;
         let replacing = app.limits.storage_left_in(s, context, Some(&image.id)).await?;

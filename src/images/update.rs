@@ -133,6 +133,9 @@ pub(crate) async fn update(
             if changes.is_empty() {
                 return Ok((tx, (before.clone(), before)));
             }
+            if changes.iter().any(Change::adds_locations) {
+                app.limits.lock_storage(&mut tx, context).await?;
+            }
             let mut draft = ImageDraft::start(app, &mut tx, context, &before, changes).await?;
             for change in changes {
                 draft.apply(app, context, change, probes)?;

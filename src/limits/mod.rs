@@ -1,11 +1,10 @@
 //! How much a project may have, and how much it has.
 //!
-//! With `use_keystone_limits`, Keystone's unified limits bound what the caller's project has, in all or at a time. What is
-//! used is counted when it is asked for, and nothing is set aside for who asked: of two requests at once, both may pass
-//! where there was room for one. So it is in Glance too. A limit is overrun by as many requests as came at the same moment,
-//! and holds for those that come after.
+//! With `use_keystone_limits`, Keystone's unified limits bound what the caller's project has, in all or at a time. Without it,
+//! `user_storage_quota` bounds the bytes that a project stores.
 //!
-//! Without it, `user_storage_quota` bounds the bytes that a project stores.
+//! A request is checked early, so that it is refused before it moves data. Concurrent requests may all pass that check, so the
+//! transaction that adds to the project's usage checks again, under the project's lock: see [`Admission`].
 
 mod keystone;
 mod storage;
@@ -17,7 +16,7 @@ pub(crate) use self::storage::StorageLeft;
 use crate::{
     config::Config,
     context::Context,
-    db::{self, Db, Session},
+    db::{self, Db, Session, Tx},
     error::{Error, Result},
 };
 
@@ -60,6 +59,51 @@ pub(crate) struct Usage {
     pub(crate) limit: i64,
 }
 
+/// A check that a transaction makes under the lock of the caller's project, before it adds to what the project has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Admission {
+    project: Option<String>,
+    bound: Bound,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Bound {
+    /// There is no limit.
+    None,
+    /// `user_storage_quota`, in bytes.
+    Storage(u64),
+    /// A limit of Keystone's, and how much more of the resource the request wants, in its unit.
+    Keystone { resource: Resource, limit: i64, delta: u64 },
+}
+
+impl Admission {
+    /// Takes the project's lock, and checks that the project may have more. `image` does not count: it gets `size` bytes now. Two
+    /// statements, none without a limit.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, `Unavailable`.
+    pub(crate) async fn enforce(&self, tx: &mut Tx, image: Option<&str>, size: u64) -> Result<()> {
+        let project = self.project.as_deref();
+        match self.bound {
+            Bound::None => Ok(()),
+            Bound::Storage(quota) => {
+                db::project_locks::take(tx, project).await?;
+                let used = db::usage::stored(tx, project, image).await?;
+                StorageLeft::of(quota, used).admits(Some(size)).map_err(over_quota)
+            }
+            Bound::Keystone { resource, limit, delta } => {
+                db::project_locks::take(tx, project).await?;
+                check(resource, project, limit, used(tx, project, resource, image).await?, delta)
+            }
+        }
+    }
+}
+
+/// The error for data that does not fit into the rest of `user_storage_quota`.
+pub(crate) fn over_quota(why: String) -> Error {
+    Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
+}
+
 /// Who knows the limits.
 pub(crate) struct Limits {
     /// If Keystone's limits count. An error says which options are missing or wrong.
@@ -100,18 +144,38 @@ impl Limits {
         let Some(keystone) = self.keystone()? else { return Ok(()) };
         let project = context.project_id();
         let limit = keystone.limit(project, resource.name()).await?;
-        let Ok(bound) = u128::try_from(limit) else { return Ok(()) };
-        let used = used(db, project, resource).await?;
-        if used + u128::from(delta) <= bound {
+        if limit < 0 {
             return Ok(());
         }
-        let (name, project) = (resource.name(), project.unwrap_or("None"));
-        tracing::warn!(project, resource = name, limit, used, delta, "the project is over its limit");
-        Err(Error::LimitExceeded(format!(
-            "The request returned a 413 Request Entity Too Large. This generally means that rate limiting or a quota \
-             threshold was breached.\n\nThe response body:\nProject {project} is over a limit for [Resource {name} is \
-             over limit of {limit} due to current usage {used} and delta {delta}]"
-        )))
+        let used = used(&mut db.acquire().await?, project, resource, None).await?;
+        check(resource, project, limit, used, delta)
+    }
+
+    /// The check of [`Limits::enforce`], to be made in a transaction. No statement.
+    ///
+    /// # Errors
+    /// `Unavailable` while Keystone is away.
+    pub(crate) async fn admission(&self, context: &Context, resource: Resource, delta: u64) -> Result<Admission> {
+        let project = context.project_id();
+        let limit = match self.keystone()? {
+            Some(keystone) => keystone.limit(project, resource.name()).await?,
+            None => -1,
+        };
+        let bound = if limit < 0 { Bound::None } else { Bound::Keystone { resource, limit, delta } };
+        Ok(Admission { project: project.map(str::to_owned), bound })
+    }
+
+    /// The check for an image's data, to be made in the transaction that makes the image active: by `user_storage_quota`, or by
+    /// Keystone's limit, which counts the MiB that the client announced, as in Glance. No statement.
+    ///
+    /// # Errors
+    /// `Unavailable` while Keystone is away.
+    pub(crate) async fn data_admission(&self, context: &Context, announced: u64) -> Result<Admission> {
+        if !self.bounds_storage() {
+            return self.admission(context, Resource::SizeTotal, announced).await;
+        }
+        let project = context.project_id().map(str::to_owned);
+        Ok(Admission { project, bound: Bound::Storage(self.storage_quota) })
     }
 
     /// What the caller's project has, and may have; nothing where Keystone's limits do not count. Four statements.
@@ -124,7 +188,8 @@ impl Limits {
         let mut usage = Vec::with_capacity(Resource::ALL.len());
         for resource in Resource::ALL {
             let limit = keystone.limit(project, resource.name()).await?;
-            usage.push(Usage { resource, used: used(db, project, resource).await?, limit });
+            let used = used(&mut db.acquire().await?, project, resource, None).await?;
+            usage.push(Usage { resource, used, limit });
         }
         Ok(usage)
     }
@@ -139,6 +204,18 @@ impl Limits {
             return Ok(StorageLeft::unbounded());
         }
         self.storage_left_in(&mut db.acquire().await?, context, Some(image)).await
+    }
+
+    /// Takes the lock of the caller's project if there is a storage quota, so that no other transaction adds to what the project
+    /// stores. One statement.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(crate) async fn lock_storage(&self, tx: &mut Tx, context: &Context) -> Result<()> {
+        if self.bounds_storage() {
+            db::project_locks::take(tx, context.project_id()).await?;
+        }
+        Ok(())
     }
 
     /// As [`Self::storage_left`], by a connection that is there; beside all that the project has, where no image is named.
@@ -163,15 +240,28 @@ impl Limits {
     }
 }
 
-/// What a project has of a resource, in its unit. One statement.
-async fn used(db: &Db, project: Option<&str>, resource: Resource) -> Result<u128> {
-    let mut conn = db.acquire().await?;
+/// What a project has of a resource, in its unit. The stored data of the image `except` does not count. One statement.
+async fn used(s: &mut impl Session, project: Option<&str>, resource: Resource, except: Option<&str>) -> Result<u128> {
     Ok(match resource {
-        Resource::SizeTotal => db::usage::stored(&mut conn, project, None).await? >> 20,
-        Resource::StageTotal => db::usage::staged(&mut conn, project).await? >> 20,
-        Resource::CountTotal => db::usage::images(&mut conn, project).await?,
-        Resource::CountUploading => db::usage::uploading(&mut conn, project).await?,
+        Resource::SizeTotal => db::usage::stored(s, project, except).await? >> 20,
+        Resource::StageTotal => db::usage::staged(s, project).await? >> 20,
+        Resource::CountTotal => db::usage::images(s, project).await?,
+        Resource::CountUploading => db::usage::uploading(s, project).await?,
     })
+}
+
+/// Checks that a project that has `used` may have `delta` more.
+fn check(resource: Resource, project: Option<&str>, limit: i64, used: u128, delta: u64) -> Result<()> {
+    if u128::try_from(limit).map_or(true, |limit| used + u128::from(delta) <= limit) {
+        return Ok(());
+    }
+    let (name, project) = (resource.name(), project.unwrap_or("None"));
+    tracing::warn!(project, resource = name, limit, used, delta, "the project is over its limit");
+    Err(Error::LimitExceeded(format!(
+        "The request returned a 413 Request Entity Too Large. This generally means that rate limiting or a quota \
+         threshold was breached.\n\nThe response body:\nProject {project} is over a limit for [Resource {name} is \
+         over limit of {limit} due to current usage {used} and delta {delta}]"
+    )))
 }
 
 #[cfg(test)]

@@ -516,3 +516,42 @@ async fn an_interrupted_migration_is_repeated() {
     assert_eq!(s.database.count("SELECT COUNT(*) FROM images").await, 1);
     assert_eq!(s.database.count("SELECT COUNT(*) FROM alembic_version").await, 1);
 }
+
+/// A Glance that deletes an image leaves the row of its lock, which only a Galera cluster has.
+#[tokio::test]
+async fn locks_of_images_that_are_deleted_are_removed() {
+    let s = TestServer::start().await;
+    if s.database.engine != Engine::MySql {
+        return;
+    }
+    let images = [
+        s.member("p1").create_image(&serde_json::json!({})).await,
+        s.member("p1").create_image(&serde_json::json!({})).await,
+    ];
+    let [live, deleted] = images.map(|image| image.rsplit('/').next().unwrap().to_owned());
+    let fill = async || {
+        let rows = format!("('{live}', 1), ('{deleted}', 1), ('purged', 1)");
+        s.database.execute(&format!("INSERT IGNORE INTO glimpse_image_locks VALUES {rows}")).await;
+        // Several pages.
+        s.database.execute("INSERT INTO glimpse_image_locks SELECT CONCAT('gone-', seq), 1 FROM seq_1_to_2500").await;
+    };
+    let left = async || s.database.count("SELECT COUNT(*) FROM glimpse_image_locks").await;
+    fill().await;
+    s.database.execute(&format!("UPDATE images SET deleted = 1, status = 'deleted' WHERE id = '{deleted}'")).await;
+    for command in ["purge", "purge_images_table"] {
+        assert!(s.command(&["db", command]).output().unwrap().status.success());
+        assert_eq!(left().await, 1);
+        assert_eq!(
+            s.database.count(&format!("SELECT COUNT(*) FROM glimpse_image_locks WHERE image_id = '{live}'")).await,
+            1
+        );
+        fill().await;
+    }
+    let _tidying = TestServer::builder()
+        .database(s.database.clone())
+        .without("glimpse", "heartbeat")
+        .option("glimpse", "heartbeat", 1)
+        .start()
+        .await;
+    crate::support::eventually("they are removed", || async { (left().await == 1).then_some(()) }).await;
+}

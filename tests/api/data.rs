@@ -416,6 +416,42 @@ async fn an_image_cannot_exceed_the_size_limit() {
     upload(&member, &image, bytes(1000)).await.expect(204);
 }
 
+/// Each upload fits into the quota when it begins.
+#[tokio::test]
+async fn concurrent_uploads_cannot_exceed_the_storage_quota_together() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_store(dir.path()).option("DEFAULT", "user_storage_quota", "3MB").start().await;
+    let (member, data) = (s.member("p1"), bytes(1 << 20));
+    let mut images = Vec::new();
+    for _ in 0..12 {
+        images.push(waiting_image(&member).await);
+    }
+    let uploads = images.iter().map(|image| {
+        let (member, image, data) = (member.clone(), image.clone(), data.clone());
+        tokio::spawn(async move { upload(&member, &image, data).await })
+    });
+    let mut stored = 0;
+    for upload in uploads.collect::<Vec<_>>() {
+        let answer = upload.await.unwrap();
+        match answer.status.as_u16() {
+            204 => stored += 1,
+            413 => drop(answer.says("Image exceeds the storage quota: The size of the data")),
+            other => panic!("{other}: {}", answer.text),
+        }
+    }
+    assert_eq!(stored, 3);
+    eventually("the others wait again", || async {
+        let mut queued = 0;
+        for image in &images {
+            queued += usize::from(status(&member, image).await == "queued");
+        }
+        (queued == 9).then_some(())
+    })
+    .await;
+    eventually("nothing of them is left", || async { (files(&dir.path().join("images")).len() == 3).then_some(()) })
+        .await;
+}
+
 #[tokio::test]
 async fn a_project_cannot_exceed_its_storage_quota() {
     let dir = tempfile::tempdir().unwrap();
