@@ -83,6 +83,9 @@ impl FromStr for DatabaseUrl {
                 Target::Sqlite(path.into())
             }
             "postgresql" | "postgres" => Target::Postgres(Box::new(postgres(parts, &mut ignored)?)),
+            "mysql" | "mariadb" if parts.database.is_empty() => {
+                return Err("a MySQL URL names a database: mysql+pymysql://user:password@host/database".to_owned());
+            }
             "mysql" | "mariadb" => Target::MySql(Box::new(mysql(parts, &mut ignored))),
             other => {
                 return Err(format!("{other:?} is not a database that Glimpse knows: sqlite, postgresql or mysql"));
@@ -144,7 +147,8 @@ fn mysql(parts: Parts, ignored: &mut Vec<String>) -> MySqlConnectOptions {
     if !parts.user.is_empty() {
         options = options.username(&parts.user);
     }
-    if let Some(password) = &parts.password {
+    // An empty password must not be sent: the server would compare its hash with that of an account without password.
+    if let Some(password) = parts.password.as_ref().filter(|password| !password.is_empty()) {
         options = options.password(password);
     }
     if !parts.host.is_empty() {
@@ -252,6 +256,16 @@ mod tests {
         let shown = DatabaseUrl::from(std::path::PathBuf::from("/100%25 x")).to_string();
         assert_eq!(path(&shown), "/100%25 x");
         assert!("sqlite://".parse::<DatabaseUrl>().is_err());
+    }
+
+    #[test]
+    fn a_mysql_url_names_a_database() {
+        for text in
+            ["mysql+pymysql://root@127.0.0.1", "mysql://root:@127.0.0.1:3306/", "mariadb://127.0.0.1?charset=utf8"]
+        {
+            let error = text.parse::<DatabaseUrl>().unwrap_err();
+            assert!(error.starts_with("a MySQL URL names a database"), "{error}");
+        }
     }
 
     #[test]

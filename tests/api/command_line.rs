@@ -555,3 +555,19 @@ async fn locks_of_images_that_are_deleted_are_removed() {
         .await;
     crate::support::eventually("they are removed", || async { (left().await == 1).then_some(()) }).await;
 }
+
+/// SQLAlchemy's drivers treat an empty password as none.
+#[tokio::test]
+async fn a_database_url_with_an_empty_password_logs_in_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    if database.engine != Engine::MySql {
+        return;
+    }
+    let url = database.url.replacen("root@", "root:@", 1);
+    assert_ne!(url, database.url);
+    let config = dir.path().join("glance-api.conf");
+    fs::write(&config, format!("[database]\nconnection = {url}\n")).unwrap();
+    let output = program().arg("--config-file").arg(&config).args(["db", "sync"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
