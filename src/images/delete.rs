@@ -1,6 +1,8 @@
 //! Deleting an image, with its data.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{Instant, sleep};
 
 use crate::{
     access,
@@ -12,6 +14,11 @@ use crate::{
     model::{Image, RequestedId, Status, may_become},
     policy::rule,
 };
+
+/// How long a request waits for the end of a deletion that another one has taken over.
+const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
+/// The pause between two looks at such a deletion.
+const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Deletes an image and its data. The image's row stays, as the tombstone of its id. Seven statements; with data, one more, and two
 /// for each location.
@@ -111,14 +118,18 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
     }
 }
 
-/// Returns the client's error for a deletion that no longer owns the image. One statement.
+/// Waits for the end of the deletion that has taken over the image, and returns the client's error. One statement per [`POLL_PAUSE`].
 async fn overtaken(app: &App, image: &Image) -> Result<Error> {
-    let mut conn = app.db.acquire().await?;
-    Ok(match db::images::get(&mut conn, &image.id).await? {
-        None => Error::deleted_image_not_found(&image.id),
-        Some(now) if now.status == Status::PendingDelete => Error::deletion_in_progress(&image.id),
-        Some(_) => Error::image_changed(&image.id),
-    })
+    let deadline = Instant::now() + TAKEOVER_WAIT;
+    loop {
+        let now = db::images::get(&mut app.db.acquire().await?, &image.id).await?;
+        match now {
+            None => return Ok(Error::deleted_image_not_found(&image.id)),
+            Some(now) if now.status != Status::PendingDelete => return Ok(Error::image_changed(&image.id)),
+            Some(_) if Instant::now() >= deadline => return Ok(Error::deletion_in_progress(&image.id)),
+            Some(_) => sleep(POLL_PAUSE).await,
+        }
+    }
 }
 
 /// Marks an image as deleted, and removes its staged data.
