@@ -41,8 +41,8 @@ pub(crate) struct NewData {
 /// deleted concurrently, `StoreUnavailable`.
 pub(crate) async fn upload(app: &Arc<App>, context: &Context, id: &RequestedId, new: NewData) -> Result<()> {
     let mebibytes = new.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
-    app.limits.enforce(&app.db, context, Resource::SizeTotal, mebibytes).await?;
     let admission = app.limits.data_admission(context, mebibytes).await?;
+    admission.check_early(&app.db).await?;
     let store = placement::choose_store(app, new.store.as_deref())?;
     let requested = id.clone();
     let id = requested.id().ok_or_else(|| Error::image_not_found(&requested))?;

@@ -52,8 +52,8 @@ pub(crate) struct NewImage {
 pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
-    app.limits.enforce(&app.db, context, Resource::CountTotal, 1).await?;
     let admission = &app.limits.admission(context, Resource::CountTotal, 1).await?;
+    admission.check_early(&app.db).await?;
     for (name, _) in &new.properties {
         app.protections.check(&app.policy, context, Operation::Create, name)?;
     }

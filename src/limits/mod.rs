@@ -77,6 +77,18 @@ enum Bound {
 }
 
 impl Admission {
+    /// Makes the check of Keystone's limit outside of a transaction, so that a request is refused before it moves data.
+    /// `user_storage_quota` is checked while the data arrives. At most one statement.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, `Unavailable`.
+    pub(crate) async fn check_early(&self, db: &Db) -> Result<()> {
+        let Bound::Keystone { resource, limit, delta } = self.bound else { return Ok(()) };
+        let project = self.project.as_deref();
+        let used = used(&mut db.acquire().await?, project, resource, None).await?;
+        check(resource, project, limit, used, delta)
+    }
+
     /// Takes the project's lock, and checks that the project may have more. `image` does not count: it gets `size` bytes now. Two
     /// statements, none without a limit.
     ///
@@ -141,14 +153,7 @@ impl Limits {
     /// # Errors
     /// `LimitExceeded`, `Unavailable` while Keystone is away: nobody gets more for that.
     pub(crate) async fn enforce(&self, db: &Db, context: &Context, resource: Resource, delta: u64) -> Result<()> {
-        let Some(keystone) = self.keystone()? else { return Ok(()) };
-        let project = context.project_id();
-        let limit = keystone.limit(project, resource.name()).await?;
-        if limit < 0 {
-            return Ok(());
-        }
-        let used = used(&mut db.acquire().await?, project, resource, None).await?;
-        check(resource, project, limit, used, delta)
+        self.admission(context, resource, delta).await?.check_early(db).await
     }
 
     /// The check of [`Limits::enforce`], to be made in a transaction. No statement.
