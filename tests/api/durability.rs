@@ -410,20 +410,23 @@ mod on_a_server {
         }
     }
 
-    /// Runs on MariaDB only, because PostgreSQL has no such cluster. The test needs several threads, because the proxy
-    /// must run while it waits for a program to end.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_transaction_that_fails_at_commit_is_retried() {
+    /// Returns a server, and the number of its commits that will still fail. `None` unless the engine is MariaDB: PostgreSQL has no
+    /// such cluster. The test needs several threads, because the proxy must run while the test waits for a program to end.
+    async fn with_failing_commits(certification: Certification) -> Option<(TestServer, Arc<AtomicU32>)> {
         if Engine::under_test() != Engine::MySql {
-            return;
+            return None;
         }
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::create(dir.path()).await;
-        // The number of commits that will still fail.
+        let database = Database::create(std::path::Path::new("")).await;
         let fails = Arc::new(AtomicU32::new(0));
         let shared = Arc::clone(&fails);
-        let pass = move |client, server| Certification::Refused.pass(client, server, Arc::clone(&shared));
+        let pass = move |client, server| certification.pass(client, server, Arc::clone(&shared));
         let s = TestServer::builder().database(database.behind(pass).await).start().await;
+        Some((s, fails))
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_transaction_that_fails_at_commit_is_retried() {
+        let Some((s, fails)) = with_failing_commits(Certification::Refused).await else { return };
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
         fails.store(3, Ordering::SeqCst);
@@ -441,15 +444,7 @@ mod on_a_server {
     /// Error 1180. The transaction must not run again: it may have been committed.
     #[tokio::test(flavor = "multi_thread")]
     async fn a_commit_with_an_unknown_result_is_answered_503_and_not_retried() {
-        if Engine::under_test() != Engine::MySql {
-            return;
-        }
-        let dir = tempfile::tempdir().unwrap();
-        let database = Database::create(dir.path()).await;
-        let fails = Arc::new(AtomicU32::new(0));
-        let shared = Arc::clone(&fails);
-        let pass = move |client, server| Certification::Unknown.pass(client, server, Arc::clone(&shared));
-        let s = TestServer::builder().database(database.behind(pass).await).start().await;
+        let Some((s, fails)) = with_failing_commits(Certification::Unknown).await else { return };
         let member = s.member("p1");
         let image = member.create_image(&json!({"tags": ["a", "b"]})).await;
         fails.store(1000, Ordering::SeqCst);
