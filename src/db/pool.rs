@@ -122,9 +122,37 @@ pub(crate) struct Held<DB: Engine> {
     pooled: Option<Pooled<DB>>,
     /// Whether the last result was read completely.
     is_read: bool,
-    in_transaction: bool,
+    /// The statements of the transaction that is open.
+    transaction: Option<TransactionControl>,
     shared: Arc<Shared<DB>>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// The statements that begin and end a transaction. One round trip each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TransactionControl {
+    begin: &'static str,
+    commit: &'static str,
+    rollback: &'static str,
+    /// Whether there is something to roll back if `begin` fails.
+    begins_in_steps: bool,
+}
+
+impl TransactionControl {
+    /// PostgreSQL, MySQL and MariaDB.
+    pub(super) const SERVER: Self =
+        Self { begin: "BEGIN", commit: "COMMIT", rollback: "ROLLBACK", begins_in_steps: false };
+    /// SQLite. It takes the write lock immediately.
+    pub(super) const SQLITE: Self = Self { begin: "BEGIN IMMEDIATE", ..Self::SERVER };
+    /// A node of a Galera cluster. If the node rolls back a transaction for one from another node while a statement is being prepared,
+    /// the client may not learn of it: MariaDB then runs the statements that follow as transactions of their own. Without autocommit,
+    /// they are one new transaction, and that one does not have the savepoint, so it is not committed.
+    pub(super) const GALERA: Self = Self {
+        begin: "SET autocommit = 0; SAVEPOINT begun",
+        commit: "RELEASE SAVEPOINT begun; COMMIT; SET autocommit = 1",
+        rollback: "ROLLBACK; SET autocommit = 1",
+        begins_in_steps: true,
+    };
 }
 
 /// The result of probing the server. A `reason` of `None` means that it is reachable.
@@ -204,13 +232,7 @@ impl<DB: Engine> Pool<DB> {
                 Err(error) => return Err(shared.with_reason(error).await),
             },
         };
-        Ok(Held {
-            pooled: Some(pooled),
-            is_read: true,
-            in_transaction: false,
-            shared: Arc::clone(shared),
-            _permit: permit,
-        })
+        Ok(Held { pooled: Some(pooled), is_read: true, transaction: None, shared: Arc::clone(shared), _permit: permit })
     }
 
     /// Opens a connection in addition to the pool's, which does not count towards the pool's limit.
@@ -330,19 +352,22 @@ impl<DB: Engine> Held<DB> {
     }
 
     /// Begins a transaction. It is rolled back on drop, unless it was [committed](Held::commit).
-    pub(super) async fn begin(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
+    pub(super) async fn begin(&mut self, control: TransactionControl) -> Result<(), sqlx::Error> {
         // Set first, because the future may be dropped before the response arrives.
-        self.in_transaction = true;
-        let begun = DB::run_statement(self.connection()?, statement).await;
-        self.in_transaction = !matches!(begun, Err(sqlx::Error::Database(_)));
+        self.transaction = Some(control);
+        let begun = DB::run_statement(self.connection()?, control.begin).await;
+        if matches!(begun, Err(sqlx::Error::Database(_))) && !control.begins_in_steps {
+            self.transaction = None;
+        }
         begun?;
         self.done();
         Ok(())
     }
 
     pub(super) async fn commit(mut self) -> Result<(), sqlx::Error> {
-        DB::run_statement(self.connection()?, "COMMIT").await?;
-        self.in_transaction = false;
+        let commit = self.transaction.map_or(TransactionControl::SERVER.commit, |control| control.commit);
+        DB::run_statement(self.connection()?, commit).await?;
+        self.transaction = None;
         self.done();
         Ok(())
     }
@@ -351,7 +376,7 @@ impl<DB: Engine> Held<DB> {
 impl<DB: Engine> Drop for Held<DB> {
     fn drop(&mut self) {
         let Some(mut pooled) = self.pooled.take() else { return };
-        if self.is_read && !self.in_transaction {
+        if self.is_read && self.transaction.is_none() {
             // Dropping the connection returns it to sqlx's pool.
             return drop(self.shared.keep_idle(pooled));
         }
@@ -359,13 +384,13 @@ impl<DB: Engine> Drop for Held<DB> {
             // The server rolls back the transaction of a closed connection.
             return drop(pooled.connection.detach());
         };
-        let in_transaction = self.in_transaction;
+        let transaction = self.transaction;
         runtime.spawn(async move {
             let connection = &mut *pooled.connection;
             let clean_up = async {
-                match in_transaction {
-                    true => DB::run_statement(connection, "ROLLBACK").await,
-                    false => connection.ping().await,
+                match transaction {
+                    Some(control) => DB::run_statement(connection, control.rollback).await,
+                    None => connection.ping().await,
                 }
             };
             match tokio::time::timeout(CLEAN_UP_TIMEOUT, clean_up).await {

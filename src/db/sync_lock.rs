@@ -232,7 +232,7 @@ async fn send_heartbeat(
 
 /// These run on the server that `GLIMPSE_TEST_DATABASE` names, if that is MariaDB: the statements are those of a cluster.
 #[cfg(test)]
-mod tests {
+mod on_a_server {
     use std::{
         str::FromStr as _,
         sync::{

@@ -2,7 +2,7 @@
 
 use std::{future::Future, time::Duration};
 
-use super::{Db, Result, session::Tx};
+use super::{Db, Result, pool::TransactionControl, session::Tx};
 
 /// The maximum number of attempts of a transaction that the engine aborts because of a concurrent one.
 const TRANSACTION_ATTEMPTS: u32 = 10;
@@ -15,17 +15,18 @@ impl Db {
         Ok(match self {
             Self::Sqlite { write, .. } => {
                 let mut held = write.acquire().await?;
-                held.begin("BEGIN IMMEDIATE").await?;
+                held.begin(TransactionControl::SQLITE).await?;
                 Tx::Sqlite(held)
             }
             Self::Postgres(pool) => {
                 let mut held = pool.acquire().await?;
-                held.begin("BEGIN").await?;
+                held.begin(TransactionControl::SERVER).await?;
                 Tx::Postgres(held)
             }
             Self::MySql(pool) => {
                 let mut held = pool.acquire().await?;
-                held.begin("BEGIN").await?;
+                let control = if held.is_clustered() { TransactionControl::GALERA } else { TransactionControl::SERVER };
+                held.begin(control).await?;
                 Tx::MySql(held)
             }
         })
@@ -81,5 +82,72 @@ impl Tx {
             Self::MySql(held) => held.commit().await?,
         }
         Ok(())
+    }
+}
+
+/// These run on the server that `GLIMPSE_TEST_DATABASE` names, if that is MariaDB.
+#[cfg(test)]
+mod on_a_server {
+    use std::str::FromStr as _;
+
+    use sqlx::{
+        AssertSqlSafe, ConnectOptions as _,
+        mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    };
+
+    use super::*;
+    use crate::db::{
+        Error,
+        pool::{Held, Pool},
+    };
+
+    async fn execute(held: &mut Held<sqlx::MySql>, sql: &'static str) {
+        sqlx::query(sql).execute(held.connection().unwrap()).await.unwrap();
+        held.done();
+    }
+
+    /// The numbers that are stored, and whether autocommit is on, as the pool's only connection sees it.
+    async fn state(pool: &Pool<sqlx::MySql>) -> (i64, bool) {
+        let mut held = pool.acquire().await.unwrap();
+        let query = "SELECT (SELECT SUM(n) FROM numbers), @@autocommit = 1";
+        let (sum, autocommit): (Option<f64>, bool) =
+            sqlx::query_as(query).fetch_one(held.connection().unwrap()).await.unwrap();
+        held.done();
+        (sum.unwrap_or_default() as i64, autocommit)
+    }
+
+    #[tokio::test]
+    async fn a_transaction_that_the_cluster_rolled_back_without_an_error_is_not_committed() {
+        let Some(url) = std::env::var("GLIMPSE_TEST_DATABASE").ok() else { return };
+        let Some(url) = url.strip_prefix("mysql+pymysql") else { return };
+        let options = MySqlConnectOptions::from_str(&format!("mysql{url}?ssl-mode=disabled")).unwrap();
+        let name = format!("test_{:032x}", rand::random::<u128>());
+        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+        sqlx::query(create).execute(&mut options.connect().await.unwrap()).await.unwrap();
+        let one = MySqlPoolOptions::new().max_connections(1);
+        let pool = Pool::new(one.connect_lazy_with(options.database(&name)));
+        execute(&mut pool.acquire().await.unwrap(), "CREATE TABLE numbers (n DOUBLE) ENGINE = InnoDB").await;
+
+        let mut held = pool.acquire().await.unwrap();
+        held.begin(TransactionControl::GALERA).await.unwrap();
+        execute(&mut held, "INSERT INTO numbers VALUES (1)").await;
+        held.commit().await.unwrap();
+        assert_eq!(state(&pool).await, (1, true));
+
+        let mut held = pool.acquire().await.unwrap();
+        held.begin(TransactionControl::GALERA).await.unwrap();
+        execute(&mut held, "INSERT INTO numbers VALUES (2)").await;
+        drop(held);
+        assert_eq!(state(&pool).await, (1, true));
+
+        let mut held = pool.acquire().await.unwrap();
+        held.begin(TransactionControl::GALERA).await.unwrap();
+        execute(&mut held, "INSERT INTO numbers VALUES (4)").await;
+        // The node does this itself.
+        execute(&mut held, "ROLLBACK").await;
+        execute(&mut held, "INSERT INTO numbers VALUES (8)").await;
+        let error = Error::from(held.commit().await.unwrap_err());
+        assert!(matches!(error, Error::Conflict(_)), "{error}");
+        assert_eq!(state(&pool).await, (1, true));
     }
 }
