@@ -11,7 +11,7 @@ pub(crate) mod standalone;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 
-pub(crate) use self::keystone::{Client as KeystoneClient, Keystone, KeystoneError};
+pub(crate) use self::keystone::Keystone;
 use self::standalone::Standalone;
 use crate::{context::Identity, error::Result};
 

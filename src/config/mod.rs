@@ -14,6 +14,7 @@ mod image_format;
 mod import_filtering_opts;
 mod ini;
 mod keystone_authtoken;
+mod keystone_login;
 mod log_config;
 mod option;
 mod oslo_limit;
@@ -35,6 +36,7 @@ use std::{
 
 pub(crate) use self::{
     database_url::{DatabaseUrl, Target},
+    keystone_login::KeystoneLogin,
     log_config::LogLevel,
     raw::Setting,
     secret::{Password, Secret},

@@ -6,6 +6,7 @@ use super::{
     ConfigError, catalogue,
     ini::Entry,
     keystone_authtoken::KeystoneAuthtoken,
+    keystone_login::KeystoneLogin,
     option::{Check, OptionReader, OptionSpec},
     secret::{Password, Secret},
     substitution::substitute,
@@ -290,8 +291,7 @@ impl OptionReader for RawConfig {
 
 /// Whether an option of `[keystone_authtoken]` is a login option, by its present or a former name.
 fn is_login(name: &str) -> bool {
-    let mut options =
-        KeystoneAuthtoken::OPTIONS.iter().filter(|option| KeystoneAuthtoken::LOGIN.contains(&option.name));
+    let mut options = KeystoneAuthtoken::OPTIONS.iter().filter(|option| KeystoneLogin::NAMES.contains(&option.name));
     options.any(|option| option.is_called(KeystoneAuthtoken::NAME, name))
 }
 

@@ -6,14 +6,15 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use axum::http::HeaderMap;
 use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    auth::{KeystoneClient, KeystoneError},
     config::OsloLimit,
     error::{Error, Result},
+    keystone::{Client, KeystoneError},
 };
 
 /// How long it is remembered where limits are looked up, which hardly ever changes.
@@ -25,7 +26,7 @@ const MODEL: &str = "flat";
 
 /// Keystone, and what is known of its limits.
 pub(super) struct Keystone {
-    client: KeystoneClient,
+    client: Client,
     options: OsloLimit,
     place: Cache<(), Place>,
     registered: Cache<(), Numbers>,
@@ -135,7 +136,7 @@ impl Keystone {
                 .to_owned());
         }
         Ok(Self {
-            client: KeystoneClient::for_limits(options)?,
+            client: Client::new(options)?,
             options: options.clone(),
             place: Cache::builder().max_capacity(1).time_to_live(PLACE_REMEMBERED).build(),
             registered: Cache::builder().max_capacity(1).time_to_live(cache_time).build(),
@@ -222,14 +223,14 @@ impl Keystone {
 
     /// What there must be, as long as it is Keystone that answers.
     async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, NoAnswer> {
-        let found = self.client.get(path, query, (self.clock)()).await?;
+        let found = self.client.get(path, query, &HeaderMap::new(), (self.clock)()).await?;
         found.ok_or_else(|| KeystoneError::Http(format!("Keystone has no {path}")).into())
     }
 
     /// What there may be by this id, which is what an operator wrote.
     async fn find<T: DeserializeOwned>(&self, folder: &str, id: &str) -> Result<Option<T>, NoAnswer> {
         let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
-        Ok(self.client.get(&format!("{folder}{id}"), &[], (self.clock)()).await?)
+        Ok(self.client.get(&format!("{folder}{id}"), &[], &HeaderMap::new(), (self.clock)()).await?)
     }
 }
 

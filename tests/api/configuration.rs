@@ -67,6 +67,27 @@ fn config_show_prints_the_source_of_each_value_and_no_secret() {
     assert!(!(out + &err).contains("s3cret"));
 }
 
+#[test]
+fn each_group_with_a_login_knows_the_former_names_of_its_options() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("a.conf");
+    for group in ["keystone_authtoken", "oslo_limit"] {
+        let options = "auth_plugin = v3token\nuser-name = u\ntenant_id = i\ntenant-name = n\n";
+        fs::write(&file, format!("[{group}]\n{options}")).unwrap();
+        let run = |action| {
+            let mut command = program();
+            text_of(&command.arg("--config-file").arg(&file).args(["config", action]).output().unwrap())
+        };
+        let (shown, checked, path) = (run("show"), run("check"), file.display());
+        let settings = ["auth_type = v3token", "username = u", "project_id = i", "project_name = n"];
+        for (line, setting) in (2..).zip(settings) {
+            let setting = format!("# {path}:{line}\n{setting}\n");
+            assert!(shown.contains(&setting), "{setting} is not in {shown}");
+        }
+        assert!(!checked.contains("there is no option") && !checked.contains("does not act on"), "{checked}");
+    }
+}
+
 /// Serious findings come first, and scripts tell them apart by the exit code.
 #[test]
 fn config_check_inspects_the_stores_and_creates_nothing() {

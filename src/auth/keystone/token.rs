@@ -41,8 +41,6 @@ struct TokenBody {
     roles: Vec<Role>,
     is_admin_project: Option<bool>,
     application_credential: Option<ApplicationCredential>,
-    #[serde(default)]
-    catalog: Vec<Service>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,37 +63,6 @@ struct Role {
 #[derive(Debug, Deserialize)]
 struct ApplicationCredential {
     access_rules: Option<Vec<AccessRule>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Service {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    endpoints: Vec<Endpoint>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Endpoint {
-    interface: String,
-    region_id: Option<String>,
-    url: String,
-}
-
-impl Body {
-    /// When the token ends.
-    pub(super) fn expires(&self) -> DateTime<Utc> {
-        self.token.expires_at
-    }
-
-    /// Where the catalog says that Keystone itself is.
-    pub(super) fn identity_endpoint(&self, interface: &str, region: Option<&str>) -> Option<&str> {
-        let keystone = self.token.catalog.iter().find(|service| service.kind == "identity")?;
-        let fits = |endpoint: &&Endpoint| {
-            endpoint.interface == interface && region.is_none_or(|region| endpoint.region_id.as_deref() == Some(region))
-        };
-        keystone.endpoints.iter().find(fits).map(|endpoint| endpoint.url.as_str())
-    }
 }
 
 impl From<Body> for Token {
