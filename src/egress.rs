@@ -20,11 +20,11 @@ use url::{Host, Url};
 
 use crate::config::{HostAddress, ImportFilteringOpts, Port};
 
-/// The maximum number of concurrent DNS lookups for URLs of each [`Strictness`]. Each blocks a thread of the pool that also reads and
-/// writes files until the system's resolver returns, and users choose the name servers that it waits for.
+/// The maximum number of concurrent DNS lookups for URLs of each [`Strictness`]. Each blocks a thread of the pool that also reads
+/// and writes files until the system's resolver returns, and users choose the name servers that it waits for.
 const MAX_LOOKUPS: usize = 8;
-/// The maximum number of concurrent DNS lookups on behalf of a project. Fewer than [`MAX_LOOKUPS`], so that name servers which do not
-/// respond to one project's lookups do not block those of all others.
+/// The maximum number of concurrent DNS lookups on behalf of a project. Fewer than [`MAX_LOOKUPS`], so that name servers which do
+/// not respond to one project's lookups do not block those of all others.
 const MAX_LOOKUPS_OF_PROJECT: usize = 2;
 /// How long a request waits for the addresses of a name.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -363,7 +363,8 @@ fn is_own(address: IpAddr) -> bool {
         }
 }
 
-/// The IPv4 addresses that an IPv6 address embeds, or can embed: IPv4-mapped, IPv4-compatible, SIIT, NAT64, 6to4, Teredo and ISATAP.
+/// The IPv4 addresses that an IPv6 address embeds, or can embed: IPv4-mapped, IPv4-compatible, SIIT, NAT64, 6to4, Teredo and
+/// ISATAP.
 fn embedded(address: IpAddr) -> Vec<IpAddr> {
     let IpAddr::V6(v6) = address else { return Vec::new() };
     let pair = |high: u16, low: u16| Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)).into();

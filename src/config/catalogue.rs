@@ -31,8 +31,8 @@ fn is_store_driver(group: &str) -> bool {
     ["cinder", "file"].contains(&group) || (group.starts_with("glance.store.") && group.ends_with(".store"))
 }
 
-/// Whether an option of Glance has no effect by design: it tunes something that Glimpse does not have, and nothing is missing without it.
-/// `has_notifications` is whether the operator has Glance send notifications.
+/// Whether an option of Glance has no effect by design: it tunes something that Glimpse does not have, and nothing is missing
+/// without it. `has_notifications` is whether the operator has Glance send notifications.
 pub(super) fn is_needless(group: &str, name: &str, has_notifications: bool) -> bool {
     match group {
         // Validated tokens are cached in the process.
@@ -49,8 +49,8 @@ pub(super) fn is_needless(group: &str, name: &str, has_notifications: bool) -> b
     }
 }
 
-/// The option that was meant by one that there is not, if the same group has a similar one. If there is no such group, the group may be
-/// misspelt.
+/// The option that was meant by one that there is not, if the same group has a similar one. If there is no such group, the group
+/// may be misspelt.
 pub(super) fn nearest(group: &str, name: &str) -> Option<(&'static str, &'static str)> {
     let all = || options().map(|option| (option.group, option.name)).chain(glance_options());
     let is_near = |text: &str, other: &str| {

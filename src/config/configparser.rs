@@ -16,8 +16,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
     })
 }
 
-/// Reads the dialect of Python's `configparser`: a line that is indented more than its option continues the value, even behind comments
-/// and empty lines; what follows the bracket of a section's header is ignored; quotes belong to the value.
+/// Reads the dialect of Python's `configparser`: a line that is indented more than its option continues the value, even behind
+/// comments and empty lines; what follows the bracket of a section's header is ignored; quotes belong to the value.
 fn parse(text: &str) -> Result<Vec<ini::Entry>, ini::SyntaxError> {
     let mut entries: Vec<ini::Entry> = Vec::new();
     let mut section: Option<String> = None;

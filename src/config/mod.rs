@@ -269,7 +269,8 @@ impl ConfigReport {
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
         }
-        // The default of `delay_auth_decision` is that of Glance's paste file. A filter that does not set it has keystonemiddleware's.
+        // The default of `delay_auth_decision` is that of Glance's paste file. A filter that does not set it has
+        // keystonemiddleware's.
         let delay = raw.settings.iter_mut().find(|setting| setting.name == "delay_auth_decision");
         if let Some(setting) = delay.filter(|setting| has_filter && setting.origin == Origin::Default) {
             config.keystone_authtoken.delay_auth_decision = false;

@@ -1,5 +1,5 @@
-//! The paste file's pipeline: which filters are in front of the API, and which options they set. Only the filters that Glimpse has a
-//! counterpart for have an effect.
+//! The paste file's pipeline: which filters are in front of the API, and which options they set. Only the filters that Glimpse has
+//! a counterpart for have an effect.
 //!
 //! The file is read as PasteDeploy reads it, in the dialect of Python's `configparser`.
 

@@ -100,8 +100,8 @@ impl RawConfig {
         self.entries.extend(entries.into_iter().map(|entry| (number, Rc::clone(&path), entry)));
     }
 
-    /// Adds the options in the section of a filter in the paste file, which take precedence over everything else. Their values contain
-    /// no references.
+    /// Adds the options in the section of a filter in the paste file, which take precedence over everything else. Their values
+    /// contain no references.
     pub(super) fn add_filter(&mut self, path: &Path, group: &str, entries: &[Entry]) {
         let path: Rc<Path> = path.into();
         let literal = |entry: &Entry| {

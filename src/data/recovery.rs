@@ -91,8 +91,8 @@ pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> 
     forgotten.await
 }
 
-/// Removes the data of an upload whose image the row `ours` owns, and sets the image to `queued`. Returns `false` if another process
-/// has taken over the row. Five statements; one more if the store fails.
+/// Removes the data of an upload whose image the row `ours` owns, and sets the image to `queued`. Returns `false` if another
+/// process has taken over the row. Five statements; one more if the store fails.
 async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) -> Result<bool> {
     let left = match store {
         None => None,

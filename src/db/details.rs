@@ -187,8 +187,8 @@ fn zero() -> Expr {
     Expr::cust("0")
 }
 
-/// Splits the rows by kind and sorts them: texts by bytes. The statement cannot do this, because each engine's collation has its own
-/// order and equality.
+/// Splits the rows by kind and sorts them: texts by bytes. The statement cannot do this, because each engine's collation has its
+/// own order and equality.
 fn sort_rows(rows: Vec<Row>) -> (Vec<Image>, Details) {
     let (mut images, mut all) = (Vec::new(), Details::default());
     for row in rows {

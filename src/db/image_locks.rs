@@ -5,8 +5,9 @@
 //! `images` have whole seconds. So a transaction that takes an image's lock also increments the counter of the image's row in
 //! this table. It does so after it has locked the image's row and before it reads anything else of the image. See ADR 2.
 //!
-//! Only transactions in a cluster write an image's row. It is removed with the image. If a Glance deletes the image, the row stays until
-//! [`Db::remove_stale_locks`] finds it. A row of a project (see `project_locks`) is removed as well: the next transaction writes it again.
+//! Only transactions in a cluster write an image's row. It is removed with the image. If a Glance deletes the image, the row stays
+//! until [`Db::remove_stale_locks`] finds it. A row of a project (see `project_locks`) is removed as well: the next transaction
+//! writes it again.
 
 use std::collections::HashSet;
 

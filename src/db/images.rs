@@ -202,8 +202,8 @@ pub(crate) async fn all(s: &mut impl Session, ids: &[&str]) -> Result<Vec<Image>
     s.all(live(ids)).await
 }
 
-/// Sets the time of the image's last change. Returns `false` if the image is deleted, or is being deleted: then the time is the token
-/// of its [deletion](begin_deletion), and nothing else writes it. One statement.
+/// Sets the time of the image's last change. Returns `false` if the image is deleted, or is being deleted: then the time is the
+/// token of its [deletion](begin_deletion), and nothing else writes it. One statement.
 pub(crate) async fn touch(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
     let update = Query::update()
         .table(Images::Table)

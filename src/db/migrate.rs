@@ -301,8 +301,8 @@ async fn drop_unfinished_indexes(migrator: &Migrator, connection: &mut PgConnect
     Ok(())
 }
 
-/// Prepares the repetition of interrupted migrations: drops their indexes, and removes their records. On MySQL, a migration is not a
-/// transaction. Returns the last one of them, which [`MYSQL_REPEATING`] can run.
+/// Prepares the repetition of interrupted migrations: drops their indexes, and removes their records. On MySQL, a migration is not
+/// a transaction. Returns the last one of them, which [`MYSQL_REPEATING`] can run.
 async fn undo_unfinished(connection: &mut MySqlConnection) -> Result<Option<i64>, sqlx::Error> {
     let begun = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
     let begun: i64 = sqlx::query_scalar(begun).bind(TABLE).fetch_one(&mut *connection).await?;

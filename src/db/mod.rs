@@ -1,8 +1,8 @@
 //! The records, in SQLite, PostgreSQL or MySQL/MariaDB.
 //!
 //! Queries are plain functions over `&mut impl Session`, one file per noun, each written once for all engines. A read uses
-//! `Db::acquire`. A write uses `Db::transaction`, which commits if its work returns `Ok`, and repeats the work if the engine aborted
-//! the transaction because of a concurrent one.
+//! `Db::acquire`. A write uses `Db::transaction`, which commits if its work returns `Ok`, and repeats the work if the engine
+//! aborted the transaction because of a concurrent one.
 
 pub(crate) mod details;
 mod error;

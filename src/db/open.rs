@@ -27,9 +27,9 @@ const SQLITE_READERS: u32 = 4;
 const SQLITE_READER_CACHE: &str = "-8192";
 /// The pause before a locked SQLite file is asked for again.
 pub(super) const SQLITE_PAUSE: Duration = Duration::from_millis(50);
-/// How MySQL and MariaDB are to find rows. A page's are looked up by their images' ids: to look each id up before that, to learn how
-/// many rows it has, takes as long as reading them. And to filter a few images by their visibility, MariaDB would read all others
-/// of that visibility, too.
+/// How MySQL and MariaDB are to find rows. A page's are looked up by their images' ids: to look each id up before that, to learn
+/// how many rows it has, takes as long as reading them. And to filter a few images by their visibility, MariaDB would read all
+/// others of that visibility, too.
 const HABITS: [&str; 2] =
     ["SET SESSION eq_range_index_dive_limit = 2", "SET SESSION optimizer_switch = 'rowid_filter=off'"];
 
@@ -93,11 +93,11 @@ async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions,
     }
 }
 
-/// One plan for each statement, for any values: to plan a statement anew each time takes longer than most statements. Such a plan would
-/// sort all images of a project, because the average project has few: so an index is walked where there is one that has the order.
-/// And rows of other tables are looked up one by one: a hash of the few images that are shared with a project would be held against all
-/// that are shared with anybody. What must be sorted all the same is taken for so expensive that PostgreSQL would compile the
-/// statement, which takes half a second.
+/// One plan for each statement, for any values: to plan a statement anew each time takes longer than most statements. Such a plan
+/// would sort all images of a project, because the average project has few: so an index is walked where there is one that has the
+/// order. And rows of other tables are looked up one by one: a hash of the few images that are shared with a project would be held
+/// against all that are shared with anybody. What must be sorted all the same is taken for so expensive that PostgreSQL would
+/// compile the statement, which takes half a second.
 async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let habits = "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_hashjoin = off; \
                   SET enable_mergejoin = off; SET jit = off";

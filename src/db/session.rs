@@ -33,8 +33,8 @@ pub(crate) trait Session: Send {
     fn execute(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<u64>> + Send;
     /// Reads all rows.
     fn all<T: DbRow>(&mut self, statement: impl SqlxBinder + Send) -> impl Future<Output = Result<Vec<T>>> + Send;
-    /// Reads all rows, and subtracts their weights from `budget`. Returns `None` if they exceed it: then rows are still arriving, and the
-    /// caller must [abandon](Conn::abandon) the connection.
+    /// Reads all rows, and subtracts their weights from `budget`. Returns `None` if they exceed it: then rows are still arriving,
+    /// and the caller must [abandon](Conn::abandon) the connection.
     fn all_within<T: DbRow>(
         &mut self,
         statement: impl SqlxBinder + Send,
@@ -46,20 +46,22 @@ pub(crate) trait Session: Send {
         &mut self,
         statement: impl SqlxBinder + Send,
     ) -> impl Future<Output = Result<Option<T>>> + Send;
-    /// The condition that `column` has exactly this text. Case, accents and trailing spaces are significant, whatever the collation is.
+    /// The condition that `column` has exactly this text. Case, accents and trailing spaces are significant, whatever the collation
+    /// is.
     fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
     /// A text that is compared and sorted by its bytes, whatever the collation is.
     fn bytewise(&self, text: Expr) -> Expr;
     /// The sum of all rows as a 64-bit integer, 0 if there are no rows. The engines differ in the type of a sum.
     fn sum(&self, number: Expr) -> Expr;
-    /// The condition that `column` equals `value` and that `gate` holds. `gate` does not depend on the row: if it does not hold, no row
-    /// is read.
+    /// The condition that `column` equals `value` and that `gate` holds. `gate` does not depend on the row: if it does not hold, no
+    /// row is read.
     fn gated(&self, gate: &Condition, column: Expr, value: Expr) -> Condition;
     /// Whether a statement costs a round trip to a server.
     fn pays_for_round_trips(&self) -> bool;
     /// Whether the parts of a union may have their own ORDER BY and LIMIT.
     fn orders_parts(&self) -> bool;
-    /// Whether the engine uses an index on `(a, b)` for `(a, b) < (x, y)`. If not, it uses it for the same condition in ANDs and ORs.
+    /// Whether the engine uses an index on `(a, b)` for `(a, b) < (x, y)`. If not, it uses it for the same condition in ANDs and
+    /// ORs.
     fn seeks_rows(&self) -> bool;
 }
 
@@ -84,8 +86,8 @@ pub(crate) enum Tx {
 }
 
 impl Conn {
-    /// Runs `work` with a timeout. If it takes longer, the connection is closed: in the pool, it would occupy a slot until the server
-    /// responds.
+    /// Runs `work` with a timeout. If it takes longer, the connection is closed: in the pool, it would occupy a slot until the
+    /// server responds.
     pub(crate) async fn in_time<T>(
         mut self,
         timeout: Duration,
@@ -248,14 +250,14 @@ pub(super) fn is_time(column: impl IntoColumnRef, time: Option<NaiveDateTime>) -
     }
 }
 
-/// The condition that a row is not deleted, for statements that find the row by another column. With `deleted = FALSE`, SQLite could
-/// choose the index on `deleted`, which contains nearly all rows of the table.
+/// The condition that a row is not deleted, for statements that find the row by another column. With `deleted = FALSE`, SQLite
+/// could choose the index on `deleted`, which contains nearly all rows of the table.
 pub(super) fn is_live(deleted: impl IntoColumnRef) -> Expr {
     Expr::col(deleted).not()
 }
 
-/// The condition that a status is `pending_delete`. The value is part of the statement's text, because SQLite would not use the partial
-/// index otherwise.
+/// The condition that a status is `pending_delete`. The value is part of the statement's text, because SQLite would not use the
+/// partial index otherwise.
 pub(super) fn is_pending_delete(status: impl IntoColumnRef) -> Expr {
     Expr::col(status).eq(Expr::cust("'pending_delete'"))
 }

@@ -32,9 +32,9 @@ impl Db {
         })
     }
 
-    /// Runs `work` in a transaction, which is committed if `work` returns it, and rolled back if `work` fails or is dropped. BEGIN and
-    /// COMMIT cost two round trips in addition to the work. If the engine aborts the transaction because of a concurrent one, the work is
-    /// repeated, up to [`TRANSACTION_ATTEMPTS`] attempts in total, so it must have no effects outside the database.
+    /// Runs `work` in a transaction, which is committed if `work` returns it, and rolled back if `work` fails or is dropped. BEGIN
+    /// and COMMIT cost two round trips in addition to the work. If the engine aborts the transaction because of a concurrent one,
+    /// the work is repeated, up to [`TRANSACTION_ATTEMPTS`] attempts in total, so it must have no effects outside the database.
     ///
     /// # Errors
     /// The error that `work` returned, or `Unavailable`.

@@ -7,8 +7,8 @@ use axum::{
 
 use super::error::EMPTY_TYPE;
 
-/// A response without a body. Glance's has a media type nevertheless. Its `Content-Length: 0` is invalid in HTTP, and hyper does not
-/// send it.
+/// A response without a body. Glance's has a media type nevertheless. Its `Content-Length: 0` is invalid in HTTP, and hyper does
+/// not send it.
 pub(super) struct NoContent;
 
 impl IntoResponse for NoContent {

@@ -15,8 +15,8 @@ use crate::app::{App, SharedApp};
 const VERSIONS: [&str; 9] = ["v2.15", "v2.9", "v2.7", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
 /// The versions that are added before and after `v2.9` if stores have names.
 const WITH_STORES: ([&str; 1], [&str; 1]) = (["v2.13"], ["v2.8"]);
-/// The versions of Glance's list whose calls are missing: import (2.6), import into several stores and the tasks of an image (2.10 to
-/// 2.12), locations (2.17). They are served in URLs.
+/// The versions of Glance's list whose calls are missing: import (2.6), import into several stores and the tasks of an image (2.10
+/// to 2.12), locations (2.17). They are served in URLs.
 const UNLISTED: [&str; 2] = ["v2.17", "v2.6"];
 /// As [`UNLISTED`], if stores have names.
 const UNLISTED_WITH_STORES: [&str; 3] = ["v2.12", "v2.11", "v2.10"];

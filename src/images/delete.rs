@@ -118,7 +118,8 @@ pub(crate) async fn resume(app: &App, image: &Image) -> Result<bool> {
     }
 }
 
-/// Waits for the end of the deletion that has taken over the image, and returns the client's error. One statement per [`POLL_PAUSE`].
+/// Waits for the end of the deletion that has taken over the image, and returns the client's error. One statement per
+/// [`POLL_PAUSE`].
 async fn overtaken(app: &App, image: &Image) -> Result<Error> {
     let deadline = Instant::now() + TAKEOVER_WAIT;
     loop {

@@ -176,7 +176,8 @@ pub(crate) struct Inspection {
     pub(crate) size: u64,
     /// The formats that match; never empty, because content in no other format is raw.
     pub(crate) found: Vec<Found>,
-    /// The size of the disk if the content ends like a fixed VHD. Such content also is a raw disk, with the footer as its last sector.
+    /// The size of the disk if the content ends like a fixed VHD. Such content also is a raw disk, with the footer as its last
+    /// sector.
     pub(crate) fixed_vhd: Option<u64>,
 }
 

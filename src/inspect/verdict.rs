@@ -55,8 +55,9 @@ impl Rejection {
 ///
 /// Only content of `bare` containers is inspected. Its format must be the image's `disk_format`, with four exceptions: `raw`
 /// accepts content in any single format, and its virtual size is the size of the file; `vhd` accepts a raw disk, with or without a
-/// partition table, that has the footer of a fixed VHD; `iso` accepts a partition table for booting in addition; a format that the inspector does not know (`ami`, `aki`, `ari`, `ploop`) accepts any content that it does not
-/// recognise. Content that fails a safety check of its own format is rejected whatever the image's `disk_format` is.
+/// partition table, that has the footer of a fixed VHD; `iso` accepts a partition table for booting in addition; a format that the
+/// inspector does not know (`ami`, `aki`, `ari`, `ploop`) accepts any content that it does not recognise. Content that fails a
+/// safety check of its own format is rejected whatever the image's `disk_format` is.
 ///
 /// # Errors
 /// The reason for the rejection.

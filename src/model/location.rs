@@ -43,8 +43,8 @@ impl LocationUrl {
         &self.0
     }
 
-    /// The URL without the credentials of its store, as Glance writes such URLs since release 33. Other URLs are returned unchanged:
-    /// the credentials in the URL of a web server are those that a client has provided.
+    /// The URL without the credentials of its store, as Glance writes such URLs since release 33. Other URLs are returned
+    /// unchanged: the credentials in the URL of a web server are those that a client has provided.
     pub(crate) fn redacted(&self) -> Cow<'_, str> {
         let whole = Cow::Borrowed(self.0.as_str());
         let Some((scheme, rest)) = self.0.split_once("://").filter(|(scheme, _)| WITH_CREDENTIALS.contains(scheme))

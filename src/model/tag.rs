@@ -3,8 +3,8 @@
 use super::check_no_nul;
 use crate::error::{Error, Result};
 
-/// A tag that an image can have: without NUL, and without `=` if that is forbidden. A new tag's length is limited by the schema of an
-/// image. Which characters can be stored depends on the database.
+/// A tag that an image can have: without NUL, and without `=` if that is forbidden. A new tag's length is limited by the schema of
+/// an image. Which characters can be stored depends on the database.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Tag(String);
 

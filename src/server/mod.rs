@@ -23,8 +23,8 @@ use crate::{
 const FILE_TOO_LARGE: i32 = 25;
 const ABORTED: &str = "stopped: the work still in progress is aborted";
 
-/// Serves on this socket until SIGTERM or SIGINT, and then drains: it finishes the work in progress, for at most `drain_timeout`. SIGHUP calls
-/// `reload`.
+/// Serves on this socket until SIGTERM or SIGINT, and then drains: it finishes the work in progress, for at most `drain_timeout`.
+/// SIGHUP calls `reload`.
 ///
 /// # Errors
 /// The server cannot listen, or cannot install its signal handlers.

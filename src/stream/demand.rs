@@ -35,7 +35,8 @@ struct Order {
 }
 
 impl Supply {
-    /// Waits until the consumer asks for the data, and sends it. If this future is dropped, the consumer gets [`Incomplete::Disconnected`].
+    /// Waits until the consumer asks for the data, and sends it. If this future is dropped, the consumer gets
+    /// [`Incomplete::Disconnected`].
     pub(crate) async fn send(self) {
         let Ok(Order { limits, taps, to, fed }) = self.orders.await else { return };
         // The consumer may have been dropped meanwhile.

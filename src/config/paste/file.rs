@@ -56,8 +56,8 @@ impl PasteFile {
         (!filters.is_empty()).then_some(filters)
     }
 
-    /// Puts in what values refer to: `%(here)s`, the file's directory, `%(__file__)s`, the file itself, and other options of the section
-    /// or of `[DEFAULT]`.
+    /// Puts in what values refer to: `%(here)s`, the file's directory, `%(__file__)s`, the file itself, and other options of the
+    /// section or of `[DEFAULT]`.
     fn interpolate(&mut self, path: &Path) {
         let here = path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
         let mut values = HashMap::from([
@@ -73,8 +73,8 @@ impl PasteFile {
         }
     }
 
-    /// What the section of a filter or an application sets, the entry that takes precedence last: the options of the section that it
-    /// uses, its own, and the file's defaults, which PasteDeploy lets a section override only with `set`.
+    /// What the section of a filter or an application sets, the entry that takes precedence last: the options of the section that
+    /// it uses, its own, and the file's defaults, which PasteDeploy lets a section override only with `set`.
     pub(super) fn local(&self, prefix: &str, name: &str) -> Vec<ini::Entry> {
         let mut names = vec![name.to_owned()];
         while let Some(name) = names.last()
@@ -97,8 +97,8 @@ impl PasteFile {
         given.into_iter().chain(set).collect()
     }
 
-    /// The factory of a filter, or the name that decides what the filter is: of a package's entry point, or its own if the file has no
-    /// section for it. `None` if a section says neither.
+    /// The factory of a filter, or the name that decides what the filter is: of a package's entry point, or its own if the file has
+    /// no section for it. `None` if a section says neither.
     pub(super) fn factory(&self, name: &str) -> Option<String> {
         let mut name = name;
         for _ in 0..MAX_REFERENCES {

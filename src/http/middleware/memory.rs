@@ -20,8 +20,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::http::error;
 
-/// Bodies up to this size in bytes are not counted: their number is limited by that of the connections, and a client that is not the
-/// cause of the shortage is served.
+/// Bodies up to this size in bytes are not counted: their number is limited by that of the connections, and a client that is not
+/// the cause of the shortage is served.
 const FREE: usize = 16 * 1024;
 /// A response is handed to the connection in parts of this size in bytes, because a part that is handed over counts as sent.
 const PART: usize = 64 * 1024;
