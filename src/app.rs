@@ -127,7 +127,8 @@ impl App {
                 "some options have no effect by design; `glimpse config check --verbose` lists them"
             );
         }
-        let (policy, warnings) = Policy::load(&config)?;
+        let protections = Protections::load(&config);
+        let (policy, warnings) = Policy::load(&config, protections.as_ref().ok())?;
         for warning in &warnings {
             tracing::warn!("{warning}");
         }
@@ -138,7 +139,8 @@ impl App {
         if let Some(warning) = limits.warning() {
             tracing::warn!("{warning}");
         }
-        let (protections, schemas) = read_files(&config)?;
+        let protections = protections?;
+        let schemas = read_schemas(&config)?;
         for warning in protections.warnings(&policy) {
             tracing::warn!("{warning}");
         }
@@ -210,12 +212,9 @@ pub(crate) fn store_faults(config: &Config) -> Vec<StoreFault> {
     Stores::faults(&config.stores, &config.image_dir(), &filter)
 }
 
-/// Reads the files that the options name.
-pub(crate) fn read_files(config: &Config) -> Result<(Protections, Schemas), StartError> {
-    let default = &config.default;
-    let protections =
-        Protections::load(default.property_protection_file.as_deref(), default.property_protection_rule_format)?;
-    Ok((protections, Schemas::new(&config.image_format, config.custom_schema.as_deref())?))
+/// Builds the schemas, with the operator's own properties.
+pub(crate) fn read_schemas(config: &Config) -> Result<Schemas, SchemasError> {
+    Schemas::new(&config.image_format, config.custom_schema.as_deref())
 }
 
 /// Reads the schema's version, which is the first query. While the server does not answer, the query is retried as
@@ -260,8 +259,8 @@ pub(crate) fn create_data_dir(config: &Config) -> Result<(), StartError> {
     created.map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
 }
 
-/// A warning if other users of the machine can read the data directory: it contains the embedded database, its images and the hashes
-/// of passwords.
+/// A warning if other users of the machine can read the data directory: it contains the embedded database, its images and the
+/// hashes of passwords.
 pub(crate) fn open_data_dir(config: &Config) -> Option<String> {
     let is_used = config.database_is_embedded() || config.auth == Auth::Standalone;
     let path = is_used.then_some(&config.glimpse.data_dir)?;

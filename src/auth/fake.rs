@@ -1,4 +1,5 @@
-//! For tests: `X-Auth-Token: user:project:role,role` is believed. An empty part is left out, and so is the project `none`.
+//! For tests: `X-Auth-Token: user:project:role,role` names the caller, without a check. An empty part is left out, and so is the
+//! project `none`.
 
 use axum::http::HeaderMap;
 

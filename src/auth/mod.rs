@@ -1,7 +1,7 @@
-//! Who a request comes from.
+//! Authenticates callers.
 //!
-//! One [`Authenticator`] serves the whole program. It is given a request's head, and knows nothing else of HTTP; what it
-//! finds is an [`Identity`], which the policy then judges.
+//! The [`Authenticator`] turns the head of a request into an [`Identity`]. What that caller is allowed to do is decided elsewhere,
+//! by the policy.
 
 mod fake;
 pub(crate) mod identity_file;
@@ -15,7 +15,7 @@ pub(crate) use self::keystone::Keystone;
 use self::standalone::Standalone;
 use crate::{context::Identity, error::Result};
 
-/// How callers are found out.
+/// How callers are authenticated.
 pub(crate) enum Authenticator {
     /// By users of our own: see [`standalone`].
     Standalone(Box<Standalone>),
@@ -23,14 +23,14 @@ pub(crate) enum Authenticator {
     Keystone(Box<Keystone>),
     /// By headers that a trusted proxy sets: see [`proxy`].
     Proxy,
-    /// By a token that says it: see [`fake`].
+    /// By a token that names the caller, without a check: see [`fake`].
     Fake,
-    /// Not at all.
+    /// Callers are not authenticated.
     None,
 }
 
-/// What a request says of who sends it, and what a token may be restricted to.
-pub(crate) struct Asked<'r> {
+/// The parts of a request that authentication needs: its credentials, and what the access rules of a token may restrict.
+pub(crate) struct RequestHead<'r> {
     /// Its headers.
     pub(crate) headers: &'r HeaderMap,
     /// Its method.
@@ -40,21 +40,21 @@ pub(crate) struct Asked<'r> {
 }
 
 impl Authenticator {
-    /// Finds out who asks.
+    /// Authenticates the caller.
     ///
-    /// # Errors
-    /// `Unauthenticated` where the headers prove nobody, `Unavailable` where whoever could tell is away.
-    pub(crate) async fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity> {
+    /// # Errors `Unauthenticated` if the credentials are missing or invalid, `Unavailable` if the service that checks them cannot
+    /// be reached.
+    pub(crate) async fn authenticate(&self, head: &RequestHead<'_>) -> Result<Identity> {
         match self {
-            Self::Standalone(standalone) => standalone.authenticate(asked.headers).await,
-            Self::Keystone(keystone) => keystone.authenticate(asked).await,
-            Self::Proxy => proxy::authenticate(asked.headers),
-            Self::Fake => fake::authenticate(asked.headers),
-            Self::None => Ok(everybody()),
+            Self::Standalone(standalone) => standalone.authenticate(head.headers).await,
+            Self::Keystone(keystone) => keystone.authenticate(head).await,
+            Self::Proxy => proxy::authenticate(head.headers),
+            Self::Fake => fake::authenticate(head.headers),
+            Self::None => Ok(unauthenticated_admin()),
         }
     }
 
-    /// The `WWW-Authenticate` of a 401, where there is a scheme that the client could use.
+    /// The `WWW-Authenticate` header of a 401, if there is a scheme that the client can use.
     pub(crate) fn challenge(&self) -> Option<HeaderValue> {
         match self {
             Self::Standalone(_) => Some(HeaderValue::from_static("Basic realm=\"Glimpse\", charset=\"UTF-8\"")),
@@ -63,7 +63,7 @@ impl Authenticator {
         }
     }
 
-    /// What helps a user who is refused, if there is more to say than Glance does.
+    /// Advice for the user in the body of a 401, in addition to Glance's text.
     pub(crate) fn hint(&self) -> Option<&'static str> {
         let standalone = "This server has its own users. On its machine, `glimpse identity list` lists them, and \
             `glimpse identity passwd NAME` sets a new password.";
@@ -71,21 +71,22 @@ impl Authenticator {
     }
 }
 
-fn everybody() -> Identity {
+/// The identity of every caller if authentication is disabled.
+fn unauthenticated_admin() -> Identity {
     Identity { roles: with_implied(["admin"]), ..Identity::default() }
 }
 
-/// A header's text, where it is set and is text.
+/// The value of a header, unless it is missing, empty or not ASCII.
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok().filter(|text| !text.is_empty())
 }
 
-/// Role names as Glance compares them: in lower case, from a list with commas.
+/// Parses a comma-separated list of role names. They are in lower case, because Glance compares them without regard to case.
 fn roles(list: &str) -> Vec<String> {
     list.split(',').map(|role| role.trim().to_lowercase()).filter(|role| !role.is_empty()).collect()
 }
 
-/// The roles, and those that they imply in a Keystone as it is set up: admin implies member, member implies reader.
+/// The roles, and those that they imply as in a new Keystone: admin implies member, and member implies reader.
 fn with_implied<'r>(roles: impl IntoIterator<Item = &'r str>) -> Vec<String> {
     let mut all: Vec<String> = roles.into_iter().map(str::to_lowercase).collect();
     for (role, implied) in [("admin", "member"), ("member", "reader")] {

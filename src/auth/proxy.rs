@@ -1,4 +1,5 @@
-//! Identity headers, as keystonemiddleware sets them, from a proxy that is trusted to be the only one who reaches us.
+//! Identity headers, as keystonemiddleware sets them. They are trusted, so a proxy that sets them must be the only client of the
+//! server.
 
 use std::sync::Arc;
 

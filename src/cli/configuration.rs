@@ -11,16 +11,16 @@ use super::CommandResult;
 use crate::{
     app,
     config::{ConfigReport, Sources},
-    policy::Policy,
+    policy::{Policy, protections::Protections},
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
 pub(super) enum Command {
     /// Check the configuration and the policy files
     ///
-    /// Prints the files that were read, the errors in them, stores that cannot be used, and a warning for each option that has no effect.
-    /// The exit code is 0 if the configuration can be used, 1 if the server cannot start with it, and 4 if it can start, but the
-    /// default store cannot be used. Directories are checked for the user who runs this command.
+    /// Prints the files that were read, the errors in them, stores that cannot be used, and a warning for each option that has no
+    /// effect. The exit code is 0 if the configuration can be used, 1 if the server cannot start with it, and 4 if it can start,
+    /// but the default store cannot be used. Directories are checked for the user who runs this command.
     ///
     /// Example: `sudo -u glance glimpse config check`
     Check {
@@ -49,28 +49,25 @@ pub(super) fn run(sources: &Sources, command: Command) -> CommandResult {
 /// The exit code of `config check` if the server can start, but uploads fail.
 const DEFAULT_STORE_FAULT: u8 = 4;
 
-/// Checks the configuration, the files that it names (the policy, property protections and schemas), and the stores. The most serious
-/// findings come first.
+/// Checks the configuration, the files that it names (the policy, property protections and schemas), and the stores. The most
+/// serious findings come first.
 fn check(report: &ConfigReport, verbose: bool) -> CommandResult {
     super::install_tls()?;
     let config = &report.config;
     let mut files = report.files.clone();
     let mut errors: Vec<String> = report.errors.iter().map(ToString::to_string).collect();
     let mut warnings: Vec<String> = Vec::new();
-    let policy = Policy::load(config);
-    match (&policy, app::read_files(config)) {
-        (Ok((policy, more)), Ok((protections, _))) => {
-            warnings.extend(more.iter().cloned().chain(protections.warnings(policy)));
-        }
-        (Ok((_, more)), Err(error)) => {
-            warnings.extend(more.iter().cloned());
-            errors.push(error.to_string());
-        }
-        (Err(error), files) => {
-            errors.push(error.to_string());
-            errors.extend(files.err().map(|error| error.to_string()));
-        }
+    let protections = Protections::load(config);
+    let policy = Policy::load(config, protections.as_ref().ok());
+    match &policy {
+        Ok((_, more)) => warnings.extend(more.iter().cloned()),
+        Err(error) => errors.push(error.to_string()),
     }
+    match &protections {
+        Ok(protections) => warnings.extend(policy.iter().flat_map(|(policy, _)| protections.warnings(policy))),
+        Err(error) => errors.push(error.to_string()),
+    }
+    errors.extend(app::read_schemas(config).err().map(|error| error.to_string()));
     files.extend(policy.iter().flat_map(|(policy, _)| policy.paths()));
     let (defaults, others): (Vec<_>, Vec<_>) =
         app::store_faults(config).into_iter().partition(|fault| fault.is_default);

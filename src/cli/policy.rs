@@ -17,7 +17,7 @@ use super::CommandResult;
 use crate::{
     config::Config,
     context::{self, Identity},
-    policy::{AttributeValue, Policy, Target},
+    policy::{AttributeValue, Policy, Target, protections::Protections},
 };
 
 #[derive(Debug, Subcommand)]
@@ -106,7 +106,7 @@ struct Line {
 }
 
 pub(super) fn run(config: &Config, command: Command) -> CommandResult {
-    let (policy, warnings) = Policy::load(config)?;
+    let (policy, warnings) = Policy::load(config, Protections::load(config).as_ref().ok())?;
     for warning in warnings {
         writeln!(io::stderr(), "warning: {warning}")?;
     }

@@ -81,7 +81,7 @@ impl Upload {
             Ok(ingested) => ingested,
             Err(error) => {
                 // After a failure the store keeps data only if it could not be reached for the cleanup.
-                let has_leftovers = self.store.take_left(&object);
+                let has_leftovers = self.store.take_leftovers(&object);
                 self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
                 return Err(error);
             }
@@ -249,7 +249,7 @@ impl Upload {
             let image = self.id.as_str();
             tracing::error!(image, %error, "cannot remove the data of a failed upload now; recovery will retry");
         }
-        self.store.take_left(object) || discarded.is_err()
+        self.store.take_leftovers(object) || discarded.is_err()
     }
 
     /// Rolls back the upload. Removes its data from the store only if the store may have some.

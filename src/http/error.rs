@@ -38,7 +38,7 @@ const UNAUTHORIZED: &str = "This server could not verify that you are authorized
 
 /// An error response: its status, and the texts of its body. `explanation` is a sentence, `detail` the reason for it.
 #[derive(Debug, Clone)]
-pub(super) struct Refusal {
+pub(super) struct ErrorResponse {
     status: StatusCode,
     explanation: Cow<'static, str>,
     detail: String,
@@ -56,7 +56,7 @@ enum Shape {
     MediaType(String),
 }
 
-impl Refusal {
+impl ErrorResponse {
     pub(super) fn new(status: StatusCode, explanation: impl Into<Cow<'static, str>>) -> Self {
         let mut explanation = explanation.into();
         if let Some((end, _)) = explanation.char_indices().nth(MAX_EXPLANATION) {
@@ -141,7 +141,7 @@ fn title(status: StatusCode) -> &'static str {
     }
 }
 
-impl From<&Error> for Refusal {
+impl From<&Error> for ErrorResponse {
     fn from(error: &Error) -> Self {
         match error {
             Error::Invalid(message) => Self::new(StatusCode::BAD_REQUEST, message.clone()),
@@ -167,7 +167,7 @@ impl From<&Error> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = self.status;
@@ -193,24 +193,25 @@ impl IntoResponse for Error {
             Self::Internal(source) => tracing::error!(error = %source, "internal error"),
             error => tracing::debug!(reason = %error, "request refused"),
         }
-        Refusal::from(&self).into_response()
+        ErrorResponse::from(&self).into_response()
     }
 }
 
 /// The response if a handler panicked. The message of the panic is only logged.
 pub(super) fn panicked(_panic: Box<dyn Any + Send>) -> Response {
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
+    ErrorResponse::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL).into_response()
 }
 
-/// Middleware: writes the body of an error response. As webob does, a response to HEAD has no body, and the media type of an empty one.
+/// Middleware: writes the body of an error response. As webob does, a response to HEAD has no body, and the media type of an empty
+/// one.
 pub(super) async fn render(request: Request, next: Next) -> Response {
     let form = accept::negotiate(request.headers());
     let is_head = request.method() == Method::HEAD;
     let mut response = next.run(request).await;
-    if let Some(refusal) = response.extensions_mut().remove::<Refusal>() {
+    if let Some(error) = response.extensions_mut().remove::<ErrorResponse>() {
         let (content_type, body) = match is_head {
             true => (EMPTY_TYPE, String::new()),
-            false => refusal.render(form),
+            false => error.render(form),
         };
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response.headers_mut().remove(header::CONTENT_LENGTH);
@@ -265,7 +266,7 @@ fn strip_tags(html: &str) -> String {
 
 /// 503: the request cannot be served now.
 pub(super) fn unavailable() -> Response {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response()
+    ErrorResponse::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE).into_response()
 }
 
 /// 503 while the server drains. It closes the connection, so that the client connects to another server.
@@ -278,7 +279,7 @@ pub(super) fn draining() -> Response {
 /// 401, with the authentication scheme that the client can use, and a hint for its user.
 pub(super) fn unauthenticated(challenge: Option<HeaderValue>, hint: Option<&str>) -> Response {
     let mut response = match hint {
-        Some(hint) => Refusal::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED).with_detail(hint).into_response(),
+        Some(hint) => ErrorResponse::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED).with_detail(hint).into_response(),
         None => Error::Unauthenticated.into_response(),
     };
     if let Some(challenge) = challenge {
@@ -292,30 +293,30 @@ mod tests {
     use axum::http::{Method, StatusCode};
     use proptest::prelude::*;
 
-    use super::{Form, Refusal, strip_tags};
+    use super::{ErrorResponse, Form, strip_tags};
 
-    fn body(refusal: &Refusal, form: Form) -> String {
-        refusal.render(form).1
+    fn body(error: &ErrorResponse, form: Form) -> String {
+        error.render(form).1
     }
 
     /// Each of these was observed from a Glance 33.
     #[test]
     fn bodies_are_those_of_webob() {
-        let refusal = Refusal::new(StatusCode::NOT_FOUND, "No image found with ID <b>&'\"");
+        let error = ErrorResponse::new(StatusCode::NOT_FOUND, "No image found with ID <b>&'\"");
         assert_eq!(
-            body(&refusal, Form::Html),
+            body(&error, Form::Html),
             "<html>\n <head>\n  <title>404 Not Found</title>\n </head>\n <body>\n  <h1>404 Not Found</h1>\n  \
              No image found with ID &lt;b&gt;&amp;&#x27;&quot;<br /><br />\n\n\n\n </body>\n</html>"
         );
         assert_eq!(
-            body(&refusal, Form::Json),
+            body(&error, Form::Json),
             "{\"message\": \"No image found with ID <b>&'\\\"<br /><br />\\n\\n\\n\", \"code\": \"404 Not Found\", \
              \"title\": \"Not Found\"}"
         );
-        assert_eq!(body(&refusal, Form::Plain), "404 Not Found\n\nNo image found with ID &'\"\n\n   ");
-        let refusal = Refusal::method(StatusCode::METHOD_NOT_ALLOWED, Method::GET);
+        assert_eq!(body(&error, Form::Plain), "404 Not Found\n\nNo image found with ID &'\"\n\n   ");
+        let error = ErrorResponse::method(StatusCode::METHOD_NOT_ALLOWED, Method::GET);
         assert_eq!(
-            body(&refusal, Form::Plain),
+            body(&error, Form::Plain),
             "405 Method Not Allowed\n\nThe method GET is not allowed for this resource. \n\n "
         );
     }

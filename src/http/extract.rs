@@ -14,7 +14,7 @@ use hyper::body::Body as _;
 use serde_json::{Map, Value};
 
 use super::{
-    error::Refusal,
+    error::ErrorResponse,
     middleware::{
         limits::Deadline,
         memory::{self, Charge},
@@ -52,7 +52,7 @@ impl<const N: usize> FromRequestParts<SharedApp> for PathVariables<N> {
             Error::Invalid("The URL contains bytes that are not UTF-8 text.".to_owned()).into_response()
         })?;
         let values: Vec<String> = variables.iter().map(|(_, value)| value.to_owned()).collect();
-        values.try_into().map(Self).map_err(|_| Refusal::not_found().into_response())
+        values.try_into().map(Self).map_err(|_| ErrorResponse::not_found().into_response())
     }
 }
 
@@ -169,9 +169,8 @@ impl FromRequest<SharedApp> for ImageData {
         let essence = content_type.as_deref().map(|text| text.split(';').next().unwrap_or_default().trim());
         if essence != Some("application/octet-stream") {
             let reason = format!("Invalid content type {}", essence.unwrap_or("None"));
-            return Err(
-                Refusal::media_type(content_type.as_deref().unwrap_or("${CONTENT_TYPE}"), &reason).into_response()
-            );
+            return Err(ErrorResponse::media_type(content_type.as_deref().unwrap_or("${CONTENT_TYPE}"), &reason)
+                .into_response());
         }
         let integer = |text: &str| i64::try_from(python::parse_int(text)?).ok();
         let size = match (text("x-openstack-image-size"), text("content-length")) {
@@ -212,7 +211,7 @@ impl FromRequest<SharedApp> for Json {
     async fn from_request(request: Request, app: &SharedApp) -> Result<Self, Response> {
         if !accepts_as_json(&request) {
             let explanation = "The request media type is not supported by this server: application/json is expected.";
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
+            return Err(ErrorResponse::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, explanation).into_response());
         }
         read_json(request, app).await.map(Self)
     }
@@ -271,7 +270,7 @@ fn not_a_patch(request: &Request) -> Response {
     let known = PatchDialect::ALL.map(|(name, _)| name).join(", ");
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let detail = format!("Image PATCH expects Content-Type one of: {known}");
-    let mut response = Refusal::media_type(content_type.unwrap_or_default(), &detail).into_response();
+    let mut response = ErrorResponse::media_type(content_type.unwrap_or_default(), &detail).into_response();
     if let Ok(known) = HeaderValue::from_str(&known) {
         response.headers_mut().insert(HeaderName::from_static("accept-patch"), known);
     }
@@ -316,7 +315,7 @@ async fn read_body(body: Body, charge: Option<&Charge>, timeout: Duration) -> Re
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
                 let explanation = format!("The request body is larger than {MAX_JSON} bytes.");
-                return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, explanation).into_response());
+                return Err(ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, explanation).into_response());
             }
             Ok(Some(Err(_))) => {
                 return Err(Error::Invalid("The request body ended too early.".to_owned()).into_response());

@@ -9,7 +9,7 @@ use axum::{
     routing::MethodRouter,
 };
 
-use super::error::Refusal;
+use super::error::ErrorResponse;
 use crate::app::SharedApp;
 
 /// A path with the methods that it supports. Other methods get 405, with an `Allow` header that lists the supported ones. This
@@ -49,7 +49,7 @@ impl Resource {
 }
 
 fn not_allowed(request: &Request, allow: HeaderValue) -> Response {
-    let mut response = Refusal::method(StatusCode::METHOD_NOT_ALLOWED, request.method().clone()).into_response();
+    let mut response = ErrorResponse::method(StatusCode::METHOD_NOT_ALLOWED, request.method().clone()).into_response();
     response.headers_mut().insert(header::ALLOW, allow);
     response
 }

@@ -195,8 +195,8 @@ impl Client {
             let (group, interfaces) = (self.options.group, interfaces.join(" or "));
             let region = region.unwrap_or("any");
             tracing::warn!(
-                "Keystone's catalog names no address of its own for [{group}] with interface {interfaces} and region_name \
-                 {region}; it is asked at auth_url"
+                "Keystone's catalog has no identity endpoint for [{group}] with interface {interfaces} and region_name \
+                 {region}; requests are sent to auth_url"
             );
             self.auth_url.clone()
         })

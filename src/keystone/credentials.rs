@@ -1,4 +1,4 @@
-//! The credentials of a login, and its scope.
+//! The credentials of a login to Keystone, and its scope.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What a client of Keystone needs from the options of a group.
+//! The options of a client of Keystone, from any option group.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +9,7 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long connecting to Keystone may take if the options do not set it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The options of a client, whatever group they come from.
+/// The options of a client of Keystone.
 pub(crate) struct ClientOptions {
     /// The group.
     pub(super) group: &'static str,
@@ -38,7 +38,7 @@ pub(crate) struct ClientOptions {
 impl ClientOptions {
     /// The error about an option of the login that is not set.
     pub(super) fn missing(&self, name: &str) -> String {
-        format!("[{}] {name} is missing: without it Keystone cannot be asked", self.section)
+        format!("[{}] {name} is missing: without it, Glimpse cannot log in to Keystone", self.section)
     }
 
     /// An HTTP client with these timeouts and certificates.
@@ -85,7 +85,7 @@ impl From<&KeystoneAuthtoken> for ClientOptions {
 impl From<&OsloLimit> for ClientOptions {
     fn from(options: &OsloLimit) -> Self {
         let group = "oslo_limit";
-        // The former words of keystoneauth, such as publicURL.
+        // keystoneauth also accepts its former names of interfaces, such as publicURL.
         let interfaces =
             options.valid_interfaces.iter().map(|name| name.strip_suffix("URL").unwrap_or(name).to_owned());
         Self {

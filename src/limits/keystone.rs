@@ -1,8 +1,8 @@
-//! The limits that Keystone keeps: registered ones, which hold for every project, and those of single projects.
+//! Keystone's unified limits: registered limits, which are the defaults of all projects, and limits of single projects.
 //!
 //! They belong to a service and a region, which are looked up by the service's endpoint. By default, Keystone is queried for every
 //! request, as in Glance; concurrent requests share one query. `[glimpse] limits_cache_time` caches its response. If Keystone is
-//! unreachable after that time, no limit is known: an old limit may be a wrong one.
+//! unreachable after that time, the request fails, because the old limit may have changed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -17,55 +17,55 @@ use crate::{
     keystone::{Client, KeystoneError},
 };
 
-/// How long it is remembered where limits are looked up, which hardly ever changes.
-const PLACE_REMEMBERED: Duration = Duration::from_secs(300);
-/// Projects whose limits are remembered.
-const PROJECTS: u64 = 10_000;
-/// The one way in which Keystone may compare limits with usage: each project for itself.
+/// How long the service and region are cached. They rarely change.
+const SERVICE_CACHE_TIME: Duration = Duration::from_secs(300);
+/// The maximum number of projects whose limits are cached.
+const CACHED_PROJECTS: u64 = 10_000;
+/// The enforcement model of Keystone that is supported: the limits of a project do not depend on other projects.
 const MODEL: &str = "flat";
 
-/// Keystone, and what is known of its limits.
+/// A client of Keystone that reads limits and caches them.
 pub(super) struct Keystone {
     client: Client,
     options: OsloLimit,
-    place: Cache<(), Place>,
-    registered: Cache<(), Numbers>,
-    projects: Cache<String, Numbers>,
+    service_region: Cache<(), ServiceRegion>,
+    registered: Cache<(), LimitsByResource>,
+    projects: Cache<String, LimitsByResource>,
     clock: fn() -> DateTime<Utc>,
 }
 
-/// Limits by resource.
-type Numbers = Arc<HashMap<String, i64>>;
+/// Limits by the name of the resource.
+type LimitsByResource = Arc<HashMap<String, i64>>;
 
-/// What our limits are of.
+/// The service and the region that Glimpse's limits are registered for.
 #[derive(Clone)]
-struct Place {
+struct ServiceRegion {
     service: String,
     region: Option<String>,
 }
 
-/// Why there is no answer.
+/// Why a query for a limit failed.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+enum QueryError {
     #[error(transparent)]
     Keystone(#[from] KeystoneError),
-    /// It answers, but not what these options need.
+    /// Keystone's data does not fit the options.
     #[error("[oslo_limit] {0}")]
-    Setup(String),
+    Misconfigured(String),
 }
 
-impl From<Arc<NoAnswer>> for Error {
-    fn from(error: Arc<NoAnswer>) -> Self {
+impl From<Arc<QueryError>> for Error {
+    fn from(error: Arc<QueryError>) -> Self {
         match &*error {
-            NoAnswer::Keystone(away) => Self::Unavailable { service: "Keystone", source: away.to_string().into() },
-            // As in Glance: an operator must mend it.
-            NoAnswer::Setup(_) => Self::Internal(error.to_string().into()),
+            QueryError::Keystone(error) => Self::Unavailable { service: "Keystone", source: error.to_string().into() },
+            // As in Glance: 500, because only an operator can correct it.
+            QueryError::Misconfigured(_) => Self::Internal(error.to_string().into()),
         }
     }
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct ModelResponse {
     model: Named,
 }
 
@@ -75,12 +75,12 @@ struct Named {
 }
 
 #[derive(Deserialize)]
-struct OneEndpoint {
+struct EndpointResponse {
     endpoint: Endpoint,
 }
 
 #[derive(Deserialize)]
-struct Endpoints {
+struct EndpointList {
     endpoints: Vec<Endpoint>,
 }
 
@@ -91,12 +91,12 @@ struct Endpoint {
 }
 
 #[derive(Deserialize)]
-struct Services {
+struct ServiceList {
     services: Vec<Id>,
 }
 
 #[derive(Deserialize)]
-struct OneRegion {
+struct RegionResponse {
     region: Id,
 }
 
@@ -106,7 +106,7 @@ struct Id {
 }
 
 #[derive(Deserialize)]
-struct Registered {
+struct RegisteredLimits {
     registered_limits: Vec<RegisteredLimit>,
 }
 
@@ -117,7 +117,7 @@ struct RegisteredLimit {
 }
 
 #[derive(Deserialize)]
-struct OfProject {
+struct ProjectLimits {
     limits: Vec<ProjectLimit>,
 }
 
@@ -138,123 +138,131 @@ impl Keystone {
         Ok(Self {
             client: Client::new(options)?,
             options: options.clone(),
-            place: Cache::builder().max_capacity(1).time_to_live(PLACE_REMEMBERED).build(),
+            service_region: Cache::builder().max_capacity(1).time_to_live(SERVICE_CACHE_TIME).build(),
             registered: Cache::builder().max_capacity(1).time_to_live(cache_time).build(),
-            projects: Cache::builder().max_capacity(PROJECTS).time_to_live(cache_time).build(),
+            projects: Cache::builder().max_capacity(CACHED_PROJECTS).time_to_live(cache_time).build(),
             clock,
         })
     }
 
-    /// How much a project may have of a resource: its own limit, else the registered one, else nothing at all. Who acts for no
-    /// project is held to the registered one. However many requests ask at once, Keystone is asked once.
+    /// The limit of a project for a resource: the project's own limit, else the registered one, else 0. Without a project, the
+    /// registered limit applies. Concurrent calls share one query.
     pub(super) async fn limit(&self, project: Option<&str>, resource: &str) -> Result<i64> {
         if let Some(project) = project {
-            let own = self.projects.try_get_with_by_ref(project, self.ask_of_project(project)).await?;
+            let own = self.projects.try_get_with_by_ref(project, self.query_project(project)).await?;
             if let Some(limit) = own.get(resource) {
                 return Ok(*limit);
             }
         }
-        let registered = self.registered.try_get_with((), self.ask_registered()).await?;
+        let registered = self.registered.try_get_with((), self.query_registered()).await?;
         let limit = registered.get(resource).copied();
         if limit.is_none() {
-            tracing::error!(resource, "no limit is registered with Keystone for our service: nothing is allowed");
+            tracing::error!(
+                resource,
+                "no limit is registered with Keystone for our service; requests that need it are refused"
+            );
         }
         Ok(limit.unwrap_or_default())
     }
 
-    async fn ask_of_project(&self, project: &str) -> Result<Numbers, NoAnswer> {
-        let place = self.place().await?;
+    async fn query_project(&self, project: &str) -> Result<LimitsByResource, QueryError> {
+        let service_region = self.service_region().await?;
         let query = [("project_id", project)];
-        let answer: OfProject = self.get("/limits", &[&place.query()[..], &query].concat()).await?;
-        Ok(numbers(answer.limits.into_iter().map(|limit| (limit.resource_name, limit.resource_limit))))
+        let answer: ProjectLimits = self.get("/limits", &[&service_region.query()[..], &query].concat()).await?;
+        Ok(by_resource(answer.limits.into_iter().map(|limit| (limit.resource_name, limit.resource_limit))))
     }
 
-    async fn ask_registered(&self) -> Result<Numbers, NoAnswer> {
-        let place = self.place().await?;
-        let answer: Registered = self.get("/registered_limits", &place.query()).await?;
-        Ok(numbers(answer.registered_limits.into_iter().map(|limit| (limit.resource_name, limit.default_limit))))
+    async fn query_registered(&self) -> Result<LimitsByResource, QueryError> {
+        let service_region = self.service_region().await?;
+        let answer: RegisteredLimits = self.get("/registered_limits", &service_region.query()).await?;
+        Ok(by_resource(answer.registered_limits.into_iter().map(|limit| (limit.resource_name, limit.default_limit))))
     }
 
-    async fn place(&self) -> Result<Place, NoAnswer> {
-        let known = self.place.try_get_with((), self.ask_place()).await;
+    async fn service_region(&self) -> Result<ServiceRegion, QueryError> {
+        let known = self.service_region.try_get_with((), self.find_service_region()).await;
         known.map_err(|error| match &*error {
-            NoAnswer::Keystone(away) => NoAnswer::Keystone(away.clone()),
-            NoAnswer::Setup(message) => NoAnswer::Setup(message.clone()),
+            QueryError::Keystone(error) => QueryError::Keystone(error.clone()),
+            QueryError::Misconfigured(message) => QueryError::Misconfigured(message.clone()),
         })
     }
 
-    /// Finds our endpoint, as the options name it, once Keystone compares limits in a way that we know.
-    async fn ask_place(&self) -> Result<Place, NoAnswer> {
-        let model: Model = self.get("/limits/model", &[]).await?;
+    /// Finds Glimpse's endpoint by the options, after a check that the enforcement model is supported.
+    async fn find_service_region(&self) -> Result<ServiceRegion, QueryError> {
+        let model: ModelResponse = self.get("/limits/model", &[]).await?;
         if model.model.name != MODEL {
             let message = format!("Keystone's enforcement model {} is not supported; {MODEL} is", model.model.name);
-            return Err(NoAnswer::Setup(message));
+            return Err(QueryError::Misconfigured(message));
         }
         let endpoint = match &self.options.endpoint_id {
             Some(id) => {
-                let found: Option<OneEndpoint> = self.find("/endpoints/", id).await?;
-                found.ok_or_else(|| NoAnswer::Setup(format!("endpoint_id: Keystone knows no endpoint {id}")))?.endpoint
+                let found: Option<EndpointResponse> = self.find("/endpoints/", id).await?;
+                found
+                    .ok_or_else(|| QueryError::Misconfigured(format!("endpoint_id: Keystone knows no endpoint {id}")))?
+                    .endpoint
             }
             None => self.find_endpoint().await?,
         };
-        Ok(Place { service: endpoint.service_id, region: endpoint.region_id })
+        Ok(ServiceRegion { service: endpoint.service_id, region: endpoint.region_id })
     }
 
-    async fn find_endpoint(&self) -> Result<Endpoint, NoAnswer> {
+    async fn find_endpoint(&self) -> Result<Endpoint, QueryError> {
         let options = &self.options;
         let mut query = Vec::new();
         query.extend(options.endpoint_service_type.as_deref().map(|kind| ("type", kind)));
         query.extend(options.endpoint_service_name.as_deref().map(|name| ("name", name)));
-        let services: Services = self.get("/services", &query).await?;
+        let services: ServiceList = self.get("/services", &query).await?;
         let service = only(services.services, "endpoint_service_name and endpoint_service_type", "services")?;
         let mut query = vec![("service_id", service.id.as_str()), ("interface", options.endpoint_interface.as_str())];
         let region = match &options.endpoint_region_name {
             None => None,
             Some(name) => {
-                let found: Option<OneRegion> = self.find("/regions/", name).await?;
-                let unknown = || NoAnswer::Setup(format!("endpoint_region_name: Keystone knows no region {name}"));
+                let found: Option<RegionResponse> = self.find("/regions/", name).await?;
+                let unknown =
+                    || QueryError::Misconfigured(format!("endpoint_region_name: Keystone knows no region {name}"));
                 Some(found.ok_or_else(unknown)?.region.id)
             }
         };
         query.extend(region.as_deref().map(|id| ("region_id", id)));
-        let endpoints: Endpoints = self.get("/endpoints", &query).await?;
-        only(endpoints.endpoints, "endpoint_region_name and endpoint_interface", "endpoints of our service")
+        let endpoints: EndpointList = self.get("/endpoints", &query).await?;
+        only(endpoints.endpoints, "endpoint_region_name and endpoint_interface", "endpoints of the service")
     }
 
-    /// What there must be, as long as it is Keystone that answers.
-    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, NoAnswer> {
+    /// Reads a resource that every Keystone has.
+    async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> Result<T, QueryError> {
         let found = self.client.get(path, query, &HeaderMap::new(), (self.clock)()).await?;
         found.ok_or_else(|| KeystoneError::Http(format!("Keystone has no {path}")).into())
     }
 
-    /// What there may be by this id, which is what an operator wrote.
-    async fn find<T: DeserializeOwned>(&self, folder: &str, id: &str) -> Result<Option<T>, NoAnswer> {
+    /// Reads the resource with an id from the options; `None` if there is none.
+    async fn find<T: DeserializeOwned>(&self, folder: &str, id: &str) -> Result<Option<T>, QueryError> {
         let id = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
         Ok(self.client.get(&format!("{folder}{id}"), &[], &HeaderMap::new(), (self.clock)()).await?)
     }
 }
 
-impl Place {
+impl ServiceRegion {
     fn query(&self) -> Vec<(&str, &str)> {
         let region = self.region.as_deref().map(|region| ("region_id", region));
         [("service_id", self.service.as_str())].into_iter().chain(region).collect()
     }
 }
 
-/// The one that fits.
-fn only<T>(mut found: Vec<T>, options: &str, what: &str) -> Result<T, NoAnswer> {
+/// The only element of the list.
+fn only<T>(mut found: Vec<T>, options: &str, what: &str) -> Result<T, QueryError> {
     match (found.pop(), found.len()) {
         (Some(one), 0) => Ok(one),
-        (None, _) => Err(NoAnswer::Setup(format!("{options}: Keystone knows no such {what}"))),
-        (_, more) => Err(NoAnswer::Setup(format!("{options}: {} {what} fit, where one must", more + 1))),
+        (None, _) => Err(QueryError::Misconfigured(format!("{options}: Keystone knows no such {what}"))),
+        (_, more) => {
+            Err(QueryError::Misconfigured(format!("{options}: {} {what} match, but exactly one must", more + 1)))
+        }
     }
 }
 
-/// The first limit of a resource counts, where no region keeps others apart.
-fn numbers(limits: impl Iterator<Item = (String, i64)>) -> Numbers {
-    let mut numbers = HashMap::new();
+/// The limits by resource. Without a region, a resource can have several limits; the first one applies.
+fn by_resource(limits: impl Iterator<Item = (String, i64)>) -> LimitsByResource {
+    let mut by_resource = HashMap::new();
     for (resource, limit) in limits {
-        numbers.entry(resource).or_insert(limit);
+        by_resource.entry(resource).or_insert(limit);
     }
-    Arc::new(numbers)
+    Arc::new(by_resource)
 }

@@ -1,6 +1,6 @@
-//! How much a project may have, and how much it has.
+//! Quotas: how much a project may have, and how much it has.
 //!
-//! With `use_keystone_limits`, Keystone's unified limits bound what the caller's project has, in all or at a time. Without it,
+//! With `use_keystone_limits`, Keystone's unified limits apply to the caller's project. Without it,
 //! `user_storage_quota` bounds the bytes that a project stores.
 //!
 //! A request is checked early, so that it is refused before it moves data. Concurrent requests may all pass that check, so the
@@ -20,24 +20,24 @@ use crate::{
     error::{Error, Result},
 };
 
-/// What Keystone may limit.
+/// A resource that Keystone can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// MiB of all images in the stores.
+    /// The size of all images in the stores, in MiB.
     SizeTotal,
-    /// MiB of data that waits for an import.
+    /// The size of the data that waits for an import, in MiB.
     StageTotal,
-    /// Images.
+    /// The number of images.
     CountTotal,
-    /// Images whose data is on its way, by upload, import or copy.
+    /// The number of images whose data is being uploaded, imported or copied.
     CountUploading,
 }
 
 impl Resource {
-    /// Each of them, in the order in which Glance shows them.
+    /// All resources, in the order of Glance's responses.
     const ALL: [Self; 4] = [Self::SizeTotal, Self::StageTotal, Self::CountTotal, Self::CountUploading];
 
-    /// Its name in Keystone and on the wire.
+    /// Its name in Keystone and in responses.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::SizeTotal => "image_size_total",
@@ -48,14 +48,14 @@ impl Resource {
     }
 }
 
-/// How much of a resource a project has, and may have.
+/// A project's usage of a resource, and its limit.
 #[derive(Debug)]
 pub(crate) struct Usage {
-    /// Of what.
+    /// The resource.
     pub(crate) resource: Resource,
-    /// How much it has.
+    /// How much the project has.
     pub(crate) used: u128,
-    /// How much it may have; a negative number sets no bound.
+    /// How much the project may have. A negative number means no limit.
     pub(crate) limit: i64,
 }
 
@@ -72,7 +72,7 @@ enum Bound {
     None,
     /// `user_storage_quota`, in bytes.
     Storage(u64),
-    /// A limit of Keystone's, and how much more of the resource the request wants, in its unit.
+    /// A limit from Keystone, and how much more of the resource the request needs, in the resource's unit.
     Keystone { resource: Resource, limit: i64, delta: u64 },
 }
 
@@ -89,8 +89,8 @@ impl Admission {
         check(resource, project, limit, used, delta)
     }
 
-    /// Takes the project's lock, and checks that the project may have more. `image` does not count: it gets `size` bytes now. Two
-    /// statements, none without a limit.
+    /// Takes the project's lock, and checks that the project may have more. The stored data of `image` does not count, because
+    /// `size` bytes replace it. Two statements, none without a limit.
     ///
     /// # Errors
     /// `LimitExceeded`, `Unavailable`.
@@ -116,20 +116,20 @@ pub(crate) fn over_quota(why: String) -> Error {
     Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))
 }
 
-/// Who knows the limits.
+/// The limits in force.
 pub(crate) struct Limits {
-    /// If Keystone's limits count. An error says which options are missing or wrong.
+    /// Set if Keystone's limits apply. An error names the option that is missing or invalid.
     keystone: Option<Result<Keystone, String>>,
     storage_quota: u64,
 }
 
 impl Limits {
-    /// Reads the options; Keystone is not asked yet.
+    /// Reads the options. No request is sent to Keystone yet.
     pub(crate) fn new(config: &Config, clock: fn() -> DateTime<Utc>) -> Self {
-        let wanted = config.default.use_keystone_limits;
+        let is_used = config.default.use_keystone_limits;
         let cache_time = config.glimpse.limits_cache_time;
         Self {
-            keystone: wanted.then(|| Keystone::new(&config.oslo_limit, cache_time, clock)),
+            keystone: is_used.then(|| Keystone::new(&config.oslo_limit, cache_time, clock)),
             storage_quota: config.default.user_storage_quota.0,
         }
     }
@@ -140,18 +140,18 @@ impl Limits {
         Some(format!("{error}; with use_keystone_limits, requests that need a limit are answered 503"))
     }
 
-    /// Keystone, if its limits count.
+    /// Keystone, if its limits apply.
     fn keystone(&self) -> Result<Option<&Keystone>> {
         let unusable = |error: &String| Error::Unavailable { service: "Keystone", source: error.clone().into() };
         self.keystone.as_ref().map(|keystone| keystone.as_ref().map_err(unusable)).transpose()
     }
 
-    /// Checks that the caller's project may have `delta` more of the resource: MiB, rounded down, or images. With a `delta`
-    /// of 0 it checks that what the project has is not too much already, as for `CountUploading` once the image counts.
-    /// One statement, none where Keystone's limits do not count or set no bound.
+    /// Checks that the caller's project may have `delta` more of the resource: MiB, rounded down, or images. With a `delta` of 0,
+    /// checks that the project's usage does not exceed the limit already, as for `CountUploading` when the image is included in
+    /// it. One statement, none without a limit.
     ///
     /// # Errors
-    /// `LimitExceeded`, `Unavailable` while Keystone is away: nobody gets more for that.
+    /// `LimitExceeded`; `Unavailable` if Keystone is unreachable, so that an outage does not lift the limits.
     pub(crate) async fn enforce(&self, db: &Db, context: &Context, resource: Resource, delta: u64) -> Result<()> {
         self.admission(context, resource, delta).await?.check_early(db).await
     }
@@ -159,7 +159,7 @@ impl Limits {
     /// The check of [`Limits::enforce`], to be made in a transaction. No statement.
     ///
     /// # Errors
-    /// `Unavailable` while Keystone is away.
+    /// `Unavailable` if Keystone is unreachable.
     pub(crate) async fn admission(&self, context: &Context, resource: Resource, delta: u64) -> Result<Admission> {
         let project = context.project_id();
         let limit = match self.keystone()? {
@@ -174,7 +174,7 @@ impl Limits {
     /// Keystone's limit, which counts the MiB that the client announced, as in Glance. No statement.
     ///
     /// # Errors
-    /// `Unavailable` while Keystone is away.
+    /// `Unavailable` if Keystone is unreachable.
     pub(crate) async fn data_admission(&self, context: &Context, announced: u64) -> Result<Admission> {
         if !self.bounds_storage() {
             return self.admission(context, Resource::SizeTotal, announced).await;
@@ -183,7 +183,7 @@ impl Limits {
         Ok(Admission { project, bound: Bound::Storage(self.storage_quota) })
     }
 
-    /// What the caller's project has, and may have; nothing where Keystone's limits do not count. Four statements.
+    /// The usage and limits of the caller's project; empty if Keystone's limits do not apply. Four statements.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -199,8 +199,8 @@ impl Limits {
         Ok(usage)
     }
 
-    /// What `user_storage_quota` leaves to the caller's project for an image's data, which may replace what the image has.
-    /// One statement, none where there is no such quota.
+    /// The rest of the project's `user_storage_quota` for the data of this image, which replaces data that it already has. One
+    /// statement, none without a quota.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -223,7 +223,7 @@ impl Limits {
         Ok(())
     }
 
-    /// As [`Self::storage_left`], by a connection that is there; beside all that the project has, where no image is named.
+    /// As [`Self::storage_left`], on an open connection. Without an image, for data in addition to everything that the project has.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -245,7 +245,7 @@ impl Limits {
     }
 }
 
-/// What a project has of a resource, in its unit. The stored data of the image `except` does not count. One statement.
+/// A project's usage of a resource, in the resource's unit. The stored data of the image `except` does not count. One statement.
 async fn used(s: &mut impl Session, project: Option<&str>, resource: Resource, except: Option<&str>) -> Result<u128> {
     Ok(match resource {
         Resource::SizeTotal => db::usage::stored(s, project, except).await? >> 20,
@@ -287,7 +287,7 @@ mod tests {
         ('a', 'x', 'active', '2020-01-01', 0), ('b', 'x', 'active', '2020-01-01', 0)";
 
     #[tokio::test]
-    async fn the_image_that_is_written_again_leaves_its_room() {
+    async fn data_that_replaces_an_images_data_has_its_share_of_the_quota() {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let db = Db::open(&dir.path().join("test.sqlite").into(), (&Database::default()).into()).await.unwrap();
@@ -310,9 +310,9 @@ mod tests {
         assert_eq!(left("user_storage_quota = 100B", "p", "c").await, Some(0));
         assert_eq!(left("user_storage_quota = 100B", "other", "c").await, Some(100));
         assert_eq!(left("user_storage_quota = 0B", "p", "c").await, None);
-        // Keystone's limits take its place.
-        let keystones = "user_storage_quota = 100\nuse_keystone_limits = true\n[oslo_limit]\nauth_url = http://127.0.0.1:1\n\
+        // Keystone's limits replace the quota.
+        let keystone = "user_storage_quota = 100\nuse_keystone_limits = true\n[oslo_limit]\nauth_url = http://127.0.0.1:1\n\
             username = u\npassword = p\nendpoint_id = e";
-        assert_eq!(left(keystones, "p", "c").await, None);
+        assert_eq!(left(keystone, "p", "c").await, None);
     }
 }

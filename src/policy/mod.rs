@@ -10,13 +10,13 @@ mod check;
 mod credentials;
 mod defaults;
 mod file;
-mod follow;
 mod left;
 mod parse;
 pub(crate) mod protections;
 mod rules;
 mod target;
 mod template;
+mod trace;
 
 use std::{
     collections::BTreeSet,
@@ -26,7 +26,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use self::{check::Evaluation, file::Files, follow::Trace, protections::Protections, rules::Rules};
+use self::{check::Evaluation, file::Files, protections::Protections, rules::Rules, trace::Trace};
 pub(crate) use self::{
     defaults::rule,
     file::PolicyError,
@@ -79,18 +79,15 @@ pub(crate) struct Verdict {
 }
 
 impl Policy {
-    /// Loads the policy from its files. Also returns warnings for the operator.
+    /// Loads the policy from its files. Also returns warnings for the operator, which take the rules into account that the property
+    /// protections refer to.
     ///
     /// # Errors
     /// The first file or rule that is invalid.
-    pub(crate) fn load(config: &Config) -> Result<(Self, Vec<String>), PolicyError> {
+    pub(crate) fn load(config: &Config, protections: Option<&Protections>) -> Result<(Self, Vec<String>), PolicyError> {
         let (options, folders) = (config.oslo_policy.clone(), config.folders.clone());
         let files = Files::scan(&options, &folders)?;
-        // An invalid file is an error of the protections, not of the policy.
-        let default = &config.default;
-        let protections =
-            Protections::load(default.property_protection_file.as_deref(), default.property_protection_rule_format);
-        let used_elsewhere = protections.map(|protections| protections.rule_names()).unwrap_or_default();
+        let used_elsewhere = protections.map(Protections::rule_names).unwrap_or_default();
         let (rules, mut warnings) = load_rules(&files, &options, &used_elsewhere)?;
         if files.main.is_none() && options.policy_file != OsloPolicy::default().policy_file {
             let name = &options.policy_file;
@@ -106,7 +103,7 @@ impl Policy {
     /// A policy of Glance's default rules.
     #[cfg(test)]
     pub(crate) fn defaults() -> Self {
-        Self::load(&Config::default()).unwrap_or_else(|error| panic!("{error}")).0
+        Self::load(&Config::default(), None).unwrap_or_else(|error| panic!("{error}")).0
     }
 
     /// Loads the files again if they changed. If they are invalid, the rules stay in force and one error is logged. If nothing

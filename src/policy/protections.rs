@@ -4,17 +4,13 @@
 //! the roles that are allowed to perform it, or a policy rule that decides. The first section that matches applies. If there is a
 //! file, all operations on a property that no section matches are denied. Without a file, all operations are allowed.
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use fancy_regex::{Regex, RegexBuilder};
 
 use super::{Policy, Target};
 use crate::{
-    config::RuleFormat,
+    config::{Config, RuleFormat},
     context::Context,
     error::{Error, Result},
 };
@@ -95,17 +91,17 @@ impl Protections {
         self.rules.is_some()
     }
 
-    /// Loads the file, if one is configured.
+    /// Loads `property_protection_file`, if it is set.
     ///
     /// # Errors
     /// If the file cannot be read, or its content is invalid.
-    pub(crate) fn load(path: Option<&Path>, format: RuleFormat) -> Result<Self, ProtectionsError> {
-        let Some(path) = path else {
+    pub(crate) fn load(config: &Config) -> Result<Self, ProtectionsError> {
+        let Some(path) = &config.default.property_protection_file else {
             return Ok(Self { rules: None });
         };
         let text =
             fs::read_to_string(path).map_err(|source| ProtectionsError::Read { path: path.to_owned(), source })?;
-        let rules = parse_rules(&text, format);
+        let rules = parse_rules(&text, config.default.property_protection_rule_format);
         let error = |fault: Fault| ProtectionsError::Content {
             path: path.to_owned(),
             line: fault.line,

@@ -353,7 +353,7 @@ impl Driver for FileDriver {
         .await
     }
 
-    fn take_left(&self, object: &Object) -> bool {
+    fn take_leftovers(&self, object: &Object) -> bool {
         self.leftovers.take(object)
     }
 }

@@ -151,7 +151,7 @@ pub(crate) trait Driver {
         self.discard(object, None)
     }
     /// Whether a failed call may have left data of an upload, which `discard` with a hold removes. Returns `true` once per upload.
-    fn take_left(&self, _: &Object) -> bool {
+    fn take_leftovers(&self, _: &Object) -> bool {
         false
     }
 }

@@ -168,9 +168,9 @@ impl Store {
         call!(self, |driver| driver.discard_parts(object).await, Err(Error::NoStore))
     }
 
-    /// See `Driver::take_left`.
-    pub(crate) fn take_left(&self, object: &Object) -> bool {
-        call!(self, |driver| driver.take_left(object), false)
+    /// See `Driver::take_leftovers`.
+    pub(crate) fn take_leftovers(&self, object: &Object) -> bool {
+        call!(self, |driver| driver.take_leftovers(object), false)
     }
 }
 

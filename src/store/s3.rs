@@ -103,8 +103,8 @@ impl S3Driver {
         self.client.as_ref().err().map(String::as_str)
     }
 
-    /// Whether a location's URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations that
-    /// name no store.
+    /// Whether a location's URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations
+    /// that name no store.
     pub(super) fn owns(&self, url: &LocationUrl) -> bool {
         let url = url.redacted();
         let is_prefix_of =
@@ -363,7 +363,7 @@ impl Driver for S3Driver {
         }
     }
 
-    fn take_left(&self, object: &Object) -> bool {
+    fn take_leftovers(&self, object: &Object) -> bool {
         self.leftovers.take(object)
     }
 }

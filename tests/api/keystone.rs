@@ -315,7 +315,7 @@ async fn tokens_are_validated_in_the_configured_region_and_interface() {
             .await;
         s.client(Some(&token)).get("/v2/images").await.expect(200);
         assert_eq!((asked(&internal), asked(&public)), asks, "{region} {interface}");
-        assert_eq!(s.log().contains("names no address of its own"), region == "RegionThree");
+        assert_eq!(s.log().contains("has no identity endpoint"), region == "RegionThree");
     }
 }
 

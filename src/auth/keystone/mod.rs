@@ -1,8 +1,8 @@
-//! Keystone's tokens, validated by Keystone.
+//! Authenticates callers by tokens that Keystone validates.
 //!
-//! What Keystone said of a token is remembered for `token_cache_time`, and never past the token's end; that it knows no such
-//! token, for a few seconds. However many requests bring a new token at once, Keystone is asked once. While Keystone is
-//! away, remembered tokens go on working, and for the others the service is unavailable.
+//! A valid token is cached for `token_cache_time`, at most until it expires; that a token is invalid is cached for a few seconds.
+//! Concurrent requests with the same new token share one validation. While Keystone is unreachable, cached tokens continue to work,
+//! and requests with other tokens fail with 503.
 
 mod token;
 
@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use moka::{Expiry, future::Cache};
 
 use self::token::{Body, Token};
-use super::{Asked, text};
+use super::{RequestHead, text};
 use crate::{
     config::KeystoneAuthtoken,
     context::Identity,
@@ -24,83 +24,84 @@ use crate::{
     keystone::{Client, KeystoneError},
 };
 
-/// Tokens whose validation is remembered.
+/// The maximum number of cached validations.
 const CACHED_TOKENS: u64 = 100_000;
-/// How long it is remembered that there is no such token.
+/// How long it is cached that a token is invalid.
 const INVALID_FOR: Duration = Duration::from_secs(10);
-/// Declares that access rules are enforced here; without it, Keystone hides tokens that have some.
+/// A header that declares that access rules are enforced here. Without it, Keystone reports a token with access rules as invalid.
 const ACCESS_RULES: (HeaderName, HeaderValue) =
     (HeaderName::from_static("openstack-identity-access-rules"), HeaderValue::from_static("1.0"));
 
-/// Who validates tokens, and what is known of them.
+/// Validates tokens, and caches the results.
 pub(crate) struct Keystone {
     client: Client,
     options: KeystoneAuthtoken,
     key: [u8; 32],
-    verdicts: Cache<[u8; 32], Verdict>,
+    validations: Cache<[u8; 32], Validation>,
     clock: fn() -> DateTime<Utc>,
 }
 
-/// What Keystone said of a token: `None` is that it knows no such token.
+/// The result of a validation.
 #[derive(Clone)]
-struct Verdict {
+struct Validation {
+    /// `None` if the token is invalid.
     token: Option<Arc<Token>>,
-    keep: Duration,
+    cache_for: Duration,
 }
 
-/// Forgets a verdict when it says so.
-struct ByVerdict;
+/// Removes a validation from the cache after its `cache_for`.
+struct ExpiryOfValidation;
 
-impl Expiry<[u8; 32], Verdict> for ByVerdict {
-    fn expire_after_create(&self, _key: &[u8; 32], verdict: &Verdict, _now: Instant) -> Option<Duration> {
-        Some(verdict.keep)
+impl Expiry<[u8; 32], Validation> for ExpiryOfValidation {
+    fn expire_after_create(&self, _key: &[u8; 32], validation: &Validation, _now: Instant) -> Option<Duration> {
+        Some(validation.cache_for)
     }
 }
 
 impl Keystone {
-    /// Reads the options; Keystone is not asked yet.
+    /// Checks the options. No request is sent to Keystone yet.
     ///
     /// # Errors
-    /// What is missing or wrong in `[keystone_authtoken]`.
+    /// The option of `[keystone_authtoken]` that is missing or invalid.
     pub(crate) fn new(options: &KeystoneAuthtoken, clock: fn() -> DateTime<Utc>) -> Result<Self, String> {
         Ok(Self {
             client: Client::new(options)?,
             options: options.clone(),
             key: rand::random(),
-            verdicts: Cache::builder().max_capacity(CACHED_TOKENS).expire_after(ByVerdict).build(),
+            validations: Cache::builder().max_capacity(CACHED_TOKENS).expire_after(ExpiryOfValidation).build(),
             clock,
         })
     }
 
-    /// Where a client gets a token, for the challenge of a 401.
+    /// The URL at which clients log in, for the challenge of a 401.
     pub(crate) fn uri(&self) -> &str {
         let public = self.options.www_authenticate_uri.as_deref().or(self.options.auth_url.as_deref());
         public.unwrap_or_default()
     }
 
-    pub(super) async fn authenticate(&self, asked: &Asked<'_>) -> Result<Identity> {
-        let user_token = header(asked.headers, "x-auth-token").or_else(|| header(asked.headers, "x-storage-token"));
+    pub(super) async fn authenticate(&self, head: &RequestHead<'_>) -> Result<Identity> {
+        let user_token = header(head.headers, "x-auth-token").or_else(|| header(head.headers, "x-storage-token"));
         let user_token = user_token.ok_or(Error::Unauthenticated)?;
-        // A service may finish with an expired token what its user began, if it proves to be one.
-        let service = match header(asked.headers, "x-service-token") {
+        // A service is allowed to complete an operation of a user whose token has expired in the meantime.
+        let service = match header(head.headers, "x-service-token") {
             Some(token) => self.token(token, false).await?,
             None => None,
         };
-        let is_service = match header(asked.headers, "x-service-token") {
+        let is_service = match header(head.headers, "x-service-token") {
             Some(_) => self.is_service(service.as_deref())?,
             None => false,
         };
         let token = self.token(user_token, is_service).await?.ok_or(Error::Unauthenticated)?;
-        if !is_service && !token.allows(self.options.service_type.as_deref(), asked.method, asked.path) {
+        if !is_service && !token.allows(self.options.service_type.as_deref(), head.method, head.path) {
             tracing::info!("the token's access rules do not allow this request");
             return Err(Error::Unauthenticated);
         }
-        // Another token than a service's counts as one where its role is not required.
+        // If the role is not required, any valid token in this header is a service token.
         let service = service.filter(|_| is_service || !self.options.service_token_roles_required);
         Ok(Identity { service: service.map(|service| Arc::new(service.identity.clone())), ..token.identity.clone() })
     }
 
-    /// Whether a token proves a service.
+    /// Whether a token has a role of services. Fails if the token is invalid and `delay_auth_decision` is false.
     fn is_service(&self, token: Option<&Token>) -> Result<bool> {
         let has_role =
             token.is_some_and(|token| self.options.service_token_roles.iter().any(|role| token.has_role(role)));
@@ -108,14 +109,15 @@ impl Keystone {
         if is_valid || self.options.delay_auth_decision { Ok(has_role) } else { Err(Error::Unauthenticated) }
     }
 
-    /// What Keystone says, or said, of a token.
+    /// A token, from the cache or from Keystone; `None` if it is invalid. Expired tokens are valid only with `even_expired`.
     async fn token(&self, token: &str, even_expired: bool) -> Result<Option<Arc<Token>>> {
-        let asked = self.verdicts.try_get_with(self.cache_key(token, even_expired), self.ask(token, even_expired));
-        let verdict = asked
+        let validated =
+            self.validations.try_get_with(self.cache_key(token, even_expired), self.validate(token, even_expired));
+        let validation = validated
             .await
             .map_err(|error| Error::Unavailable { service: "Keystone", source: error.to_string().into() })?;
-        let is_over = |token: &Token| token.expires <= (self.clock)();
-        Ok(verdict.token.filter(|token| even_expired || !is_over(token)))
+        let has_expired = |token: &Token| token.expires <= (self.clock)();
+        Ok(validation.token.filter(|token| even_expired || !has_expired(token)))
     }
 
     /// The key of a token in the cache. It does not reveal the token.
@@ -125,12 +127,13 @@ impl Keystone {
         *key.finalize().as_bytes()
     }
 
-    fn remembered_for(&self) -> Duration {
+    /// `token_cache_time`; zero if it is negative.
+    fn cache_time(&self) -> Duration {
         Duration::from_secs(self.options.token_cache_time.try_into().unwrap_or_default())
     }
 
-    /// Asks Keystone about a token. `None` if it is no valid token.
-    async fn validate(
+    /// Requests the validation of a token; `None` if it is invalid.
+    async fn request_validation(
         &self,
         token: &str,
         even_expired: bool,
@@ -144,15 +147,15 @@ impl Keystone {
         Ok(body.map(Token::from))
     }
 
-    async fn ask(&self, token: &str, even_expired: bool) -> Result<Verdict, KeystoneError> {
+    async fn validate(&self, token: &str, even_expired: bool) -> Result<Validation, KeystoneError> {
         let now = (self.clock)();
-        let Some(token) = self.validate(token, even_expired, now).await? else {
-            return Ok(Verdict { token: None, keep: INVALID_FOR.min(self.remembered_for()) });
+        let Some(token) = self.request_validation(token, even_expired, now).await? else {
+            return Ok(Validation { token: None, cache_for: INVALID_FOR.min(self.cache_time()) });
         };
         let left = (token.expires - now).to_std().unwrap_or_default();
-        // One that is over already was allowed by a service's word, which counts for a moment.
-        let keep = if left.is_zero() { INVALID_FOR } else { left };
-        Ok(Verdict { token: Some(Arc::new(token)), keep: keep.min(self.remembered_for()) })
+        // An expired token is valid only together with a service token, which may become invalid soon.
+        let cache_for = if left.is_zero() { INVALID_FOR } else { left };
+        Ok(Validation { token: Some(Arc::new(token)), cache_for: cache_for.min(self.cache_time()) })
     }
 }
 
@@ -175,7 +178,7 @@ mod tests {
         DateTime::from_timestamp(NOW.load(Ordering::Relaxed), 0).unwrap()
     }
 
-    /// The cache counts seconds from the validation, and does not know that the system's clock was set forward.
+    /// The cache measures the time since the validation, so a change of the system's clock has no effect on it.
     #[tokio::test]
     async fn a_cached_token_is_refused_once_it_has_expired() {
         let dir = tempfile::tempdir().unwrap();
@@ -188,14 +191,14 @@ mod tests {
         let text = r#"{"token": {"expires_at": "1970-01-12T13:47:40.000000Z", "user": {"id": "u"}}}"#;
         let token: Token = serde_json::from_str::<token::Body>(text).unwrap().into();
         assert_eq!(token.expires, clock() + chrono::TimeDelta::seconds(60));
-        let verdict = Verdict { token: Some(Arc::new(token)), keep: Duration::from_secs(3600) };
+        let validation = Validation { token: Some(Arc::new(token)), cache_for: Duration::from_secs(3600) };
         for even_expired in [false, true] {
-            keystone.verdicts.insert(keystone.cache_key("t", even_expired), verdict.clone()).await;
+            keystone.validations.insert(keystone.cache_key("t", even_expired), validation.clone()).await;
         }
         assert!(keystone.token("t", false).await.unwrap().is_some());
         NOW.fetch_add(60, Ordering::Relaxed);
         assert!(keystone.token("t", false).await.unwrap().is_none());
-        // A service is allowed to use it.
+        // Together with a service token it is still valid.
         assert!(keystone.token("t", true).await.unwrap().is_some());
     }
 }

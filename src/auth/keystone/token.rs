@@ -1,4 +1,4 @@
-//! A token as Keystone describes it, and what it allows.
+//! A validated token, and its access rules.
 
 use axum::http::Method;
 use chrono::{DateTime, Utc};
@@ -6,14 +6,14 @@ use serde::Deserialize;
 
 use crate::context::{Identity, Scope};
 
-/// A token that Keystone knows.
+/// A token that Keystone has validated.
 #[derive(Debug)]
 pub(super) struct Token {
-    /// Whose it is.
+    /// The user, the scope and the roles.
     pub(super) identity: Identity,
-    /// When it ends.
+    /// When it expires.
     pub(super) expires: DateTime<Utc>,
-    /// The only requests that it is good for, where an application credential restricts it.
+    /// The only requests that it is valid for, if it was issued for an application credential with access rules.
     access_rules: Option<Vec<AccessRule>>,
 }
 
@@ -24,7 +24,7 @@ struct AccessRule {
     method: String,
 }
 
-/// The body of Keystone's answers about a token.
+/// The body of Keystone's response to a validation.
 #[derive(Debug, Deserialize)]
 pub(super) struct Body {
     token: TokenBody,
@@ -33,9 +33,9 @@ pub(super) struct Body {
 #[derive(Debug, Deserialize)]
 struct TokenBody {
     expires_at: DateTime<Utc>,
-    user: Owned,
-    project: Option<Owned>,
-    domain: Option<Named>,
+    user: InDomain,
+    project: Option<InDomain>,
+    domain: Option<Domain>,
     system: Option<serde_json::Value>,
     #[serde(default)]
     roles: Vec<Role>,
@@ -44,15 +44,15 @@ struct TokenBody {
 }
 
 #[derive(Debug, Deserialize)]
-struct Named {
+struct Domain {
     id: String,
 }
 
-/// What belongs to a domain.
+/// A user or a project, with its domain.
 #[derive(Debug, Deserialize)]
-struct Owned {
+struct InDomain {
     id: String,
-    domain: Option<Named>,
+    domain: Option<Domain>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -101,16 +101,18 @@ impl Token {
     pub(super) fn allows(&self, service_type: Option<&str>, method: &Method, path: &str) -> bool {
         let Some(rules) = &self.access_rules else { return true };
         rules.iter().any(|rule| {
-            Some(rule.service.as_str()) == service_type && rule.method == method.as_str() && fits(&rule.path, path)
+            Some(rule.service.as_str()) == service_type
+                && rule.method == method.as_str()
+                && matches_rule(&rule.path, path)
         })
     }
 }
 
-/// Whether a path fits a rule's, in which `*` and `{name}` stand for a part of one segment and `**` for anything.
+/// Whether a path matches the path of a rule, in which `*` and `{name}` match a part of one segment, and `**` matches anything.
 ///
-/// Keeps the set of positions in the path that the rule's parts so far can end at: a rule and a path of a client's cost their
-/// product at the most.
-fn fits(rule: &str, path: &str) -> bool {
+/// `ends[n]` is whether the parts of the rule so far match the first `n` bytes of the path. Clients choose both texts; the time is
+/// at most proportional to the product of their lengths.
+fn matches_rule(rule: &str, path: &str) -> bool {
     let path = path.as_bytes();
     let mut ends = vec![false; path.len() + 1];
     ends[0] = true;
@@ -146,11 +148,11 @@ fn fits(rule: &str, path: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Body, Scope, Token, fits};
+    use super::{Body, Scope, Token, matches_rule};
 
-    /// Each of these was asked of keystonemiddleware.
+    /// The results are those of keystonemiddleware.
     #[test]
-    fn paths_of_access_rules() {
+    fn paths_match_access_rules_as_in_keystonemiddleware() {
         for (rule, path, expected) in [
             ("/v2/images", "/v2/images", true),
             ("/v2/images", "/v2/images/x", false),
@@ -168,7 +170,7 @@ mod tests {
             ("**", "/anything", true),
             ("", "/v2", false),
         ] {
-            assert_eq!(fits(rule, path), expected, "{rule} {path}");
+            assert_eq!(matches_rule(rule, path), expected, "{rule} {path}");
         }
     }
 
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn scopes_are_told_apart() {
+    fn the_scope_of_a_token_is_recognised() {
         let scope = |extra: &str| token(extra).identity.scope;
         assert_eq!(scope(r#", "project": {"id": "p"}, "roles": []"#), Scope::Project);
         assert_eq!(scope(r#", "domain": {"id": "d"}"#), Scope::Domain);
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_credential_may_restrict_its_token() {
+    fn access_rules_restrict_a_token_to_requests() {
         let rules = r#"[{"service": "image", "method": "GET", "path": "/v2/images/*"}]"#;
         let token = token(&format!(r#", "application_credential": {{"access_rules": {rules}}}"#));
         assert!(token.allows(Some("image"), &axum::http::Method::GET, "/v2/images/x"));

@@ -8,14 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{app::SharedApp, auth::Asked, context::Context, error::Error, http::error};
+use crate::{app::SharedApp, auth::RequestHead, context::Context, error::Error, http::error};
 
 pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     if app.is_draining() {
         return error::draining();
     }
-    let asked = Asked { headers: request.headers(), method: request.method(), path: request.uri().path() };
-    let identity = match app.authenticator.authenticate(&asked).await {
+    let head = RequestHead { headers: request.headers(), method: request.method(), path: request.uri().path() };
+    let identity = match app.authenticator.authenticate(&head).await {
         Ok(identity) => identity,
         Err(Error::Unauthenticated) => {
             return error::unauthenticated(app.authenticator.challenge(), app.authenticator.hint());

@@ -17,7 +17,7 @@ use axum::{
 
 use crate::{
     app::SharedApp,
-    http::error::{self, Refusal},
+    http::error::{self, ErrorResponse},
 };
 
 /// The maximum size of a request's head in bytes, as Glance's deployers set uWSGI's `buffer-size`. A Keystone token with a large
@@ -35,12 +35,12 @@ pub(in crate::http) async fn refuse_large_head(State(app): State<SharedApp>, req
     let lines = || headers.iter().map(|(name, value)| name.as_str().len() + value.len() + AROUND_VALUE);
     if lines().any(|line| line > max_line) {
         let explanation = format!("A header's line is longer than {max_line} bytes.");
-        return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
+        return ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
     }
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     if lines().sum::<usize>() + request.method().as_str().len() + target + AROUND_TARGET > MAX_HEAD {
         let explanation = format!("The request's head is larger than {MAX_HEAD} bytes.");
-        return Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
+        return ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response();
     }
     next.run(request).await
 }

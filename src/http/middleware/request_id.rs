@@ -10,7 +10,7 @@ use tracing::{Instrument as _, field::Empty};
 use uuid::Uuid;
 
 use super::access_log::RequestSpan;
-use crate::{app::SharedApp, http::error::Refusal};
+use crate::{app::SharedApp, http::error::ErrorResponse};
 
 const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
@@ -31,7 +31,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
     async move {
         let mut response = if too_long {
             let explanation = format!("x-openstack-request-id is too long, max size {limit}");
-            Refusal::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response()
+            ErrorResponse::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, explanation).into_response()
         } else {
             next.run(request).await
         };

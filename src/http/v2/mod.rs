@@ -20,7 +20,7 @@ use axum::{
     routing::any,
 };
 
-use super::{error::Refusal, middleware, resource::Resource, versions};
+use super::{error::ErrorResponse, middleware, resource::Resource, versions};
 use crate::app::SharedApp;
 
 pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
@@ -61,7 +61,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
 
 async fn no_route(request: Request) -> Response {
     match request.method().as_str() {
-        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" => Refusal::not_found().into_response(),
-        _ => Refusal::method(StatusCode::NOT_IMPLEMENTED, request.method().clone()).into_response(),
+        "GET" | "HEAD" | "POST" | "PUT" | "DELETE" | "PATCH" => ErrorResponse::not_found().into_response(),
+        _ => ErrorResponse::method(StatusCode::NOT_IMPLEMENTED, request.method().clone()).into_response(),
     }
 }
