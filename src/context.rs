@@ -5,7 +5,7 @@ use std::sync::Arc;
 /// The scope of a token.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Scope {
-    /// A project, or what stands for one where there is no Keystone.
+    /// A project. It need not be a project of Keystone: users of this server have one, too.
     #[default]
     Project,
     /// A domain.

@@ -49,10 +49,10 @@ pub(crate) enum Error {
     /// A store cannot serve the request now. Unlike with `Unavailable`, the client gets the reason.
     #[error("{0}")]
     StoreUnavailable(String),
-    /// The database aborted a transaction in favour of another one, each time it was tried; the same request may succeed now.
+    /// The database aborted a transaction in favour of another one, at each attempt; the same request may succeed now.
     #[error("the database is contended: {0}")]
     Contended(Source),
-    /// A service that Glimpse depends on does not answer now; the same request may succeed later.
+    /// A service that Glimpse depends on does not respond; the same request may succeed later.
     #[error("{service} is unavailable: {source}")]
     Unavailable {
         /// The service's name, as an operator calls it.

@@ -14,8 +14,8 @@ use crate::{
     policy::{Target, rule},
 };
 
-/// The rules that allow everybody in the old policy defaults. While these are in force (`enforce_new_defaults = false`), Glance's
-/// code reserves the operations for the image's owner, so Glimpse does the same.
+/// The rules that allow everyone in the deprecated policy defaults. While these are in force (`enforce_new_defaults = false`),
+/// Glance's code reserves the operations for the image's owner, so Glimpse does the same.
 const OWNER_ONLY_RULES: [&str; 6] = [
     rule::DELETE_IMAGE,
     rule::DELETE_IMAGE_LOCATION,

@@ -153,7 +153,7 @@ fn format_time(time: NaiveDateTime) -> AttributeValue<'static> {
     AttributeValue::Text(Cow::Owned(time.format(format).to_string()))
 }
 
-/// Whether the caller's project owns the image. An image without owner is nobody's.
+/// Whether the caller's project owns the image. An image without an owner belongs to no project.
 pub(crate) fn is_owner(context: &Context, image: &Image) -> bool {
     image.owner.is_some() && image.owner.as_deref() == context.project_id()
 }

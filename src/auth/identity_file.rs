@@ -60,7 +60,7 @@ pub(crate) enum IdentityError {
         /// Why.
         source: io::Error,
     },
-    /// The file is not what it should be.
+    /// The content of the file is invalid.
     #[error("{}: {message}", path.display())]
     Content {
         /// The file.
@@ -68,10 +68,10 @@ pub(crate) enum IdentityError {
         /// What is wrong with it.
         message: String,
     },
-    /// A secret that could not be shown, and so was not stored.
+    /// A generated secret could not be printed, so it was not stored.
     #[error("the secret cannot be shown on standard output, so nothing was changed: {0}")]
     Unshown(io::Error),
-    /// A name or password that cannot be taken.
+    /// A name, role, project or password is not allowed, or a user does not exist.
     #[error("{0}")]
     Refused(String),
 }
@@ -132,8 +132,8 @@ impl IdentityFile {
         written
     }
 
-    /// Reads the file, or begins with an empty one, lets `change` change it, and writes it where it says so. Commands that do
-    /// this at once do it one after the other.
+    /// Reads the file, or starts with an empty one if it does not exist, calls `change`, and writes the file if its content has
+    /// changed. Concurrent commands are serialised by a lock.
     pub(crate) fn change(
         path: &Path,
         change: impl FnOnce(&mut Self) -> Result<Change, IdentityError>,
@@ -186,16 +186,16 @@ impl IdentityFile {
     }
 }
 
-/// Whether a file must be written.
+/// Whether a user of [`IdentityFile::change`] changed the content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
-    /// It is as it was.
+    /// The content is the same, so the file is not written.
     None,
-    /// It is not.
+    /// The content has changed, so the file is written.
     Made,
 }
 
-/// What a user is added with.
+/// A user to be added.
 pub(crate) struct NewUser<'u> {
     /// The project that the user acts for.
     pub(crate) project: &'u str,
@@ -205,12 +205,12 @@ pub(crate) struct NewUser<'u> {
     pub(crate) password: &'u str,
 }
 
-/// A password that nobody can guess.
+/// Generates a password that cannot be guessed.
 pub(crate) fn generate_secret() -> String {
     Alphanumeric.sample_string(&mut rand::rng(), SECRET_LENGTH)
 }
 
-/// A name goes into `user:password`, into logs and into shell lines.
+/// Checks a user's name, which is used in `user:password`, in logs and in shell commands.
 fn check_name(name: &str) -> Result<(), IdentityError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
@@ -221,7 +221,7 @@ fn check_name(name: &str) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// A project is the owner of images, as wide as that column.
+/// Checks a project, which must fit into the column of an image's owner.
 fn check_project(project: &str) -> Result<(), IdentityError> {
     if project.is_empty() || project.len() > 255 || !project.chars().all(|c| c.is_ascii_graphic()) {
         return Err(IdentityError::Refused(format!(
@@ -255,7 +255,7 @@ mod tests {
     use super::IdentityFile;
 
     #[test]
-    fn the_sample_is_true() {
+    fn the_sample_file_is_valid() {
         let file = IdentityFile::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("config/identity.toml")).unwrap();
         let hash = &file.users["ann"].password_hash;
         assert_eq!(bcrypt::verify("an example password", hash).ok(), Some(true));
@@ -263,7 +263,7 @@ mod tests {
 
     /// `htpasswd -nB` writes `$2y$`.
     #[test]
-    fn a_hash_of_htpasswd_is_taken() {
+    fn a_hash_of_htpasswd_is_accepted() {
         let hash = bcrypt::hash_with_result("secret", 4).unwrap().format_for_version(bcrypt::Version::TwoY);
         assert!(hash.starts_with("$2y$"));
         assert_eq!(bcrypt::non_truncating_verify("secret", &hash).ok(), Some(true));

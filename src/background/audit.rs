@@ -23,7 +23,7 @@ use crate::{
 
 /// The number of images per page.
 const PAGE: u64 = 1000;
-/// The number of images whose stores are asked concurrently.
+/// The number of images whose stores are queried concurrently.
 const CONCURRENT: usize = 8;
 /// The number of findings that are remembered, so that they are not reported again.
 const REPORTED: usize = 100_000;
@@ -184,7 +184,7 @@ async fn load_locations(conn: &mut Conn, images: Vec<Image>) -> db::Result<Vec<A
     Ok(audited.collect())
 }
 
-/// Returns the images whose data is not where or what it should be. Adds the folders in which data was found to `folders`.
+/// Returns the images whose data is missing or differs from the record. Adds the folders in which data was found to `folders`.
 async fn find_suspects<'a>(
     app: &'a App,
     page: Vec<Audited>,

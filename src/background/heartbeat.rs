@@ -44,7 +44,8 @@ impl Heartbeat {
         heartbeat
     }
 
-    /// Sends the following heartbeats for ever. The period is from start to start, however long a heartbeat takes.
+    /// Sends all further heartbeats. The period is measured from start to start, so it does not depend on how long a heartbeat
+    /// takes.
     pub(crate) async fn run(mut self) {
         loop {
             sleep_until(self.last_start + self.job.pause()).await;

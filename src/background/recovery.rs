@@ -122,7 +122,7 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
 /// Rolls back an interrupted upload, or returns why that is not possible now.
 async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
     let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
-    // The process that has the hold on the image may stall for ever, and there are other uploads.
+    // The process that has the hold on the image may stall indefinitely, and there are other uploads.
     let rollback = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
     let rolled_back = rollback
         .await
@@ -137,7 +137,7 @@ async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
     Ok(())
 }
 
-/// Removes what failed uploads have left. A store that is still away is asked once.
+/// Removes what failed uploads have left. A store that is still unreachable is tried once.
 async fn remove_leftovers(app: &App, leftovers: impl Iterator<Item = &Upload>) {
     let mut away = HashSet::new();
     for left in leftovers {

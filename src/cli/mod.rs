@@ -128,7 +128,7 @@ enum Command {
     },
 }
 
-/// The exit code that a shell reports for a process whose output nobody reads any more.
+/// The exit code that a shell reports for a process that was killed by SIGPIPE.
 const ENDED_BY_SIGPIPE: u8 = 128 + 13;
 
 /// Sets the TLS library for all outbound connections. Without a default, each client would have to name one.

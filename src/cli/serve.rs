@@ -65,7 +65,7 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     done
 }
 
-/// Reloads the policy and the configuration. The log level changes at once. Groups whose changes need a restart are logged. The
+/// Reloads the policy and the configuration. The log level changes immediately. Groups whose changes need a restart are logged. The
 /// policy files and the identity file are watched in any case.
 fn reload(sources: &Sources, app: &App) {
     app.policy.reload();

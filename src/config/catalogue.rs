@@ -49,8 +49,8 @@ pub(super) fn is_needless(group: &str, name: &str, has_notifications: bool) -> b
     }
 }
 
-/// The option that was meant by one that there is not, if the same group has a similar one. If there is no such group, the group
-/// may be misspelt.
+/// The option that was probably meant by one that does not exist, if the same group has a similar one. If there is no such group,
+/// the group may be misspelt.
 pub(super) fn nearest(group: &str, name: &str) -> Option<(&'static str, &'static str)> {
     let all = || options().map(|option| (option.group, option.name)).chain(glance_options());
     let is_near = |text: &str, other: &str| {
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn the_nearest_option_of_a_misspelt_one_is_found() {
         assert_eq!(nearest("DEFAULT", "bind_prot"), Some(("DEFAULT", "bind_port")));
-        // Not from another group.
+        // Options of other groups are not suggested.
         assert_eq!(nearest("database", "bind_port"), None);
         assert_eq!(nearest("my_store", "bind_port"), None);
         assert_eq!(nearest("databse", "connection"), Some(("database", "connection")));

@@ -1,10 +1,10 @@
-//! The dialect of Python's `configparser`, in which paste files and the files of Python's logging are written.
+//! A parser of the dialect of Python's `configparser`, in which paste files and configurations of Python's `logging` are written.
 
 use std::{fs, path::Path};
 
 use super::{ConfigError, ini, secret::Secret};
 
-/// Reads a file. The groups of the entries are its sections, as they are written.
+/// Reads a file. The group of an entry is the name of its section, as it is written.
 ///
 /// # Errors
 /// The file cannot be read, or a line is not in the dialect.
@@ -53,7 +53,7 @@ fn parse(text: &str) -> Result<Vec<ini::Entry>, ini::SyntaxError> {
 mod tests {
     use super::parse;
 
-    /// As Python's configparser reads it, which also keeps empty lines.
+    /// The results are those of Python's configparser, except that it keeps empty lines in values.
     #[test]
     fn the_dialect_is_that_of_configparser() {
         let text = "[a: b] # c\nx = 1\n# c\n  2\n\n  3\ny: \"q\"\n   z\n  [c]\n  w=4\n  v = a = b\n";

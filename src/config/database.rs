@@ -1,4 +1,4 @@
-//! `[database]`: where the records are.
+//! `[database]`: the database with the records.
 
 use std::time::Duration;
 
@@ -7,15 +7,15 @@ use super::{database_url::DatabaseUrl, group::group};
 group! {
     /// `[database]`
     pub(crate) struct Database in "database" {
-        /// Where the database is, as an SQLAlchemy URL.
+        /// The URL of the database, as SQLAlchemy writes it.
         connection: Option<DatabaseUrl> = None,
-        /// Connections to a server database that are kept open.
+        /// The number of connections to a server database that are kept open.
         max_pool_size: u32 = 5,
-        /// Connections beyond `max_pool_size` under load; a negative number sets no bound of its own.
+        /// The number of connections beyond `max_pool_size` under load; a negative number means no limit.
         max_overflow: i64 = 50,
-        /// Seconds after which a connection is replaced; with a negative number, it never is.
+        /// Seconds after which a connection is replaced; with a negative number, connections are never replaced.
         connection_recycle_time: i64 = 3600; was "database" "idle_timeout",
-        /// Attempts to reach the database at start, before the program gives up; -1 sets no bound.
+        /// The maximum number of attempts to reach the database at start; -1 means no limit.
         max_retries: i64 = 10,
         /// Seconds between two such attempts.
         retry_interval: Duration = Duration::from_secs(10),

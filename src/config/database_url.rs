@@ -1,4 +1,4 @@
-//! SQLAlchemy's database URLs, as deployers write them.
+//! Database URLs in SQLAlchemy's notation.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -9,14 +9,14 @@ use sqlx::{
 
 use super::secret::Secret;
 
-/// Where the database is, and how to log in. Cannot be printed with its password.
+/// The URL of a database. Its formats do not contain the password.
 #[derive(Clone)]
 pub(crate) struct DatabaseUrl {
-    /// By engine.
+    /// The engine and the database.
     pub(crate) target: Target,
     /// Parameters that Glimpse does not act on, by name.
     pub(crate) ignored: Vec<String>,
-    /// As it was written, to tell one from another.
+    /// The text as it was written, for comparisons.
     text: Secret,
 }
 
@@ -26,7 +26,7 @@ impl PartialEq for DatabaseUrl {
     }
 }
 
-/// A database, as its engine's driver is told.
+/// A database, in the form that its engine's driver takes.
 #[derive(Clone)]
 pub(crate) enum Target {
     /// `sqlite:///relative/path` or `sqlite:////absolute/path`.
@@ -95,8 +95,8 @@ impl FromStr for DatabaseUrl {
     }
 }
 
-/// The parts of a URL behind its scheme, taken apart as SQLAlchemy does: a password goes to the next `@`, whatever is in it,
-/// and there need be no host.
+/// The parts of a URL behind its scheme, split as SQLAlchemy does: a password ends at the next `@`, and can contain any other
+/// character. The host is optional.
 struct Parts {
     user: String,
     password: Option<String>,
@@ -107,7 +107,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// No message repeats a part: each may hold a password.
+    /// Error messages do not contain parts of the URL, because any part may contain a password.
     fn of(rest: &str) -> Result<Self, String> {
         let is_login = |login: &str| !login.split(':').next().unwrap_or(login).contains('/');
         let (login, rest) = match rest.split_once('@') {
@@ -163,9 +163,9 @@ fn mysql(parts: Parts, ignored: &mut Vec<String>) -> MySqlConnectOptions {
             "ssl_ca" => options.ssl_ca(value).ssl_mode(MySqlSslMode::VerifyCa),
             "ssl_cert" => options.ssl_client_cert(value),
             "ssl_key" => options.ssl_client_key(value),
-            // Below, because their order must not matter.
+            // These are handled below, because their order must not matter.
             "ssl_verify_cert" | "ssl_verify_identity" => options,
-            // The text of every column is utf8mb3 or ASCII; the connection always speaks utf8mb4, which holds it.
+            // The connection always uses utf8mb4, which can represent the columns' character sets, utf8mb3 and ASCII.
             "charset" => options,
             other => {
                 ignored.push(other.to_owned());
@@ -173,14 +173,14 @@ fn mysql(parts: Parts, ignored: &mut Vec<String>) -> MySqlConnectOptions {
             }
         };
     }
-    // The stricter one holds. Some write them without a value.
+    // If both are set, the stricter one applies. An option without a value is true.
     let is_set = |wanted: &str| parts.query.iter().any(|(name, value)| name == wanted && !is_false(value));
     if is_set("ssl_verify_identity") {
         options = options.ssl_mode(MySqlSslMode::VerifyIdentity);
     } else if is_set("ssl_verify_cert") {
         options = options.ssl_mode(MySqlSslMode::VerifyCa);
     } else if parts.query.iter().any(|(name, value)| name == "ssl_verify_cert" && is_false(value)) {
-        // TLS, with whatever certificate.
+        // TLS, with any certificate.
         options = options.ssl_mode(MySqlSslMode::Required);
     }
     options
@@ -206,7 +206,7 @@ fn postgres(parts: Parts, ignored: &mut Vec<String>) -> Result<PgConnectOptions,
     }
     for (name, value) in &parts.query {
         options = match name.as_str() {
-            // A folder holds the server's socket.
+            // The directory of the server's socket.
             "host" if value.starts_with('/') => options.socket(value),
             "host" => options.host(value),
             "port" => options.port(value.parse().map_err(|_| "port is a number up to 65535".to_owned())?),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_deployers_write_is_read_and_what_is_not_acted_on_is_named() {
+    fn parameters_without_effect_are_named() {
         let ignored = |text: &str| text.parse::<DatabaseUrl>().unwrap().ignored;
         assert_eq!(ignored("mysql+pymysql://g:p@h:3306/glance?charset=utf8"), [""; 0]);
         assert_eq!(
@@ -281,9 +281,9 @@ mod tests {
         assert_eq!(ignored("sqlite:////x?check_same_thread=false"), ["check_same_thread"]);
     }
 
-    /// Each of these was asked of SQLAlchemy.
+    /// The results are those of SQLAlchemy.
     #[test]
-    fn parts_are_taken_apart_as_sqlalchemy_does() {
+    fn a_url_is_split_as_by_sqlalchemy() {
         let cases = [
             ("u:p@h:1/d", ("u", Some("p"), "h", Some(1), "d")),
             ("u:p#a/b?c@h/d", ("u", Some("p#a/b?c"), "h", None, "d")),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_a_folder_is_a_socket() {
+    fn a_directory_as_the_host_contains_the_socket() {
         let host = |query: &str| match format!("postgresql://u@/d?{query}").parse::<DatabaseUrl>().unwrap().target {
             Target::Postgres(options) => (options.get_host().to_owned(), options.get_socket().cloned()),
             Target::Sqlite(_) | Target::MySql(_) => panic!("{query}"),
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stricter_check_of_a_certificate_holds() {
+    fn the_stricter_check_of_a_certificate_applies() {
         let mode = |query: &str| match format!("mysql://h/d?{query}").parse::<DatabaseUrl>().unwrap().target {
             Target::MySql(options) => format!("{:?}", options.get_ssl_mode()),
             Target::Sqlite(_) | Target::Postgres(_) => panic!("{query}"),

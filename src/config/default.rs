@@ -10,11 +10,11 @@ use super::{
 group! {
     /// `[DEFAULT]`
     pub(crate) struct DefaultGroup in "DEFAULT" {
-        /// The address to listen on. Default: every address where Keystone authenticates callers, else loopback.
+        /// The address to listen on. Default: every address if Keystone authenticates callers, else loopback.
         bind_host: Option<HostAddress> = None,
         /// The port to listen on; 0 lets the system choose one.
         bind_port: u16 = 9292,
-        /// The URL that clients reach this service at, for the links of the versions document.
+        /// The URL at which clients reach this service, for the links of the versions document.
         public_endpoint: Option<String> = None,
         /// Threads that serve requests. Default: one per processor.
         workers: Option<u32> = None,
@@ -22,7 +22,7 @@ group! {
         backlog: u32 = 4096 => 1..,
         /// The maximum length of a line in a request's head, in bytes.
         max_header_line: u32 = 65536 => 1..,
-        /// Whether to log what is useful to a developer.
+        /// Whether to log debug messages.
         debug: bool = false,
         /// A file of Python's logging, whose level and handlers replace the other options of the log.
         log_config_append: Option<PathBuf> = None; was "DEFAULT" "log_config",
@@ -34,31 +34,31 @@ group! {
         use_syslog: bool = false,
         /// Whether to log to systemd's journal.
         use_journal: bool = false,
-        /// Images per page of a listing, where the request does not set a limit.
+        /// The number of images per page of a listing, if the request does not set a limit.
         limit_param_default: u32 = 25 => 1..,
         /// The maximum number of images per page of a listing.
         api_limit_max: u32 = 1000 => 1..,
-        /// The maximum number of an image's tags; a negative number sets no bound.
+        /// The maximum number of an image's tags; a negative number means no limit.
         image_tag_quota: i64 = 128,
-        /// The maximum number of an image's custom properties; a negative number sets no bound.
+        /// The maximum number of an image's custom properties; a negative number means no limit.
         image_property_quota: i64 = 128,
         /// Whether an image shows the URL of its data, `direct_url`.
         show_image_direct_url: bool = false,
         /// Whether an image shows all its `locations`, and lets clients change them.
         show_multiple_locations: bool = false,
-        /// Whether Keystone's limits bound a project's images.
+        /// Whether Keystone's limits apply to projects.
         use_keystone_limits: bool = false,
-        /// Bytes that a project's images may take together, where Keystone's limits do not apply: `10GB`. 0 sets no bound.
+        /// The maximum size of all images of a project, if Keystone's limits do not apply: `10GB`. 0 means no limit.
         user_storage_quota: ByteSize = ByteSize(0),
-        /// The maximum number of an image's members; a negative number sets no bound.
+        /// The maximum number of an image's members; a negative number means no limit.
         image_member_quota: i64 = 128,
-        /// The maximum number of an image's locations, where clients add them; a negative number sets no bound.
+        /// The maximum number of an image's locations when clients add them; a negative number means no limit.
         image_location_quota: i64 = 10,
         /// The maximum length of a request id that a client sends, in characters.
         max_request_id_length: u32 = 64,
         /// The file of property protections.
         property_protection_file: Option<PathBuf> = None,
-        /// Whether that file names roles or rules of the policy.
+        /// Whether that file contains roles or policy rules.
         property_protection_rule_format: RuleFormat = RuleFormat::Roles,
         /// The stores of image data, by name and kind. Default: those of `[glance_store]`, by kind alone.
         enabled_backends: Pairs = Pairs::default(),
@@ -66,51 +66,51 @@ group! {
         image_size_cap: u64 = 1 << 40 => 1..,
         /// The secure hash of uploaded data.
         hashing_algorithm: HashAlgorithm = HashAlgorithm::Sha512,
-        /// Whether a deleted image's data is left to `glance-scrubber`.
+        /// Whether `glance-scrubber` removes the data of deleted images, instead of Glimpse.
         delayed_delete: bool = false,
     }
 }
 
 impl DefaultGroup {
-    /// The maximum number of an image's tags, where there is a bound.
+    /// The maximum number of an image's tags, if it is limited.
     pub(crate) fn image_tag_quota(&self) -> Option<u32> {
         quota(self.image_tag_quota)
     }
 
-    /// The maximum number of an image's custom properties, where there is a bound.
+    /// The maximum number of an image's custom properties, if it is limited.
     pub(crate) fn image_property_quota(&self) -> Option<u32> {
         quota(self.image_property_quota)
     }
 
-    /// The maximum number of an image's members, where there is a bound.
+    /// The maximum number of an image's members, if it is limited.
     pub(crate) fn image_member_quota(&self) -> Option<u32> {
         quota(self.image_member_quota)
     }
 
-    /// The maximum number of an image's locations, where there is a bound.
+    /// The maximum number of an image's locations, if it is limited.
     pub(crate) fn image_location_quota(&self) -> Option<u32> {
         quota(self.image_location_quota)
     }
 }
 
-/// A negative quota sets no bound.
+/// A negative quota means no limit.
 fn quota(option: i64) -> Option<u32> {
     (option >= 0).then(|| u32::try_from(option).unwrap_or(u32::MAX))
 }
 
 choice! {
-    /// What a file of property protections names.
+    /// The content of a file of property protections.
     pub(crate) enum RuleFormat {
         /// Roles.
         #[default]
         Roles = "roles",
-        /// Rules of the policy.
+        /// Policy rules.
         Policies = "policies",
     }
 }
 
 choice! {
-    /// A secure hash, by the name that it has in Python.
+    /// A secure hash, by its name in Python.
     pub(crate) enum HashAlgorithm {
         /// Glance's default.
         #[default]

@@ -1,4 +1,4 @@
-//! `[glimpse]`: what Glance does not have.
+//! `[glimpse]`: the options that Glance does not have.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,9 +18,9 @@ group! {
         forbid_equals_in_tags: bool = true,
         /// How the log is written.
         log_format: LogFormat = LogFormat::Text,
-        /// Seconds that running requests are given to finish after SIGTERM.
+        /// Seconds that requests in progress are given to finish after SIGTERM.
         drain_timeout: Duration = Duration::from_secs(30),
-        /// Seconds after which a request that is not answered yet is answered 503.
+        /// Seconds after which a request that has no response yet gets 503.
         request_timeout: Duration = Duration::from_secs(60),
         /// Seconds between two heartbeats, by which several processes on one database know of each other.
         heartbeat: Duration = Duration::from_secs(10),
@@ -43,11 +43,11 @@ choice! {
         Standalone = "standalone",
         /// By Keystone.
         Keystone = "keystone",
-        /// By headers that a trusted proxy sets. A client that reaches the port is whoever its headers say.
+        /// By headers that a trusted proxy sets. Any client that reaches the port can claim to be any user.
         Proxy = "proxy",
         /// By a token that names user, project and roles. For tests only.
         Fake = "fake",
-        /// Not at all: every caller is an admin.
+        /// Callers are not authenticated, and every caller is an admin.
         None = "none",
     }
 }
@@ -58,7 +58,7 @@ choice! {
         /// For people.
         #[default]
         Text = "text",
-        /// One JSON object a line.
+        /// One JSON object per line.
         Json = "json",
     }
 }

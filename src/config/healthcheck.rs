@@ -1,4 +1,4 @@
-//! `[healthcheck]`: what a load balancer is told.
+//! `[healthcheck]`: the response to health checks of a load balancer.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use super::group::group;
 group! {
     /// `[healthcheck]`
     pub(crate) struct Healthcheck in "healthcheck" {
-        /// While this file exists, a load balancer is told to send nothing here.
+        /// While this file exists, health checks get 503, so that a load balancer sends no requests here.
         disable_by_file_path: Option<PathBuf> = Some(PathBuf::from("/etc/glance/healthcheck_disable")),
     }
 }

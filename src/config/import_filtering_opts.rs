@@ -1,4 +1,4 @@
-//! `[import_filtering_opts]`: where a URL that a user gives may lead.
+//! `[import_filtering_opts]`: the servers that a URL from a user is allowed to name.
 
 use super::{
     group::group,
@@ -10,15 +10,15 @@ group! {
     pub(crate) struct ImportFilteringOpts in "import_filtering_opts" {
         /// The schemes that are allowed. If empty, `disallowed_schemes` applies.
         allowed_schemes: BoundedList<String> = BoundedList(word_list("http https")),
-        /// The schemes that are refused, where `allowed_schemes` is empty.
+        /// The schemes that are refused, if `allowed_schemes` is empty.
         disallowed_schemes: BoundedList<String> = BoundedList(Vec::new()),
-        /// The hosts that are allowed; this machine may be one of them. If empty, `disallowed_hosts` applies.
+        /// The hosts that are allowed; they can include this machine. If empty, `disallowed_hosts` applies.
         allowed_hosts: BoundedList<HostAddress> = BoundedList(Vec::new()),
-        /// The hosts that are refused, where `allowed_hosts` is empty.
+        /// The hosts that are refused, if `allowed_hosts` is empty.
         disallowed_hosts: BoundedList<HostAddress> = BoundedList(Vec::new()),
         /// The ports that are allowed. If empty, `disallowed_ports` applies.
         allowed_ports: BoundedList<Port> = BoundedList(vec![Port(80), Port(443)]),
-        /// The ports that are refused, where `allowed_ports` is empty.
+        /// The ports that are refused, if `allowed_ports` is empty.
         disallowed_ports: BoundedList<Port> = BoundedList(Vec::new()),
     }
 }

@@ -1,40 +1,40 @@
-//! oslo.config's dialect of INI, read as it reads it.
+//! A parser of oslo.config's dialect of INI.
 //!
-//! `[group]` headers; `name = value` or `name : value`; a line that starts with white space continues the value above;
-//! lines that start with `#` or `;` are comments, and end a value as an empty line does; a first line in quotes loses
-//! them; a repeated name adds a value.
+//! A file has `[group]` headers, and options in the form `name = value` or `name : value`. A line that starts with white space
+//! continues the value above. Lines that start with `#` or `;` are comments. A comment or an empty line ends a value. Quotes around
+//! the first line of a value are removed. An option that is repeated has several values.
 
 use super::secret::Secret;
 
-/// A value, and where it was written.
+/// A value, and its position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The group, in lower case but for `DEFAULT`.
+    /// The group, in lower case, except for `DEFAULT`.
     pub(crate) group: String,
     /// The option's name.
     pub(crate) name: String,
-    /// The value, without the quotes around it. Any may be a password, for who knows which options there are?
+    /// The value, without the quotes around it. It may be a password: at this point, the options are not known.
     pub(crate) value: Secret,
-    /// The line on which it starts, from 1.
+    /// The number of its first line, from 1.
     pub(crate) line: usize,
 }
 
 /// A line that is not in the dialect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SyntaxError {
-    /// The line, from 1.
+    /// The number of the line, from 1.
     pub(crate) line: usize,
     /// What is wrong with it.
     pub(crate) message: &'static str,
 }
 
-/// Reads a file's text into its entries, in order.
+/// Parses the text of a file. The entries are in the order of the file.
 pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     let mut entries: Vec<Entry> = Vec::new();
     let mut group: Option<String> = None;
-    // Whether a continuation line would belong to the last entry.
+    // Whether a continuation line belongs to the last entry.
     let mut open = false;
-    // Some editors put a byte order mark first.
+    // Some editors write a byte order mark.
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
         let number = number + 1;
         let error = |message| SyntaxError { line: number, message };
@@ -65,7 +65,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, SyntaxError> {
     Ok(entries)
 }
 
-/// A quote that stands alone is a pair without anything in it.
+/// Removes a pair of quotes around a value. As in oslo.config, a single quote alone becomes an empty value.
 fn unquote(value: &str) -> &str {
     for quote in ['"', '\''] {
         if let Some(rest) = value.strip_prefix(quote).filter(|_| value.ends_with(quote)) {
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_names_and_values() {
+    fn groups_names_and_values_are_parsed() {
         let text = "# c\n[DEFAULT]\nbind_port = 9292\n; c\nname: \"quoted # value\"\n[Database]\nconnection=a=b:c\n";
         let expected = [
             ("DEFAULT", "bind_port", "9292", 3),
@@ -99,9 +99,9 @@ mod tests {
         assert_eq!(values(text), expected);
     }
 
-    /// Each of these was read by oslo.config.
+    /// The results are those of oslo.config.
     #[test]
-    fn values_are_read_as_oslo_reads_them() {
+    fn values_are_parsed_as_in_oslo_config() {
         let cases = [
             ("\"q\"", "q"),
             ("'q'", "q"),
@@ -128,9 +128,9 @@ mod tests {
         assert_eq!(values("[a]\nx := 1\n")[0].2, "= 1");
     }
 
-    /// Each of these is refused by oslo.config, too.
+    /// oslo.config rejects all of these files, too.
     #[test]
-    fn faults_are_told_with_their_line() {
+    fn syntax_errors_have_a_line_number() {
         let line = |text: &str| parse(text).unwrap_err().line;
         assert_eq!(line("x = 1\n"), 1);
         assert_eq!(line("[a]\nx = 1\n\n  y\n"), 4);

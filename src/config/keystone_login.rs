@@ -1,4 +1,4 @@
-//! The options by which Glimpse logs in to Keystone. Every group that has them declares them by [`login_group!`].
+//! The options with which Glimpse logs in to Keystone. Every group that has them declares them by [`login_group!`].
 
 use super::secret::Password;
 

@@ -1,4 +1,4 @@
-//! `[DEFAULT] log_config_append`: a file of Python's logging, of which the level and the handlers have an effect.
+//! `[DEFAULT] log_config_append`: a configuration file of Python's `logging` module. Its level and handlers have an effect.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::{ConfigError, configparser, default::DefaultGroup, ini};
 /// The name of Glance's logger.
 const LOGGER: &str = "glance";
 
-/// What the file says.
+/// The settings of the file that have an effect.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct LogConfig {
     /// The level of Glance's logger.
@@ -15,7 +15,7 @@ pub(super) struct LogConfig {
     file: Option<PathBuf>,
     use_syslog: bool,
     use_journal: bool,
-    /// Handlers that Glimpse has no counterpart for.
+    /// One warning for each handler that Glimpse has no counterpart for.
     pub(super) warnings: Vec<String>,
 }
 
@@ -52,6 +52,8 @@ impl LogLevel {
 }
 
 impl LogConfig {
+    /// Reads the file.
+    ///
     /// # Errors
     /// The file cannot be read, or a line is not in the dialect.
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
@@ -93,7 +95,7 @@ impl LogConfig {
         }
     }
 
-    /// Replaces the options of the log, as in oslo.log.
+    /// Replaces the options of log outputs, as oslo.log does.
     pub(super) fn apply(&self, options: &mut DefaultGroup) {
         options.log_dir = None;
         options.log_file.clone_from(&self.file);
@@ -106,7 +108,7 @@ struct File<'e>(&'e [ini::Entry]);
 
 impl<'e> File<'e> {
     fn value(&self, section: &str, name: &str) -> Option<&'e str> {
-        // Python's option names are in lower case.
+        // Option names are not case-sensitive in Python's configparser.
         let is_it = |entry: &&ini::Entry| entry.group == section && entry.name.eq_ignore_ascii_case(name);
         self.0.iter().rfind(is_it).map(|entry| entry.value.expose())
     }
@@ -146,7 +148,7 @@ mod tests {
         [handler_mail]\nclass = handlers.SMTPHandler\n";
 
     #[test]
-    fn the_level_and_the_handlers_of_glances_logger_count() {
+    fn the_level_and_the_handlers_of_glances_logger_apply() {
         let config = read(SAMPLE);
         assert_eq!(config.level, Some(LogLevel::Debug));
         let mut options = DefaultGroup { log_dir: Some("/d".into()), use_journal: true, ..DefaultGroup::default() };
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_logger_counts_where_glance_has_none() {
+    fn the_root_logger_applies_if_glance_has_none() {
         let config = read(&SAMPLE.replace("qualname = glance", "qualname = other"));
         assert_eq!((config.level, config.file, config.use_syslog), (Some(LogLevel::Warn), None, false));
         let alone = read(&SAMPLE.replace("qualname = glance", "qualname = glance\npropagate = 0"));

@@ -52,7 +52,7 @@ use self::{
 
 /// The default folder of Glance's configuration files, unless [`DIR_VARIABLE`] is set.
 const DIR: &str = "/etc/glance";
-/// The variable that names the folder of Glance's files.
+/// The environment variable with the path of that folder.
 const DIR_VARIABLE: &str = "OS_GLANCE_CONFIG_DIR";
 /// The default files in it, in ascending precedence.
 const FILES: [&str; 2] = ["glance-image-import.conf", "glance-api.conf"];
@@ -77,13 +77,13 @@ groups! {
         glimpse::Glimpse,
     }
     others {
-        // Read before the others, because the paste file has options of theirs.
+        // Read before the others, because the paste file contains options of other groups.
         paste_deploy::PasteDeploy,
-        // Part of `stores`.
+        // Read as a part of `stores`.
         glance_store::GlanceStore,
     }
 
-    /// Every option, with its default where nothing was written.
+    /// The values of all options. An option that is not set has its default.
     #[derive(Debug, Clone, Default)]
     pub(crate) struct Config {
         /// The stores of image data.
@@ -92,7 +92,7 @@ groups! {
         pub(crate) auth: Auth,
         /// The folders in which a file that an option names without a folder is looked up, in order.
         pub(crate) folders: Vec<PathBuf>,
-        /// `schema-image.json` next to the configuration, where there is one.
+        /// `schema-image.json` next to the configuration, if it exists.
         pub(crate) custom_schema: Option<PathBuf>,
         /// Warnings about the configuration, for the log.
         pub(crate) warnings: Vec<String>,
@@ -112,7 +112,7 @@ pub(crate) enum Source {
     Dir(PathBuf),
 }
 
-/// Where options are written.
+/// The sources of option values.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     /// Files and folders, in ascending precedence.
@@ -126,15 +126,15 @@ pub(crate) struct Sources {
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which one.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A line that is not in the dialect.
+    /// A line is not in the dialect.
     #[error("{origin}: {message}")]
     Syntax {
         /// File and line.
@@ -142,7 +142,7 @@ pub(crate) enum ConfigError {
         /// What is wrong with it.
         message: &'static str,
     },
-    /// A value that an option cannot have.
+    /// The value of an option is invalid.
     #[error("{origin}: [{group}] {name}: {message}")]
     Value {
         /// File and line, or the environment variable.
@@ -151,7 +151,7 @@ pub(crate) enum ConfigError {
         group: String,
         /// The option's name.
         name: &'static str,
-        /// What would be right. Never repeats the value, which may be a secret.
+        /// What is expected. It does not contain the value, which may be a secret.
         message: String,
     },
 }
@@ -299,7 +299,7 @@ impl Config {
     /// Reads the sources.
     ///
     /// # Errors
-    /// The first file, line or value that is wrong.
+    /// The first error.
     pub(crate) fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let report = ConfigReport::from_sources(sources);
         report.errors.into_iter().next().map_or(Ok(report.config), Err)
@@ -342,12 +342,13 @@ impl Config {
             Auth::Standalone | Auth::Keystone => None,
             Auth::Proxy if is_loopback => None,
             Auth::Proxy => Some(
-                "callers are found out by a proxy ([glimpse] auth = proxy, or a pipeline with context and without authtoken): \
-                 whoever reaches this port is whoever their X-Identity-Status, X-User-Id, X-Project-Id and X-Roles headers \
-                 say, and bind_host lets more than this machine reach it; only the trusted proxy may",
+                "callers are authenticated by a proxy ([glimpse] auth = proxy, or a pipeline with context and without \
+                 authtoken): any client that reaches this port can claim to be any user with the headers X-Identity-Status, \
+                 X-User-Id, X-Project-Id and X-Roles, and bind_host makes the port reachable from other machines; make sure \
+                 that only the trusted proxy can reach it",
             ),
-            Auth::Fake => Some("[glimpse] auth = fake: every token is believed; this is for tests only"),
-            Auth::None => Some("[glimpse] auth = none: everybody who reaches this port is an admin"),
+            Auth::Fake => Some("[glimpse] auth = fake: tokens are not verified; this is for tests only"),
+            Auth::None => Some("[glimpse] auth = none: every client that reaches this port is an admin"),
         }
     }
 
@@ -357,7 +358,7 @@ impl Config {
         changed.default.debug = running.default.debug;
         let groups = changed.different_groups(running).into_iter().map(|group| format!("[{group}]"));
         let stores = (self.stores != running.stores).then(|| "stores".to_owned());
-        // The paste pipeline decides where `[glimpse] auth` does not.
+        // If `[glimpse] auth` is not set, the paste pipeline decides.
         let by_pipeline = self.auth != running.auth && self.glimpse.auth == running.glimpse.auth;
         groups.chain(stores).chain(by_pipeline.then(|| "[paste_deploy]".to_owned())).collect()
     }
@@ -381,7 +382,7 @@ impl Config {
     pub(crate) fn image_dir(&self) -> PathBuf {
         if self.database_is_embedded() {
             let dir = self.glimpse.data_dir.join("images");
-            // The folder becomes part of URLs, which other programs read in other working directories.
+            // The path becomes part of URLs, and other programs that read them have other working directories.
             return std::path::absolute(&dir).unwrap_or(dir);
         }
         PathBuf::from("/var/lib/glance/images")
@@ -476,7 +477,9 @@ mod tests {
     #[test]
     fn a_value_out_of_range_is_an_error() {
         let error = load("[DEFAULT]\napi_limit_max = 0\n").unwrap_err();
-        assert!(error.ends_with("glance-api.conf:2: [DEFAULT] api_limit_max: a whole number of at least 1 is wanted"));
+        assert!(
+            error.ends_with("glance-api.conf:2: [DEFAULT] api_limit_max: a whole number of at least 1 is expected")
+        );
         assert!(load("[DEFAULT]\nbacklog = 0\n").is_err());
     }
 
@@ -505,7 +508,7 @@ mod tests {
             python_interpreter = p\n[DEFAULT]\ntransport_url = rabbit://h\n[oslo_messaging_rabbit]\nrabbit_qos_prefetch_count = 1\n";
         assert_eq!(needless(text), (0, 5));
         assert_eq!(needless(&format!("{text}[oslo_messaging_notifications]\ndriver = noop\n")), (0, 6));
-        // Notifications that are wanted are missing.
+        // With notifications enabled, their options are missing features.
         assert_eq!(needless(&format!("{text}[oslo_messaging_notifications]\ndriver = messagingv2\n")), (3, 3));
     }
 
@@ -513,7 +516,7 @@ mod tests {
         load(text).map(|config| config.default.public_endpoint.unwrap_or_default())
     }
 
-    /// Each of these was observed from oslo.config.
+    /// The results are those of oslo.config.
     #[test]
     fn values_refer_to_other_options() {
         let cases = [
@@ -523,7 +526,7 @@ mod tests {
             ("public_endpoint = $log_file|", "|"),
             ("public_endpoint = $log_file\nlog_file = $$x", "$x"),
             ("public_endpoint = $log_file\nlog_file = $log_dir/y\nlog_dir = x", "x/y"),
-            // One that Glance knows.
+            // An option that Glance has.
             ("public_endpoint = $node_staging_uri/x\nnode_staging_uri = file:///a", "file:///a/x"),
         ];
         for (text, expected) in cases {
@@ -583,7 +586,7 @@ mod tests {
         ConfigReport::from_sources(&Sources { files: vec![Source::File(file)], ..Sources::default() })
     }
 
-    /// Each of these was observed from keystonemiddleware.
+    /// The results are those of keystonemiddleware.
     #[test]
     fn options_of_the_pipelines_filter_override_the_group() {
         let paste = "[DEFAULT]\nregion_name = all\ninsecure = yes\n\
@@ -610,7 +613,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipelines_filter_that_does_not_delay_the_decision_refuses() {
+    fn delay_auth_decision_is_false_unless_a_paste_files_filter_sets_it() {
         let paste = |filter: &str| {
             format!(
                 "[pipeline:glance-api-keystone]\npipeline = authtoken context rootapp\n[filter:authtoken]\n\
@@ -664,7 +667,7 @@ mod tests {
         let written: String = sample
             .lines()
             .filter(|line| line.starts_with('[') || is_option(line))
-            // An option without a default cannot be written.
+            // The notation has no value for an option without a default.
             .filter(|line| !line.ends_with(" ="))
             .map(|line| format!("{}\n", line.trim_start_matches('#')))
             .collect();

@@ -1,4 +1,4 @@
-//! `[oslo_limit]`: how Keystone is asked for limits.
+//! `[oslo_limit]`: how limits are read from Keystone.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,38 +7,38 @@ use super::{keystone_login::login_group, secret::Password, value::choice};
 login_group! {
     /// `[oslo_limit]`
     pub(crate) struct OsloLimit in "oslo_limit" {
-        /// Authorities that may sign Keystone's certificate, in addition to the system's.
+        /// A file of certificate authorities that Keystone's certificate can be signed by, in addition to the system's.
         cafile: Option<PathBuf> = None,
-        /// Whether any certificate is accepted as Keystone's.
+        /// Whether Keystone's certificate is not verified.
         insecure: bool = false,
-        /// Seconds that Keystone may take to answer.
+        /// The timeout of a request to Keystone, in seconds.
         timeout: Option<Duration> = None,
-        /// The region of the catalog in which Keystone is looked up.
+        /// The region in which Keystone's endpoint is looked up in the catalog.
         region_name: Option<String> = None,
-        /// The interfaces of the catalog at which Keystone is looked up, the best one first.
+        /// The interfaces by which Keystone's endpoint is looked up in the catalog, in order of preference.
         valid_interfaces: Vec<String> = vec!["public".to_owned()],
-        /// Where Keystone is, instead of the catalog's address.
+        /// The URL of Keystone, instead of the one in the catalog.
         endpoint_override: Option<String> = None,
-        /// Glimpse's endpoint, which has the service and the region that limits are registered for.
+        /// The id of Glimpse's endpoint, whose service and region the limits are registered for.
         endpoint_id: Option<String> = None,
-        /// The name of Glimpse's service, where there is no `endpoint_id`.
+        /// The name of Glimpse's service, if `endpoint_id` is not set.
         endpoint_service_name: Option<String> = None,
-        /// The type of Glimpse's service, where there is no `endpoint_id`.
+        /// The type of Glimpse's service, if `endpoint_id` is not set.
         endpoint_service_type: Option<String> = None,
-        /// The region of Glimpse's endpoint, where there is no `endpoint_id`.
+        /// The region of Glimpse's endpoint, if `endpoint_id` is not set.
         endpoint_region_name: Option<String> = None,
-        /// The interface of Glimpse's endpoint, where there is no `endpoint_id`.
+        /// The interface of Glimpse's endpoint, if `endpoint_id` is not set.
         endpoint_interface: Interface = Interface::Public,
     }
 }
 
 choice! {
-    /// An interface of the catalog; the longer words are its former ones.
+    /// An interface in the catalog, by its name or its former name.
     pub(crate) enum Interface {
-        /// For everybody.
+        /// For all clients.
         #[default]
         Public = "public",
-        /// For everybody.
+        /// For all clients.
         PublicUrl = "publicURL",
         /// For other services.
         Internal = "internal",
@@ -52,7 +52,7 @@ choice! {
 }
 
 impl Interface {
-    /// Its word in the catalog.
+    /// Its name in the catalog.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Public | Self::PublicUrl => "public",

@@ -1,19 +1,19 @@
-//! `[oslo_policy]`: where the policy is.
+//! `[oslo_policy]`: the policy files.
 
 use super::{group::group, value::Repeated};
 
 group! {
     /// `[oslo_policy]`
     pub(crate) struct OsloPolicy in "oslo_policy" {
-        /// The file with rules that replace Glance's.
+        /// The file with rules that replace Glance's defaults.
         policy_file: String = "policy.yaml".to_owned(),
-        /// Folders with more such files.
+        /// Directories with more such files.
         policy_dirs: Repeated = Repeated(vec!["policy.d".to_owned()]),
-        /// The rule that applies where a rule refers to an undefined one.
+        /// The rule that is evaluated if a rule refers to an undefined one.
         policy_default_rule: String = "default".to_owned(),
-        /// Whether only the new defaults apply, and not those from before Glance had roles for projects.
+        /// Whether only the new defaults apply, without the deprecated ones from before Glance had project roles.
         enforce_new_defaults: bool = true,
-        /// Whether a token for a domain or for the system is refused where one for a project is needed.
+        /// Whether rules for projects deny tokens that are scoped to a domain or to the system.
         enforce_scope: bool = true,
     }
 }

@@ -1,7 +1,7 @@
-//! The paste file's pipeline: which filters are in front of the API, and which options they set. Only the filters that Glimpse has
-//! a counterpart for have an effect.
+//! The pipeline of the paste file: the filters in front of the API, and the options that they set. Only filters that Glimpse has a
+//! counterpart for have an effect.
 //!
-//! The file is read as PasteDeploy reads it, in the dialect of Python's `configparser`.
+//! The file is interpreted as PasteDeploy does, and has the dialect of Python's `configparser`.
 
 mod file;
 
@@ -12,7 +12,7 @@ use super::{
     ConfigError, catalogue, glimpse::Auth, ini, keystone_authtoken::KeystoneAuthtoken, paste_deploy::PasteDeploy,
 };
 
-/// A filter of a pipeline that we know.
+/// A filter that Glimpse knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Filter {
     AuthToken,
@@ -22,13 +22,13 @@ enum Filter {
     Cors,
     ProxyHeaders,
     Healthcheck,
-    /// What we do in any case.
+    /// Glimpse always does what this filter does.
     AlwaysThere,
-    /// What we do not do yet.
+    /// Glimpse does not do what this filter does.
     Missing,
 }
 
-/// Glance's flavors, for who has no paste file.
+/// The flavors of Glance's own paste file, which apply if there is no file.
 const FLAVORS: [(&str, &str); 8] = [
     ("default", "cors http_proxy_to_wsgi unauthenticated-context"),
     ("caching", "cors http_proxy_to_wsgi unauthenticated-context cache"),
@@ -40,47 +40,47 @@ const FLAVORS: [(&str, &str); 8] = [
     ("fakeauth", "cors http_proxy_to_wsgi fakeauth context"),
 ];
 
-/// What a pipeline says.
+/// The effect of a pipeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pipeline {
-    /// How callers are found out; `Err` is why nobody may say.
+    /// How callers are authenticated, or why the pipeline does not determine it.
     pub(super) auth: Result<Auth, String>,
-    /// Whether `[cors]` counts.
+    /// Whether `[cors]` has an effect.
     pub(super) cors: bool,
-    /// Whether `[oslo_middleware] enable_proxy_headers_parsing` counts.
+    /// Whether `[oslo_middleware] enable_proxy_headers_parsing` has an effect.
     pub(super) proxy_headers: bool,
     /// The options that its filters set.
     pub(super) options: Vec<FilterOptions>,
-    /// What the operator should know about it.
+    /// Warnings for the operator.
     pub(super) warnings: Vec<String>,
 }
 
-/// What a filter's section sets. It takes precedence over the group.
+/// The options in the section of a filter. They take precedence over those of the group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FilterOptions {
     /// The paste file.
     pub(super) path: PathBuf,
-    /// The group that the filter has its options from.
+    /// The group of the options.
     pub(super) group: &'static str,
     pub(super) entries: Vec<ini::Entry>,
 }
 
 impl Default for Pipeline {
-    /// Where there is none: every option counts.
+    /// The effect if there is no pipeline: all options have an effect.
     fn default() -> Self {
         Self { auth: Ok(Auth::Standalone), cors: true, proxy_headers: true, options: Vec::new(), warnings: Vec::new() }
     }
 }
 
-/// Reads the pipeline that the options name; `None` where they name none.
+/// Reads the pipeline that the options name; `None` if they name none.
 ///
 /// # Errors
 /// A paste file that cannot be read, or that has no such flavor.
 pub(super) fn pipeline(paste: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<Option<Pipeline>, ConfigError> {
     if paste.flavor.is_none() && paste.config_file.is_none() {
-        // Glance would read it, and let everybody in.
+        // Glance would read the file and use a pipeline without authentication.
         let warning = paste_file(paste, config_dirs).map(|path| {
-            let what = "is not read: [paste_deploy] flavor is not set, so users of our own are asked for";
+            let what = "is not read, because [paste_deploy] flavor is not set; callers are authenticated as users of this server";
             format!("{} {what}", path.display())
         });
         return Ok(warning.map(|warning| Pipeline { warnings: vec![warning], ..Pipeline::default() }));
@@ -103,12 +103,12 @@ pub(super) fn pipeline(paste: &PasteDeploy, config_dirs: &[PathBuf]) -> Result<O
         }
         None => {
             let known = FLAVORS.iter().find(|(name, _)| *name == flavor);
-            let known =
-                known.ok_or_else(|| error(format!("{flavor:?} is none of Glance's, and there is no paste file")))?;
+            let known = known
+                .ok_or_else(|| error(format!("{flavor:?} is none of Glance's flavors, and there is no paste file")))?;
             known.1.split(' ').map(|name| (kind(name), name.to_owned())).collect()
         }
     };
-    Ok(Some(Pipeline { options, ..judge(&filters) }))
+    Ok(Some(Pipeline { options, ..evaluate(&filters) }))
 }
 
 /// The options that the sections of the filters set, and that of the health check, which is an application.
@@ -128,7 +128,7 @@ fn filter_options(path: &Path, file: &PasteFile, filters: &[(Option<Filter>, Str
     .into_iter()
     .filter_map(|(group, section)| {
         let (prefix, name) = section?;
-        // What the file sets for all filters is not meant for this one, unless it has such an option.
+        // An option in `[DEFAULT]` of the file is for all filters. It applies to this one only if its group has such an option.
         let is_own = |entry: &ini::Entry| {
             let is_ignored = IGNORED.contains(&(group, &entry.name))
                 || (group != KeystoneAuthtoken::NAME && entry.name.starts_with(CONFIG));
@@ -141,22 +141,23 @@ fn filter_options(path: &Path, file: &PasteFile, filters: &[(Option<Filter>, Str
     .collect()
 }
 
-/// What options of the filters begin with that name the configuration, which is the one that Glimpse reads anyway.
+/// The prefix of options that name the configuration of a filter. Glimpse has only one configuration.
 const CONFIG: &str = "oslo_config_";
-/// Options in Glance's own paste file that say what Glimpse does in any case.
+/// Options in Glance's own paste file whose values are what Glimpse always does.
 const IGNORED: [(&str, &str); 2] = [("healthcheck", "path"), ("healthcheck", "backends")];
 
-/// The file of the option, or Glance's own beside the configuration.
+/// The file that the option names, or Glance's paste file next to the configuration.
 fn paste_file(options: &PasteDeploy, config_dirs: &[PathBuf]) -> Option<PathBuf> {
     if let Some(path) = &options.config_file {
         let path = Path::new(path);
-        let beside = config_dirs.iter().map(|dir| dir.join(path)).find(|path| path.exists());
-        return Some(beside.unwrap_or_else(|| path.to_owned()));
+        let found = config_dirs.iter().map(|dir| dir.join(path)).find(|path| path.exists());
+        return Some(found.unwrap_or_else(|| path.to_owned()));
     }
     config_dirs.iter().map(|dir| dir.join("glance-api-paste.ini")).find(|path| path.exists())
 }
 
-fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
+/// Determines the effect of a pipeline from its filters, without their options.
+fn evaluate(filters: &[(Option<Filter>, String)]) -> Pipeline {
     let has = |wanted: Filter| filters.iter().any(|(kind, _)| *kind == Some(wanted));
     let unknown: Vec<&str> = filters.iter().filter(|(kind, _)| kind.is_none()).map(|(_, name)| name.as_str()).collect();
     let auth = if has(Filter::AuthToken) {
@@ -168,14 +169,14 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
     } else if has(Filter::Context) && unknown.is_empty() {
         Ok(Auth::Proxy)
     } else if has(Filter::Context) {
-        // One of them may be what authenticates; without it, whoever comes would be believed.
+        // One of the unknown filters may authenticate callers. Without it, the headers of any client would be trusted.
         Err(format!(
-            "the pipeline has the filters {}, which Glimpse does not know, in front of context: say who a caller is found out \
-             by with [glimpse] auth",
+            "the pipeline has filters in front of context that Glimpse does not know ({}), and one of them may authenticate \
+             callers: set [glimpse] auth",
             unknown.join(", ")
         ))
     } else {
-        // Without a context, Glance's API fails at every request.
+        // In Glance, every request fails if no filter sets a context.
         let unknown =
             if unknown.is_empty() { String::new() } else { format!("; it does not know {}", unknown.join(", ")) };
         Err(format!(
@@ -184,7 +185,9 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
     };
     let warnings = filters.iter().filter_map(|(kind, name)| match kind {
         None => Some(format!("[paste_deploy]: Glimpse does not know the filter {name}, and leaves it out")),
-        Some(Filter::Missing) => Some(format!("[paste_deploy]: Glimpse does not do what the filter {name} does yet")),
+        Some(Filter::Missing) => {
+            Some(format!("[paste_deploy]: Glimpse has no counterpart for the filter {name}, and leaves it out"))
+        }
         Some(_) => None,
     });
     Pipeline {
@@ -196,8 +199,8 @@ fn judge(filters: &[(Option<Filter>, String)]) -> Pipeline {
     }
 }
 
-/// What a filter is, by its factory, whole, or by the name that Glance's own file gives it. Nothing else is taken for one:
-/// a filter that merely sounds like another must not decide who comes in.
+/// Finds the kind of a filter by its complete factory, or by its name in Glance's own file. A filter with a merely similar name is
+/// unknown: it must not decide how callers are authenticated.
 fn kind(factory: impl AsRef<str>) -> Option<Filter> {
     Some(match factory.as_ref() {
         "glance.api.middleware.context:UnauthenticatedContextMiddleware.factory" | "unauthenticated-context" => {
@@ -249,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn glances_flavors_by_name() {
+    fn glances_flavors_are_known_without_a_paste_file() {
         let auth = |flavor| read(Some(flavor), None).unwrap().unwrap().auth.unwrap();
         assert_eq!(auth("keystone"), Auth::Keystone);
         assert_eq!(auth("keystone+cachemanagement"), Auth::Keystone);
@@ -259,7 +262,7 @@ mod tests {
         assert_eq!(read(None, None), Ok(None));
     }
 
-    /// As Glance 33 ships it.
+    /// From the paste file of Glance 33.
     const COMPOSITES: &str = "
 [composite:glance-api-keystone]
 paste.composite_factory = glance.api:root_app_factory
@@ -287,7 +290,7 @@ paste.filter_factory = keystonemiddleware.audit:filter_factory
 ";
 
     #[test]
-    fn a_composite_by_flavor() {
+    fn the_pipeline_of_a_composite_is_chosen_by_flavor() {
         let found = read(Some("keystone"), Some(COMPOSITES)).unwrap().unwrap();
         assert_eq!(found.auth, Ok(Auth::Keystone));
         assert!(found.cors && found.proxy_headers);
@@ -299,9 +302,9 @@ paste.filter_factory = keystonemiddleware.audit:filter_factory
         assert!(read(Some("nope"), Some(COMPOSITES)).unwrap_err().contains("no pipeline for \"nope\""));
     }
 
-    /// As Glance before 30 shipped it, and deployers wrote it.
+    /// In the form of Glance's paste file before release 30.
     #[test]
-    fn a_pipeline_with_names_of_its_own() {
+    fn filters_with_other_names_are_recognised_by_their_factories() {
         let paste = "
 [pipeline:glance-api-site]
 pipeline = who context rootapp
@@ -319,7 +322,7 @@ paste.app_factory = x:y
     }
 
     #[test]
-    fn a_filter_that_sounds_like_another_is_not_taken_for_it() {
+    fn a_filter_with_a_similar_name_is_unknown() {
         let paste = "
 [pipeline:glance-api-site]
 pipeline = block cors-context authtoken context rootapp
@@ -333,13 +336,13 @@ paste.filter_factory = site.context:factory
         assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
         let alone = read(Some("site"), Some(&paste.replace("authtoken context ", ""))).unwrap().unwrap();
         assert!(alone.auth.unwrap_err().contains("it does not know block, cors-context: set [glimpse] auth"));
-        // In front of a context, one of them may be what authenticates.
+        // One of the filters in front of a context may authenticate callers.
         let open = read(Some("site"), Some(&paste.replace("authtoken ", ""))).unwrap().unwrap();
         assert!(open.auth.unwrap_err().contains("block, cors-context"));
     }
 
     #[test]
-    fn names_are_found_as_they_are_written() {
+    fn names_are_case_sensitive() {
         let paste = "[pipeline:glance-api-My-Site]\npipeline = authtoken context rootapp\n";
         assert_eq!(read(Some("My-Site"), Some(paste)).unwrap().unwrap().auth, Ok(Auth::Keystone));
         let paste = "[pipeline:glance-api-x]\npipeline = KeystoneAuth context rootapp\n[filter:KeystoneAuth]\nuse = base\n\
@@ -351,14 +354,14 @@ paste.filter_factory = site.context:factory
     }
 
     #[test]
-    fn a_pipeline_that_authenticates_nobody_is_an_error() {
+    fn a_pipeline_without_authentication_is_an_error() {
         let paste = "[pipeline:glance-api-x]\npipeline = cors versionnegotiation rootapp\n";
         let found = read(Some("x"), Some(paste)).unwrap().unwrap();
         assert!(found.auth.unwrap_err().contains("set [glimpse] auth"));
     }
 
     #[test]
-    fn blanks_around_colons_and_names_are_skipped() {
+    fn spaces_around_colons_and_names_are_ignored() {
         let paste = "[pipeline: glance-api-x ]\n  pipeline = a\n# between\n\n   b\n    rootapp\n\
             [filter: a] ; mine\npaste.filter_factory = keystonemiddleware.auth_token :filter_factory\n\
             [filter:\tb]\npaste.filter_factory=glance.api.middleware.context:   ContextMiddleware.factory\n";
@@ -369,7 +372,7 @@ paste.filter_factory = site.context:factory
     }
 
     #[test]
-    fn a_circle_ends() {
+    fn sections_that_refer_to_each_other_in_a_circle_are_an_error() {
         let paste = "[composite:glance-api-a]\n/: glance-api-a\n";
         assert!(read(Some("a"), Some(paste)).is_err());
     }

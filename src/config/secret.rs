@@ -1,8 +1,8 @@
-//! A text that must not be printed.
+//! Texts that must not be printed.
 
 use std::fmt;
 
-/// A text that may be a password. Printing it prints stars; who needs the text says so.
+/// A text that may be a password. Formatting it prints stars; [`Self::expose`] returns the text.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 

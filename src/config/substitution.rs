@@ -1,10 +1,10 @@
-//! `$option`, `${option}`, `$group.option` and `${group.option}` in a value, as oslo.config reads them: `$$` and `\$` are
-//! a dollar sign, and what does not look like a name stays as it is.
+//! References to other options in a value: `$option`, `${option}`, `$group.option` and `${group.option}`, as in oslo.config. `$$`
+//! and `\$` are a dollar sign. A dollar sign that no name follows is left as it is.
 
-/// Puts the options' values in place of their names.
+/// Replaces each reference by the option's value, which `value_of` returns.
 ///
 /// # Errors
-/// The first one of `value_of`.
+/// The first error of `value_of`.
 pub(super) fn substitute(
     text: &str,
     mut value_of: impl FnMut(&str) -> Result<String, String>,
@@ -18,7 +18,7 @@ pub(super) fn substitute(
         if let Some(after) = rest.strip_prefix('$') {
             out.push('$');
             rest = after;
-        } else if let Some((name, after)) = name_in(rest) {
+        } else if let Some((name, after)) = split_name(rest) {
             out.push_str(&value_of(name)?);
             rest = after;
         } else {
@@ -29,8 +29,8 @@ pub(super) fn substitute(
     Ok(out)
 }
 
-/// The name that the text starts with, in braces or not, and what comes after it.
-fn name_in(text: &str) -> Option<(&str, &str)> {
+/// The name at the start of the text, with or without braces, and the text behind it.
+fn split_name(text: &str) -> Option<(&str, &str)> {
     let braced = text.strip_prefix('{');
     let name = braced.unwrap_or(text);
     if !name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
@@ -55,9 +55,9 @@ mod tests {
         })
     }
 
-    /// Each of these was asked of oslo.config.
+    /// The results are those of oslo.config.
     #[test]
-    fn names_are_found_as_oslo_finds_them() {
+    fn references_are_recognised_as_in_oslo_config() {
         let cases = [
             ("$b", "bee"),
             ("${b}", "bee"),
@@ -86,7 +86,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_value_makes_it_panic(text in any::<String>()) {
+        fn no_value_causes_a_panic(text in any::<String>()) {
             let _ = substitute(&text, |_| Ok(String::new()));
         }
     }

@@ -50,12 +50,12 @@ impl OptionValue for String {
     }
 }
 
-/// An address, or the name of a host.
+/// An IP address, or the name of a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HostAddress(String);
 
 impl HostAddress {
-    /// As it was written.
+    /// The text as it was written.
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,13 +72,13 @@ impl OptionValue for HostAddress {
                 && !label.ends_with('-')
         };
         let name = text.strip_suffix('.').unwrap_or(text);
-        // What has digits alone at its end is an address, or none.
+        // A name whose last label has only digits is meant as an address.
         let is_numeric = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
         let is_name = name.len() <= 253 && !is_numeric && name.split('.').all(is_label);
         if text.parse::<std::net::IpAddr>().is_ok() || is_name {
             return Ok(Self(text.to_owned()));
         }
-        Err("an address or the name of a host is wanted".to_owned())
+        Err("an address or the name of a host is expected".to_owned())
     }
 
     fn to_text(&self) -> String {
@@ -129,7 +129,7 @@ impl OptionValue for bool {
         match text.to_lowercase().as_str() {
             "true" | "1" | "on" | "yes" => Ok(true),
             "false" | "0" | "off" | "no" => Ok(false),
-            _ => Err("true or false is wanted".to_owned()),
+            _ => Err("true or false is expected".to_owned()),
         }
     }
 
@@ -143,7 +143,7 @@ macro_rules! integer {
         impl OptionValue for $ty {
             fn parse(text: &str) -> Result<Self, String> {
                 let value = python::parse_int(text).and_then(|number| number.try_into().ok());
-                value.ok_or_else(|| format!("a whole number from {} to {} is wanted", <$ty>::MIN, <$ty>::MAX))
+                value.ok_or_else(|| format!("a whole number from {} to {} is expected", <$ty>::MIN, <$ty>::MAX))
             }
 
             fn to_text(&self) -> String {
@@ -162,15 +162,15 @@ macro_rules! integer {
 }
 integer!(u16, u32, i64, u64);
 
-/// Longer than anybody waits, and short enough to be added to any point in time.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The maximum of a duration: longer than any useful timeout, and short enough to be added to any point in time.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// Seconds, with a fraction if need be.
+/// A number of seconds, with an optional fraction.
 impl OptionValue for Duration {
     fn parse(text: &str) -> Result<Self, String> {
-        let seconds: f64 = text.trim().parse().map_err(|_| "a number of seconds is wanted".to_owned())?;
-        let duration = Self::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= LONGEST);
-        duration.ok_or("a number of seconds from 0 to a year is wanted".to_owned())
+        let seconds: f64 = text.trim().parse().map_err(|_| "a number of seconds is expected".to_owned())?;
+        let duration = Self::try_from_secs_f64(seconds).ok().filter(|duration| *duration <= MAX_DURATION);
+        duration.ok_or("a number of seconds from 0 to a year is expected".to_owned())
     }
 
     fn to_text(&self) -> String {
@@ -178,7 +178,7 @@ impl OptionValue for Duration {
     }
 }
 
-/// Bytes, written as a number that may have a unit behind it: `10GB`, by 1024.
+/// A number of bytes, with an optional unit, which is a power of 1024: `10GB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ByteSize(pub(crate) u64);
 
@@ -191,12 +191,12 @@ impl OptionValue for ByteSize {
             "MB" => 20,
             "GB" => 30,
             "TB" => 40,
-            _ => return Err(BYTES_WANTED.to_owned()),
+            _ => return Err(BYTES_EXPECTED.to_owned()),
         };
         if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(BYTES_WANTED.to_owned());
+            return Err(BYTES_EXPECTED.to_owned());
         }
-        // More than any store holds is as good as more than that.
+        // A number that is too large for the type means the same as the largest one: no store has that capacity.
         let number = number.parse::<u64>().unwrap_or(u64::MAX);
         Ok(Self(number.saturating_mul(1 << shift)))
     }
@@ -206,9 +206,9 @@ impl OptionValue for ByteSize {
     }
 }
 
-const BYTES_WANTED: &str = "a whole number is wanted, with B, KB, MB, GB or TB behind it or nothing";
+const BYTES_EXPECTED: &str = "a whole number is expected, with an optional unit B, KB, MB, GB or TB";
 
-/// Values with commas between them. A comma at the end is not one too many; between two others is an empty value.
+/// A comma-separated list. A comma at the end is ignored; two commas in a row have an empty value between them.
 impl OptionValue for Vec<String> {
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim().trim_end_matches(',');
@@ -221,7 +221,7 @@ impl OptionValue for Vec<String> {
     }
 }
 
-/// A list in brackets: `[a,b]`. A value in quotes may have commas in it.
+/// A list in brackets: `[a,b]`. A value in quotes can contain commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BoundedList<T>(pub(crate) Vec<T>);
 
@@ -229,7 +229,7 @@ impl<T: OptionValue> OptionValue for BoundedList<T> {
     fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim().trim_end_matches(',');
         let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let inner = inner.ok_or("a list in brackets is wanted: [a,b]")?;
+        let inner = inner.ok_or("a list in brackets is expected: [a,b]")?;
         let is_quoted = |text: &str| {
             ['"', '\''].iter().any(|quote| text.len() > 1 && text.starts_with(*quote) && text.ends_with(*quote))
         };
@@ -251,14 +251,14 @@ impl<T: OptionValue> OptionValue for BoundedList<T> {
     }
 }
 
-/// A port that a server may listen on.
+/// The number of a port, without 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Port(pub(crate) u16);
 
 impl OptionValue for Port {
     fn parse(text: &str) -> Result<Self, String> {
         let port = u16::parse(text).ok().filter(|port| *port > 0);
-        port.map(Self).ok_or_else(|| "a port from 1 to 65535 is wanted".to_owned())
+        port.map(Self).ok_or_else(|| "a port from 1 to 65535 is expected".to_owned())
     }
 
     fn to_text(&self) -> String {
@@ -266,7 +266,7 @@ impl OptionValue for Port {
     }
 }
 
-/// An option that may be written more than once; every value counts.
+/// An option that can be repeated; all of its values are used.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Repeated(pub(crate) Vec<String>);
 
@@ -284,7 +284,7 @@ impl OptionValue for Repeated {
     }
 }
 
-/// Pairs with commas between them: `a:b,c:d`. A value may have colons; no key comes twice.
+/// Comma-separated pairs: `a:b,c:d`. A value can contain colons. Keys are unique.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Pairs(pub(crate) Vec<(String, String)>);
 
@@ -292,10 +292,10 @@ impl OptionValue for Pairs {
     fn parse(text: &str) -> Result<Self, String> {
         let mut pairs: Vec<(String, String)> = Vec::new();
         for item in Vec::<String>::parse(text)? {
-            let (key, value) = item.split_once(':').ok_or("pairs are wanted: key:value,key:value")?;
+            let (key, value) = item.split_once(':').ok_or("pairs are expected: key:value,key:value")?;
             let (key, value) = (key.trim(), value.trim());
             if key.is_empty() || pairs.iter().any(|(other, _)| other == key) {
-                return Err("a key is missing, or there twice".to_owned());
+                return Err("a key is missing, or is repeated".to_owned());
             }
             pairs.push((key.to_owned(), value.to_owned()));
         }
@@ -309,7 +309,7 @@ impl OptionValue for Pairs {
 
 impl OptionValue for DatabaseUrl {
     const SECRET: bool = true;
-    // Who wrote the option did not mean the embedded database.
+    // An operator who sets the option does not mean the embedded database, which `None` stands for.
     const EMPTY_IS_NONE: bool = false;
 
     fn parse(text: &str) -> Result<Self, String> {
@@ -340,7 +340,7 @@ impl<T: OptionValue> OptionValue for Option<T> {
     }
 }
 
-/// The default of a list, given as words with spaces between them.
+/// The default of a list, written as words that are separated by spaces.
 pub(super) fn word_list(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
@@ -372,12 +372,12 @@ pub(super) fn check_range<V: Number>(value: &V, range: &impl RangeBounds<V::Numb
         Bound::Unbounded => "any".to_owned(),
     };
     Err(match range.end_bound() {
-        Bound::Unbounded => format!("a whole number of at least {} is wanted", end(range.start_bound())),
-        bound => format!("a whole number from {} to {} is wanted", end(range.start_bound()), end(bound)),
+        Bound::Unbounded => format!("a whole number of at least {} is expected", end(range.start_bound())),
+        bound => format!("a whole number from {} to {} is expected", end(range.start_bound()), end(bound)),
     })
 }
 
-/// Declares an enum that is written as one of a few words; one of them is the default.
+/// Declares an enum whose variants are words in the configuration. One of them is the default.
 macro_rules! choice {
     ($(#[$meta:meta])* pub(crate) enum $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
         $(#[$meta])*
@@ -388,7 +388,7 @@ macro_rules! choice {
             fn parse(text: &str) -> Result<Self, String> {
                 match text {
                     $($text => Ok(Self::$variant),)+
-                    _ => Err(format!("one of {} is wanted", [$($text),+].join(", "))),
+                    _ => Err(format!("one of {} is expected", [$($text),+].join(", "))),
                 }
             }
 
@@ -411,9 +411,9 @@ mod tests {
         items.map(str::to_owned).to_vec()
     }
 
-    /// Each value in these tests was read by oslo.config.
+    // The results of these tests are those of oslo.config.
     #[test]
-    fn hosts() {
+    fn hosts_are_addresses_or_names() {
         for good in ["127.0.0.1", "::", "::1", "localhost", "api-1.example.org", "a.example.", "0.0.0.0"] {
             assert!(HostAddress::parse(good).is_ok(), "{good}");
         }
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn booleans() {
+    fn booleans_are_words_in_any_case() {
         for (text, value) in [("true", true), ("TRUE", true), ("1", true), ("on", true), ("Yes", true)]
             .into_iter()
             .chain([("false", false), ("0", false), ("off", false), ("No", false)])
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers() {
+    fn whole_numbers_are_pythons_notation_within_the_types_range() {
         for (text, value) in [("5", 5), ("+5", 5), ("-0", 0), (" 5", 5), ("1_0", 10), ("00005", 5)] {
             assert_eq!(u32::parse(text), Ok(value), "{text}");
         }
@@ -448,9 +448,9 @@ mod tests {
         assert_eq!(Option::<u32>::parse(""), Ok(None));
     }
 
-    /// As Glance reads them.
+    /// The results are those of Glance.
     #[test]
-    fn sizes() {
+    fn sizes_have_optional_units() {
         for (text, bytes) in [
             ("0", 0),
             ("17", 17),
@@ -469,16 +469,16 @@ mod tests {
     }
 
     #[test]
-    fn bounds() {
+    fn numbers_out_of_range_are_rejected() {
         assert_eq!(check_range(&1_u32, &(1..)), Ok(()));
-        assert_eq!(check_range(&0_u32, &(1..)), Err("a whole number of at least 1 is wanted".to_owned()));
-        assert_eq!(check_range(&7_u32, &(1..=6)), Err("a whole number from 1 to 6 is wanted".to_owned()));
+        assert_eq!(check_range(&0_u32, &(1..)), Err("a whole number of at least 1 is expected".to_owned()));
+        assert_eq!(check_range(&7_u32, &(1..=6)), Err("a whole number from 1 to 6 is expected".to_owned()));
         assert_eq!((check_range(&None::<i64>, &(0..=15)), check_range(&Some(15_i64), &(0..=15))), (Ok(()), Ok(())));
-        assert_eq!(check_range(&Some(16_i64), &(0..=15)), Err("a whole number from 0 to 15 is wanted".to_owned()));
+        assert_eq!(check_range(&Some(16_i64), &(0..=15)), Err("a whole number from 0 to 15 is expected".to_owned()));
     }
 
     #[test]
-    fn lists() {
+    fn lists_are_separated_by_commas() {
         assert_eq!(Vec::parse(" a , b "), Ok(list(["a", "b"])));
         assert_eq!(Vec::parse("a,\nb,\nc"), Ok(list(["a", "b", "c"])));
         assert_eq!(Vec::parse("a,b,"), Ok(list(["a", "b"])));
@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_in_brackets() {
+    fn bounded_lists_are_in_brackets() {
         let parsed = |text| BoundedList::<String>::parse(text).map(|list| list.0);
         assert_eq!(parsed("[ a , b ]"), Ok(list(["a", "b"])));
         assert_eq!(parsed("[]"), Ok(list([])));
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn pairs() {
+    fn pairs_are_split_at_their_first_colon() {
         let parsed = Pairs::parse("rbd:rbd, http : http,a:b:c").map(|pairs| pairs.0);
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(parsed, Ok(vec![pair("rbd", "rbd"), pair("http", "http"), pair("a", "b:c")]));
@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_options() {
+    fn a_repeated_option_has_all_its_values() {
         let texts = list(["1", "2,3"]);
         assert_eq!(Repeated::parse_all(&texts), Ok(Repeated(texts.clone())));
         assert_eq!(String::parse_all(&texts), Ok("2,3".to_owned()));

@@ -61,7 +61,7 @@ pub(super) async fn ingest(
     let (fed, stored) = tokio::select! {
         stored = &mut putting => match stored {
             Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),
-            // Return at once: the client might go on sending for hours.
+            // Return immediately: the client might continue to send for hours.
             Err(error) => return Err(store_error(error)),
         },
         fed = &mut feeding => (fed, putting.await),

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges() {
+    fn range_headers_are_parsed() {
         for (text, expected) in [
             ("bytes=0-4", (0, 5)),
             ("bytes=5-", (5, 10)),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn old_ranges() {
+    fn content_range_headers_are_parsed_as_requests() {
         let range = |text: &str| {
             let asked = RangeRequest { range: None, content_range: Some(text.to_owned()) };
             asked.resolve(10).map(|range| range.unwrap()).map_err(|error| error.to_string())

@@ -13,7 +13,7 @@ use crate::{
 /// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
 /// `false` if the upload has completed, or another process rolls it back. Seven statements.
 ///
-/// If the store fails, the image is `queued` all the same, so that the client can retry, and the data is recorded as left.
+/// If the store fails, the image is `queued` nevertheless, so that the client can retry, and the data is recorded as left.
 pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
     let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
     let _active = app.process.begin_upload(&ours.upload_id);

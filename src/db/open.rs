@@ -20,24 +20,24 @@ use super::{
 };
 use crate::config::{DatabaseUrl, Target};
 
-/// Connections that read an SQLite file at the same time. Writers are one at a time in any case.
+/// The number of connections that read an SQLite file concurrently. SQLite allows only one writer at a time.
 const SQLITE_READERS: u32 = 4;
-/// Memory for pages of the file that each of them keeps, at the most, in the pragma's spelling: 8 MiB. A page of a listing by a tag
-/// looks at some 3 MiB of a large file, and with SQLite's own 2 MiB reads them anew each time.
+/// The maximum size of each reader's page cache, in the notation of the pragma: 8 MiB. A page of a listing by a tag reads about 3
+/// MiB of a large file. With SQLite's default of 2 MiB, each request would read them from the file again.
 const SQLITE_READER_CACHE: &str = "-8192";
-/// The pause before a locked SQLite file is asked for again.
+/// The pause before another attempt to open a locked SQLite file.
 pub(super) const SQLITE_PAUSE: Duration = Duration::from_millis(50);
-/// How MySQL and MariaDB are to find rows. A page's are looked up by their images' ids: to look each id up before that, to learn
-/// how many rows it has, takes as long as reading them. And to filter a few images by their visibility, MariaDB would read all
-/// others of that visibility, too.
-const HABITS: [&str; 2] =
+/// Settings of the optimizer of MySQL and MariaDB. The rows of a page are looked up by the ids of images; estimating the number of
+/// rows of each id before that (an index dive) takes as long as reading them. With row-id filters, MariaDB would read all images of
+/// a visibility in order to filter a few images by it.
+const OPTIMIZER_SETTINGS: [&str; 2] =
     ["SET SESSION eq_range_index_dive_limit = 2", "SET SESSION optimizer_switch = 'rowid_filter=off'"];
 
 impl Db {
     /// Opens the database's pools. A server is not contacted yet: [`Db::acquire`] does that.
     ///
     /// # Errors
-    /// `Unavailable` where an SQLite file cannot be opened.
+    /// `Unavailable` if an SQLite file cannot be opened.
     pub(crate) async fn open(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Self> {
         Ok(match &url.target {
             Target::Sqlite(path) => {
@@ -46,7 +46,7 @@ impl Db {
                     .create_if_missing(true)
                     .foreign_keys(true)
                     .journal_mode(SqliteJournalMode::Wal)
-                    // WAL with NORMAL may lose the last commits with the power; what was answered must not be lost.
+                    // With NORMAL, a power failure could lose the last commits. A change must not be lost after its response.
                     .synchronous(SqliteSynchronous::Full)
                     .busy_timeout(limits.wait);
                 let pool = |connections| {
@@ -81,8 +81,8 @@ impl Db {
     }
 }
 
-/// Opens an SQLite file. Where another process turns it to WAL at the same moment, SQLite says that it is locked at once,
-/// whatever the busy timeout is: so it is asked again for as long.
+/// Opens an SQLite file. While another process changes its journal mode to WAL, SQLite reports it as locked immediately, without
+/// the busy timeout. Opening is therefore retried until that time is over.
 async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions, wait: Duration) -> Result<SqlitePool> {
     let deadline = Instant::now() + wait;
     loop {
@@ -93,26 +93,31 @@ async fn connect_sqlite(pool: SqlitePoolOptions, options: &SqliteConnectOptions,
     }
 }
 
-/// One plan for each statement, for any values: to plan a statement anew each time takes longer than most statements. Such a plan
-/// would sort all images of a project, because the average project has few: so an index is walked where there is one that has the
-/// order. And rows of other tables are looked up one by one: a hash of the few images that are shared with a project would be held
-/// against all that are shared with anybody. What must be sorted all the same is taken for so expensive that PostgreSQL would
-/// compile the statement, which takes half a second.
+/// Sets up a connection to PostgreSQL.
+///
+/// - Each statement has one generic plan. Planning it for each execution takes longer than most statements do.
+/// - `enable_sort` is off, so that an index that has the order is scanned. The generic plan would sort all images of a project,
+///   because the average project has few.
+/// - Hash and merge joins are off, so that rows of other tables are looked up one by one. A hash join would compare the few images
+///   that are shared with a project with all shared images.
+/// - JIT compilation is off. A plan that has to sort has such a high estimated cost that PostgreSQL would compile it, which takes
+///   half a second.
 async fn prepare_postgres(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let habits = "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_hashjoin = off; \
+    let settings = "SET plan_cache_mode = force_generic_plan; SET enable_sort = off; SET enable_hashjoin = off; \
                   SET enable_mergejoin = off; SET jit = off";
-    connection.execute(habits).await.map(drop)
+    connection.execute(settings).await.map(drop)
 }
 
-/// READ COMMITTED as on PostgreSQL: without gap locks, those who write one image's tags do not deadlock on its
-/// neighbours. Strict mode: text that does not fit a column is an error, whatever the server's default is.
+/// Sets up a connection to MySQL or MariaDB. The isolation level is READ COMMITTED, as on PostgreSQL: without gap locks,
+/// transactions that write the tags of different images do not deadlock. In strict mode, text that does not fit into a column is an
+/// error.
 async fn prepare_mysql(connection: &mut MySqlConnection, wait: Option<&SyncWait>) -> Result<(), sqlx::Error> {
     connection.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED").await?;
     connection.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')").await?;
-    for habit in HABITS {
-        // A server that does not know one finds the same rows.
-        if let Err(error) = connection.execute(habit).await {
-            tracing::debug!(%error, habit, "the server has habits of its own");
+    for setting in OPTIMIZER_SETTINGS {
+        // A server that does not support a setting returns the same rows.
+        if let Err(error) = connection.execute(setting).await {
+            tracing::debug!(%error, setting, "the server does not support an optimizer setting, which may make queries slower");
         }
     }
     if let Some(wait) = wait {
@@ -124,7 +129,7 @@ async fn prepare_mysql(connection: &mut MySqlConnection, wait: Option<&SyncWait>
 /// `[database] mysql_wsrep_sync_wait`.
 struct SyncWait {
     level: i64,
-    /// Called when the first connection has shown that the server does not have the variable.
+    /// Completed when a connection has found that the server does not have the variable.
     is_unknown: Once,
 }
 
@@ -132,7 +137,7 @@ impl SyncWait {
     /// The number of MySQL's error "unknown system variable".
     const UNKNOWN_VARIABLE: u16 = 1193;
 
-    /// Sets the variable. MySQL does not have it: there, the log says so once.
+    /// Sets the variable. A server without Galera does not have it; this is logged once.
     async fn set(&self, connection: &mut MySqlConnection) -> Result<(), sqlx::Error> {
         let level = self.level;
         let set = connection.execute(AssertSqlSafe(format!("SET SESSION wsrep_sync_wait = {level}"))).await;
@@ -162,9 +167,9 @@ async fn is_galera(connection: &mut MySqlConnection) -> Result<bool, sqlx::Error
 mod tests {
     use super::*;
 
-    /// A test that kills a process cannot tell FULL from NORMAL: only a power cut can.
+    /// Killing the process cannot distinguish FULL from NORMAL; only a power failure can.
     #[tokio::test]
-    async fn sqlite_keeps_what_was_committed_through_a_power_cut() {
+    async fn sqlite_syncs_every_commit() {
         let dir = tempfile::tempdir().unwrap();
         let url = dir.path().join("test.sqlite").into();
         let limits = ConnectionOptions {
@@ -183,9 +188,9 @@ mod tests {
         assert_eq!((synchronous, journal.as_str(), foreign_keys), (2, "wal", true));
     }
 
-    /// What it is good for, `benches/listing` measures.
+    /// `benches/listing` measures the effect.
     #[tokio::test]
-    async fn sqlite_keeps_the_pages_of_a_listing() {
+    async fn sqlites_page_cache_has_the_size_for_a_listing() {
         let dir = tempfile::tempdir().unwrap();
         let limits = ConnectionOptions {
             max_connections: 1,

@@ -1,4 +1,5 @@
-//! A project's lock: whoever holds it counts what the project has, and adds to it, before another transaction counts.
+//! The lock of a project. A transaction that holds it counts what the project has and adds to it, before another transaction
+//! counts.
 //!
 //! SQLite allows one writer at a time, so it needs none. PostgreSQL has an advisory lock that ends with the transaction. MySQL has
 //! no such lock, so a row of `glimpse_image_locks` is changed, which also holds between the nodes of a Galera cluster (ADR 2).

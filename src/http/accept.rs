@@ -138,7 +138,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_makes_it_panic(accept in "[ -~]*") {
+        fn no_header_causes_a_panic(accept in "[ -~]*") {
             chosen(&accept);
         }
     }

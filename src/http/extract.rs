@@ -345,7 +345,7 @@ mod tests {
     use super::parse_json;
 
     #[test]
-    fn the_last_of_equal_keys_counts_in_the_place_of_the_first() {
+    fn the_last_of_duplicate_keys_is_used_at_the_position_of_the_first() {
         let value = parse_json(b"{\"a\": {\"b\": 1, \"c\": 2, \"b\": 3}}").unwrap();
         assert_eq!(value.to_string(), "{\"a\":{\"b\":3,\"c\":2}}");
     }
@@ -364,7 +364,7 @@ mod tests {
         }
 
         #[test]
-        fn no_body_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+        fn no_body_causes_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
             let _ = parse_json(&bytes);
         }
     }

@@ -133,7 +133,7 @@ fn authorise_creation(app: &App, context: &Context, new: &NewImage, owner: Optio
         return Err(Error::policy_denied(rule::ADD_IMAGE));
     }
     access::authorise_visibility(app, context, new.visibility, &target)?;
-    // The old policy defaults allow everybody to create an image, so with them Glance checks the owner in its code.
+    // The deprecated policy defaults allow everyone to create an image, so with them Glance checks the owner in its code.
     let only_new = app.config.oslo_policy.enforce_new_defaults;
     if !only_new
         && !context.is_admin

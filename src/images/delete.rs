@@ -17,7 +17,7 @@ use crate::{
 
 /// How long a request waits for the end of a deletion that another one has taken over.
 const TAKEOVER_WAIT: Duration = Duration::from_secs(5);
-/// The pause between two looks at such a deletion.
+/// The pause between two checks of such a deletion.
 const POLL_PAUSE: Duration = Duration::from_millis(100);
 
 /// Deletes an image and its data. The image's row stays, as the tombstone of its id. Seven statements; with data, one more, and two
@@ -85,7 +85,7 @@ async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<
 ///
 /// It sets the image's `updated_at` first. So a deletion that keeps failing moves behind all others, for every process.
 ///
-/// An image that was protected after its deletion began is deleted all the same: some of its data may be removed already.
+/// An image that was protected after its deletion began is deleted nevertheless: some of its data may be removed already.
 ///
 /// # Errors
 /// `StoreUnavailable`, `Unavailable`, `Forbidden` if the store refuses.

@@ -142,8 +142,8 @@ enum Side {
     Member,
 }
 
-/// Checks that the caller is on this side. The old policy defaults allow everybody to change members, so with them Glance checks
-/// the owner in its code.
+/// Checks that the caller is on this side. The deprecated policy defaults allow everyone to change members, so with them Glance
+/// checks the owner in its code.
 fn check_side(app: &App, context: &Context, image: &Image, side: Side, refusal: impl FnOnce() -> Error) -> Result<()> {
     let is_owners = access::is_owner(context, image);
     if app.config.oslo_policy.enforce_new_defaults || context.is_admin || is_owners == (side == Side::Owner) {

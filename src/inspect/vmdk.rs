@@ -258,7 +258,7 @@ fn embedded_fault(header: &Header, region: &Region) -> Option<&'static str> {
     descriptor_fault(until_nul(&bytes[..header.descriptor_length().min(bytes.len())]), until_nul(bytes))
 }
 
-/// The reason why a descriptor fails the check, if it does. `seen` is the whole area that a reader may take for the descriptor.
+/// The reason why a descriptor fails the check, if it does. `seen` is the whole area that a reader may interpret as the descriptor.
 fn descriptor_fault(descriptor: &[u8], seen: &[u8]) -> Option<&'static str> {
     if descriptor.is_empty() {
         return Some("there is no descriptor");

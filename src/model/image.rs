@@ -65,7 +65,7 @@ impl fmt::Display for ImageId {
     }
 }
 
-/// The id in a request. It may be any text: one that is not a well-formed id is answered like an id that no image has.
+/// The id in a request. It may be any text: one that is not a well-formed id has the same response as an id that no image has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RequestedId(String);
 

@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_lists() {
+    fn lists_of_lists_are_parsed() {
         let formatted = |lists: &[Vec<&str>]| parse_list_form(lists).unwrap().to_string();
         assert_eq!(formatted(&[]), "@");
         assert_eq!(formatted(&[vec![]]), "!");

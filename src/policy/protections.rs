@@ -346,7 +346,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_file_makes_it_panic(text in "[\\[\\]a=:%\n #,@!é]*") {
+        fn no_file_causes_a_panic(text in "[\\[\\]a=:%\n #,@!é]*") {
             let _ = parse_sections(&text);
             let _ = parse_rules(&text, RuleFormat::Roles);
         }

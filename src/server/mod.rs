@@ -109,7 +109,7 @@ async fn reload_on_hangup(hangup: &mut Signal, reload: Arc<impl Fn() + Send + Sy
     std::future::pending().await
 }
 
-/// Waits for a second SIGTERM or SIGINT, which stops the server at once.
+/// Waits for a second SIGTERM or SIGINT, which stops the server immediately.
 async fn second_signal(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}

@@ -183,7 +183,7 @@ pub(crate) struct Stores {
     staging: Option<FileDriver>,
 }
 
-/// What is wrong with a store.
+/// A fault of a store.
 pub(crate) struct StoreFault {
     /// Whether uploads that name no store go there.
     pub(crate) is_default: bool,

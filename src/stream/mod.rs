@@ -1,8 +1,8 @@
 //! Moves an image's bytes between a client and a store, and computes digests on the way.
 //!
-//! In an upload, [`feed`] reads the request body, gathers its frames into [`Chunk`]s, enforces the [`Limits`], and sends each
-//! chunk to the store's queue and to the observers: a store pulls [`Chunks`], and an observer ([`Observer`]) such as a [`Digest`]
-//! runs behind a [`Tap`]. [`apart`] splits the body into a half that reads it and a half that asks for it, for two tasks. In a
+//! In an upload, [`feed`] reads the request body, gathers its frames into [`Chunk`]s, enforces the [`Limits`], and sends each chunk
+//! to the store's queue and to the observers: a store pulls [`Chunks`], and an observer ([`Observer`]) such as a [`Digest`] runs
+//! behind a [`Tap`]. [`apart`] splits the body into a half that reads it and a half that requests chunks of it, for two tasks. In a
 //! download, [`read_ahead`] reads from a disk.
 //!
 //! All queues are bounded, so a slow store or a slow digest slows the client down. Chunks share their bytes; nothing is copied

@@ -66,7 +66,7 @@ mod tests {
     use super::*;
     use crate::stream::{Incomplete, channel, chunk::GATHERED, feed, fixture::limits};
 
-    /// Aborts at once.
+    /// Aborts immediately.
     struct Sated;
 
     impl Observer for Sated {

@@ -304,9 +304,9 @@ fn an_invalid_option_is_refused_with_its_file_and_line() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).1.contains("glance-api.conf:2: [DEFAULT] bind_port: a whole number"), "{}", text(&output).1);
     fs::write(&config, "[glimpse]\nauth = nobody\n").unwrap();
-    assert!(text(&run()).1.contains("one of standalone, keystone, proxy, fake, none is wanted"));
+    assert!(text(&run()).1.contains("one of standalone, keystone, proxy, fake, none is expected"));
     fs::write(&config, "[glimpse]\ndrain_timeout = 1e19\n").unwrap();
-    assert!(text(&run()).1.contains("from 0 to a year is wanted"));
+    assert!(text(&run()).1.contains("from 0 to a year is expected"));
     fs::remove_file(&config).unwrap();
     assert!(text(&run()).1.contains("No such file"));
 }

@@ -30,7 +30,7 @@ fn config_check_reports_every_problem_and_starts_nothing() {
         check("[DEFAULT]\nbind_port = many\nscrub_time = 1\n[database]\nconection = x\nmax_retries = x\n");
     assert_eq!(code, Some(1));
     for line in [
-        "glance-api.conf:2: [DEFAULT] bind_port: a whole number from 0 to 65535 is wanted",
+        "glance-api.conf:2: [DEFAULT] bind_port: a whole number from 0 to 65535 is expected",
         "glance-api.conf:6: [database] max_retries: a whole number",
         "glance-api.conf:3: Glimpse does not act on [DEFAULT] scrub_time, which is an option of Glance",
         "glance-api.conf:5: there is no option [database] conection; was [database] connection meant?\nwarning: ",
@@ -295,13 +295,13 @@ fn config_check_validates_the_bind_address_and_warns_of_open_ports() {
     for bad in ["300.1.1.1", "a b", "127.0.0.1:9292", "[::1]"] {
         let (code, out) = check(&[("OS_DEFAULT__BIND_HOST", bad)]);
         assert_eq!(code, Some(1), "{bad}");
-        assert!(out.contains("[DEFAULT] bind_host: an address or the name of a host is wanted"), "{out}");
+        assert!(out.contains("[DEFAULT] bind_host: an address or the name of a host is expected"), "{out}");
     }
     let open = |host: &str| {
         let options = [("OS_PASTE_DEPLOY__FLAVOR", "trusted-auth"), ("OS_DEFAULT__BIND_HOST", host)];
         let (code, out) = check(&options);
         assert_eq!(code, Some(0), "{out}");
-        out.contains("whoever reaches this port")
+        out.contains("any client that reaches this port")
     };
     assert!(open("0.0.0.0") && open("::") && open("192.0.2.1") && open("api.example.org"));
     assert!(!open("127.0.0.2") && !open("::1") && !open("localhost"));

@@ -278,7 +278,7 @@ async fn an_unusable_protections_file_is_reported_at_start() {
             "protections.conf:1: [a(] is not a valid pattern".to_owned(),
         ),
         (Some(&*format!("[a]\ncreate = b, c\n{whole}")), "policies", "[a] create: a single policy rule".to_owned()),
-        (Some(""), "rules", "property_protection_rule_format: one of roles, policies is wanted".to_owned()),
+        (Some(""), "rules", "property_protection_rule_format: one of roles, policies is expected".to_owned()),
     ] {
         for command in [&["serve"][..], &["config", "check"]] {
             let output = fails(command, file, format);

@@ -1,13 +1,13 @@
-//! A paste file's sections, as PasteDeploy finds them in what Python's `configparser` reads.
+//! The sections of a paste file, and the rules by which PasteDeploy combines them.
 
 use std::{collections::HashMap, path::Path};
 
 use crate::config::{ConfigError, configparser, ini, secret::Secret};
 
-/// How many parts of a paste file may refer to each other in a row.
+/// The maximum length of a chain of sections that refer to each other.
 const MAX_REFERENCES: usize = 8;
 
-/// A paste file's entries. Their groups are the sections, without blanks around the name behind the colon.
+/// The entries of a paste file. Their groups are the sections, without spaces around the name behind the colon.
 pub(super) struct PasteFile(Vec<ini::Entry>);
 
 impl PasteFile {
@@ -31,7 +31,7 @@ impl PasteFile {
         found.next_back().map(|entry| entry.value.expose())
     }
 
-    /// The names of the filters that stand before the API in this flavor, in order.
+    /// The names of the filters in front of the API in this flavor, in order.
     pub(super) fn filters(&self, flavor: &str) -> Option<Vec<String>> {
         let mut part = if flavor == "default" { "glance-api".to_owned() } else { format!("glance-api-{flavor}") };
         let mut filters = Vec::new();
@@ -40,7 +40,7 @@ impl PasteFile {
             let composite =
                 |name: &str| self.value("composite", &part, name).or_else(|| self.value("composit", &part, name));
             let factory = composite("paste.composite_factory").or_else(|| composite("paste.composit_factory"));
-            let is_by_flavor = factory.is_some_and(|factory| without_blanks(factory).ends_with(":pipeline_factory"));
+            let is_by_flavor = factory.is_some_and(|factory| without_spaces(factory).ends_with(":pipeline_factory"));
             let by_flavor = if is_by_flavor { composite(flavor) } else { None };
             match (pipeline.or(by_flavor), composite("/")) {
                 (Some(pipeline), _) => {
@@ -49,15 +49,15 @@ impl PasteFile {
                     filters.extend(names);
                 }
                 (None, Some(target)) => part = target.trim().to_owned(),
-                // The application at the end.
+                // The last name is the application.
                 (None, None) => break,
             }
         }
         (!filters.is_empty()).then_some(filters)
     }
 
-    /// Puts in what values refer to: `%(here)s`, the file's directory, `%(__file__)s`, the file itself, and other options of the
-    /// section or of `[DEFAULT]`.
+    /// Expands references in values: `%(here)s` is the file's directory, `%(__file__)s` the file itself, and other names are
+    /// options of the section or of `[DEFAULT]`.
     fn interpolate(&mut self, path: &Path) {
         let here = path.parent().map(|dir| dir.display().to_string()).unwrap_or_default();
         let mut values = HashMap::from([
@@ -73,8 +73,8 @@ impl PasteFile {
         }
     }
 
-    /// What the section of a filter or an application sets, the entry that takes precedence last: the options of the section that
-    /// it uses, its own, and the file's defaults, which PasteDeploy lets a section override only with `set`.
+    /// The options of a filter or an application, in ascending precedence: the options of the section that it uses, its own, and
+    /// those of `[DEFAULT]`, which PasteDeploy lets a section override only with `set`.
     pub(super) fn local(&self, prefix: &str, name: &str) -> Vec<ini::Entry> {
         let mut names = vec![name.to_owned()];
         while let Some(name) = names.last()
@@ -97,17 +97,17 @@ impl PasteFile {
         given.into_iter().chain(set).collect()
     }
 
-    /// The factory of a filter, or the name that decides what the filter is: of a package's entry point, or its own if the file has
-    /// no section for it. `None` if a section says neither.
+    /// The factory of a filter, or the name of a package's entry point, or the filter's own name if the file has no section for it.
+    /// `None` if a section has neither a factory nor `use`.
     pub(super) fn factory(&self, name: &str) -> Option<String> {
         let mut name = name;
         for _ in 0..MAX_REFERENCES {
             if let Some(factory) = self.value("filter", name, "paste.filter_factory") {
-                return Some(without_blanks(factory));
+                return Some(without_spaces(factory));
             }
             match self.value("filter", name, "use") {
                 Some(other) if self.has("filter", other) => name = other,
-                Some(package) => return Some(without_blanks(package)),
+                Some(package) => return Some(without_spaces(package)),
                 None if self.has("filter", name) => return None,
                 None => return Some(name.to_owned()),
             }
@@ -116,7 +116,7 @@ impl PasteFile {
     }
 }
 
-/// Removes blanks behind the colon of a section, which PasteDeploy skips. It does not skip those before it.
+/// Removes spaces behind the colon of a section, as PasteDeploy does. It keeps those in front of the colon.
 fn trim_name(entry: ini::Entry) -> ini::Entry {
     let group = match entry.group.split_once(':') {
         Some((prefix, name)) => format!("{prefix}:{}", name.trim()),
@@ -125,8 +125,8 @@ fn trim_name(entry: ini::Entry) -> ini::Entry {
     ini::Entry { group, ..entry }
 }
 
-/// A reference to an object of a package, without the blanks that Python allows in it.
-fn without_blanks(reference: &str) -> String {
+/// Removes the spaces that Python allows in a reference to an object of a package.
+fn without_spaces(reference: &str) -> String {
     reference.split_whitespace().collect()
 }
 
@@ -145,7 +145,7 @@ fn interpolated(group: &str, text: &str, values: &HashMap<(String, String), Stri
             out.push('%');
             rest = behind;
         } else if let Some((value, behind)) = found.filter(|_| depth > 0) {
-            // The directory's name is taken as it is.
+            // References in the path itself are not expanded.
             let is_path = reference.is_some_and(|(name, _)| ["here", "__file__"].contains(&name));
             if is_path {
                 out.push_str(value)

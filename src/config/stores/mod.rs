@@ -53,7 +53,7 @@ macro_rules! drivers {
 }
 
 drivers! {
-    /// In folders.
+    /// In directories of a file system.
     File(file::FileStore) = "file",
     /// On external web servers, read-only.
     Http(http::HttpStore) = "http",
@@ -93,7 +93,7 @@ impl Default for StoresConfig {
 pub(crate) struct StoreConfig {
     /// The name, or the kind if stores have no names.
     pub(crate) id: String,
-    /// The description, for people.
+    /// The description, for humans.
     pub(crate) description: Option<String>,
     /// The weight. Locations in stores of higher weight are read first.
     pub(crate) weight: i64,
@@ -132,11 +132,14 @@ impl StoresConfig {
         let stores: Vec<StoreConfig> = stores.collect();
         let default = options.default_backend.unwrap_or_default();
         if let Some(store) = stores.iter().find(|store| store.id.starts_with(RESERVED_PREFIX)) {
-            let message = format!("the name {} is the service's own: none may start with {RESERVED_PREFIX}", store.id);
+            let message = format!(
+                "the name {} is reserved for the service, as are all names that start with {RESERVED_PREFIX}",
+                store.id
+            );
             reader.reject("DEFAULT", "enabled_backends", message);
         }
         if !stores.iter().any(|store| store.id == default) {
-            let message = "one of the stores of [DEFAULT] enabled_backends is wanted".to_owned();
+            let message = "one of the stores of [DEFAULT] enabled_backends is expected".to_owned();
             reader.reject("glance_store", "default_backend", message);
         }
         let mut staging = FileStore::from_group(reader, STAGING_STORE, None);

@@ -7,7 +7,7 @@ use crate::config::{group::group, secret::Secret, value::choice};
 group! {
     /// A store in an S3 bucket: options of `[glance_store]`, or of a group with the store's name.
     pub(crate) struct S3Store in "glance_store" {
-        /// The server's host, with `https://` in front of it for TLS.
+        /// The host of the server, with `https://` in front of it for TLS.
         s3_store_host: Option<String> = None,
         /// The region that requests are signed for. Default: the one in the name of Amazon's host.
         s3_store_region_name: Option<String> = None,
@@ -19,26 +19,26 @@ group! {
         s3_store_bucket: Option<String> = None,
         /// Whether a missing bucket is created.
         s3_store_create_bucket_on_put: bool = false,
-        /// Where in a URL the bucket's name is.
+        /// Whether URLs have the name of the bucket in the host or in the path.
         s3_store_bucket_url_format: BucketUrlFormat = BucketUrlFormat::Auto,
-        /// MiB from which on an object is stored in parts; an object that is larger than a part always is.
+        /// The size in MiB from which on an object is uploaded in parts. An object that is larger than a part always is.
         s3_store_large_object_size: u32 = 100,
-        /// MiB of a part.
+        /// The size of a part, in MiB.
         s3_store_large_object_chunk_size: u32 = 10 => 5..=5120,
-        /// The maximum number of an object's parts that are sent at a time.
+        /// The maximum number of parts of an object that are sent concurrently.
         s3_store_thread_pools: u32 = 10 => 1..,
-        /// Authorities that may sign the server's certificate.
+        /// A file of certificate authorities that the server's certificate can be signed by.
         s3_store_cacert: Option<PathBuf> = None,
     }
 }
 
 choice! {
-    /// Where in the URL of an S3 object its bucket's name is.
+    /// The position of the name of the bucket in URLs.
     pub(crate) enum BucketUrlFormat {
-        /// In the host's name where the server is Amazon's, else in the path.
+        /// In the host for Amazon's servers, else in the path.
         #[default]
         Auto = "auto",
-        /// In the host's name.
+        /// In the host.
         Virtual = "virtual",
         /// In the path.
         Path = "path",

@@ -1,7 +1,7 @@
 //! Bounds the memory of JSON bodies that clients do not finish, and of responses that they do not read.
 //!
-//! All of them share one budget. What exceeds it is answered with 503, instead of the whole process being killed for its memory.
-//! Image data is not counted: it passes in chunks.
+//! All of them share one budget. A request that exceeds it gets 503. Otherwise, the system could kill the whole process for its use
+//! of memory. Image data is not counted: it passes in chunks.
 
 use std::{
     pin::Pin,
@@ -106,7 +106,7 @@ pub(in crate::http) fn exhausted() -> Response {
 /// A body in memory, which returns its memory to the budget when it is sent or dropped.
 struct Charged {
     body: Body,
-    /// What is left of the current frame.
+    /// The rest of the current frame.
     part: Bytes,
     _permit: OwnedSemaphorePermit,
 }
@@ -159,7 +159,7 @@ mod tests {
         drop(first);
         assert!(second.add(1).is_ok());
         drop(second);
-        // What is larger than the budget takes all of it.
+        // A body that is larger than the budget takes all of it.
         let all = memory.take(1_000_000).unwrap();
         assert!(memory.take(1).is_err());
         drop(all);

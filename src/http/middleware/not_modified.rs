@@ -110,7 +110,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_list_makes_it_panic(list in "[ -~]*") {
+        fn no_list_causes_a_panic(list in "[ -~]*") {
             has(&list);
         }
     }

@@ -167,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_pointer_makes_it_panic(pointer in any::<String>()) {
+        fn no_pointer_causes_a_panic(pointer in any::<String>()) {
             let _ = decode_pointer(&pointer);
         }
     }

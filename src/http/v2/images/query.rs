@@ -482,12 +482,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_query_makes_it_panic(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..8)) {
+        fn no_query_causes_a_panic(pairs in prop::collection::vec((any::<String>(), any::<String>()), 0..8)) {
             let _ = super::parse(&pairs);
         }
 
         #[test]
-        fn no_list_makes_it_panic(list in any::<String>()) {
+        fn no_list_causes_a_panic(list in any::<String>()) {
             let _ = quoted_list(&list);
         }
     }
