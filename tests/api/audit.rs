@@ -29,7 +29,7 @@ async fn is_reported(s: &TestServer, image: &str, level: &str, what: &str) {
     .await;
 }
 
-/// Waits until the log has the one line that tells that a store has no data of this number of images.
+/// Waits until the log reports, in one line, that a store has no data of this number of images.
 async fn is_unmounted(s: &TestServer, images: usize) {
     eventually("it is reported", || {
         let log = s.log();
@@ -64,7 +64,7 @@ async fn a_location_marked_as_deleted_is_restored_if_its_data_exists() {
     assert_eq!(download(&s.member("p1"), &image).await, bytes(1000));
 }
 
-/// Only the store says that the data is gone, and it can be wrong.
+/// Only the store reports the data as missing, and the store can be wrong.
 #[tokio::test]
 async fn an_active_image_with_missing_data_is_reported_and_nothing_is_changed() {
     let dir = tempfile::tempdir().unwrap();
@@ -79,7 +79,7 @@ async fn an_active_image_with_missing_data_is_reported_and_nothing_is_changed() 
     assert_eq!(download(&member, &other).await, bytes(2000));
 }
 
-/// Both the database and the store say that the data is gone. The repair is undone if they were wrong.
+/// Both the database and the store report the data as removed. The repair is undone if they were wrong.
 #[tokio::test]
 async fn an_active_image_whose_location_and_data_were_removed_is_killed_until_its_data_is_back() {
     let dir = tempfile::tempdir().unwrap();
@@ -118,7 +118,7 @@ async fn a_killed_image_can_be_deleted() {
     member.get(&image).await.expect(404);
 }
 
-/// Nothing else is in the folder, so what the database says of the location may be the only truth, or the store may be away.
+/// The directory is empty. So either the record of the location is right, or the store is not mounted.
 #[tokio::test]
 async fn a_removed_location_in_a_store_without_data_changes_no_status() {
     let dir = tempfile::tempdir().unwrap();
@@ -134,7 +134,7 @@ async fn a_removed_location_in_a_store_without_data_changes_no_status() {
 
 /// One file that was left where the store should be mounted is no evidence against the images that are missing there.
 #[tokio::test]
-async fn a_store_that_is_not_mounted_costs_no_image_its_data() {
+async fn a_store_that_is_not_mounted_changes_no_image() {
     let dir = tempfile::tempdir().unwrap();
     let (mut s, images) = three_images(dir.path()).await;
     let (there, away) = (dir.path().join("images"), dir.path().join("away"));

@@ -61,7 +61,7 @@ async fn an_invalid_request_body_is_refused_with_a_reason() {
 
 /// As in Python.
 #[tokio::test]
-async fn the_last_of_equal_keys_counts() {
+async fn the_last_of_duplicate_json_keys_is_used() {
     let s = TestServer::start().await;
     let member = s.member("p1");
     let body = "{\"a\": \"1\", \"name\": \"x\", \"a\": \"2\", \"name\": \"y\"}";

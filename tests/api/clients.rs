@@ -158,7 +158,7 @@ async fn glance_adds_and_removes_tags() {
     shell.run(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
     let shown = shell.run(&format!("{glance} image-show {IMAGE}"));
     assert!(shown.contains("bbbb") && shown.contains("cccc") && !shown.contains("aaaa"), "{shown}");
-    // The client must understand our errors: it prints the message instead of crashing.
+    // The client must be able to parse the error: it prints the message instead of crashing.
     let gone = shell.refuse(&format!("{glance} image-tag-delete {IMAGE} aaaa"));
     assert!(gone.contains("could not be found") && !gone.contains("Traceback"), "{gone}");
     let wrong = shell.refuse(&format!("{glance} image-tag-update {IMAGE} a=b"));

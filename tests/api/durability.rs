@@ -120,7 +120,7 @@ mod on_a_server {
                         let oldest = added.remove(0);
                         match member.delete(&format!("{image}/tags/{oldest}")).await.status.as_u16() {
                             204 => removed.push(oldest),
-                            // Whether the change was made is unknown.
+                            // It is unknown whether the change took effect.
                             503 => refused += 1,
                             other => panic!("{other}"),
                         }
@@ -151,7 +151,7 @@ mod on_a_server {
         }
         assert!(refused > 0, "the database was never away: this test tests nothing");
         let tags = member.tags(&image).await;
-        // A 503 leaves open whether the change was made; a 204 means that it was.
+        // After a 503, it is unknown whether the change took effect; after a 204, it did.
         for tag in expected {
             assert!(tags.contains(&tag), "{tag} was lost");
         }
@@ -635,7 +635,7 @@ async fn a_files_new_name_is_synced_before_its_upload_is_answered() {
     let log = dir.path().join("strace.log");
     let strace = s.trace(&["-y", "-e", "trace=fsync,rename,renameat,renameat2"], &log).await;
     upload(&member, &image, "abc").await.expect(204);
-    // What was called before the answer is in the log once the next call is.
+    // System calls from before the response are in the log once the next call is.
     let other = waiting_image(&member).await;
     upload(&member, &other, "abc").await.expect(204);
     let calls = eventually("the calls are logged", || {

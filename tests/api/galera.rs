@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::program;
 
-/// MariaDB says that it is a node of a cluster.
+/// MariaDB reports that it is a node of a cluster.
 const CLUSTERED: (&str, &str) = ("SHOW SESSION VARIABLES LIKE 'wsrep_on'", "SELECT 'wsrep_on', 'ON'");
 
 #[test]

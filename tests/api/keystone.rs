@@ -101,7 +101,7 @@ async fn the_service_user_logs_in_with_each_method() {
 }
 
 #[tokio::test]
-async fn an_incomplete_login_is_named_at_start() {
+async fn an_incomplete_keystone_login_is_reported_at_start() {
     let keystone = Keystone::start().await;
     for (options, told) in [
         ([("auth_type", "v3kerberos"), ("token", "x")], "auth_type: \"v3kerberos\" is not supported"),

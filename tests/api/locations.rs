@@ -426,7 +426,7 @@ async fn only_allowed_urls_are_accepted_as_locations() {
     assert_eq!(refused, 2, "{}", s.log());
 }
 
-/// URLs of users are checked before a proxy is asked for them, and only the configured proxy is used.
+/// URLs of users are checked before they are sent to a proxy, and only the configured proxy is used.
 #[tokio::test]
 async fn only_the_configured_proxy_is_used() {
     let web = Web::start(&PAGES).await;

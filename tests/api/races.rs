@@ -80,7 +80,7 @@ mod with_a_slow_store {
     /// The store refuses the first deletion late. Meanwhile a tag is put, and another deletion begins: it completes, or is
     /// refused as well, or does not happen.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_deletion_that_is_refused_late_leaves_the_image_whole_or_gone() {
+    async fn a_deletion_that_is_refused_late_leaves_the_image_complete_or_deleted() {
         let rig = Rig::start().await;
         for (second, protected) in [(Some(204), 404), (Some(403), 409), (None, 200)] {
             let member = rig.member();
@@ -354,9 +354,9 @@ mod on_a_server {
         tag.await.unwrap().expect(204);
     }
 
-    /// A tag that was put meanwhile would change the time by which the deletion knows that no other one has begun.
+    /// Adding a tag concurrently changes `updated_at`, by which a deletion detects that another one has begun.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_refused_deletion_gives_the_image_back_whatever_is_written_meanwhile() {
+    async fn a_refused_deletion_restores_the_image_despite_concurrent_changes() {
         let rig = Rig::start().await;
         let image = image_with(&rig.member(), b"abc").await;
         let (file, aside) = (rig.images().join(id(&image)), rig.dir.path().join("aside"));

@@ -239,7 +239,7 @@ async fn interrupted_uploads_leave_no_data() {
 /// Three images have parts on the S3 server when it goes away. Their uploads fail. Until it is back, one image stays queued, one
 /// is deleted, and one is uploaded to another store. Glimpse is killed meanwhile.
 #[tokio::test]
-async fn an_upload_that_fails_because_its_store_is_away_can_be_retried_at_once() {
+async fn an_upload_that_fails_because_its_store_is_unreachable_can_be_retried_immediately() {
     let mut s3 = S3::start().await;
     let dir = tempfile::tempdir().unwrap();
     let builder = with_options(builder(), &s3.options(&s3.base())).without("DEFAULT", "enabled_backends");

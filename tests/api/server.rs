@@ -264,7 +264,7 @@ async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
     // Small requests are served.
     member.create_image(&json!({"name": "small"})).await;
     assert!(s.log().contains("body_memory"), "{}", s.log());
-    // The memory is returned when the clients are gone or have read the response.
+    // The memory is released when the clients have disconnected or have read the response.
     drop(unfinished);
     let mut answer = Vec::new();
     unread.read_to_end(&mut answer).await.unwrap();

@@ -168,9 +168,9 @@ async fn data_that_two_locations_of_an_image_refer_to_is_not_removed_from_its_st
     assert_eq!(files(&dir.path().join("fast")), [""; 0]);
 }
 
-/// It does not say that the file is still there, so the deletion can only be completed.
+/// Such an error does not show that the file still exists, so the deletion can only be completed.
 #[tokio::test]
-async fn a_failure_of_the_file_system_is_no_refusal_to_delete() {
+async fn a_file_system_error_does_not_cancel_a_deletion() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_stores(dir.path()).start().await;
     let member = s.member("p1");
@@ -190,7 +190,7 @@ async fn a_failure_of_the_file_system_is_no_refusal_to_delete() {
 
 /// The file system goes away while an upload is in progress, and comes back only after Glimpse was killed.
 #[tokio::test]
-async fn an_upload_can_be_retried_at_once_after_its_file_system_went_away() {
+async fn an_upload_can_be_retried_immediately_after_its_file_system_disappeared() {
     let dir = tempfile::tempdir().unwrap();
     let mut s =
         with_stores(dir.path()).without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.3").start().await;
@@ -291,7 +291,7 @@ async fn a_resumed_removal_keeps_a_newer_copy() {
 
 /// The folder's name may contain any characters, and no file outside of it is read or removed.
 #[tokio::test]
-async fn a_file_store_reads_only_files_in_its_folder() {
+async fn a_file_store_reads_only_files_in_its_directory() {
     let dir = tempfile::tempdir().unwrap();
     let images = dir.path().join("my #1 images?");
     let s = TestServer::builder()
@@ -349,7 +349,7 @@ async fn an_unresponsive_file_system_times_out() {
 }
 
 #[tokio::test]
-async fn a_store_may_be_several_folders() {
+async fn a_store_can_have_several_directories() {
     let dir = tempfile::tempdir().unwrap();
     let folder = |name: &str| dir.path().join(name).display().to_string();
     let s = TestServer::builder()

@@ -1,4 +1,4 @@
-//! Tests of the main job, removing a tag, and of adding a tag.
+//! Tests of removing and adding tags.
 
 use std::collections::BTreeSet;
 
@@ -170,7 +170,7 @@ async fn missing_tags_and_invisible_images_are_answered_404() {
 }
 
 #[tokio::test]
-async fn refusals_are_checked_in_a_fixed_order() {
+async fn conditions_are_checked_in_a_fixed_order() {
     let s = TestServer::start().await;
     let owner = s.member("p1");
     let image = owner.create_image(&json!({"visibility": "community", "tags": ["a"]})).await;
@@ -335,7 +335,7 @@ async fn a_tag_removed_by_glance_is_not_shown() {
 mod on_a_server {
     use super::*;
 
-    /// A transaction that the database aborts says nothing about the image or the tag.
+    /// That the database aborts a transaction does not show anything about the image or the tag.
     #[tokio::test]
     async fn a_tag_whose_transaction_the_database_aborts_is_answered_503() {
         let s = TestServer::start().await;
