@@ -282,7 +282,7 @@ async fn an_upload_that_fails_because_its_store_is_unreachable_can_be_retried_im
     assert!(s3.parts().await.len() >= 2 * 3);
     s.start_again().await;
     let member = s.member("p1");
-    // What belongs to an image in another store is removed with the image.
+    // The leftovers of an image that now has its data in another store are removed with the image.
     left(&s, 1).await;
     assert_eq!(download(&member, &elsewhere).await, b"abc");
     member.delete(&elsewhere).await.expect(204);
