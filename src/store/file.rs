@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
 
-use super::{Blob, Driver, Error, Hold, Leftovers, Object, Result, Stored, location};
+use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
     model::LocationUrl,
@@ -60,22 +60,6 @@ struct Dir {
 }
 
 impl FileDriver {
-    /// Creates missing directories. An error is recorded as the store's fault: a store that cannot be written can still be read.
-    pub(super) fn open(name: Option<&str>, options: &FileStore, default_dir: &Path) -> Self {
-        let mut driver = Self::with_dirs(name, options, configured_dirs(options, default_dir));
-        let unusable = driver.dirs.iter().find_map(|dir| prepare(Path::new(&dir.path), options).err());
-        driver.fault = driver.fault.or(unusable);
-        driver
-    }
-
-    /// Like [`Self::open`], but creates nothing: a directory that is missing must be one that can be created.
-    pub(super) fn inspect(name: Option<&str>, options: &FileStore, default_dir: &Path) -> Self {
-        let mut driver = Self::with_dirs(name, options, configured_dirs(options, default_dir));
-        let unusable = driver.dirs.iter().find_map(|dir| inspect_dir(Path::new(&dir.path)).err());
-        driver.fault = driver.fault.or(unusable);
-        driver
-    }
-
     /// The directory in which Glance stages data for imports. Glance creates it when it needs it.
     pub(super) fn staging(options: &FileStore) -> Self {
         Self::with_dirs(None, options, configured_dirs(options, Path::new("/")))
@@ -107,27 +91,6 @@ impl FileDriver {
             chunk_size: options.filesystem_store_chunk_size,
             leftovers: Leftovers::default(),
         }
-    }
-
-    /// Why the store cannot be written, if it cannot.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.fault.as_deref()
-    }
-
-    /// Whether a location's URL is in one of the directories, without asking the file system.
-    pub(super) fn owns(&self, url: &LocationUrl) -> bool {
-        path_within(&self.dirs, url).is_some()
-    }
-
-    /// The properties of the store that admins can see.
-    pub(super) fn properties(&self) -> Map<String, Value> {
-        let mut properties = Map::new();
-        if let [dir] = &*self.dirs {
-            properties.insert("data_dir".to_owned(), dir.path.clone().into());
-        }
-        properties.insert("chunk_size".to_owned(), self.chunk_size.into());
-        properties.insert("thin_provisioning".to_owned(), self.hole.is_some().into());
-        properties
     }
 
     /// The directory for an object of `size` bytes: of those with enough free space, the one with the highest priority, and of
@@ -232,6 +195,35 @@ fn remove_if_present(path: impl AsRef<Path>) -> io::Result<()> {
 }
 
 impl Driver for FileDriver {
+    type Options = FileStore;
+
+    /// A directory that cannot be used is a fault: a store that cannot be written can still be read.
+    fn open(name: Option<&str>, options: &FileStore, environment: &Environment<'_>) -> (Option<Self>, Option<String>) {
+        let driver = Self::with_dirs(name, options, configured_dirs(options, environment.default_dir));
+        let unusable = driver.dirs.iter().find_map(|dir| {
+            let path = Path::new(&dir.path);
+            if environment.creates_dirs { prepare(path, options).err() } else { inspect_dir(path).err() }
+        });
+        let driver = Self { fault: driver.fault.clone().or(unusable), ..driver };
+        let fault = driver.fault.as_ref().map(|fault| format!("nothing can be added to the store: {fault}"));
+        (Some(driver), fault)
+    }
+
+    /// Does not access the file system.
+    fn owns(&self, url: &LocationUrl) -> bool {
+        path_within(&self.dirs, url).is_some()
+    }
+
+    fn properties(&self) -> Map<String, Value> {
+        let mut properties = Map::new();
+        if let [dir] = &*self.dirs {
+            properties.insert("data_dir".to_owned(), dir.path.clone().into());
+        }
+        properties.insert("chunk_size".to_owned(), self.chunk_size.into());
+        properties.insert("thin_provisioning".to_owned(), self.hole.is_some().into());
+        properties
+    }
+
     async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
         if self.fault.is_some() {
             return Err(Error::ReadOnly);
@@ -659,7 +651,9 @@ mod tests {
     use crate::stream;
 
     fn driver(dir: &Path) -> FileDriver {
-        let mut driver = FileDriver::open(None, &FileStore::default(), dir);
+        fs::create_dir_all(dir).unwrap();
+        let options = FileStore::default();
+        let mut driver = FileDriver::with_dirs(None, &options, configured_dirs(&options, dir));
         driver.timeout = Some(1);
         driver
     }

@@ -6,7 +6,7 @@ use futures_util::StreamExt as _;
 use reqwest::{Method, Response, StatusCode, header, redirect};
 use url::{Host, Url};
 
-use super::{Blob, Driver, Error, Hold, Object, Result, Stored};
+use super::{Blob, Driver, Environment, Error, Hold, Object, Result, Stored, location};
 use crate::{
     config::HttpStore,
     egress::{EgressFilter, Refused, Strictness},
@@ -39,7 +39,7 @@ struct Proxies {
 impl HttpDriver {
     /// # Errors
     /// A description of the invalid option.
-    pub(super) fn open(options: &HttpStore, filter: &Arc<EgressFilter>) -> Result<Self, String> {
+    fn new(options: &HttpStore, filter: &Arc<EgressFilter>) -> Result<Self, String> {
         let mut proxies = Proxies::default();
         for (scheme, proxy) in &options.http_proxy_information.0 {
             let url = Url::parse(&proxy_url(proxy)).ok();
@@ -155,6 +155,19 @@ fn content_length(response: &Response) -> Option<u64> {
 }
 
 impl Driver for HttpDriver {
+    type Options = HttpStore;
+
+    fn open(_: Option<&str>, options: &HttpStore, environment: &Environment<'_>) -> (Option<Self>, Option<String>) {
+        match Self::new(options, environment.filter) {
+            Ok(driver) => (Some(driver), None),
+            Err(fault) => (None, Some(format!("it cannot be used: {fault}"))),
+        }
+    }
+
+    fn owns(&self, url: &LocationUrl) -> bool {
+        matches!(location::scheme(url).as_str(), "http" | "https")
+    }
+
     async fn put(&self, _: &Object, _: Chunks, _: u64) -> Result<Stored> {
         Err(Error::ReadOnly)
     }

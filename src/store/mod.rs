@@ -14,7 +14,8 @@ use std::{
     collections::HashSet,
     future::Future,
     ops::Range,
-    sync::{Mutex, PoisonError},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -26,7 +27,7 @@ pub(crate) use self::{
     registry::{Store, StoreFault, Stores},
 };
 use crate::{
-    egress::Refused,
+    egress::{EgressFilter, Refused},
     model::LocationUrl,
     stream::{ByteStream, Chunks, Cut},
 };
@@ -113,8 +114,33 @@ pub(crate) struct Blob {
     pub(crate) data: ByteStream,
 }
 
+/// What drivers need to open a store, in addition to its options.
+pub(crate) struct Environment<'e> {
+    /// The directory of a file store whose options name none.
+    pub(crate) default_dir: &'e Path,
+    /// Whether missing directories are created. Otherwise, it is only checked that they can be.
+    pub(crate) creates_dirs: bool,
+    /// The filter for locations on web servers.
+    pub(crate) filter: &'e Arc<EgressFilter>,
+}
+
 /// A kind of store. The caller is allowed to drop the future of any call at any time.
-pub(crate) trait Driver {
+pub(crate) trait Driver: Sized {
+    /// The options of a store of this kind.
+    type Options;
+
+    /// Opens a store. Also returns the store's fault, if it has one. Without a driver, every operation on the store's data fails.
+    fn open(
+        name: Option<&str>,
+        options: &Self::Options,
+        environment: &Environment<'_>,
+    ) -> (Option<Self>, Option<String>);
+    /// Whether the URL alone shows that a location is in this store.
+    fn owns(&self, url: &LocationUrl) -> bool;
+    /// The properties of the store that admins can see.
+    fn properties(&self) -> Map<String, Value> {
+        Map::new()
+    }
     /// Stores an object. `size` is 0 if the caller does not know it.
     ///
     /// If the call fails or is dropped, it leaves nothing behind. If it succeeds, the object is complete, and no incomplete version

@@ -5,10 +5,11 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Blob, Driver as _, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location, s3::S3Driver,
+    Blob, Driver, Environment, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location,
+    s3::S3Driver,
 };
 use crate::{
-    config::{FileStore, StoreConfig, StoreKind, StoresConfig},
+    config::{StoreConfig, StoreKind, StoresConfig},
     egress::EgressFilter,
     model::LocationUrl,
     stream::Chunks,
@@ -27,54 +28,61 @@ pub(crate) struct Store {
     driver: AnyDriver,
 }
 
-enum AnyDriver {
-    File(FileDriver),
-    Http(HttpDriver),
-    S3(S3Driver),
-    /// A kind that only Glance supports, or a store that could not be opened. Every operation on its data fails.
-    Absent,
+/// The list of drivers, each with its variant of [`StoreKind`]. Passes the list to a macro, behind that macro's own arguments.
+macro_rules! with_drivers {
+    ($macro:ident! { $($arguments:tt)* }) => {
+        $macro! { { $($arguments)* } File(FileDriver), Http(HttpDriver), S3(S3Driver) }
+    };
 }
 
-/// Calls a method of the store's driver; evaluates to `$absent` if it has none.
-macro_rules! call {
-    ($store:expr, |$driver:ident| $call:expr, $absent:expr) => {
+macro_rules! declare_any_driver {
+    ({} $($kind:ident($driver:ident)),+) => {
+        enum AnyDriver {
+            $($kind($driver),)+
+            /// A kind that only Glance supports, or a store that could not be opened. Every operation on its data fails.
+            Absent,
+        }
+
+        impl AnyDriver {
+            /// See `Driver::open`.
+            fn open(kind: &StoreKind, name: Option<&str>, environment: &Environment<'_>) -> (Self, Option<String>) {
+                match kind {
+                    $(StoreKind::$kind(options) => {
+                        let (driver, fault) = $driver::open(name, options, environment);
+                        (driver.map_or(Self::Absent, Self::$kind), fault)
+                    })+
+                    StoreKind::Other(kind) => {
+                        (Self::Absent, Some(format!("it cannot be used: Glimpse has no driver of the kind {kind}")))
+                    }
+                }
+            }
+        }
+    };
+}
+
+with_drivers! { declare_any_driver! {} }
+
+macro_rules! match_driver {
+    ({ $store:expr, $driver:ident, $call:expr, $absent:expr } $($kind:ident($_:ident)),+) => {
         match &$store.driver {
-            AnyDriver::File($driver) => $call,
-            AnyDriver::Http($driver) => $call,
-            AnyDriver::S3($driver) => $call,
+            $(AnyDriver::$kind($driver) => $call,)+
             AnyDriver::Absent => $absent,
         }
     };
 }
 
+/// Calls a method of the store's driver; evaluates to `$absent` if it has none.
+macro_rules! call {
+    ($store:expr, |$driver:ident| $call:expr, $absent:expr) => {
+        with_drivers! { match_driver! { $store, $driver, $call, $absent } }
+    };
+}
+
 impl Store {
     /// Opens a store. Also returns why it cannot be used, or why nothing can be added to it.
-    fn open(
-        config: &StoreConfig,
-        named: bool,
-        filter: &Arc<EgressFilter>,
-        open_files: impl Fn(Option<&str>, &FileStore) -> FileDriver,
-    ) -> (Self, Option<String>) {
+    fn open(config: &StoreConfig, named: bool, environment: &Environment<'_>) -> (Self, Option<String>) {
         let name = named.then_some(config.id.as_str());
-        let (driver, fault) = match &config.kind {
-            StoreKind::File(options) => {
-                let driver = open_files(name, options);
-                let fault = driver.fault().map(|fault| format!("nothing can be added to the store: {fault}"));
-                (AnyDriver::File(driver), fault)
-            }
-            StoreKind::Http(options) => match HttpDriver::open(options, filter) {
-                Ok(driver) => (AnyDriver::Http(driver), None),
-                Err(fault) => (AnyDriver::Absent, Some(format!("it cannot be used: {fault}"))),
-            },
-            StoreKind::S3(options) => {
-                let driver = S3Driver::open(name, options);
-                let fault = driver.fault().map(|fault| format!("it cannot be used: {fault}"));
-                (AnyDriver::S3(driver), fault)
-            }
-            StoreKind::Other(kind) => {
-                (AnyDriver::Absent, Some(format!("it cannot be used: Glimpse has no driver of the kind {kind}")))
-            }
-        };
+        let (driver, fault) = AnyDriver::open(&config.kind, name, environment);
         let store = Self {
             id: config.id.clone(),
             description: config.description.clone(),
@@ -90,13 +98,9 @@ impl Store {
         self.kind == "http"
     }
 
-    /// The properties of the store that admins can see.
+    /// See `Driver::properties`.
     pub(crate) fn properties(&self) -> Map<String, Value> {
-        match &self.driver {
-            AnyDriver::File(driver) => driver.properties(),
-            AnyDriver::S3(driver) => driver.properties(),
-            AnyDriver::Http(_) | AnyDriver::Absent => Map::new(),
-        }
+        call!(self, |driver| driver.properties(), Map::new())
     }
 
     fn has_scheme(&self, scheme: &str) -> bool {
@@ -108,14 +112,9 @@ impl Store {
         }
     }
 
-    /// Whether the URL alone shows that a location is in this store.
+    /// See `Driver::owns`.
     fn owns(&self, url: &LocationUrl) -> bool {
-        match &self.driver {
-            AnyDriver::File(driver) => driver.owns(url),
-            AnyDriver::S3(driver) => driver.owns(url),
-            AnyDriver::Http(_) => self.has_scheme(&location::scheme(url)),
-            AnyDriver::Absent => false,
-        }
+        call!(self, |driver| driver.owns(url), false)
     }
 
     /// See `Driver::put`.
@@ -206,9 +205,9 @@ impl Stores {
     /// # Errors
     /// If the default store is not configured.
     pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Result<Self, String> {
-        let open_files = |name: Option<&str>, options: &FileStore| FileDriver::open(name, options, default_dir);
+        let environment = Environment { default_dir, creates_dirs: true, filter };
         let open = |config: &StoreConfig, named| {
-            let (store, fault) = Store::open(config, named, filter, open_files);
+            let (store, fault) = Store::open(config, named, &environment);
             if let Some(fault) = fault {
                 tracing::warn!(store = store.id, "the store has a fault: {fault}");
             }
@@ -223,11 +222,11 @@ impl Stores {
 
     /// Finds faults of the stores without creating or connecting anything.
     pub(crate) fn faults(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Vec<StoreFault> {
-        let inspect = |name: Option<&str>, options: &FileStore| FileDriver::inspect(name, options, default_dir);
+        let environment = Environment { default_dir, creates_dirs: false, filter };
         let mut has_default = false;
         let mut faults = Vec::new();
         for store in &config.stores {
-            let (store, fault) = Store::open(store, config.named, filter, inspect);
+            let (store, fault) = Store::open(store, config.named, &environment);
             let is_default = is_default(config, &store);
             has_default |= is_default;
             let read_only = || (is_default && store.is_read_only()).then(|| "clients can only read from it".to_owned());

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::client::{Client, ObjectPath, Payload, PayloadBuilder, READ_TIMEOUT, S3Error};
-use super::{Blob, Driver, Error, Hold, Leftovers, Object, Result, Stored, location};
+use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::S3Store,
     model::LocationUrl,
@@ -76,52 +76,6 @@ enum Pending {
 }
 
 impl S3Driver {
-    /// Opens the store. An invalid option is recorded as the store's fault, so that the other stores work, as in Glance.
-    pub(super) fn open(name: Option<&str>, options: &S3Store) -> Self {
-        let host = options.s3_store_host.as_deref().unwrap_or_default();
-        let (scheme, host) = match (host.strip_prefix("https://"), host.strip_prefix("http://")) {
-            (Some(host), _) => ("s3+https", host),
-            (None, host_alone) => ("s3", host_alone.unwrap_or(host)),
-        };
-        let bucket = options.s3_store_bucket.clone().unwrap_or_default();
-        Self {
-            name: name.map(str::to_owned),
-            prefix: format!("{scheme}://{}/{bucket}/", host.trim_matches('/')),
-            bucket,
-            create_bucket: options.s3_store_create_bucket_on_put,
-            large_object_size: u64::from(options.s3_store_large_object_size) * MIB,
-            chunk_size: u64::from(options.s3_store_large_object_chunk_size) * MIB,
-            max_in_flight: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
-            client: Client::open(options).map(Arc::new),
-            leftovers: Leftovers::default(),
-            pending: Mutex::default(),
-        }
-    }
-
-    /// Why the store cannot be used, if it cannot.
-    pub(super) fn fault(&self) -> Option<&str> {
-        self.client.as_ref().err().map(String::as_str)
-    }
-
-    /// Whether a location's URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations
-    /// that name no store.
-    pub(super) fn owns(&self, url: &LocationUrl) -> bool {
-        let url = url.redacted();
-        let is_prefix_of =
-            |rest: &str| self.prefix.strip_prefix("s3://").is_some_and(|prefix| rest.starts_with(prefix));
-        // Glance reads `s3+http` as well, and writes `s3`.
-        url.starts_with(&self.prefix) || url.strip_prefix("s3+http://").is_some_and(is_prefix_of)
-    }
-
-    /// The properties of the store that admins can see.
-    pub(super) fn properties(&self) -> Map<String, Value> {
-        let mut properties = Map::new();
-        properties.insert("s3_store_large_object_size".to_owned(), self.large_object_size.into());
-        properties.insert("s3_store_large_object_chunk_size".to_owned(), self.chunk_size.into());
-        properties.insert("s3_store_thread_pools".to_owned(), self.max_in_flight.into());
-        properties
-    }
-
     fn keep_pending(&self, object: &Object, pending: Pending) {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone(), pending);
     }
@@ -227,6 +181,51 @@ impl S3Driver {
 }
 
 impl Driver for S3Driver {
+    type Options = S3Store;
+
+    /// An invalid option is a fault of the store, so that the other stores work, as in Glance.
+    fn open(name: Option<&str>, options: &S3Store, _: &Environment<'_>) -> (Option<Self>, Option<String>) {
+        let host = options.s3_store_host.as_deref().unwrap_or_default();
+        let (scheme, host) = match (host.strip_prefix("https://"), host.strip_prefix("http://")) {
+            (Some(host), _) => ("s3+https", host),
+            (None, host_alone) => ("s3", host_alone.unwrap_or(host)),
+        };
+        let bucket = options.s3_store_bucket.clone().unwrap_or_default();
+        let client = Client::open(options).map(Arc::new);
+        let fault = client.as_ref().err().map(|fault| format!("it cannot be used: {fault}"));
+        let driver = Self {
+            name: name.map(str::to_owned),
+            prefix: format!("{scheme}://{}/{bucket}/", host.trim_matches('/')),
+            bucket,
+            create_bucket: options.s3_store_create_bucket_on_put,
+            large_object_size: u64::from(options.s3_store_large_object_size) * MIB,
+            chunk_size: u64::from(options.s3_store_large_object_chunk_size) * MIB,
+            max_in_flight: usize::try_from(options.s3_store_thread_pools).unwrap_or(usize::MAX),
+            client,
+            leftovers: Leftovers::default(),
+            pending: Mutex::default(),
+        };
+        (Some(driver), fault)
+    }
+
+    /// Whether the URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations that name no
+    /// store.
+    fn owns(&self, url: &LocationUrl) -> bool {
+        let url = url.redacted();
+        let is_prefix_of =
+            |rest: &str| self.prefix.strip_prefix("s3://").is_some_and(|prefix| rest.starts_with(prefix));
+        // Glance reads `s3+http` as well, and writes `s3`.
+        url.starts_with(&self.prefix) || url.strip_prefix("s3+http://").is_some_and(is_prefix_of)
+    }
+
+    fn properties(&self) -> Map<String, Value> {
+        let mut properties = Map::new();
+        properties.insert("s3_store_large_object_size".to_owned(), self.large_object_size.into());
+        properties.insert("s3_store_large_object_chunk_size".to_owned(), self.chunk_size.into());
+        properties.insert("s3_store_thread_pools".to_owned(), self.max_in_flight.into());
+        properties
+    }
+
     async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
         self.client().map_err(|_| Error::ReadOnly)?;
         let mut source = Source::new(data);
