@@ -122,7 +122,7 @@ impl Audit {
                         location,
                         size,
                         os_hash_value = hash,
-                        "the image's data is gone from a location"
+                        "the image's data is missing from a location"
                     );
                 }
             }
@@ -297,7 +297,7 @@ impl Audited {
             ),
             Repair::Kill => tracing::error!(
                 image,
-                "the image's locations are marked as deleted, and its data is gone: its status is \"killed\" now"
+                "the image's locations are marked as deleted, and its data is missing: its status is \"killed\" now"
             ),
         }
         Ok(())

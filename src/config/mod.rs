@@ -309,11 +309,11 @@ impl Config {
     fn apply_pipeline(&mut self, pipeline: Pipeline) -> Result<(), ConfigError> {
         self.warnings.extend(pipeline.warnings);
         if !pipeline.cors && !self.cors.allowed_origin.is_empty() {
-            self.warnings.push("[cors] does nothing: the paste pipeline has no cors filter".to_owned());
+            self.warnings.push("[cors] has no effect: the paste pipeline has no cors filter".to_owned());
             self.cors.allowed_origin.clear();
         }
         if !pipeline.proxy_headers && self.oslo_middleware.enable_proxy_headers_parsing {
-            let what = "[oslo_middleware] enable_proxy_headers_parsing does nothing";
+            let what = "[oslo_middleware] enable_proxy_headers_parsing has no effect";
             self.warnings.push(format!("{what}: the paste pipeline has no http_proxy_to_wsgi filter"));
             self.oslo_middleware.enable_proxy_headers_parsing = false;
         }
@@ -639,7 +639,7 @@ mod tests {
         assert_eq!((found.username.as_deref(), found.region_name.as_deref()), (Some("p"), Some("r")));
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
         assert!(
-            config.warnings[1].contains(":3: [keystone_authtoken] auth_url does nothing: auth_section names [own]")
+            config.warnings[1].contains(":3: [keystone_authtoken] auth_url has no effect: auth_section names [own]")
         );
         assert!(config.warnings[0].contains(":10: there is no option [own] region_name"), "{:?}", config.warnings);
     }

@@ -222,7 +222,7 @@ impl RawConfig {
             reported.push((group, name));
             let warning = match (&self.auth_section, is_moved) {
                 (Some(section), true) => {
-                    format!("[{group}] {name} does nothing: auth_section names [{section}] for it")
+                    format!("[{group}] {name} has no effect: auth_section names [{section}] for it")
                 }
                 _ => describe_unused(group, name),
             };

@@ -58,8 +58,8 @@ impl From<sqlx::Error> for Error {
         let code = reply.code().unwrap_or_default();
         if let Some(reply) = reply.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
             return match reply.number() {
-                // Deadlock, lock wait timeout, Galera's failed certification (which comes as a deadlock), and no such savepoint: Galera
-                // has rolled back the transaction (see `TransactionControl::GALERA`).
+                // Deadlock, lock wait timeout, Galera's failed certification (which comes as a deadlock), and no such savepoint:
+                // Galera has rolled back the transaction (see `TransactionControl::GALERA`).
                 1213 | 1205 | 1305 => Self::Conflict(error),
                 // Too many connections, access denied, no such database, shutdown in progress, connection killed, query
                 // interrupted or timed out, read-only while failing over. Galera: a node that is not (1047), or is no longer

@@ -144,9 +144,9 @@ impl TransactionControl {
         Self { begin: "BEGIN", commit: "COMMIT", rollback: "ROLLBACK", begins_in_steps: false };
     /// SQLite. It takes the write lock immediately.
     pub(super) const SQLITE: Self = Self { begin: "BEGIN IMMEDIATE", ..Self::SERVER };
-    /// A node of a Galera cluster. If the node rolls back a transaction for one from another node while a statement is being prepared,
-    /// the client may not learn of it: MariaDB then runs the statements that follow as transactions of their own. Without autocommit,
-    /// they are one new transaction, and that one does not have the savepoint, so it is not committed.
+    /// A node of a Galera cluster. If the node rolls back a transaction for one from another node while a statement is being
+    /// prepared, the client may not learn of it: MariaDB then runs the statements that follow as transactions of their own. Without
+    /// autocommit, they are one new transaction, and that one does not have the savepoint, so it is not committed.
     pub(super) const GALERA: Self = Self {
         begin: "SET autocommit = 0; SAVEPOINT begun",
         commit: "RELEASE SAVEPOINT begun; COMMIT; SET autocommit = 1",

@@ -208,8 +208,8 @@ impl Driver for S3Driver {
         (Some(driver), fault)
     }
 
-    /// Whether the URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations that name no
-    /// store.
+    /// Whether the URL, without credentials, starts like the URLs of this store. Glance uses the same rule for locations that name
+    /// no store.
     fn owns(&self, url: &LocationUrl) -> bool {
         let url = url.redacted();
         let is_prefix_of =

@@ -72,7 +72,7 @@ async fn an_active_image_with_missing_data_is_reported_and_nothing_is_changed() 
     let shown = s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await;
     fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
     s.start_again().await;
-    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
+    is_reported(&s, &image, "ERROR", "the image's data is missing from a location").await;
     let member = s.member("p1");
     assert_eq!(status(&member, &image).await, "active");
     assert_eq!(s.database.pairs("SELECT id, os_hash_value FROM images ORDER BY id").await, shown);
@@ -143,7 +143,7 @@ async fn a_store_that_is_not_mounted_changes_no_image() {
     fs::copy(away.join(id(&images[0])), there.join(id(&images[0]))).unwrap();
     s.start_again().await;
     for image in &images[1..] {
-        is_reported(&s, image, "ERROR", "the image's data is gone from a location").await;
+        is_reported(&s, image, "ERROR", "the image's data is missing from a location").await;
     }
     fs::remove_dir_all(&there).unwrap();
     fs::rename(&away, &there).unwrap();
@@ -187,7 +187,7 @@ async fn a_deactivated_image_with_missing_data_stays_deactivated() {
     s.database.execute(&format!("UPDATE images SET status = 'deactivated' WHERE id = '{}'", id(&image))).await;
     fs::remove_file(dir.path().join("images").join(id(&image))).unwrap();
     s.start_again().await;
-    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
+    is_reported(&s, &image, "ERROR", "the image's data is missing from a location").await;
     assert_eq!(status(&s.member("p1"), &image).await, "deactivated");
 }
 
@@ -214,7 +214,7 @@ async fn an_image_with_missing_data_in_one_store_keeps_its_other_locations() {
     s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
     fs::remove_file(dir.path().join("fast").join(name)).unwrap();
     s.start_again().await;
-    is_reported(&s, &image, "ERROR", "the image's data is gone from a location").await;
+    is_reported(&s, &image, "ERROR", "the image's data is missing from a location").await;
     let member = s.member("p1");
     assert_eq!(download(&member, &image).await, bytes(1000));
     let stores = member.get(&image).await.expect(200).json()["stores"].as_str().unwrap().to_owned();

@@ -423,7 +423,7 @@ async fn a_paste_file_and_auth_section_configure_the_keystone_login() {
     assert_eq!(challenge.header("www-authenticate"), "Keystone uri=\"http://from.paste/v3\"");
     // The filter does not set `delay_auth_decision`, so it is false.
     client.send(client.request("GET", "/v2/images").header("X-Service-Token", "nonsense")).await.expect(401);
-    assert!(s.log().contains("[keystone_authtoken] username does nothing: auth_section names [service_user] for it"));
+    assert!(s.log().contains("[keystone_authtoken] username has no effect: auth_section names [service_user] for it"));
 }
 
 #[tokio::test]
