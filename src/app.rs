@@ -157,7 +157,7 @@ impl App {
             db.sync().await.map_err(error)?;
         }
         let state = wait_for_schema(&db, &url, &config.database).await.map_err(error)?.state;
-        if let Some((message, _)) = state.advice() {
+        if let Some(message) = state.advice() {
             return Err(StartError::Schema { url: url.to_string(), message });
         }
         tracing::info!(database = %url, "database is ready");

@@ -1,28 +1,25 @@
 //! `glimpse db …`: the database's schema, and purging deleted rows.
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use chrono::{TimeDelta, Utc};
 use clap::{Args, Subcommand};
 
-use super::CommandResult;
-use crate::error::Error;
+use super::{CommandResult, GlanceMessage, schema};
 use crate::{
-    app::{self, StartError},
+    app::StartError,
     config::Config,
     db::{
-        self, Db,
-        migrate::Step,
+        Db,
         purge::{IMAGES, Purged, RECORDS},
     },
+    error::Error,
     log,
 };
 
+/// The options of `glimpse db`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub(super) enum Command {
+pub(super) enum Arguments {
     /// Create the schema, or upgrade it to the version that this program needs
     ///
     /// Run this before the first start and after each upgrade of Glimpse. The server does it by itself for the embedded
@@ -32,11 +29,20 @@ pub(super) enum Command {
     Version,
     /// Check whether the schema is up to date
     ///
-    /// The exit code is 0 if it is, 3 if `db sync` is needed, 5 if `db sync` is needed to complete an upgrade that Glance began,
-    /// and 1 if the database cannot be used.
+    /// The exit code is 0 if it is, 3 if `db expand` or `db sync` is needed, 5 if `db contract` or `db sync` is needed, and 1 if the
+    /// database cannot be used.
     Check,
-    /// Complete an upgrade that Glance began, the last step of a rolling upgrade
-    #[command(hide = true)]
+    /// The first step of a rolling upgrade: add the tables and indexes that are missing
+    ///
+    /// The previous release continues to work on the database.
+    Expand,
+    /// The second step of a rolling upgrade: migrate the data
+    ///
+    /// No data has to be migrated so far. The command checks that the first step is complete.
+    Migrate,
+    /// The last step of a rolling upgrade: remove what no release needs any more
+    ///
+    /// So far it only records that the upgrade is complete, and adds what Glimpse needs if Glance has run the first step.
     Contract,
     /// Permanently remove deleted properties, tags, members, locations and tasks
     ///
@@ -70,75 +76,48 @@ pub(super) struct Purge<const DAYS: i64> {
     rows: Option<i64>,
 }
 
-/// Exit codes of `db check` for the step that is needed, the same as those of `glance-manage db check`.
-const NEEDS_EXPAND: u8 = 3;
-const NEEDS_CONTRACT: u8 = 5;
+/// A command for the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Command {
+    Schema(schema::Command),
+    Purge(Purge<30>),
+    PurgeImagesTable(Purge<180>),
+}
 
-pub(super) fn run(config: &Config, command: Command) -> CommandResult {
+impl From<Arguments> for Command {
+    fn from(arguments: Arguments) -> Self {
+        Self::Schema(match arguments {
+            Arguments::Sync => schema::Command::Sync,
+            Arguments::Version => schema::Command::Version,
+            Arguments::Check => schema::Command::Check,
+            Arguments::Expand => schema::Command::Expand,
+            Arguments::Migrate => schema::Command::Migrate,
+            Arguments::Contract => schema::Command::Contract,
+            Arguments::Purge(options) => return Self::Purge(options),
+            Arguments::PurgeImagesTable(options) => return Self::PurgeImagesTable(options),
+        })
+    }
+}
+
+pub(super) fn run(config: &Config, command: Command, program: schema::Program) -> CommandResult {
     log::start(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut out = io::stdout();
     runtime.block_on(async {
         let url = config.database_url();
-        let limits = (&config.database).into();
         let error = |source| StartError::Database { url: url.to_string(), source };
+        let open = async || Db::open(&url, (&config.database).into()).await.map_err(error);
         match command {
-            Command::Sync => {
-                if config.database_is_embedded() {
-                    app::create_data_dir(config)?;
-                }
-                let message = sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
-                writeln!(out, "{message}")?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Command::Version => {
-                let schema = Db::schema_at(&url, limits).await.map_err(error)?;
-                writeln!(
-                    out,
-                    "{}",
-                    if schema.alembic.is_empty() { "none".to_owned() } else { schema.alembic.join(", ") }
-                )?;
-                writeln!(out, "glimpse migration {}", schema.migration)?;
-                Ok(ExitCode::SUCCESS)
-            }
-            Command::Check | Command::Contract => {
-                let advice = Db::schema_at(&url, limits).await.map_err(error)?.state.advice();
-                let step = advice.as_ref().map(|(_, step)| *step);
-                if command == Command::Contract && step == Some(Step::Contract) {
-                    let message = sync(&Db::open(&url, limits).await.map_err(error)?).await.map_err(error)?;
-                    writeln!(out, "{message}")?;
-                    return Ok(ExitCode::SUCCESS);
-                }
-                match advice {
-                    None => writeln!(out, "Database is up to date. No upgrades needed.")?,
-                    Some((advice, _)) => writeln!(out, "Your database is not up to date: {advice}.")?,
-                }
-                Ok(match step {
-                    None => ExitCode::SUCCESS,
-                    Some(Step::Expand) => ExitCode::from(NEEDS_EXPAND),
-                    Some(Step::Contract) => ExitCode::from(NEEDS_CONTRACT),
-                    Some(Step::ByHand) => ExitCode::FAILURE,
-                })
-            }
+            Command::Schema(command) => schema::run(config, command, program).await,
             Command::Purge(options) => {
                 let (age, rows) = options.age_and_rows()?;
-                purge(&Db::open(&url, limits).await.map_err(error)?, &RECORDS, age, rows).await
+                purge(&open().await?, &RECORDS, age, rows).await
             }
             Command::PurgeImagesTable(options) => {
                 let (age, rows) = options.age_and_rows()?;
-                purge(&Db::open(&url, limits).await.map_err(error)?, &IMAGES, age, rows).await
+                purge(&open().await?, &IMAGES, age, rows).await
             }
         }
     })
-}
-
-/// Creates or upgrades the schema. Returns a message about it.
-async fn sync(db: &Db) -> db::Result<&'static str> {
-    let synced = db.sync().await?;
-    db.close().await;
-    let message =
-        if synced { "Database is synced successfully." } else { "Database is up to date. No migrations needed." };
-    Ok(message)
 }
 
 /// The largest age that Glance accepts: no row is older than the epoch.
@@ -153,20 +132,20 @@ fn now() -> chrono::DateTime<Utc> {
 
 impl<const DAYS: i64> Purge<DAYS> {
     /// Checks the options as Glance does. Returns the age, and the maximum number of rows, if there is one.
-    fn age_and_rows(self) -> Result<(TimeDelta, Option<u32>), String> {
+    fn age_and_rows(self) -> Result<(TimeDelta, Option<u32>), GlanceMessage> {
         let (age, rows) = (self.days.unwrap_or(self.age_in_days), self.rows.unwrap_or(self.max_rows));
         if age < 0 {
-            return Err("Must supply a non-negative value for age.".to_owned());
+            return Err(GlanceMessage("Must supply a non-negative value for age.".to_owned()));
         }
         if age >= days_since_the_epoch() {
-            return Err("Maximal age is count of days since epoch.".to_owned());
+            return Err(GlanceMessage("Maximal age is count of days since epoch.".to_owned()));
         }
         match rows {
-            ..=-2 => Err("Minimal rows limit is -1.".to_owned()),
+            ..=-2 => Err(GlanceMessage("Minimal rows limit is -1.".to_owned())),
             -1 => Ok((TimeDelta::days(age), None)),
             rows => match i32::try_from(rows) {
                 Ok(rows) => Ok((TimeDelta::days(age), Some(rows.unsigned_abs()))),
-                Err(_) => Err(format!("'max_rows' value out of range, must not exceed {}.", i32::MAX)),
+                Err(_) => Err(GlanceMessage(format!("'max_rows' value out of range, must not exceed {}.", i32::MAX))),
             },
         }
     }
@@ -180,7 +159,8 @@ async fn purge(db: &Db, tables: &[Purged], age: TimeDelta, rows: Option<u32>) ->
             Ok(removed) => tracing::info!("Deleted {removed} row(s) from table {table}"),
             Err(error @ Error::Conflict(_)) => {
                 tracing::error!(%error, "other tables refer to rows of table {table}; run `db purge` first");
-                return Err("Purge command failed, check glance-manage logs for more details.".into());
+                let message = "Purge command failed, check glance-manage logs for more details.";
+                return Err(GlanceMessage(message.to_owned()).into());
             }
             Err(error) => return Err(error.into()),
         }

@@ -2,9 +2,18 @@
 //! `glance-status`, it accepts that command's arguments and exits with its codes, so existing scripts keep working. Under the name of
 //! another command of Glance, it fails, whatever its arguments are.
 
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
 use clap::{Args, Parser, Subcommand};
 
-use super::{CommandResult, SourceArguments, database, serve, status};
+use super::{
+    CommandResult, SourceArguments, database,
+    schema::{self, Program},
+    serve, status,
+};
 use crate::config::{Config, Sources};
 
 /// A command of Glance that this program replaces.
@@ -40,18 +49,27 @@ impl Name {
         }
     }
 
-    pub(super) fn run(self) -> CommandResult {
+    /// Runs the command. `program` is the path by which it was called.
+    pub(super) fn run(self, program: &str) -> CommandResult {
         match self {
             Self::Api => {
                 let arguments = Api::parse();
                 serve::run(Sources { overrides: arguments.common.overrides(), ..arguments.sources.into() })
             }
             Self::Manage => {
+                if std::env::args_os().len() < 2 {
+                    writeln!(io::stdout(), "{program} category action [<args>]\nAvailable categories:\n\tdb")?;
+                    return Ok(ExitCode::from(WRONG_ARGUMENTS));
+                }
                 let arguments = Manage::parse();
                 let config = load(arguments.sources, arguments.common)?;
-                match arguments.command.command() {
-                    Some(command) => database::run(&config, command),
-                    None => Err(NO_METADEFS.into()),
+                match arguments.command.request()? {
+                    Request::Database(command) => database::run(&config, command, Program::GlanceManage),
+                    Request::Actions => {
+                        writeln!(io::stdout(), "{ACTIONS}")?;
+                        Ok(ExitCode::from(WRONG_ARGUMENTS))
+                    }
+                    Request::Metadefs => Err(NO_METADEFS.into()),
                 }
             }
             Self::Status => {
@@ -63,6 +81,25 @@ impl Name {
         }
     }
 }
+
+/// The exit code of a command line that names no action, or that cannot be parsed.
+const WRONG_ARGUMENTS: u8 = 2;
+
+/// The output of `glance-manage db`.
+const ACTIONS: &str = "Available actions for 'db':
+\tcheck - Report any pending database upgrades.
+\tcontract - Run the contraction phase of a database migration.
+\texpand - Run the expansion phase of a database migration.
+\texport_metadefs - Export metadefinitions data from database to files
+\tload_metadefs - Load metadefinition json files to database
+\tmigrate - Run the data migration phase of a database migration.
+\tpurge - Purge deleted rows older than a given age from glance tables.
+\tpurge_images_table - Purge deleted rows older than a given age from images table.
+\tsync - Perform a complete (offline) database migration
+\tunload_metadefs - Unload metadefinitions from database
+\tupgrade - Upgrade the database's migration level
+\tversion - Print database's current migration level
+\tversion_control - Place a database under migration control";
 
 /// The error of the commands for metadata definitions.
 const NO_METADEFS: &str = "Glimpse does not serve metadata definitions yet, so it cannot load, unload or export them; \
@@ -148,17 +185,22 @@ struct Manage {
 #[derive(Debug, Subcommand)]
 enum ManageCommand {
     /// Create, upgrade, check or purge the database
-    #[command(subcommand)]
-    Db(DbCommand),
+    Db {
+        #[command(subcommand)]
+        command: Option<DbCommand>,
+    },
     /// The same as `db sync`
     #[command(name = "db_sync")]
     DbSync(Positional),
-    /// The same as `db upgrade`
+    /// The same as `db upgrade`; the revision is required
     #[command(name = "db_upgrade")]
     DbUpgrade(Positional),
     /// The same as `db version`
     #[command(name = "db_version")]
     DbVersion,
+    /// The same as `db version_control`
+    #[command(name = "db_version_control")]
+    DbVersionControl(Positional),
     /// The same as `db check`
     #[command(name = "db_check")]
     DbCheck,
@@ -184,20 +226,23 @@ enum ManageCommand {
 
 #[derive(Debug, Subcommand)]
 enum DbCommand {
-    /// Create the schema, or upgrade it to the version that this program needs
+    /// Create the schema, or upgrade it to the version that this program needs; as in Glance, a revision has no effect
     Sync(Version),
-    /// The same as sync
+    /// Upgrade the schema to a revision, and with the newest one to the version that this program needs
     Upgrade(Version),
-    /// The first step of a rolling upgrade; the same as sync
-    Expand,
-    /// The second step of a rolling upgrade; the same as check, because expand already migrates the data
-    Migrate,
-    /// The last step of a rolling upgrade; completes an upgrade that Glance began, otherwise the same as check
-    Contract,
-    /// Print the schema's version
-    Version,
-    /// Check whether the schema is up to date; the exit code is 0 if it is, 3 if expand or sync is needed, 5 if contract is needed
-    Check,
+    /// The first step of a rolling upgrade: add the tables and indexes that are missing
+    Expand(Superfluous),
+    /// The second step of a rolling upgrade: migrate the data; no data has to be migrated so far
+    Migrate(Superfluous),
+    /// The last step of a rolling upgrade: record that the upgrade is complete
+    Contract(Superfluous),
+    /// Print the schema's revision
+    Version(Superfluous),
+    /// Record a revision without running anything [default: liberty]
+    #[command(name = "version_control")]
+    VersionControl(Version),
+    /// Check whether the schema is up to date; the exit code is 0 if it is, 3 if expand is needed, 5 if contract is needed
+    Check(Superfluous),
     /// Permanently remove deleted properties, tags, members, locations and tasks; the rows of deleted images stay
     Purge(database::Purge<30>),
     /// Permanently remove the rows of deleted images; afterwards, any user can create an image with one of their ids
@@ -222,52 +267,112 @@ struct Ignored {
     arguments: Vec<String>,
 }
 
+/// The arguments of a command that takes none. Glance fails on them while it runs, with exit code 1.
+#[derive(Debug, Args)]
+struct Superfluous {
+    #[arg(hide = true, allow_negative_numbers = true)]
+    arguments: Vec<String>,
+}
+
+impl Superfluous {
+    fn check(&self) -> Result<(), String> {
+        match self.arguments.first() {
+            Some(argument) => Err(format!("unexpected argument '{argument}'; nothing was done")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A revision, as an option or as an argument.
 #[derive(Debug, Args)]
 struct Version {
-    /// The revision to upgrade to; only the newest one (heads) is supported
-    #[arg(long, value_parser = newest)]
+    /// The revision
+    #[arg(long, value_name = "VERSION", allow_hyphen_values = true)]
     version: Option<String>,
+    /// The same as --version
+    #[arg(value_name = "VERSION", allow_negative_numbers = true)]
+    arguments: Vec<String>,
+}
+
+impl Version {
+    fn get(self) -> Result<Option<String>, String> {
+        let mut versions = self.version.into_iter().chain(self.arguments);
+        match (versions.next(), versions.next()) {
+            (version, None) => Ok(version),
+            (_, Some(second)) => Err(format!("unexpected argument '{second}'; nothing was done")),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 struct Positional {
-    /// The revision to upgrade to; only the newest one (heads) is supported
-    #[arg(value_parser = newest)]
+    /// The revision
+    #[arg(allow_negative_numbers = true)]
     version: Option<String>,
 }
 
-/// Accepts only the newest revision: a program can create no schema but its own.
-fn newest(text: &str) -> Result<String, String> {
-    match text {
-        "heads" | "head" | "2024_1_expand01" | "2024_1_contract01" => Ok(text.to_owned()),
-        _ => Err("this program can upgrade only to its own schema, 2024_1_contract01".to_owned()),
-    }
+/// The revision that `db version_control` records by default.
+const FIRST_REVISION: &str = "liberty";
+
+/// What a command line of `glance-manage` asks for.
+enum Request {
+    Database(database::Command),
+    /// `db` without an action.
+    Actions,
+    /// The commands for metadata definitions.
+    Metadefs,
 }
 
 impl ManageCommand {
-    /// The equivalent command of `glimpse db`; `None` if Glimpse does not support this one.
-    fn command(self) -> Option<database::Command> {
-        Some(match self {
-            ManageCommand::DbSync(_)
-            | ManageCommand::DbUpgrade(_)
-            | ManageCommand::DbExpand
-            | ManageCommand::Db(DbCommand::Sync(_) | DbCommand::Upgrade(_) | DbCommand::Expand) => {
-                database::Command::Sync
+    fn request(self) -> Result<Request, String> {
+        let command = match self {
+            Self::Db { command: Some(command) } => return command.request(),
+            Self::Db { command: None } => return Ok(Request::Actions),
+            Self::DbLoadMetadefs(_) | Self::DbUnloadMetadefs(_) | Self::DbExportMetadefs(_) => {
+                return Ok(Request::Metadefs);
             }
-            ManageCommand::DbVersion | ManageCommand::Db(DbCommand::Version) => database::Command::Version,
-            ManageCommand::DbCheck
-            | ManageCommand::DbMigrate
-            | ManageCommand::Db(DbCommand::Check | DbCommand::Migrate) => database::Command::Check,
-            ManageCommand::DbContract | ManageCommand::Db(DbCommand::Contract) => database::Command::Contract,
-            ManageCommand::Db(DbCommand::Purge(options)) => database::Command::Purge(options),
-            ManageCommand::Db(DbCommand::PurgeImagesTable(options)) => database::Command::PurgeImagesTable(options),
-            ManageCommand::DbLoadMetadefs(_)
-            | ManageCommand::DbUnloadMetadefs(_)
-            | ManageCommand::DbExportMetadefs(_)
-            | ManageCommand::Db(
-                DbCommand::LoadMetadefs(_) | DbCommand::UnloadMetadefs(_) | DbCommand::ExportMetadefs(_),
-            ) => return None,
-        })
+            Self::DbSync(_) => schema::Command::Sync,
+            Self::DbUpgrade(Positional { version: Some(version) }) => schema::Command::Upgrade(version),
+            Self::DbUpgrade(Positional { version: None }) => {
+                return Err("db_upgrade needs a revision, such as heads; nothing was done".to_owned());
+            }
+            Self::DbVersion => schema::Command::Version,
+            Self::DbVersionControl(Positional { version }) => {
+                schema::Command::VersionControl(version.unwrap_or_else(|| FIRST_REVISION.to_owned()))
+            }
+            Self::DbCheck => schema::Command::Check,
+            Self::DbExpand => schema::Command::Expand,
+            Self::DbMigrate => schema::Command::Migrate,
+            Self::DbContract => schema::Command::Contract,
+        };
+        Ok(Request::Database(database::Command::Schema(command)))
+    }
+}
+
+impl DbCommand {
+    fn request(self) -> Result<Request, String> {
+        let (command, superfluous) = match self {
+            Self::Purge(options) => return Ok(Request::Database(database::Command::Purge(options))),
+            Self::PurgeImagesTable(options) => {
+                return Ok(Request::Database(database::Command::PurgeImagesTable(options)));
+            }
+            Self::LoadMetadefs(_) | Self::UnloadMetadefs(_) | Self::ExportMetadefs(_) => return Ok(Request::Metadefs),
+            Self::Sync(version) => (version.get().map(|_| schema::Command::Sync)?, None),
+            Self::Upgrade(version) => {
+                (schema::Command::Upgrade(version.get()?.unwrap_or_else(|| "heads".to_owned())), None)
+            }
+            Self::VersionControl(version) => {
+                let version = version.get()?.unwrap_or_else(|| FIRST_REVISION.to_owned());
+                (schema::Command::VersionControl(version), None)
+            }
+            Self::Expand(superfluous) => (schema::Command::Expand, Some(superfluous)),
+            Self::Migrate(superfluous) => (schema::Command::Migrate, Some(superfluous)),
+            Self::Contract(superfluous) => (schema::Command::Contract, Some(superfluous)),
+            Self::Version(superfluous) => (schema::Command::Version, Some(superfluous)),
+            Self::Check(superfluous) => (schema::Command::Check, Some(superfluous)),
+        };
+        superfluous.map_or(Ok(()), |superfluous| superfluous.check())?;
+        Ok(Request::Database(database::Command::Schema(command)))
     }
 }
 

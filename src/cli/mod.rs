@@ -6,6 +6,7 @@ mod documents;
 mod glance;
 mod identity;
 mod policy;
+mod schema;
 mod serve;
 mod status;
 
@@ -102,7 +103,7 @@ enum Command {
     Serve(serve::Arguments),
     /// Create or upgrade the database's schema, check it, and purge deleted rows
     #[command(subcommand)]
-    Db(database::Command),
+    Db(database::Arguments),
     /// Check or print the configuration, without starting the server
     #[command(subcommand)]
     Config(configuration::Command),
@@ -139,6 +140,11 @@ fn install_tls() -> Result<(), &'static str> {
 /// A command's exit code, or the error that `main` prints to standard error.
 type CommandResult = Result<ExitCode, Box<dyn std::error::Error>>;
 
+/// An error in the words of Glance, which prints it without its name.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct GlanceMessage(String);
+
 /// Runs the command that the command line names, and returns the process's exit code.
 #[must_use]
 #[expect(clippy::print_stderr, reason = "the user of a command reads its error there")]
@@ -146,8 +152,9 @@ pub fn main() -> ExitCode {
     let _flush = FlushLog;
     restrict_new_files();
     let program = std::env::args().next().unwrap_or_default();
-    let done = match glance::Name::from_program(&program) {
-        Some(name) => name.run(),
+    let name = glance::Name::from_program(&program);
+    let done = match name {
+        Some(name) => name.run(&program),
         None => run(CommandLine::parse()),
     };
     done.unwrap_or_else(|error| {
@@ -157,7 +164,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(ENDED_BY_SIGPIPE);
         }
         log::flush();
-        eprintln!("glimpse: {error}");
+        match name {
+            Some(glance::Name::Manage) if error.is::<GlanceMessage>() => eprintln!("{error}"),
+            Some(glance::Name::Manage) => eprintln!("ERROR: {error}"),
+            _ => eprintln!("glimpse: {error}"),
+        }
         ExitCode::FAILURE
     })
 }
@@ -185,7 +196,7 @@ fn run(arguments: CommandLine) -> CommandResult {
         Command::Man { directory } => documents::manual(CommandLine::command(), directory.as_deref()),
         Command::Config(command) => configuration::run(&sources, command),
         Command::Serve(arguments) => serve::run(Sources { overrides: arguments.overrides(), ..sources }),
-        Command::Db(command) => database::run(&Config::load(&sources)?, command),
+        Command::Db(command) => database::run(&Config::load(&sources)?, command.into(), schema::Program::Glimpse),
         Command::Policy(command) => policy::run(&Config::load(&sources)?, command),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),
     }

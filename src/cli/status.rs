@@ -8,11 +8,7 @@ use std::{
 
 use super::CommandResult;
 
-use crate::{
-    app,
-    config::Config,
-    db::{Db, migrate::Step},
-};
+use crate::{app, config::Config, db::Db};
 
 /// The result of a check. The command's exit code is that of the worst one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,8 +55,8 @@ fn database(config: &Config) -> (Outcome, String) {
         Err(error) => (Outcome::Failure, error.to_string()),
         Ok(schema) => match schema.state.advice() {
             None => (Outcome::Success, String::new()),
-            Some((advice, Step::Expand | Step::Contract)) => (Outcome::Warning, advice),
-            Some((advice, Step::ByHand)) => (Outcome::Failure, advice),
+            Some(advice) if schema.state.is_by_hand() => (Outcome::Failure, advice),
+            Some(advice) => (Outcome::Warning, advice),
         },
     }
 }

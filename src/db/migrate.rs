@@ -7,6 +7,9 @@
 //!
 //! `db sync` adopts a database that Glance has created: it records the migrations whose schema is already there, and runs the
 //! others. It neither changes nor removes anything of Glance's, and Glance can still use the database.
+//!
+//! Glance upgrades in steps: an expansion, which the previous release tolerates, and a contraction. All migrations of Glimpse are
+//! expansions. So a contraction only records its revision in `alembic_version`.
 
 use std::{
     sync::LazyLock,
@@ -21,12 +24,16 @@ use sqlx::{
 
 use super::{
     ConnectionOptions, Db, Error, Result, Session,
+    revisions::{self, CONTRACT_HEAD, EXPAND_HEAD, Heads, Revision},
     sync_lock::{Connect, SyncLock, Timing},
 };
 use crate::config::{DatabaseUrl, Target};
 
 /// The table that records the migrations. Its name cannot conflict with Glance's tables.
 const TABLE: &str = "glimpse_migrations";
+
+/// The last migration that creates tables of Glance's. An upgrade to its newest revisions runs the later ones, too.
+const NEWEST_OF_GLANCE: i64 = 2;
 
 /// The number of retries if a SQLite file is locked.
 const LOCKED_ATTEMPTS: u32 = 100;
@@ -40,10 +47,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// The error if another process holds the lock for too long.
 const BUSY: &str = "another process is migrating the database; try again later";
 
-static SQLITE: LazyLock<Migrator> = LazyLock::new(|| with_own_table(sqlx::migrate!("migrations/sqlite")));
-static POSTGRES: LazyLock<Migrator> =
-    LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/postgres"))));
-static MYSQL: LazyLock<Migrator> = LazyLock::new(|| without_lock(with_own_table(sqlx::migrate!("migrations/mysql"))));
+static SQLITE: LazyLock<Migrator> = LazyLock::new(|| prepared(&sqlx::migrate!("migrations/sqlite")));
+static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| without_lock(prepared(&sqlx::migrate!("migrations/postgres"))));
+static MYSQL: LazyLock<Migrator> = LazyLock::new(|| without_lock(prepared(&sqlx::migrate!("migrations/mysql"))));
 
 /// MySQL's migrations, to run one again that was interrupted: each statement skips what exists already.
 static MYSQL_REPEATING: LazyLock<Migrator> = LazyLock::new(|| {
@@ -56,6 +62,20 @@ static MYSQL_REPEATING: LazyLock<Migrator> = LazyLock::new(|| {
     };
     without_lock(with_own_table(Migrator::with_migrations(MYSQL.iter().map(repeating).collect())))
 });
+
+/// The statements of migrations that record a revision. They are left out: an expansion does not record the contraction, so
+/// [`Db::record`] does it.
+const RECORDS: [&str; 2] = ["DELETE FROM alembic_version;", "INSERT INTO alembic_version "];
+
+/// Migrations without the statements of [`RECORDS`]. Their checksums stay.
+fn prepared(migrator: &Migrator) -> Migrator {
+    let without_records = |migration: &Migration| {
+        let is_kept = |line: &&str| !RECORDS.iter().any(|record| line.starts_with(record));
+        let sql: Vec<&str> = migration.sql.as_str().lines().filter(is_kept).collect();
+        Migration { sql: AssertSqlSafe(sql.join("\n")).into_sql_str(), ..migration.clone() }
+    };
+    with_own_table(Migrator::with_migrations(migrator.iter().map(without_records).collect()))
+}
 
 fn with_own_table(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(TABLE);
@@ -93,46 +113,45 @@ pub(crate) enum State {
     Ahead,
 }
 
-/// The kind of upgrade that a database needs, in the terms of Glance's `db check`.
+/// The next step of an upgrade, in the terms of Glance's `db check`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// `db sync` has to add tables or indexes.
+    /// Tables or indexes have to be added.
     Expand,
-    /// The schema is complete. `db sync` only records that Glimpse uses it, which corresponds to Glance's contraction.
+    /// Glance's schema is expanded. `db contract` runs what Glimpse adds, and records that the upgrade is complete.
     Contract,
     /// The operator has to act; `db sync` cannot upgrade the database.
     ByHand,
 }
 
 impl State {
-    /// What the operator has to do before Glimpse can use the database, as a text and as a kind of upgrade; `None` if it is
-    /// current.
-    pub(crate) fn advice(self) -> Option<(String, Step)> {
-        let (text, step) = match self {
+    /// What the operator has to do before Glimpse can use the database; `None` if it is current.
+    pub(crate) fn advice(self) -> Option<String> {
+        let text = match self {
             Self::Current => return None,
-            Self::Empty => ("it is empty; run `glimpse db sync` with the same configuration", Step::Expand),
-            Self::Behind => ("its schema is older than this version needs; run `glimpse db sync`", Step::Expand),
-            Self::Glance { amounts_to } => (
-                "Glance has created it; run `glimpse db sync` to adopt it, Glance can still use it afterwards",
-                if amounts_to < last_migration() { Step::Expand } else { Step::Contract },
-            ),
+            Self::Empty => "it is empty; run `glimpse db sync` with the same configuration",
+            Self::Behind => "its schema is older than this version needs; run `glimpse db sync`",
+            Self::Glance { .. } => {
+                "Glance has created it; run `glimpse db sync` to adopt it, Glance can still use it afterwards"
+            }
             Self::Begun { migration } => {
-                let advice = format!(
+                return Some(format!(
                     "migration {migration} was started but not finished: unless another `db sync` is running it, it was \
                      interrupted; run `glimpse db sync`, which repeats it"
-                );
-                return Some((advice, Step::Expand));
+                ));
             }
-            Self::Foreign => (
+            Self::Foreign => {
                 "it holds tables of an image service, but not of a Glance from Wallaby to 33 (`glimpse db version` shows \
-                 its revision): upgrade it with the `glance-manage db sync` of such a Glance, or use an empty database",
-                Step::ByHand,
-            ),
-            Self::Ahead => {
-                ("a newer version of Glimpse has migrated it; run that version, or restore a backup", Step::ByHand)
+                 its revision): upgrade it with the `glance-manage db sync` of such a Glance, or use an empty database"
             }
+            Self::Ahead => "a newer version of Glimpse has migrated it; run that version, or restore a backup",
         };
-        Some((text.to_owned(), step))
+        Some(text.to_owned())
+    }
+
+    /// Whether the operator has to act, because `db sync` cannot upgrade the database.
+    pub(crate) fn is_by_hand(self) -> bool {
+        matches!(self, Self::Foreign | Self::Ahead)
     }
 }
 
@@ -141,15 +160,41 @@ impl State {
 pub(crate) struct Schema {
     /// Its state, compared to the schema that this version of Glimpse needs.
     pub(crate) state: State,
-    /// The revisions in Glance's `alembic_version`: one, or two while an upgrade of Glance is half done.
-    pub(crate) alembic: Vec<String>,
+    /// The revisions in Glance's `alembic_version`: one, or two between an expansion and its contraction.
+    pub(crate) heads: Heads,
+    /// Whether that table exists.
+    has_heads: bool,
     /// The last migration that ran, 0 if none did.
     pub(crate) migration: i64,
 }
 
 impl Schema {
     /// The schema of a database that does not exist.
-    const EMPTY: Self = Self { state: State::Empty, alembic: Vec::new(), migration: 0 };
+    fn empty() -> Self {
+        Self { state: State::Empty, heads: Heads::default(), has_heads: false, migration: 0 }
+    }
+
+    /// The next step of an upgrade. `None` if the schema is complete, and its contraction is recorded. Revisions that this version
+    /// does not know are those of a newer Glance, which has upgraded the database already.
+    pub(crate) fn next_step(&self) -> Option<Step> {
+        let is_upgraded = self.heads.contains(CONTRACT_HEAD) || self.heads.revisions().is_err();
+        match self.state {
+            State::Foreign | State::Ahead => Some(Step::ByHand),
+            State::Current if is_upgraded => None,
+            _ if self.heads.contains(EXPAND_HEAD) => Some(Step::Contract),
+            _ => Some(Step::Expand),
+        }
+    }
+
+    /// Whether the tables of this migration exist.
+    fn has_run(&self, migration: i64) -> bool {
+        match self.state {
+            State::Current => true,
+            State::Glance { amounts_to } => migration <= amounts_to,
+            State::Behind => migration <= self.migration,
+            State::Empty | State::Begun { .. } | State::Foreign | State::Ahead => false,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, sea_query::Iden)]
@@ -159,43 +204,8 @@ enum GlimpseMigrations {
     Success,
 }
 
-#[derive(Debug, Clone, Copy, sea_query::Iden)]
-enum AlembicVersion {
-    Table,
-    VersionNum,
-}
-
-/// The releases whose schema equals migration 1: from the one that added the image to tasks to the last one without cache tables.
-const BEFORE_CACHE_TABLES: [&str; 5] = ["wallaby", "xena", "yoga", "zed", "2023_1"];
-/// The release whose schema equals migrations 1 and 2.
-const WITH_CACHE_TABLES: &str = "2024_1";
-
-/// The last migration that need not run on a database at these revisions; `None` if a revision is unknown.
-///
-/// A revision is `<release>_expand01` or `<release>_contract01`. The contractions since Wallaby change nothing, so the newest
-/// release counts, even if its upgrade is not finished.
-fn amounts_to(alembic: &[String]) -> Option<i64> {
-    let migration_of = |revision: &String| {
-        let (release, step) = revision.rsplit_once('_')?;
-        match (release, step) {
-            (WITH_CACHE_TABLES, "expand01" | "contract01") => Some(2),
-            (release, "expand01" | "contract01") if BEFORE_CACHE_TABLES.contains(&release) => Some(1),
-            // The contraction that an unfinished upgrade to Wallaby has not replaced yet.
-            ("ussuri", "contract01") => Some(0),
-            _ => None,
-        }
-    };
-    let migrations: Option<Vec<i64>> = alembic.iter().map(migration_of).collect();
-    migrations?.into_iter().max().filter(|migration| *migration > 0)
-}
-
-/// The number of the newest migration, which is the same on every engine.
-fn last_migration() -> i64 {
-    SQLITE.iter().map(|migration| migration.version).max().unwrap_or_default()
-}
-
 fn sync_error(state: State) -> Error {
-    Error::Schema(state.advice().map(|(advice, _)| advice).unwrap_or_default())
+    Error::Schema(state.advice().unwrap_or_default())
 }
 
 /// The error about a migration that is recorded as not finished on an engine where a migration is a transaction.
@@ -206,21 +216,30 @@ fn unexpected_record(migration: i64) -> String {
     )
 }
 
-/// Records the migrations up to `recorded` without running them, and runs the others.
-async fn record_and_run<C>(migrator: &Migrator, recorded: Option<i64>, connection: &mut C) -> Result<(), MigrateError>
+/// The migrations of one run.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// The last migration that is recorded without running it, if there is one.
+    recorded: Option<i64>,
+    /// The last migration that is run; `None` stands for the newest.
+    last: Option<i64>,
+}
+
+/// Records and runs the migrations of a plan.
+async fn record_and_run<C>(migrator: &Migrator, plan: Plan, connection: &mut C) -> Result<(), MigrateError>
 where
     C: Migrate,
 {
-    if recorded.is_some() {
-        migrator.run_direct(recorded, connection, true).await?;
+    if plan.recorded.is_some() {
+        migrator.run_direct(plan.recorded, connection, true).await?;
     }
-    migrator.run_direct(None, connection, false).await
+    migrator.run_direct(plan.last, connection, false).await
 }
 
 /// The same on MySQL, after it has repeated what was interrupted. In a cluster, it checks before each migration that this process
 /// still holds the lock.
 async fn repeat_and_run(
-    recorded: Option<i64>,
+    plan: Plan,
     connection: &mut MySqlConnection,
     lock: Option<&SyncLock>,
 ) -> Result<(), MigrateError> {
@@ -229,11 +248,12 @@ async fn repeat_and_run(
         check_lock(lock, connection).await?;
         MYSQL_REPEATING.run_direct(unfinished, connection, false).await?;
     }
-    if recorded.is_some() {
+    if plan.recorded.is_some() {
         check_lock(lock, connection).await?;
-        MYSQL.run_direct(recorded, connection, true).await?;
+        MYSQL.run_direct(plan.recorded, connection, true).await?;
     }
-    for migration in MYSQL.iter() {
+    let is_planned = |migration: &&Migration| plan.last.is_none_or(|last| migration.version <= last);
+    for migration in MYSQL.iter().filter(is_planned) {
         check_lock(lock, connection).await?;
         MYSQL.run_direct(Some(migration.version), connection, false).await?;
     }
@@ -342,7 +362,7 @@ impl Db {
     /// The errors of `open` and `schema`.
     pub(crate) async fn schema_at(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Schema> {
         if matches!(&url.target, Target::Sqlite(path) if !path.exists()) {
-            return Ok(Schema::EMPTY);
+            return Ok(Schema::empty());
         }
         let db = Self::open(url, limits).await?;
         let schema = db.schema().await;
@@ -355,12 +375,8 @@ impl Db {
         let tables = self.table_names().await?;
         let has = |name: &str| tables.iter().any(|table| table == name);
         let mut conn = self.acquire().await?;
-        let alembic: Vec<(String,)> = if has("alembic_version") {
-            conn.all(Query::select().column(AlembicVersion::VersionNum).from(AlembicVersion::Table).take()).await?
-        } else {
-            Vec::new()
-        };
-        let alembic: Vec<String> = alembic.into_iter().map(|(revision,)| revision).collect();
+        let has_heads = has(revisions::TABLE);
+        let heads = if has_heads { revisions::heads(&mut conn).await? } else { Heads::default() };
         let applied: Vec<(i64, bool)> = if has(TABLE) {
             use GlimpseMigrations as M;
             conn.all(Query::select().columns([M::Version, M::Success]).from(M::Table).take()).await?
@@ -372,8 +388,8 @@ impl Db {
             State::Ahead
         } else if let Some((migration, _)) = applied.iter().find(|(_, success)| !success) {
             State::Begun { migration: *migration }
-        } else if applied.is_empty() && (has("images") || has("alembic_version")) {
-            amounts_to(&alembic).map_or(State::Foreign, |amounts_to| State::Glance { amounts_to })
+        } else if applied.is_empty() && (has("images") || has_heads) {
+            heads.amounts_to().map_or(State::Foreign, |amounts_to| State::Glance { amounts_to })
         } else if applied.len() == migrator.iter().count() {
             State::Current
         } else if applied.is_empty() {
@@ -381,34 +397,85 @@ impl Db {
         } else {
             // An adoption was interrupted before all migrations were recorded, or Glance's tools have upgraded the schema since.
             let last = applied.iter().map(|(version, _)| *version).max();
-            match amounts_to(&alembic) {
+            match heads.amounts_to() {
                 Some(amounts_to) if Some(amounts_to) > last => State::Glance { amounts_to },
                 _ => State::Behind,
             }
         };
-        Ok(Schema { state, alembic, migration: applied.iter().map(|(version, _)| *version).max().unwrap_or_default() })
+        let migration = applied.iter().map(|(version, _)| *version).max().unwrap_or_default();
+        Ok(Schema { state, heads, has_heads, migration })
     }
 
-    /// Runs the migrations that have not run yet, and returns whether there were any. Several processes may do so concurrently.
+    /// Creates the schema, or upgrades it to what this program needs. Returns whether anything was missing. Several processes may do so
+    /// concurrently.
     ///
     /// # Errors
     /// `Schema` if the database needs an action of the operator. Nothing was changed then.
     pub(crate) async fn sync(&self) -> Result<bool> {
-        let progress = |schema: Schema| (schema.state, schema.migration);
-        let mut before = progress(self.schema().await?);
-        if before.0 == State::Current {
+        let before = self.schema().await?;
+        if before.next_step().is_none() {
             return Ok(false);
         }
+        self.upgrade(CONTRACT_HEAD).await?;
+        Ok(true)
+    }
+
+    /// Creates the schema of a revision of Glance's, or upgrades it to that, unless it is there already, and records the revision. The
+    /// newest expansion and the newest contraction include everything of Glimpse's own. Several processes may do so concurrently.
+    ///
+    /// # Errors
+    /// `Schema` if the database needs an action of the operator, or Glimpse does not know how to create this revision. Nothing was
+    /// changed then.
+    pub(crate) async fn upgrade(&self, revision: Revision) -> Result<()> {
+        let schema = self.schema().await?;
+        let is_newest = revision.migration() == Some(NEWEST_OF_GLANCE);
+        if schema.heads.include(revision)? && (!is_newest || schema.state == State::Current) {
+            return Ok(());
+        }
+        if schema.state != State::Current {
+            match revision.migration() {
+                Some(_) if is_newest => self.migrate(schema, None).await?,
+                Some(last) if schema.has_run(last) => {}
+                Some(last) => self.migrate(schema, Some(last)).await?,
+                None if schema.state.is_by_hand() => return Err(sync_error(schema.state)),
+                None => {
+                    let oldest = "Glimpse creates the schemas from wallaby_expand01 on";
+                    return Err(Error::Schema(format!("{revision} is too old: {oldest}")));
+                }
+            }
+        }
+        self.record(revision).await.map(drop)
+    }
+
+    /// Records a revision without running anything, or removes all records. Creates the table of the records.
+    ///
+    /// # Errors
+    /// `Schema` if the database records a revision that is unknown.
+    pub(crate) async fn put_at(&self, revision: Option<Revision>) -> Result<()> {
+        let schema = self.schema().await?;
+        if !schema.has_heads {
+            if revision.is_none() {
+                return Ok(());
+            }
+            self.create_heads().await?;
+        }
+        self.stamp(revision).await.map(drop)
+    }
+
+    /// Runs the migrations up to `last`, or all of them, that have not run yet.
+    async fn migrate(&self, schema: Schema, last: Option<i64>) -> Result<()> {
+        let progress = |schema: Schema| (schema.state, schema.migration);
+        let mut before = progress(schema);
         let mut retries = LOCKED_ATTEMPTS;
         loop {
             let recorded = match before.0 {
-                State::Current => return Ok(true),
+                State::Current => return Ok(()),
                 // Another process may be running them. The next holder of the lock finds out.
                 State::Empty | State::Behind | State::Begun { .. } => None,
                 State::Glance { amounts_to } => Some(amounts_to),
                 State::Foreign | State::Ahead => return Err(sync_error(before.0)),
             };
-            let ran = self.run_migrations(recorded).await;
+            let ran = self.run_migrations(Plan { recorded, last }).await;
             let now = progress(self.schema().await?);
             match ran {
                 // The lock was not free in time, or was lost. What another process has done meanwhile does not matter.
@@ -425,24 +492,24 @@ impl Db {
                 },
                 Err(MigrateError::Dirty(migration)) => return Err(Error::Schema(unexpected_record(migration))),
                 Err(other) => return Err(Error::Schema(other.to_string())),
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(()),
             }
         }
     }
 
-    async fn run_migrations(&self, recorded: Option<i64>) -> Result<(), MigrateError> {
+    async fn run_migrations(&self, plan: Plan) -> Result<(), MigrateError> {
         let migrator = self.migrator();
         match self {
             Self::Sqlite { write, .. } => {
                 let mut held = write.acquire().await?;
-                record_and_run(migrator, recorded, held.connection()?).await
+                record_and_run(migrator, plan, held.connection()?).await
             }
             Self::Postgres(pool) => {
                 let mut held = pool.acquire().await?;
                 let connection = held.connection()?;
                 lock_postgres(connection).await?;
                 let ran = match drop_unfinished_indexes(migrator, connection).await {
-                    Ok(()) => record_and_run(migrator, recorded, connection).await,
+                    Ok(()) => record_and_run(migrator, plan, connection).await,
                     Err(error) => Err(error.into()),
                 };
                 // Closing the connection releases the lock.
@@ -460,12 +527,12 @@ impl Db {
                         Box::pin(async move { Ok(pool.connect_separately().await?) })
                     });
                     let lock = SyncLock::take(connection, connect, SYNC_LOCK).await.map_err(stopped)?;
-                    let ran = repeat_and_run(recorded, connection, Some(&lock)).await;
+                    let ran = repeat_and_run(plan, connection, Some(&lock)).await;
                     lock.release(connection).await;
                     ran
                 } else {
                     lock_mysql(connection).await?;
-                    repeat_and_run(recorded, connection, None).await
+                    repeat_and_run(plan, connection, None).await
                 };
                 // Closing the connection releases a lock of `GET_LOCK`.
                 held.close().await?;
@@ -507,37 +574,48 @@ impl Db {
 
 #[cfg(test)]
 mod tests {
-    use super::{MYSQL, POSTGRES, SQLITE, State, Step, amounts_to, last_migration};
+    use super::{Heads, MYSQL, POSTGRES, SQLITE, Schema, State, Step};
 
     /// Glance upgrades in three steps, and `db check` returns the next one. Glimpse has two of them.
     #[test]
     fn each_state_has_a_next_step_and_all_engines_have_the_same_migrations() {
-        let step = |state: State| state.advice().map(|(_, step)| step);
-        assert_eq!(step(State::Current), None);
-        let glance = State::Glance { amounts_to: last_migration() - 1 };
+        let step = |state: State, heads: &[&str]| {
+            let heads = Heads::new(heads.iter().map(|row| (*row).to_owned()).collect());
+            Schema { state, heads, has_heads: true, migration: 0 }.next_step()
+        };
+        let glance = State::Glance { amounts_to: 2 };
+        assert_eq!(step(State::Current, &["2024_1_contract01"]), None);
+        // A newer Glance has upgraded it.
+        assert_eq!(step(State::Current, &["2099_1_contract01"]), None);
+        assert_eq!(step(State::Current, &["2024_1_expand01"]), Some(Step::Contract));
+        assert_eq!(step(glance, &["2024_1_expand01", "zed_contract01"]), Some(Step::Contract));
         for state in [State::Empty, State::Behind, State::Begun { migration: 1 }, glance] {
-            assert_eq!(step(state), Some(Step::Expand));
+            assert_eq!(step(state, &["2024_1_contract01"]), Some(Step::Expand));
+            assert_eq!(step(state, &[]), Some(Step::Expand));
         }
-        assert_eq!(step(State::Glance { amounts_to: last_migration() }), Some(Step::Contract));
         for state in [State::Foreign, State::Ahead] {
-            assert_eq!(step(state), Some(Step::ByHand));
+            assert_eq!(step(state, &["2024_1_contract01"]), Some(Step::ByHand));
         }
         let numbers = |migrator: &sqlx::migrate::Migrator| migrator.iter().map(|m| m.version).collect::<Vec<_>>();
         assert_eq!(numbers(&SQLITE), numbers(&POSTGRES));
         assert_eq!(numbers(&SQLITE), numbers(&MYSQL));
     }
 
+    /// Otherwise an expansion would record the contraction.
     #[test]
-    fn the_revisions_of_glance_map_to_the_last_migration_that_need_not_run() {
-        let migration_of =
-            |revisions: &[&str]| amounts_to(&revisions.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
-        assert_eq!(migration_of(&["2024_1_contract01"]), Some(2));
-        assert_eq!(migration_of(&["2024_1_expand01", "2023_1_contract01"]), Some(2));
-        assert_eq!(migration_of(&["zed_contract01"]), Some(1));
-        assert_eq!(migration_of(&["wallaby_expand01", "ussuri_contract01"]), Some(1));
-        assert_eq!(migration_of(&["ussuri_contract01"]), None);
-        assert_eq!(migration_of(&["2099_1_expand01"]), None);
-        assert_eq!(migration_of(&["2024_1_contract01", "liberty"]), None);
-        assert_eq!(migration_of(&[]), None);
+    fn migrations_record_no_revision() {
+        for migrator in [&SQLITE, &POSTGRES, &MYSQL] {
+            let statements = |migration: &sqlx::migrate::Migration| {
+                migration
+                    .sql
+                    .as_str()
+                    .lines()
+                    .filter(|line| line.contains("alembic_version "))
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            };
+            let found: Vec<String> = migrator.iter().flat_map(statements).collect();
+            assert_eq!(found, ["CREATE TABLE alembic_version ("]);
+        }
     }
 }

@@ -19,6 +19,7 @@ pub(crate) mod processes;
 pub(crate) mod project_locks;
 pub(crate) mod properties;
 pub(crate) mod purge;
+pub(crate) mod revisions;
 mod session;
 mod sync_lock;
 pub(crate) mod tables;

@@ -11,7 +11,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 impl Db {
     /// Begins a transaction. If it is dropped, it is rolled back. On SQLite it takes the write lock immediately.
-    async fn begin(&self) -> Result<Tx> {
+    pub(super) async fn begin(&self) -> Result<Tx> {
         Ok(match self {
             Self::Sqlite { write, .. } => {
                 let mut held = write.acquire().await?;
@@ -75,7 +75,8 @@ impl Tx {
         }
     }
 
-    async fn commit(self) -> Result<()> {
+    /// Commits it.
+    pub(super) async fn commit(self) -> Result<()> {
         match self {
             Self::Sqlite(held) => held.commit().await?,
             Self::Postgres(held) => held.commit().await?,

@@ -358,7 +358,9 @@ async fn links_named_like_glances_commands_run_these_commands() {
         let mut command = Command::new(&link);
         command.env_clear().arg("--config-file").arg(&config).args(arguments).output().unwrap()
     };
-    assert_eq!(run("glance-manage", &["db", "check"]).status.code(), Some(3));
+    // Glance has the steps of a rolling upgrade on two engines only.
+    let is_rolling = database.engine != Engine::Postgres;
+    assert_eq!(run("glance-manage", &["db", "check"]).status.code(), Some(if is_rolling { 3 } else { 1 }));
     let status = run("glance-status", &["upgrade", "check"]);
     assert_eq!(status.status.code(), Some(1), "{:?}", text(&status));
     assert!(text(&status).0.contains("| Upgrade Check Results "), "{}", text(&status).0);
@@ -373,22 +375,24 @@ async fn links_named_like_glances_commands_run_these_commands() {
         &["db", "sync", "--version", "heads"],
         &["db_sync", "heads"],
         &["db", "upgrade"],
-        &["db_upgrade"],
-        &["db", "expand"],
-        &["db", "migrate"],
-        &["db", "contract"],
-        &["db", "check"],
-        &["--debug", "db_check"],
-        &["--nodebug", "--nouse-syslog", "db", "check", "--log-file", log.to_str().unwrap()],
+        &["db", "sync", "--version", "liberty"],
+        &["db_upgrade", "heads"],
+        &["--debug", "db_version"],
+        &["--nodebug", "--nouse-syslog", "db", "version", "--log-file", log.to_str().unwrap()],
     ] {
         let output = run("glance-manage", arguments);
         assert!(output.status.success(), "{arguments:?}: {:?}", text(&output));
     }
     assert!(log.exists());
-    for arguments in [["db", "version"].as_slice(), &["db_version"]] {
-        assert!(text(&run("glance-manage", arguments)).0.starts_with("2024_1_contract01\n"));
+    for arguments in
+        [["db", "expand"].as_slice(), &["db", "migrate"], &["db", "contract"], &["db", "check"], &["db_check"]]
+    {
+        let output = run("glance-manage", arguments);
+        assert_eq!(output.status.success(), is_rolling, "{arguments:?}: {:?}", text(&output));
     }
-    assert_eq!(run("glance-manage", &["db", "sync", "--version", "liberty"]).status.code(), Some(2));
+    for arguments in [["db", "version"].as_slice(), &["db_version"]] {
+        assert_eq!(text(&run("glance-manage", arguments)).0, "2024_1_contract01\n");
+    }
     // Options without effect are no reason to stop an upgrade.
     fs::write(&config, format!("[DEFAULT]\nscrub_time = 1\n[database]\nconnection = {}\n", database.url)).unwrap();
     let status = run("glance-status", &["upgrade", "check"]);

@@ -19,6 +19,7 @@ mod keystone;
 mod limits;
 mod listing;
 mod locations;
+mod manage;
 mod members;
 mod policy;
 mod protections;

@@ -22,7 +22,15 @@ fn sync(database: &Database) {
 
 /// The structure of Glance's tables, as the engine describes it: columns and indexes, as sorted texts, without
 /// Glimpse's own indexes.
-async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
+pub(crate) async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
+    let mut tables = described_in_full(database).await;
+    tables.retain(|table, _| !table.contains("glimpse_"));
+    tables.values_mut().for_each(|parts| parts.retain(|part| !part.contains("glimpse_")));
+    tables
+}
+
+/// The structure of all tables.
+async fn described_in_full(database: &Database) -> BTreeMap<String, Vec<String>> {
     let queries: &[&str] = match database.engine {
         Engine::Sqlite => &[
             "SELECT m.name, 'column ' || c.name || ' ' || c.type || ' ' || c.\"notnull\" || ' ' || COALESCE(c.dflt_value, '-') \
@@ -56,9 +64,7 @@ async fn described(database: &Database) -> BTreeMap<String, Vec<String>> {
     let mut tables = BTreeMap::<String, Vec<String>>::new();
     for query in queries {
         for (table, part) in database.pairs(query).await {
-            if !table.contains("glimpse_") && !part.contains("glimpse_") {
-                tables.entry(table).or_default().push(part);
-            }
+            tables.entry(table).or_default().push(part);
         }
     }
     tables.values_mut().for_each(|parts| parts.sort());
@@ -99,7 +105,7 @@ fn are_ours(indexes: &[(String, String)]) {
     assert_eq!(indexes, OUR_INDEXES);
 }
 
-async fn empty_database() -> (tempfile::TempDir, Database) {
+pub(crate) async fn empty_database() -> (tempfile::TempDir, Database) {
     let dir = tempfile::tempdir().unwrap();
     let database = Database::create(dir.path()).await;
     (dir, database)
@@ -117,6 +123,75 @@ async fn the_schema_is_glances() {
     for (table, parts) in &ours {
         assert_eq!(parts, &theirs[table], "{table}");
     }
+}
+
+/// The revisions that Glance's tools see, in their order.
+pub(crate) async fn heads(database: &Database) -> Vec<String> {
+    let rows = database.pairs("SELECT version_num, version_num FROM alembic_version ORDER BY version_num").await;
+    rows.into_iter().map(|(head, _)| head).collect()
+}
+
+/// The three steps of a rolling upgrade, during which servers can start.
+#[tokio::test]
+async fn expanding_migrating_and_contracting_results_in_the_same_database_as_a_sync() {
+    let (_synced, synced) = empty_database().await;
+    sync(&synced);
+    for heads_before in
+        [&[][..], &["zed_contract01"], &["2023_1_contract01", "2024_1_expand01"], &["2024_1_contract01"]]
+    {
+        let (_dir, database) = empty_database().await;
+        Glance::sync_to(&database, heads_before).await;
+        let run = |command: &str| {
+            let output = db(&database, command);
+            (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8_lossy(&output.stderr))
+        };
+        let is_contracted = heads_before == ["2024_1_contract01"];
+        if !heads_before.contains(&"2024_1_expand01") {
+            for command in ["migrate", "contract"] {
+                let (code, text) = run(command);
+                assert!(code == Some(1) && text.contains("using \"glimpse db expand\""), "{heads_before:?}: {text}");
+            }
+            assert_eq!(run("check").0, Some(3), "{heads_before:?}");
+        }
+        let (code, text) = run("expand");
+        let upgraded = "Upgraded database to: 2024_1_expand01, current revision(s): ";
+        assert!(code == Some(0) && text.starts_with(upgraded), "{heads_before:?}: {text}");
+        // All tables and indexes are there, and only the contraction is not recorded.
+        assert_eq!(described_in_full(&database).await, described_in_full(&synced).await, "{heads_before:?}");
+        let mut expanded: Vec<_> = heads_before.to_vec();
+        if !is_contracted && !expanded.contains(&"2024_1_expand01") {
+            expanded.push("2024_1_expand01");
+        }
+        expanded.sort_unstable();
+        assert_eq!(heads(&database).await, expanded);
+        TestServer::builder().database(database.clone()).start_after("migrate").await;
+        assert_eq!(run("check").0, Some(if is_contracted { 0 } else { 5 }), "{heads_before:?}");
+        let up_to_date = "Database is up to date. No migrations needed.\n";
+        let done = |text| (Some(0), if is_contracted { up_to_date.to_owned() } else { text });
+        assert_eq!(run("expand"), done("Database expansion is up to date. No expansion needed.\n".to_owned()));
+        assert_eq!(run("migrate"), done("Database migration is up to date. No migration needed.\n".to_owned()));
+        let head = "2024_1_contract01";
+        let contracted = format!("Upgraded database to: {head}, current revision(s): {head}\n");
+        assert_eq!(run("contract"), done(contracted));
+        assert_eq!(heads(&database).await, [head]);
+        for command in ["sync", "expand", "migrate", "contract"] {
+            assert_eq!(run(command), (Some(0), up_to_date.to_owned()), "{command}");
+        }
+        assert_eq!(run("check").0, Some(0));
+        assert_eq!(described_in_full(&database).await, described_in_full(&synced).await, "{heads_before:?}");
+    }
+}
+
+/// Glance's own `db expand` leaves tables on an empty database that its contraction changes.
+#[tokio::test]
+async fn a_database_that_glance_has_expanded_only_is_left_unchanged() {
+    let (_dir, database) = empty_database().await;
+    Glance::sync_to(&database, &["2024_1_expand01"]).await;
+    let before = described(&database).await;
+    for command in ["sync", "expand", "contract"] {
+        assert_eq!(db(&database, command).status.code(), Some(1), "{command}");
+    }
+    assert_eq!((described(&database).await, heads(&database).await), (before, vec!["2024_1_expand01".to_owned()]));
 }
 
 mod on_a_server {

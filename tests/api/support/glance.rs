@@ -1,13 +1,13 @@
 //! A real Glance for one test, on a given database.
 
-use std::{ffi::OsStr, fs, path::PathBuf};
+use std::{ffi::OsStr, fs, path::PathBuf, process::Output};
 
 use tempfile::TempDir;
 
 use super::{
     Client, Database,
     database::free_port,
-    keystone::{output, script, script_at_the_end, try_script},
+    keystone::{output, script, script_at_the_end, try_output, try_script},
 };
 
 /// A running Glance, which is killed at the end of the test.
@@ -73,6 +73,13 @@ impl Glance {
         let mut all: Vec<&OsStr> = vec!["manage".as_ref(), database.url.as_ref()];
         all.extend(arguments.iter().map(OsStr::new));
         output("glance", &all).await
+    }
+
+    /// Runs `glance-manage`, which may fail, with these arguments.
+    pub(crate) async fn try_manage(database: &Database, arguments: &[&str]) -> Output {
+        let mut all: Vec<&OsStr> = vec!["manage".as_ref(), database.url.as_ref()];
+        all.extend(arguments.iter().map(OsStr::new));
+        try_output("glance", &all).await
     }
 
     pub(crate) async fn start_again(&mut self) {

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -234,10 +234,16 @@ pub(super) async fn try_script(name: &str, arguments: &[&OsStr]) -> bool {
 
 /// Runs a script that must succeed, and returns its output.
 pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
-    let mut command = self::command(name, arguments);
-    let output = tokio::task::spawn_blocking(move || command.stdout(Stdio::piped()).output().unwrap()).await.unwrap();
-    assert!(output.status.success(), "tests/{name} {arguments:?}");
+    let output = try_output(name, arguments).await;
+    assert!(output.status.success(), "tests/{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Runs a script that may fail, and returns its output and its exit code.
+pub(super) async fn try_output(name: &str, arguments: &[&OsStr]) -> Output {
+    let mut command = self::command(name, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 /// Runs a script at the end of a test, whether or not the test has failed.

@@ -60,6 +60,11 @@ impl ServerBuilder {
 
     /// Syncs the database, starts the server, and waits until it listens.
     pub(crate) async fn start(self) -> TestServer {
+        self.start_after("sync").await
+    }
+
+    /// Prepares the database with this command of `db`, starts the server, and waits until it listens.
+    pub(crate) async fn start_after(self, prepare: &str) -> TestServer {
         let dir = tempfile::tempdir().unwrap();
         let database = match self.database {
             Some(database) => database,
@@ -80,8 +85,8 @@ impl ServerBuilder {
         fs::write(&config, text).unwrap();
         let mut server =
             TestServer { base: String::new(), database, config, dir, environment: self.environment, running: None };
-        let synced = server.command(&["db", "sync"]).output().unwrap();
-        assert!(synced.status.success(), "db sync: {}", String::from_utf8_lossy(&synced.stderr));
+        let prepared = server.command(&["db", prepare]).output().unwrap();
+        assert!(prepared.status.success(), "db {prepare}: {}", String::from_utf8_lossy(&prepared.stderr));
         server.start_again().await;
         server
     }
