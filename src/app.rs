@@ -241,7 +241,9 @@ async fn wait_for_schema(db: &Db, url: &DatabaseUrl, options: &Database) -> db::
 fn authenticator(config: &Config, clock: fn() -> DateTime<Utc>) -> Result<Authenticator, StartError> {
     Ok(match config.auth {
         Auth::Standalone => {
-            Authenticator::Standalone(Box::new(Standalone::open(IdentityFile::path(&config.glimpse.data_dir))?))
+            let path = IdentityFile::path(&config.glimpse.data_dir);
+            let standalone = Standalone::open(path, config.glimpse.token_lifetime, clock)?;
+            Authenticator::Standalone(Arc::new(standalone))
         }
         Auth::Keystone => Authenticator::Keystone(Box::new(
             Keystone::new(&config.keystone_authtoken, clock).map_err(StartError::Config)?,

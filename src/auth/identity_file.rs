@@ -5,14 +5,14 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown},
+    fs, io,
     path::{Path, PathBuf},
 };
 
 use rand::distr::{Alphanumeric, SampleString as _};
 use serde::{Deserialize, Serialize};
+
+use super::private_file;
 
 /// bcrypt's work factor: about 50 ms on a server core. A verified credential is cached, so it is not paid per request.
 pub(super) const BCRYPT_COST: u32 = 10;
@@ -31,7 +31,7 @@ pub(crate) struct IdentityFile {
 }
 
 /// A user.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct User {
     /// The project that the user acts for.
@@ -106,30 +106,9 @@ impl IdentityFile {
         Ok(file)
     }
 
-    /// Replaces the file, readable by its owner alone, who stays the same: a command that root runs must not take the
-    /// file away from the server.
     fn write(&self, path: &Path) -> io::Result<()> {
-        let dir = path.parent().unwrap_or(Path::new("."));
         let body = toml::to_string(self).map_err(io::Error::other)?;
-        let temporary = path.with_extension("toml.new");
-        let write = || {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-            let owner = fs::metadata(path).or_else(|_| fs::metadata(dir))?;
-            if file.metadata()?.uid() != owner.uid() {
-                fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-            }
-            file.write_all(HEADER.as_bytes())?;
-            file.write_all(body.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, path)?;
-            File::open(dir)?.sync_all()
-        };
-        let written = write();
-        if written.is_err() {
-            // What was begun is undone; the first error is the one to tell.
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        private_file::replace(path, [HEADER, &body].concat().as_bytes())
     }
 
     /// Reads the file, or starts with an empty one if it does not exist, calls `change`, and writes the file if its content has
@@ -139,9 +118,7 @@ impl IdentityFile {
         change: impl FnOnce(&mut Self) -> Result<Change, IdentityError>,
     ) -> Result<(), IdentityError> {
         let error = |source| IdentityError::File { path: path.to_owned(), source };
-        // The folder is the lock: it stays, while the file is replaced.
-        let lock = File::open(path.parent().unwrap_or(Path::new("."))).map_err(error)?;
-        lock.lock().map_err(error)?;
+        let _lock = private_file::lock(path).map_err(error)?;
         let mut file = if path.exists() { Self::read(path)? } else { Self::default() };
         match change(&mut file)? {
             Change::Made => file.write(path).map_err(error),

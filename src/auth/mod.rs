@@ -6,8 +6,11 @@
 mod fake;
 pub(crate) mod identity_file;
 mod keystone;
+mod private_file;
 mod proxy;
 pub(crate) mod standalone;
+
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 
@@ -18,7 +21,7 @@ use crate::{context::Identity, error::Result};
 /// How callers are authenticated.
 pub(crate) enum Authenticator {
     /// By users of our own: see [`standalone`].
-    Standalone(Box<Standalone>),
+    Standalone(Arc<Standalone>),
     /// By Keystone: see [`keystone`].
     Keystone(Box<Keystone>),
     /// By headers that a trusted proxy sets: see [`proxy`].
@@ -60,6 +63,14 @@ impl Authenticator {
             Self::Standalone(_) => Some(HeaderValue::from_static("Basic realm=\"Glimpse\", charset=\"UTF-8\"")),
             Self::Keystone(keystone) => HeaderValue::from_str(&format!("Keystone uri=\"{}\"", keystone.uri())).ok(),
             Self::Proxy | Self::Fake | Self::None => None,
+        }
+    }
+
+    /// The users of this server, if it has users of its own.
+    pub(crate) fn standalone(&self) -> Option<&Arc<Standalone>> {
+        match self {
+            Self::Standalone(standalone) => Some(standalone),
+            Self::Keystone(_) | Self::Proxy | Self::Fake | Self::None => None,
         }
     }
 

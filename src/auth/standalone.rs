@@ -1,8 +1,9 @@
 //! Users of our own, for a server without Keystone.
 //!
-//! A client proves who it is with HTTP Basic (keystoneauth's `http_basic`) or with a static token (keystoneauth's
-//! `admin_token`), which is that credential again, `base64(user:password)`, in `X-Auth-Token`. Encoded, because
-//! python-glanceclient percent-encodes a token's other characters.
+//! A client logs in with its password ([`login`]) and receives a signed token ([`token`]), as with a Keystone. Without logging in,
+//! it proves its identity with HTTP Basic (keystoneauth's `http_basic`) or with a static token (keystoneauth's `admin_token`), which
+//! is that credential again, `base64(user:password)`, in `X-Auth-Token`. Encoded, because python-glanceclient percent-encodes a
+//! token's other characters.
 //!
 //! bcrypt is slow on purpose. Its verdict on a credential is cached for at most five minutes, under a fast keyed hash of the
 //! credential whose key lives as long as this process. Concurrent requests with the same new credential share one verification.
@@ -11,6 +12,11 @@
 //! a lane, which a keyed hash of the user's name chooses, and a lane verifies one credential at a time. Guesses at one user's password
 //! therefore delay that user's first request only. A name that does not exist takes the same way at the same price, so that the
 //! response time does not tell which names exist.
+
+mod directory;
+mod login;
+mod revocations;
+mod token;
 
 use std::{
     borrow::Cow,
@@ -25,9 +31,16 @@ use arc_swap::ArcSwap;
 use axum::http::{HeaderMap, header};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bcrypt::HashParts;
+use chrono::{DateTime, Utc};
 use moka::future::Cache;
 use tokio::sync::{Mutex, Semaphore};
 
+pub(crate) use self::{
+    directory::{Filter, Project, UserEntry, require_admin},
+    login::{DomainReference, Issued, Login, Proof, Reference, RequestedScope},
+    token::{Claims, Method},
+};
+use self::{revocations::Revocations, token::Signer};
 use super::identity_file::{BCRYPT_COST, IdentityError, IdentityFile, User};
 use crate::{
     context::{Identity, Scope},
@@ -46,6 +59,10 @@ const LANES: usize = 1024;
 const VERIFICATION_WAIT: Duration = Duration::from_secs(5);
 /// How often the identity file is looked at for a change.
 const RELOAD_AFTER: Duration = Duration::from_secs(1);
+/// The id of the only domain, which all users and projects belong to, as in a Keystone that was just set up.
+pub(crate) const DOMAIN_ID: &str = "default";
+/// The name of the only domain.
+pub(crate) const DOMAIN_NAME: &str = "Default";
 /// The salt and digest of a hash that no password has.
 const DECOY: &str = "CwTycUXWue0Thq9StjUM0uJ4u1s8Ns8ZP8wF2Y4YwIgYtqL5E6f2e";
 
@@ -59,13 +76,19 @@ pub(crate) struct Standalone {
     verdicts: Cache<[u8; 32], bool>,
     verifications: Arc<Semaphore>,
     lanes: Box<[Arc<Semaphore>]>,
+    signer: Signer,
+    revocations: Revocations,
+    /// The lifetime of a token in seconds.
+    lifetime: i64,
+    clock: fn() -> DateTime<Utc>,
 }
 
 impl Standalone {
-    /// Reads the users.
-    pub(crate) fn open(path: PathBuf) -> Result<Self, IdentityError> {
+    /// Reads the users, and the key of the tokens.
+    pub(crate) fn open(path: PathBuf, lifetime: u32, clock: fn() -> DateTime<Utc>) -> Result<Self, IdentityError> {
         let version = Version::of(&path);
         let file = IdentityFile::read(&path)?;
+        let signer = Signer::open(&path)?;
         Ok(Self {
             path,
             users: ArcSwap::from_pointee(file),
@@ -74,23 +97,65 @@ impl Standalone {
             verdicts: Cache::builder().max_capacity(CACHED_CREDENTIALS).time_to_live(CACHED_FOR).build(),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS)),
             lanes: (0..LANES).map(|_| Arc::new(Semaphore::new(1))).collect(),
+            signer,
+            revocations: Revocations::default(),
+            lifetime: lifetime.into(),
+            clock,
         })
     }
 
+    /// Authenticates a request by its signed token, its static token, or HTTP Basic.
     pub(super) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
+        let users = self.current_users().await;
+        if let Some(text) = super::text(headers, "x-auth-token").filter(|text| token::is_signed(text)) {
+            let claims = self.verify_token(&users, text).ok_or(Error::Unauthenticated)?;
+            let user = users.users.get(&claims.user).ok_or(Error::Unauthenticated)?;
+            return Ok(scoped_identity(&claims, user));
+        }
         let credential = credential(headers).ok_or(Error::Unauthenticated)?;
         let (name, password) = credential.split_once(':').ok_or(Error::Unauthenticated)?;
+        let user = self.verify_password(&users, name, password).await?.ok_or(Error::Unauthenticated)?;
+        Ok(identity(name, user))
+    }
+
+    /// The users as the file has them now.
+    async fn current_users(&self) -> Arc<IdentityFile> {
         self.reload().await;
-        let users = self.users.load_full();
+        self.users.load_full()
+    }
+
+    /// The time in seconds since 1970.
+    fn now(&self) -> i64 {
+        (self.clock)().timestamp()
+    }
+
+    /// The claims of a signed token that is valid now.
+    fn verify_token(&self, users: &IdentityFile, token: &str) -> Option<Claims> {
+        let claims = self.signer.verify(token, users)?;
+        (self.now() < claims.expires && !self.revocations.contains(&claims)).then_some(claims)
+    }
+
+    /// The user of this name, if the password is right.
+    ///
+    /// # Errors
+    /// `Unavailable` if too many passwords wait for their verification.
+    async fn verify_password<'u>(
+        &self,
+        users: &'u IdentityFile,
+        name: &str,
+        password: &str,
+    ) -> Result<Option<&'u User>> {
         let user = users.users.get(name);
         let number = self.number(name);
-        let hash = user.map_or_else(|| decoy(&users, number).into(), |user| Cow::Borrowed(user.password_hash.as_str()));
+        let hash = user.map_or_else(|| decoy(users, number).into(), |user| Cow::Borrowed(user.password_hash.as_str()));
         let mut key = blake3::Hasher::new_keyed(&self.key);
-        key.update(hash.as_bytes()).update(credential.as_bytes());
+        for part in [hash.as_ref(), name, password] {
+            key.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
         let verdict = self.verify(&self.lanes[number % LANES], password, &hash);
         let verdict = self.verdicts.try_get_with(*key.finalize().as_bytes(), verdict).await;
         let verified = verdict.map_err(|busy| Error::Unavailable { service: "authentication", source: busy.into() })?;
-        user.filter(|_| verified).map(|user| identity(name, user)).ok_or(Error::Unauthenticated)
+        Ok(user.filter(|_| verified))
     }
 
     /// A number that belongs to the name as long as this process lives, and that no client can predict.
@@ -183,7 +248,22 @@ fn identity(name: &str, user: &User) -> Identity {
         project_id: Some(user.project.clone()),
         roles: super::with_implied(user.roles.iter().map(String::as_str)),
         scope: Scope::Project,
+        user_domain_id: Some(DOMAIN_ID.to_owned()),
+        project_domain_id: Some(DOMAIN_ID.to_owned()),
         ..Identity::default()
+    }
+}
+
+/// The identity that a token proves. An unscoped token allows what Keystone's does: to ask for a scoped one.
+fn scoped_identity(claims: &Claims, user: &User) -> Identity {
+    match claims.project {
+        Some(_) => identity(&claims.user, user),
+        None => Identity {
+            user_id: Some(claims.user.clone()),
+            scope: Scope::None,
+            user_domain_id: Some(DOMAIN_ID.to_owned()),
+            ..Identity::default()
+        },
     }
 }
 
@@ -200,7 +280,7 @@ fn credential(headers: &HeaderMap) -> Option<String> {
 }
 
 /// The static token of a user.
-pub(crate) fn token(name: &str, password: &str) -> String {
+pub(crate) fn static_token(name: &str, password: &str) -> String {
     BASE64.encode(format!("{name}:{password}"))
 }
 
@@ -209,6 +289,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use bcrypt::HashParts;
+    use chrono::DateTime;
 
     use super::{BCRYPT_COST, IdentityFile, LANES, Standalone, User, decoy};
 
@@ -235,7 +316,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = IdentityFile::path(dir.path());
         std::fs::write(&path, "").unwrap();
-        let (one, two) = (Standalone::open(path.clone()).unwrap(), Standalone::open(path).unwrap());
+        let open = || Standalone::open(path.clone(), 60, DateTime::default).unwrap();
+        let (one, two) = (open(), open());
         let names: Vec<String> = (0..50).map(|n| format!("user{n}")).collect();
         let lanes =
             |standalone: &Standalone| names.iter().map(|name| standalone.number(name) % LANES).collect::<Vec<_>>();

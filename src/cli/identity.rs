@@ -1,6 +1,7 @@
 //! `glimpse identity …`: the users of a server that runs without Keystone.
 
 use std::{
+    borrow::Cow,
     fs::OpenOptions,
     io::{self, Write as _},
     net::SocketAddr,
@@ -17,7 +18,7 @@ use crate::{
     app,
     auth::{
         identity_file::{Change, IdentityError, IdentityFile, NewUser, User, generate_secret},
-        standalone::token,
+        standalone::{DOMAIN_NAME, static_token},
     },
     config::Config,
 };
@@ -48,6 +49,8 @@ pub(super) enum Command {
     },
     /// Change the project or the roles of a user; the password stays
     ///
+    /// The tokens of the user become invalid within a second on a running server; its clients log in again.
+    ///
     /// Example: `glimpse identity set ann --role member`
     #[command(arg_required_else_help = true)]
     Set {
@@ -62,7 +65,7 @@ pub(super) enum Command {
     },
     /// Set a new password and print the credentials
     ///
-    /// The old password becomes invalid within a second on a running server.
+    /// The old password and all tokens of the user become invalid within a second on a running server.
     Passwd {
         /// The name of the user
         name: String,
@@ -118,7 +121,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                     return Err(IdentityError::Refused(format!("user {name} exists already; {advice}")));
                 }
                 file.set(&name, NewUser { project: &project, roles: &role, password: password.as_str() })?;
-                print_credentials(&endpoint, &name, &password)
+                print_credentials(&endpoint, &Credentials::new(&name, &project, &password))
             })?;
             warn_of_unknown_roles(&role)?;
         }
@@ -136,7 +139,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
             let password = Password::get(password_stdin)?;
             IdentityFile::change(&path, |file| {
                 set_password(file, &name, &password)?;
-                print_credentials(&endpoint, &name, &password)
+                print_credentials(&endpoint, &Credentials::new(&name, &file.find(&name)?.project, &password))
             })?;
         }
         Command::CloudsYaml { name, file: target, password_stdin } => {
@@ -151,7 +154,7 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
                     set_password(file, &name, &password)?;
                     Change::Made
                 };
-                let yaml = clouds_yaml(&endpoint, &[(&name, password.as_str())]);
+                let yaml = clouds_yaml(&endpoint, &[Credentials::new(&name, &file.find(&name)?.project, &password)]);
                 write_private(&target, &yaml)
                     .map_err(|source| IdentityError::File { path: target.clone(), source })
                     .map(|()| change)
@@ -182,12 +185,13 @@ pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<(), 
         for (name, project, role) in FIRST_USERS {
             let secret = Password::Generated(generate_secret());
             file.set(name, NewUser { project, roles: &[role.to_owned()], password: secret.as_str() })?;
-            print_credentials(&endpoint, name, &secret)?;
-            secrets.push((name, secret));
+            print_credentials(&endpoint, &Credentials::new(name, project, &secret))?;
+            secrets.push((name, project, secret));
         }
-        let secrets: Vec<(&str, &str)> = secrets.iter().map(|(name, secret)| (*name, secret.as_str())).collect();
+        let credentials: Vec<_> =
+            secrets.iter().map(|(name, project, secret)| Credentials::new(name, project, secret)).collect();
         let mut out = io::stdout().lock();
-        let yaml = clouds_yaml(&endpoint, &secrets);
+        let yaml = clouds_yaml(&endpoint, &credentials);
         let shown = writeln!(out, "# The same as a clouds.yaml, for `openstack --os-cloud demo image list`:\n{yaml}");
         shown.and_then(|()| out.flush()).map_err(IdentityError::Unshown)?;
         Ok(Change::Made)
@@ -200,7 +204,7 @@ pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<(), 
     Ok(())
 }
 
-/// The URL under which clients reach the server.
+/// The URL at which clients log in.
 struct Endpoint {
     url: String,
     /// Whether the server listens on every address of the machine.
@@ -210,7 +214,7 @@ struct Endpoint {
 impl Endpoint {
     fn new(config: &Config, port: u16) -> Self {
         let is_everywhere = config.default.public_endpoint.is_none() && ["0.0.0.0", "::"].contains(&config.bind_host());
-        Self { url: format!("{}/v2", config.endpoint(port)), is_everywhere }
+        Self { url: format!("{}/v3", config.endpoint(port)), is_everywhere }
     }
 
     /// A comment on the URL, as a line.
@@ -234,16 +238,24 @@ fn warn_of_unknown_roles(roles: &[String]) -> io::Result<()> {
 }
 
 /// A clouds.yaml with a cloud for each user, which is named like the user.
-fn clouds_yaml(endpoint: &Endpoint, users: &[(&str, &str)]) -> String {
-    let clouds = users.iter().map(|(name, password)| {
+fn clouds_yaml(endpoint: &Endpoint, users: &[Credentials<'_>]) -> String {
+    let clouds = users.iter().map(|user| {
         // A JSON string is also a YAML string.
-        let [cloud, url, password] = [*name, &endpoint.url, *password].map(Json::from);
+        let [name, project, url, password] =
+            [user.name, user.project, &endpoint.url, user.password.as_str()].map(Json::from);
         format!(
-            "  {cloud}:\n    auth_type: http_basic\n    auth:\n      endpoint: {url}\n      username: {cloud}\n      \
-             password: {password}\n"
+            "  {name}:\n    auth_type: password\n    auth:\n      auth_url: {url}\n      username: {name}\n      \
+             password: {password}\n      project_name: {project}\n      user_domain_name: {DOMAIN_NAME}\n      \
+             project_domain_name: {DOMAIN_NAME}\n"
         )
     });
     format!("{}clouds:\n{}", endpoint.comment(), clouds.collect::<String>())
+}
+
+/// A word of a shell line.
+fn quoted(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._@%+=:,/-".contains(c);
+    if word.chars().all(is_plain) { word.into() } else { format!("'{}'", word.replace('\'', r"'\''")).into() }
 }
 
 /// Creates a file that only its owner can read; `-` is standard output.
@@ -254,6 +266,19 @@ fn write_private(path: &Path, text: &str) -> io::Result<()> {
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// What a user logs in with.
+struct Credentials<'c> {
+    name: &'c str,
+    project: &'c str,
+    password: &'c Password,
+}
+
+impl<'c> Credentials<'c> {
+    fn new(name: &'c str, project: &'c str, password: &'c Password) -> Self {
+        Self { name, project, password }
+    }
 }
 
 /// A password: generated here, so it must be printed, or given by the operator.
@@ -289,22 +314,39 @@ fn list(file: &IdentityFile) -> io::Result<()> {
 
 /// Prints a user's secret to standard output, as lines to paste into a shell. It is printed before its hash is stored: if the
 /// output fails, no one would know the password. It is never written to the log.
-fn print_credentials(endpoint: &Endpoint, name: &str, password: &Password) -> Result<Change, IdentityError> {
+fn print_credentials(endpoint: &Endpoint, user: &Credentials<'_>) -> Result<Change, IdentityError> {
     let mut out = io::stdout().lock();
-    let shown = match password {
+    let name = user.name;
+    let shown = match user.password {
         Password::Given(_) => writeln!(out, "The password of {name} is set."),
         Password::Generated(secret) => writeln!(
             out,
             "# To act as {name}, paste this into bash; `glimpse identity passwd {name}` makes a new secret.\n{}\
              unset ${{!OS_*}}\n\
-             export OS_AUTH_TYPE=http_basic OS_ENDPOINT={}\n\
+             export OS_AUTH_TYPE=password OS_AUTH_URL={} OS_PROJECT_NAME={}\n\
+             export OS_USER_DOMAIN_NAME={DOMAIN_NAME} OS_PROJECT_DOMAIN_NAME={DOMAIN_NAME}\n\
              export OS_USERNAME={name} OS_PASSWORD={secret}\n\
-             # The same as a token, for X-Auth-Token: {}\n",
+             # The same as a static token, for X-Auth-Token: {}\n",
             endpoint.comment(),
-            endpoint.url,
-            token(name, secret)
+            quoted(&endpoint.url),
+            quoted(user.project),
+            static_token(name, secret)
         ),
     };
     shown.and_then(|()| out.flush()).map_err(IdentityError::Unshown)?;
     Ok(Change::Made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quoted;
+
+    #[test]
+    fn words_are_quoted_for_the_shell() {
+        for word in ["web", "a b", "$HOME", "`id`", "it's", "a;b", "\\", "!x", "http://[::1]:9292/v3", "~"] {
+            let line = format!("printf %s {}", quoted(word));
+            let output = std::process::Command::new("bash").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+    }
 }

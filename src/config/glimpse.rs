@@ -12,8 +12,10 @@ group! {
     pub(crate) struct Glimpse in "glimpse" {
         /// How callers are authenticated. Default: as the paste pipeline says, else standalone.
         auth: Option<Auth> = None,
-        /// Where the embedded database and the identity file are.
+        /// Where the embedded database, the identity file and the key of its users' tokens are.
         data_dir: PathBuf = PathBuf::from("glimpse-data"),
+        /// Seconds after which a token that a standalone server issued expires.
+        token_lifetime: u32 = 3600 => 1..,
         /// Whether a tag with `=` is refused.
         forbid_equals_in_tags: bool = true,
         /// How the log is written.

@@ -71,6 +71,11 @@ impl ErrorResponse {
         Self { detail, ..self }
     }
 
+    /// The sentence that explains the refusal.
+    pub(super) fn explanation(&self) -> &str {
+        &self.explanation
+    }
+
     /// 404 with a general text: there is no such route or object, or the caller must not learn whether there is.
     pub(super) fn not_found() -> Self {
         Self::new(StatusCode::NOT_FOUND, RESOURCE_NOT_FOUND)

@@ -1,9 +1,8 @@
 //! Extractors: the parts of a request that handlers need, validated and limited in size, with Glance's error bodies.
 
-use std::{convert::Infallible, time::Duration};
+use std::convert::Infallible;
 
 use axum::{
-    body::Body,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request},
     http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
@@ -278,7 +277,7 @@ fn not_a_patch(request: &Request) -> Response {
 }
 
 /// The request's media type, without its parameters.
-fn media_type(request: &Request) -> String {
+pub(super) fn media_type(request: &Request) -> String {
     let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
@@ -288,8 +287,7 @@ fn invalid(message: &str) -> Response {
 }
 
 async fn read_json(request: Request, app: &App) -> Result<Value, Response> {
-    let charge = request.extensions().get::<Charge>().cloned();
-    let bytes = read_body(request.into_body(), charge.as_ref(), app.config.glimpse.client_timeout).await?;
+    let bytes = read_bytes(request, app, MAX_JSON).await?;
     if bytes.is_empty() {
         return Err(invalid("Body expected in request."));
     }
@@ -305,16 +303,18 @@ fn accepts_as_json(request: &Request) -> bool {
     matches!(media_type(request).as_str(), "" | "application/json" | "application/x-www-form-urlencoded")
 }
 
-/// Reads a whole body, with limits on its size and on the memory of all bodies, and a timeout for each chunk.
-async fn read_body(body: Body, charge: Option<&Charge>, timeout: Duration) -> Result<Vec<u8>, Response> {
-    let mut body = Limited::new(body, MAX_JSON);
+/// Reads a whole body, with limits on its size in bytes and on the memory of all bodies, and a timeout for each chunk.
+pub(super) async fn read_bytes(request: Request, app: &App, max: usize) -> Result<Vec<u8>, Response> {
+    let charge = request.extensions().get::<Charge>().cloned();
+    let timeout = app.config.glimpse.client_timeout;
+    let mut body = Limited::new(request.into_body(), max);
     let mut bytes = Vec::new();
     loop {
         let frame = match tokio::time::timeout(timeout, body.frame()).await {
             Ok(None) => return Ok(bytes),
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) if error.is::<LengthLimitError>() => {
-                let explanation = format!("The request body is larger than {MAX_JSON} bytes.");
+                let explanation = format!("The request body is larger than {max} bytes.");
                 return Err(ErrorResponse::new(StatusCode::PAYLOAD_TOO_LARGE, explanation).into_response());
             }
             Ok(Some(Err(_))) => {
@@ -323,7 +323,7 @@ async fn read_body(body: Body, charge: Option<&Charge>, timeout: Duration) -> Re
             Err(_) => return Err(Error::SlowClient.into_response()),
         };
         if let Ok(data) = frame.into_data() {
-            charge.map_or(Ok(()), |charge| charge.add(data.len())).map_err(|_| memory::exhausted())?;
+            charge.as_ref().map_or(Ok(()), |charge| charge.add(data.len())).map_err(|_| memory::exhausted())?;
             bytes.extend_from_slice(&data);
         }
     }

@@ -42,8 +42,17 @@ pub(super) fn time(time: NaiveDateTime) -> String {
 
 /// Serialises a value in ASCII, with other characters escaped. Glance does this for schemas and errors.
 pub(super) fn ascii(value: &impl Serialize) -> String {
-    let mut ascii = String::with_capacity(1024);
-    for c in to_string(value).chars() {
+    escape(&to_string(value))
+}
+
+/// As [`ascii`], without spaces. Keystone does this for errors.
+pub(super) fn compact_ascii(value: &impl Serialize) -> String {
+    escape(&serde_json::to_string(value).unwrap_or_default())
+}
+
+fn escape(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
         if c.is_ascii() {
             ascii.push(c);
         } else {

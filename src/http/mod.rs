@@ -11,6 +11,7 @@ mod middleware;
 mod no_content;
 mod resource;
 mod v2;
+mod v3;
 mod versions;
 
 use std::sync::Arc;
@@ -34,9 +35,10 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .route("/versions", any(versions::list))
         .route("/versions/", any(versions::list))
         .route("/versions/{*rest}", any(versions::list))
-        .merge(v2::router(&app))
-        .fallback(versions::choices)
-        .with_state(Arc::clone(&app));
+        .merge(v2::router(&app));
+    // Where Keystone has the users, clients ask Keystone.
+    let routes = if app.authenticator.standalone().is_some() { routes.merge(v3::router(&app)) } else { routes };
+    let routes = routes.fallback(versions::choices).with_state(Arc::clone(&app));
     let memory = middleware::memory::Memory::new(app.config.glimpse.body_memory.0);
     // The outermost layer comes first.
     let stack = ServiceBuilder::new()

@@ -50,9 +50,14 @@ async fn the_first_start_creates_users_and_prints_their_secrets_once() {
     assert_eq!(mode(&file), 0o600);
     assert_eq!(mode(&data), 0o700);
     let stored = fs::read_to_string(&file).unwrap();
-    let exports = format!("unset ${{!OS_*}}\nexport OS_AUTH_TYPE=http_basic OS_ENDPOINT={base}/v2\n");
-    assert_eq!(terminal.matches(&exports).count(), 2, "{terminal}");
-    let cloud = format!("  \"demo\":\n    auth_type: http_basic\n    auth:\n      endpoint: \"{base}/v2\"\n");
+    for project in ["admin", "demo"] {
+        let exports = format!(
+            "unset ${{!OS_*}}\nexport OS_AUTH_TYPE=password OS_AUTH_URL={base}/v3 OS_PROJECT_NAME={project}\n\
+             export OS_USER_DOMAIN_NAME=Default OS_PROJECT_DOMAIN_NAME=Default\n"
+        );
+        assert!(terminal.contains(&exports), "{terminal}");
+    }
+    let cloud = format!("  \"demo\":\n    auth_type: password\n    auth:\n      auth_url: \"{base}/v3\"\n");
     assert!(terminal.contains("\nclouds:\n  \"admin\":\n") && terminal.contains(&cloud), "{terminal}");
     let nobody = Client::new(base, None);
     for (user, project) in [("admin", "admin"), ("demo", "demo")] {

@@ -227,9 +227,9 @@ fn a_server_on_every_address_is_shown_with_a_url_that_works_here() {
         let name = format!("u{}", host.len());
         text(&command.args(["identity", "add", &name, "--project", "p"]).output().unwrap()).0
     };
-    for (host, url) in [("0.0.0.0", "http://127.0.0.1:9292/v2"), ("::", "http://[::1]:9292/v2")] {
+    for (host, url) in [("0.0.0.0", "http://127.0.0.1:9292/v3"), ("::", "'http://[::1]:9292/v3'")] {
         let shown = shown(host);
-        assert!(shown.contains(&format!("OS_ENDPOINT={url}\n")), "{shown}");
+        assert!(shown.contains(&format!(" OS_AUTH_URL={url} OS_PROJECT_NAME=p\n")), "{shown}");
         assert!(shown.contains("# On another machine, use the name of this machine in the URL.\n"), "{shown}");
     }
     assert!(!shown("localhost").contains("# On another machine"));
@@ -250,7 +250,7 @@ fn a_clouds_yaml_is_written_once_and_for_its_owner_only() {
     assert_eq!(run(&["clouds-yaml", "ann"]).0, Some(0));
     let written = dir.path().join("clouds.yaml");
     assert_eq!(mode(&written), 0o600);
-    assert!(fs::read_to_string(&written).unwrap().starts_with("clouds:\n  \"ann\":\n    auth_type: http_basic\n"));
+    assert!(fs::read_to_string(&written).unwrap().starts_with("clouds:\n  \"ann\":\n    auth_type: password\n"));
     let second = stored();
     assert_ne!(second, first);
     // A file that exists is not replaced, and the password stays.

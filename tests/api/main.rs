@@ -14,6 +14,7 @@ mod differential;
 mod durability;
 mod etag;
 mod galera;
+mod identity_api;
 mod images;
 mod keystone;
 mod limits;

@@ -10,6 +10,16 @@ use axum::{
 
 use crate::{app::SharedApp, auth::RequestHead, context::Context, error::Error, http::error};
 
+/// Refuses requests to routes without authentication while the server drains.
+pub(in crate::http) async fn refuse_while_draining(
+    State(app): State<SharedApp>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if app.is_draining() { error::draining() } else { next.run(request).await }
+}
+
+/// Requires a caller, and stores it in the request.
 pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     if app.is_draining() {
         return error::draining();

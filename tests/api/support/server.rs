@@ -79,7 +79,9 @@ impl ServerBuilder {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();
         }
         for (name, text) in &self.files {
-            fs::write(dir.path().join(name), text).unwrap();
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
         }
         let config = dir.path().join("glance-api.conf");
         fs::write(&config, text).unwrap();
