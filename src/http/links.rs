@@ -28,8 +28,12 @@ pub(super) fn warn_of_ignored_headers(app: &App, headers: &HeaderMap) {
     static WARNED: Once = Once::new();
     let used = app.config.oslo_middleware.enable_proxy_headers_parsing || app.config.default.public_endpoint.is_some();
     if !used && !WARNED.is_completed() {
-        let names = [header::FORWARDED, FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PREFIX];
-        if let Some(name) = names.into_iter().find(|name| headers.contains_key(name)) {
+        let names = [FORWARDED_PROTO, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PREFIX];
+        // Clients that act for a user, such as Horizon, send a `Forwarded` that names only the user's address.
+        let forwarded = header_text(headers, &header::FORWARDED).unwrap_or_default().to_ascii_lowercase();
+        let forwarded = (forwarded.contains("proto=") || forwarded.contains("host=")).then_some(header::FORWARDED);
+        let sent = names.into_iter().filter(|name| headers.contains_key(name));
+        if let Some(name) = forwarded.into_iter().chain(sent).next() {
             WARNED.call_once(|| {
                 tracing::warn!(
                     "a request has the header {name}, which is ignored: links may have the wrong scheme or host; set \

@@ -9,13 +9,14 @@ use crate::support::{Keystone, TestServer};
 
 const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 
-/// A shell in which the demo user of a standalone server is logged in.
-struct Shell {
-    server: TestServer,
-    environment: Vec<(&'static str, String)>,
+/// A shell with the clients, in which a user of a server is logged in.
+pub(crate) struct Shell {
+    pub(crate) server: TestServer,
+    pub(crate) environment: Vec<(&'static str, String)>,
 }
 
 impl Shell {
+    /// The demo user of a standalone server, without a login.
     async fn start() -> Self {
         let server = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
         // The first start created the user; this command sets a known password.
@@ -49,13 +50,13 @@ impl Shell {
     }
 
     /// The `PATH` with the clients.
-    fn path() -> Vec<(&'static str, String)> {
+    pub(crate) fn path() -> Vec<(&'static str, String)> {
         let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
         assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
         vec![("PATH", format!("{clients}:{}", std::env::var("PATH").unwrap()))]
     }
 
-    fn try_run(&self, line: &str) -> (bool, String) {
+    pub(crate) fn try_run(&self, line: &str) -> (bool, String) {
         let variables = self.environment.iter().map(|(name, value)| (*name, value.as_str()));
         let output = Command::new("sh")
             .args(["-c", line])
@@ -69,7 +70,7 @@ impl Shell {
     }
 
     #[track_caller]
-    fn run(&self, line: &str) -> String {
+    pub(crate) fn run(&self, line: &str) -> String {
         let (success, text) = self.try_run(line);
         assert!(success, "{line}: {text}");
         text
@@ -77,7 +78,7 @@ impl Shell {
 
     /// Runs a command line that must fail, and returns its output.
     #[track_caller]
-    fn refuse(&self, line: &str) -> String {
+    pub(crate) fn refuse(&self, line: &str) -> String {
         let (success, text) = self.try_run(line);
         assert!(!success, "{line} should fail: {text}");
         text

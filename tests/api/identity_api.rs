@@ -14,7 +14,7 @@ const USERS: [(&str, &str, &str); 4] = [
     ("auditor", "p1", "service"),
 ];
 
-/// A standalone server with these users.
+/// A standalone server with the users admin, member1 on p1, member2 on p2, and auditor on p1.
 pub(crate) fn standalone() -> ServerBuilder {
     let mut file = String::new();
     for (name, project, role) in USERS {
@@ -24,7 +24,7 @@ pub(crate) fn standalone() -> ServerBuilder {
     TestServer::builder().option("glimpse", "auth", "standalone").file("data/identity.toml", &file)
 }
 
-fn password_of(user: &str) -> String {
+pub(crate) fn password_of(user: &str) -> String {
     format!("pass for {user}")
 }
 
@@ -617,6 +617,35 @@ async fn the_catalog_has_the_urls_that_clients_use() {
     let s = standalone().option("DEFAULT", "public_endpoint", "https://example.org/image/").start().await;
     let answer = s.anonymous().post("/v3/auth/tokens", &login).await;
     assert_eq!(urls(answer), ["https://example.org/image/v3", "https://example.org/image"]);
+}
+
+/// A service that asks a Keystone about its callers' tokens can ask a standalone server.
+#[tokio::test]
+async fn another_service_validates_tokens_at_a_standalone_server() {
+    let s = standalone().start().await;
+    let url = format!("{}/v3", s.base);
+    let password = password_of("auditor");
+    let options = [
+        ("auth_url", url.as_str()),
+        ("auth_type", "password"),
+        ("username", "auditor"),
+        ("password", &password),
+        ("user_domain_name", "Default"),
+        ("project_name", "p1"),
+        ("project_domain_name", "Default"),
+    ];
+    let builder =
+        TestServer::builder().option("glimpse", "auth", "keystone").option("DEFAULT", "bind_host", "127.0.0.1");
+    let builder =
+        options.into_iter().fold(builder, |builder, (name, value)| builder.option("keystone_authtoken", name, value));
+    let other = builder.start().await;
+    let token = token_of(&s, "member2").await;
+    let image = other.client(Some(&token)).create_image(&json!({})).await;
+    assert_eq!(other.client(Some(&token)).get(&image).await.expect(200).json()["owner"], "p2");
+    other.client(Some("glimpse1.x.y")).get("/v2/images").await.expect(401);
+    let revoked = token_of(&s, "member2").await;
+    revoke(&s, &revoked, &revoked).await.expect(204);
+    other.client(Some(&revoked)).get("/v2/images").await.expect(401);
 }
 
 /// There, clients ask Keystone.

@@ -31,6 +31,7 @@ mod s3;
 mod schemas;
 mod server;
 mod side_by_side;
+mod standalone_clients;
 mod stores;
 mod support;
 mod tags;
