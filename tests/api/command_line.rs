@@ -339,8 +339,8 @@ fn later_files_and_the_environment_take_precedence() {
         )
         .0
     };
-    assert!(add(&[]).contains("http://127.0.0.1:2/v2"));
-    assert!(add(&[("OS_DEFAULT__BIND_PORT", "3")]).contains("http://127.0.0.1:3/v2"));
+    assert!(add(&[]).contains("http://127.0.0.1:2/v3"));
+    assert!(add(&[("OS_DEFAULT__BIND_PORT", "3")]).contains("http://127.0.0.1:3/v3"));
 }
 
 /// Scripts call Glance's commands by name; a link to the program with such a name runs that command.
