@@ -15,8 +15,8 @@ pub(super) fn lock(path: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Replaces a file. The owner stays the same, and a new file gets the owner of its folder: a command that root runs must not take the
-/// file away from the server.
+/// Replaces a file. The owner stays the same, and a new file gets the owner of its folder: a command that root runs must not take
+/// the file away from the server.
 pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let dir = folder(path);
     let mut temporary = path.as_os_str().to_owned();

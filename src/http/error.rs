@@ -71,7 +71,7 @@ impl ErrorResponse {
         Self { detail, ..self }
     }
 
-    /// The sentence that explains the refusal.
+    /// The sentence that explains the error.
     pub(super) fn explanation(&self) -> &str {
         &self.explanation
     }

@@ -1,5 +1,5 @@
-//! The users and projects of this server, as far as a caller may see them: its own ones, and all of them with the role admin. The rules
-//! are the defaults of Keystone.
+//! The users and projects of this server, as far as a caller may see them: its own ones, and all of them with the role admin. The
+//! rules are the defaults of Keystone.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Tokens that were revoked one by one, before their end.
 //!
-//! They are kept in memory, so a restart forgets them. Their number is bounded: beyond [`MAX_TOKENS`] of one user, all tokens that the
-//! user has by then are revoked.
+//! They are kept in memory, so a restart forgets them. Their number is bounded: beyond [`MAX_TOKENS`] of one user, all tokens that
+//! the user has by then are revoked.
 
 use std::{
     collections::HashMap,

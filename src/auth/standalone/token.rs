@@ -1,11 +1,11 @@
 //! Signed tokens. The server keeps no list of them.
 //!
-//! A token is `glimpse1.CLAIMS.MAC`, both parts in URL-safe base64: python-glanceclient percent-encodes other characters. The MAC is a
-//! keyed BLAKE3 hash of the claims and of the user's entry in the identity file. Any change of the entry (password, project, roles)
-//! and its removal therefore end all tokens of the user, and what a token allows is never more than what the entry says.
+//! A token is `glimpse1.CLAIMS.MAC`, both parts in URL-safe base64: python-glanceclient percent-encodes other characters. The MAC is
+//! a keyed BLAKE3 hash of the claims and of the user's entry in the identity file. Any change of the entry (password, project,
+//! roles) and its removal therefore end all tokens of the user, and a token never allows more than the entry does.
 //!
-//! The key is a file of its own, `token.key`. It is not derived from the password hashes: whoever knows a hash, for example from a
-//! deployment tool, must not be able to make a token.
+//! The key is a file of its own, `token.key`. It is not derived from the password hashes: a person who knows a hash, for example
+//! from a deployment tool, must not be able to make a token.
 
 use std::{
     fs, io,
@@ -22,8 +22,8 @@ use crate::auth::{
 
 /// What every token begins with. A static token has no dot, so no text is both.
 const PREFIX: &str = "glimpse1.";
-/// The maximum length of a token in bytes. Longer texts are not parsed. The longest token, with a project of 255 characters that JSON
-/// escapes, has about 1200.
+/// The maximum length of a token in bytes. Longer texts are not parsed. The longest token, with a project of 255 characters that
+/// JSON escapes, has about 1200.
 const MAX_LENGTH: usize = 2048;
 
 /// A way to prove an identity, in the order in which Keystone names them.

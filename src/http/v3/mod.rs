@@ -1,5 +1,5 @@
-//! The part of the Identity API v3 that clients need to log in to a server that has its own users. In front of a Keystone there is no
-//! such route.
+//! The part of the Identity API v3 that clients need to log in to a server that has its own users. Other servers do not have these
+//! routes.
 
 mod catalog;
 mod domains;
