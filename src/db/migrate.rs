@@ -60,7 +60,7 @@ static MYSQL_REPEATING: LazyLock<Migrator> = LazyLock::new(|| {
             sql.replace("CREATE TABLE ", "CREATE TABLE IF NOT EXISTS ").replace("INSERT INTO ", "INSERT IGNORE INTO ");
         Migration { sql: AssertSqlSafe(sql).into_sql_str(), ..migration.clone() }
     };
-    without_lock(with_own_table(Migrator::with_migrations(MYSQL.iter().map(repeating).collect())))
+    Migrator::with_migrations(MYSQL.iter().map(repeating).collect())
 });
 
 /// The statements of migrations that record a revision. They are left out: an expansion does not record the contraction, so
@@ -243,10 +243,9 @@ async fn repeat_and_run(
     connection: &mut MySqlConnection,
     lock: Option<&SyncLock>,
 ) -> Result<(), MigrateError> {
-    let unfinished = undo_unfinished(connection).await?;
-    if unfinished.is_some() {
+    for version in undo_unfinished(connection).await? {
         check_lock(lock, connection).await?;
-        MYSQL_REPEATING.run_direct(unfinished, connection, false).await?;
+        repeat(version, connection).await?;
     }
     if plan.recorded.is_some() {
         check_lock(lock, connection).await?;
@@ -321,9 +320,9 @@ async fn drop_unfinished_indexes(migrator: &Migrator, connection: &mut PgConnect
     Ok(())
 }
 
-/// Prepares the repetition of interrupted migrations: drops their indexes, and removes their records. On MySQL, a migration is not
-/// a transaction. Returns the last one of them, which [`MYSQL_REPEATING`] can run.
-async fn undo_unfinished(connection: &mut MySqlConnection) -> Result<Option<i64>, sqlx::Error> {
+/// Prepares the repetition of interrupted migrations: drops their indexes. On MySQL, a migration is not a transaction. Returns their
+/// numbers in their order.
+async fn undo_unfinished(connection: &mut MySqlConnection) -> Result<Vec<i64>, sqlx::Error> {
     let begun = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name = ?";
     let begun: i64 = sqlx::query_scalar(begun).bind(TABLE).fetch_one(&mut *connection).await?;
     let (mut recorded, mut unfinished) = (Vec::new(), Vec::new());
@@ -341,11 +340,20 @@ async fn undo_unfinished(connection: &mut MySqlConnection) -> Result<Option<i64>
             connection.execute(AssertSqlSafe(format!("ALTER TABLE `{table}` DROP INDEX `{index}`"))).await?;
         }
     }
-    for version in &unfinished {
-        let forget = AssertSqlSafe(format!("DELETE FROM {TABLE} WHERE version = ?"));
-        sqlx::query(forget).bind(version).execute(&mut *connection).await?;
+    unfinished.sort_unstable();
+    Ok(unfinished)
+}
+
+/// Runs an interrupted migration again. Its record stays meanwhile: without it, its tables would look like those of another program
+/// if the repetition is interrupted, too.
+async fn repeat(version: i64, connection: &mut MySqlConnection) -> Result<(), MigrateError> {
+    if let Some(migration) = MYSQL_REPEATING.iter().find(|migration| migration.version == version) {
+        let ran = connection.execute(migration.sql.clone()).await;
+        ran.map_err(|error| MigrateError::ExecuteMigration(error, version))?;
+        let finished = AssertSqlSafe(format!("UPDATE {TABLE} SET success = TRUE WHERE version = ?"));
+        sqlx::query(finished).bind(version).execute(connection).await?;
     }
-    Ok(unfinished.into_iter().max())
+    Ok(())
 }
 
 /// The indexes whose migrations are not among the recorded ones. A migration that adds an index is named after it.

@@ -213,6 +213,8 @@ mod on_a_server {
         for statement in [
             "CREATE TABLE IF NOT EXISTS glimpse_migrations",
             "CREATE TABLE image_properties",
+            // On MariaDB, the record of what was just interrupted.
+            "INSERT INTO glimpse_migrations",
             "CREATE TABLE node_reference",
             of("glimpse_images_listed"),
             of("glimpse_images_owned ON"),
