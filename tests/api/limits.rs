@@ -213,6 +213,55 @@ async fn limits_on_uploads_are_enforced_as_in_glance() {
     upload(&s.member("p2"), &waiting_image(&s.member("p2")).await, mebibyte).await.expect(204);
 }
 
+/// Each request fits into the limit when it begins.
+#[tokio::test]
+async fn concurrent_requests_cannot_exceed_a_unified_limit_together() {
+    let cloud = Cloud::start().await;
+    let size = cloud.register("image_size_total", 3).await;
+    cloud.register("image_count_total", 12).await;
+    cloud.register("image_count_uploading", 100).await;
+    let s = cloud.server().await;
+    let member = s.member("p1");
+    // Twenty images are created at once, and there may be twelve.
+    let body = json!({"disk_format": "raw", "container_format": "bare"});
+    let created = (0..20).map(|_| {
+        let (member, body) = (member.clone(), body.clone());
+        tokio::spawn(async move { member.post("/v2/images", &body).await })
+    });
+    let mut images = Vec::new();
+    for created in created.collect::<Vec<_>>() {
+        let answer = created.await.unwrap();
+        match answer.status.as_u16() {
+            201 => images.push(format!("/v2/images/{}", answer.json()["id"].as_str().unwrap())),
+            413 => drop(answer.says("Resource image_count_total is over limit of 12")),
+            other => panic!("{other}: {}", answer.text),
+        }
+    }
+    assert_eq!(images.len(), 12);
+    // Twelve images of 1 MiB are uploaded at once, and 3 MiB may be stored.
+    let mut waiting = Vec::new();
+    let uploads = images.into_iter().map(|image| {
+        let member = member.clone();
+        tokio::spawn(async move { (upload(&member, &image, vec![0; 1 << 20]).await, image) })
+    });
+    for upload in uploads.collect::<Vec<_>>() {
+        let (answer, image) = upload.await.unwrap();
+        match answer.status.as_u16() {
+            204 => {}
+            413 => {
+                answer.says("Resource image_size_total is over limit of 3");
+                waiting.push(image);
+            }
+            other => panic!("{other}: {}", answer.text),
+        }
+    }
+    assert_eq!(waiting.len(), 9, "more or less than 3 MiB are stored");
+    // They wait for their data again, and are stored once they may be.
+    cloud.change(&size, 4).await;
+    upload(&member, &waiting[0], vec![0; 1 << 20]).await.expect(204);
+    upload(&member, &waiting[1], vec![0; 1 << 20]).await.expect(413);
+}
+
 /// Without a registered limit, nothing is allowed.
 #[tokio::test]
 async fn resources_without_a_registered_limit_are_refused() {
