@@ -1,10 +1,15 @@
 //! Changes of locations by clients: which URLs they may add, and the effect on the image.
 
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
 use serde_json::{Value, json};
 
 use crate::{
     data::{download, files, image_with, upload, waiting_image},
-    support::{Answer, Client, Engine, Persona, Question, ServerBuilder, TestServer, Twins, Web},
+    support::{Answer, Client, Dns, Engine, Persona, Question, ServerBuilder, TestServer, Twins, Web, eventually},
 };
 
 const V21: &str = "application/openstack-images-v2.1-json-patch";
@@ -482,5 +487,68 @@ async fn a_stored_location_is_read_only_from_allowed_addresses() {
             at(&s, &format!("{}/elsewhere", web.base())).await.expect(503);
             assert_eq!(other.requests(), [""; 0]);
         }
+    }
+}
+
+/// The name servers of some names never answer. Their projects occupy few lookups, and lookups for downloads do not wait for those of
+/// new locations.
+#[tokio::test]
+async fn silent_name_servers_do_not_stop_the_downloads_of_other_projects() {
+    const WEB: &str = "web.example.org";
+    let web = Web::start(&PAGES).await;
+    let dns = match Dns::start(WEB) {
+        Ok(dns) => dns,
+        // .config/nextest.toml makes nextest show this output.
+        Err(error) => return eprintln!("NOT TESTED: silent name servers. {error}"),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let resolver = dir.path().join("resolv.conf");
+    fs::write(&resolver, format!("nameserver {}\noptions timeout:30 attempts:1\n", dns.address)).unwrap();
+    let new = |project: usize, n: usize| format!("new-{project}-{n}.example.org");
+    let mut allowed: Vec<_> = (0..5).flat_map(|project| (0..3).map(move |n| new(project, n))).collect();
+    allowed.push(WEB.to_owned());
+    let mut s =
+        open().option("import_filtering_opts", "allowed_hosts", format!("[{}]", allowed.join(", "))).start().await;
+    if let Err(error) = s.start_again_with(&resolver, "/etc/resolv.conf").await {
+        return eprintln!("NOT TESTED: silent name servers. {error}");
+    }
+    let mut stored = Vec::new();
+    for n in 0..12 {
+        stored.push((s.member("kept"), format!("http://kept-{n}.example.org/a")));
+    }
+    stored.push((s.member("other"), format!("http://{WEB}:{}/a", web.port)));
+    let mut images = Vec::new();
+    for (member, url) in stored {
+        let image = waiting_image(&member).await;
+        let id = image.rsplit('/').next().unwrap().to_owned();
+        let columns = "image_id, value, meta_data, status, created_at, deleted";
+        let values = format!("'{id}', '{url}', '{{}}', 'active', '2026-01-01 00:00:00', '0'");
+        s.database.execute(&format!("UPDATE images SET status = 'active', size = 5 WHERE id = '{id}'")).await;
+        s.database.execute(&format!("INSERT INTO image_locations ({columns}) VALUES ({values})")).await;
+        images.push((member, image));
+    }
+    let (other, image) = images.pop().unwrap();
+    let downloads: Vec<_> = images
+        .into_iter()
+        .map(|(member, image)| tokio::spawn(async move { member.get(&format!("{image}/file")).await }))
+        .collect();
+    let mut additions = tokio::task::JoinSet::new();
+    for (project, n) in (0..5).flat_map(|project| (0..3).map(move |n| (project, n))) {
+        let member = s.member(&format!("p{project}"));
+        let (image, there) =
+            (waiting_image(&member).await, add("-", &location(&format!("http://{}/a", new(project, n)))));
+        additions.spawn(async move { patch(&member, &image, &there).await });
+    }
+    // Eight lookups for new locations, and two for downloads of one project.
+    eventually("the lookups are in progress", || async {
+        (dns.unanswered("kept") >= 2 && dns.unanswered("new") >= 8).then_some(())
+    })
+    .await;
+    let begun = Instant::now();
+    assert_eq!(download(&other, &image).await, b"hello");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!((dns.unanswered("kept"), dns.unanswered("new")), (2, 8));
+    for download in downloads {
+        download.await.unwrap().expect(503);
     }
 }

@@ -2,6 +2,7 @@
 
 mod client;
 mod database;
+mod dns;
 mod gate;
 mod glance;
 mod keystone;
@@ -16,6 +17,7 @@ use std::{future::Future, time::Duration};
 pub(crate) use self::{
     client::{Answer, Client, raw, raw_status},
     database::{Database, DatabaseServer, Engine},
+    dns::Dns,
     gate::{Gate, Side},
     glance::Glance,
     keystone::Keystone,

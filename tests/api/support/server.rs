@@ -137,6 +137,31 @@ impl TestServer {
         self.running = Some(running);
     }
 
+    /// Starts the program again, with a file in place of one of the system's, in a mount namespace of its own.
+    ///
+    /// # Errors
+    /// The system does not allow this.
+    pub(crate) async fn start_again_with(&mut self, file: &Path, in_place_of: &str) -> Result<(), String> {
+        let bind = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+        let unshared = |program: &Command| {
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", bind, "sh"]).arg(file).arg(in_place_of);
+            command.arg(program.get_program()).args(program.get_args()).env_clear().stdin(Stdio::null());
+            command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            command
+        };
+        let tried = unshared(&Command::new("true")).output().map_err(|error| error.to_string())?;
+        if !tried.status.success() {
+            return Err(String::from_utf8_lossy(&tried.stderr).into_owned());
+        }
+        let mut command = self.command(&["serve"]);
+        command.arg("--data-dir").arg(self.data_dir());
+        let running = Running::start(unshared(&command), None).await;
+        self.base.clone_from(&running.base);
+        self.running = Some(running);
+        Ok(())
+    }
+
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.dir.path().join("data")
     }
