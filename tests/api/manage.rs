@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     side_by_side::{described, empty_database, heads},
-    support::{Database, Engine, Glance},
+    support::{Database, Engine, Glance, GlanceManage},
 };
 
 /// Runs Glimpse under the name of Glance's command.
@@ -31,8 +31,14 @@ fn seen(output: &Output) -> (Option<i32>, String, String) {
 /// script sees.
 async fn is_the_same(start: &[&str], commands: &[&str]) {
     let ((_ours, ours), (_theirs, theirs)) = (empty_database().await, empty_database().await);
-    for database in [&ours, &theirs] {
-        Glance::sync_to(database, start).await;
+    let mut glance = GlanceManage::start(&theirs);
+    if !start.is_empty() {
+        let mut glance_on_ours = GlanceManage::start(&ours);
+        for head in start {
+            for manage in [&mut glance, &mut glance_on_ours] {
+                assert!(manage.run(&["db_upgrade", head]).status.success());
+            }
+        }
     }
     for command in commands {
         // What Glimpse adds to the newest revisions is added first, so that both programs have nothing else to do.
@@ -40,7 +46,7 @@ async fn is_the_same(start: &[&str], commands: &[&str]) {
             assert!(manage(&ours, &["db", "upgrade"]).status.success());
         }
         let arguments: Vec<&str> = command.split(' ').collect();
-        let expected = Glance::try_manage(&theirs, &arguments).await;
+        let expected = glance.run(&arguments);
         let (code, out, error) = seen(&expected);
         let (our_code, our_out, our_error) = seen(&manage(&ours, &arguments));
         assert_eq!((our_code, &our_out), (code, &out), "{start:?}: {command}: {our_error}, Glance: {error}");

@@ -240,7 +240,7 @@ pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
 }
 
 /// Runs a script that may fail, and returns its output and its exit code.
-pub(super) async fn try_output(name: &str, arguments: &[&OsStr]) -> Output {
+async fn try_output(name: &str, arguments: &[&OsStr]) -> Output {
     let mut command = self::command(name, arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
