@@ -563,6 +563,9 @@ async fn malformed_logins_are_refused() {
     for name in [":", "member1:pass", "MEMBER1", "member1 ", "\u{0}", "../member1"] {
         post(json, user(json!({"id": name, "password": "pass for member1"}))).await.expect(401);
     }
+    let other = json!({"auth": {"identity": {"methods": ["application_credential"], "application_credential": {}}}});
+    let answer = post(json, other.to_string()).await.expect(401).says("with an unsupported method.");
+    assert_eq!(answer.json()["error"]["identity"]["methods"], json!(["password", "token"]));
     let scope =
         |scope: Value| json!({"auth": {"identity": by_password("member1", "pass for member1"), "scope": scope}});
     for wrong in [json!(1), json!("scoped"), json!([]), json!({"project": "p1"}), json!({"project": {}, "domain": {}})]

@@ -15,7 +15,9 @@ use crate::{
     http::{error::ErrorResponse, json, links},
 };
 
-/// The message of every 401. It does not say what was wrong.
+/// The ways to log in.
+pub(super) const METHODS: [&str; 2] = ["password", "token"];
+/// The message of a 401. It does not say what was wrong.
 const UNAUTHENTICATED: &str = "The request you have made requires authentication.";
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -29,7 +31,16 @@ pub(super) async fn render(State(app): State<SharedApp>, request: Request, next:
         let status = response.status();
         let message = if status == StatusCode::UNAUTHORIZED { UNAUTHENTICATED } else { error_response.explanation() };
         let title = status.canonical_reason().unwrap_or("Error");
-        let error = json!({ "error": { "code": status.as_u16(), "message": message, "title": title } });
+        let mut error = json!({ "error": { "code": status.as_u16(), "message": message, "title": title } });
+        if response.extensions_mut().remove::<UnsupportedMethod>().is_some() {
+            let title = error["error"]["title"].take();
+            error["error"] = json!({
+                "code": status.as_u16(),
+                "identity": { "methods": METHODS },
+                "message": "Attempted to authenticate with an unsupported method.",
+                "title": title,
+            });
+        }
         let body = if is_head { String::new() } else { format!("{}\n", json::compact_ascii(&error)) };
         response.headers_mut().insert(header::CONTENT_TYPE, JSON);
         if status == StatusCode::UNAUTHORIZED {
@@ -42,6 +53,17 @@ pub(super) async fn render(State(app): State<SharedApp>, request: Request, next:
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("X-Auth-Token"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Marks a 401 that [`unsupported_method`] made.
+#[derive(Clone)]
+struct UnsupportedMethod;
+
+/// 401: the client asks for a way to log in that does not exist here, such as an application credential.
+pub(super) fn unsupported_method() -> Response {
+    let mut response = Error::Unauthenticated.into_response();
+    response.extensions_mut().insert(UnsupportedMethod);
     response
 }
 

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde_json::{Map, Value};
 
-use super::error::expected;
+use super::error::{METHODS, expected, unsupported_method};
 use crate::{
     app::SharedApp,
     auth::standalone::{DomainReference, Login, Proof, Reference, RequestedScope},
@@ -31,12 +31,17 @@ impl FromRequest<SharedApp> for LoginBody {
         let body = extract::read_bytes(request, app, MAX_BODY).await?;
         let login =
             if is_json || body.is_empty() { parse(&body) } else { expected("application/json", "Content-Type header") };
-        login.map(Self).map_err(Error::into_response)
+        login.map(Self).map_err(|error| match error {
+            // Nothing was verified yet.
+            Error::Unauthenticated => unsupported_method(),
+            error => error.into_response(),
+        })
     }
 }
 
 type Object = Map<String, Value>;
 
+/// `Unauthenticated` means that the client asks for a way to log in that does not exist here.
 fn parse(body: &[u8]) -> Result<Login> {
     // serde_json limits the nesting depth to 128.
     let body = match serde_json::from_slice(body) {
@@ -54,7 +59,7 @@ fn parse(body: &[u8]) -> Result<Login> {
         let Value::String(name) = name else {
             return expected("strings", "methods");
         };
-        if !["password", "token"].contains(&name.as_str()) {
+        if !METHODS.contains(&name.as_str()) {
             return Err(Error::Unauthenticated);
         }
         if !methods.contains(&name.as_str()) {
