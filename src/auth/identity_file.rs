@@ -18,6 +18,8 @@ use super::private_file;
 pub(super) const BCRYPT_COST: u32 = 10;
 /// Characters of a generated secret: 190 bits.
 const SECRET_LENGTH: usize = 32;
+/// Characters of a generation: 95 bits.
+const GENERATION_LENGTH: usize = 16;
 /// bcrypt reads no more than this of a password.
 const MAX_PASSWORD_BYTES: usize = 72;
 
@@ -40,6 +42,9 @@ pub(crate) struct User {
     pub(crate) roles: Vec<String>,
     /// The bcrypt hash of the user's password.
     pub(crate) password_hash: String,
+    /// A random value that each change replaces, so that tokens from before a change stay invalid when the change is undone.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) generation: String,
 }
 
 impl User {
@@ -144,7 +149,8 @@ impl IdentityFile {
         check_project(project)?;
         roles.iter().try_for_each(|role| check_role(role))?;
         let password_hash = self.find(name)?.password_hash.clone();
-        let user = User { project: project.to_owned(), roles: roles.to_vec(), password_hash };
+        let (project, roles) = (project.to_owned(), roles.to_vec());
+        let user = User { project, roles, password_hash, generation: generate_generation() };
         self.users.insert(name.to_owned(), user);
         Ok(())
     }
@@ -157,7 +163,12 @@ impl IdentityFile {
         check_password(user.password)?;
         let hash =
             bcrypt::hash(user.password, BCRYPT_COST).map_err(|error| IdentityError::Refused(error.to_string()))?;
-        let user = User { project: user.project.to_owned(), roles: user.roles.to_vec(), password_hash: hash };
+        let user = User {
+            project: user.project.to_owned(),
+            roles: user.roles.to_vec(),
+            password_hash: hash,
+            generation: generate_generation(),
+        };
         self.users.insert(name.to_owned(), user);
         Ok(())
     }
@@ -188,6 +199,10 @@ pub(crate) fn generate_secret() -> String {
 }
 
 /// Checks a user's name, which is used in `user:password`, in logs and in shell commands.
+fn generate_generation() -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), GENERATION_LENGTH)
+}
+
 fn check_name(name: &str) -> Result<(), IdentityError> {
     let fits = |c: char| c.is_ascii_alphanumeric() || "._@-".contains(c);
     if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {

@@ -23,7 +23,12 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+        // The folder may belong to a user whom this process must not trust: a link or a file that is there is not opened.
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         let owner = fs::metadata(path).or_else(|_| fs::metadata(dir))?;
         if file.metadata()?.uid() != owner.uid() {
             fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
@@ -43,4 +48,29 @@ pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_in_place_of_the_temporary_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, temporary, other) =
+            (dir.path().join("secret"), dir.path().join("secret.new"), dir.path().join("other"));
+        fs::write(&other, "other").unwrap();
+        symlink(&other, &temporary).unwrap();
+        replace(&path, b"first").unwrap();
+        assert_eq!((fs::read(&path).unwrap(), fs::read(&other).unwrap()), (b"first".to_vec(), b"other".to_vec()));
+        // Nor is what an interrupted command has left, whose permissions may be others.
+        fs::write(&temporary, "a part").unwrap();
+        fs::set_permissions(&temporary, fs::Permissions::from_mode(0o666)).unwrap();
+        replace(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert!(!temporary.exists());
+    }
 }

@@ -191,17 +191,22 @@ impl Standalone {
         }
         let now = Version::of(&self.path);
         let changed = now != looked.1;
-        *looked = (Instant::now(), now);
+        looked.0 = Instant::now();
         if !changed {
             return;
         }
         match IdentityFile::read(&self.path) {
             Ok(file) => {
+                looked.1 = now;
                 tracing::info!(users = file.users.len(), "identity file was read again");
                 self.users.store(Arc::new(file));
             }
             Err(error) => {
-                tracing::error!(%error, "identity file was changed and cannot be read; the old users stay")
+                // Its content stays wrong until it changes again, but a file that cannot be read now may be readable in a second.
+                if !matches!(error, IdentityError::File { .. }) {
+                    looked.1 = now;
+                }
+                tracing::error!(%error, "identity file was changed and cannot be read; the old users stay");
             }
         }
     }
@@ -304,7 +309,7 @@ mod tests {
         assert_eq!(bcrypt::non_truncating_verify("", &decoy(&users, 7)).ok(), Some(false));
         for (name, cost) in [("a", 4), ("b", 5), ("c", 5)] {
             let password_hash = bcrypt::hash("password", cost).unwrap();
-            users.users.insert(name.to_owned(), User { project: "p".to_owned(), roles: Vec::new(), password_hash });
+            users.users.insert(name.to_owned(), User { project: "p".to_owned(), password_hash, ..User::default() });
         }
         let costs: BTreeSet<u32> = (0..9).map(|number| cost(&decoy(&users, number))).collect();
         assert_eq!(costs, BTreeSet::from([4, 5]));

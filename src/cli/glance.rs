@@ -64,6 +64,10 @@ impl Name {
                 let arguments = Manage::parse();
                 let config = load(arguments.sources, arguments.common)?;
                 match arguments.command.request()? {
+                    // Unlike `glimpse`, it has no database of its own to fall back to: the configuration file may be the wrong one.
+                    Request::Database(_) if config.database_is_embedded() => {
+                        Err("No sql_connection parameter is established: [database] connection is not set".into())
+                    }
                     Request::Database(command) => database::run(&config, command, Program::GlanceManage),
                     Request::Actions => {
                         writeln!(io::stdout(), "{ACTIONS}")?;

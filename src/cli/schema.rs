@@ -221,8 +221,7 @@ impl Commands<'_> {
     }
 
     async fn schema(&self) -> Result<Schema> {
-        let schema = Db::schema_at(&self.config.database_url(), (&self.config.database).into()).await;
-        schema.map_err(|error| self.failed(error))
+        read(self.config).await.map_err(|error| self.failed(error))
     }
 
     /// Opens the database. Creates it if it is an SQLite file.
@@ -242,6 +241,15 @@ impl Commands<'_> {
     fn refuse(&self, message: &str) -> Box<dyn std::error::Error> {
         GlanceMessage(format!("{message} \"{} db expand\"", self.program)).into()
     }
+}
+
+/// Reads the schema of the configured database. Creates and changes nothing.
+pub(super) async fn read(config: &Config) -> db::Result<Schema> {
+    // The first start creates the data directory.
+    if config.database_is_embedded() && !config.glimpse.data_dir.exists() {
+        return Ok(Schema::empty());
+    }
+    Db::schema_at(&config.database_url(), (&config.database).into()).await
 }
 
 fn print(line: &str) -> Result<()> {

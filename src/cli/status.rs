@@ -6,9 +6,9 @@ use std::{
     process::ExitCode,
 };
 
-use super::CommandResult;
+use super::{CommandResult, schema};
 
-use crate::{app, config::Config, db::Db};
+use crate::{app, config::Config};
 
 /// The result of a check. The command's exit code is that of the worst one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +51,7 @@ fn database(config: &Config) -> (Outcome, String) {
         Ok(runtime) => runtime,
         Err(error) => return (Outcome::Failure, error.to_string()),
     };
-    match runtime.block_on(Db::schema_at(&config.database_url(), (&config.database).into())) {
+    match runtime.block_on(schema::read(config)) {
         Err(error) => (Outcome::Failure, error.to_string()),
         Ok(schema) => match schema.state.advice() {
             None => (Outcome::Success, String::new()),

@@ -12,6 +12,8 @@
 //! expansions. So a contraction only records its revision in `alembic_version`.
 
 use std::{
+    io,
+    path::Path,
     sync::LazyLock,
     time::{Duration, Instant},
 };
@@ -170,7 +172,7 @@ pub(crate) struct Schema {
 
 impl Schema {
     /// The schema of a database that does not exist.
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { state: State::Empty, heads: Heads::default(), has_heads: false, migration: 0 }
     }
 
@@ -369,10 +371,18 @@ impl Db {
     /// # Errors
     /// The errors of `open` and `schema`.
     pub(crate) async fn schema_at(url: &DatabaseUrl, limits: ConnectionOptions) -> Result<Schema> {
-        if matches!(&url.target, Target::Sqlite(path) if !path.exists()) {
-            return Ok(Schema::empty());
-        }
-        let db = Self::open(url, limits).await?;
+        let db = match &url.target {
+            Target::Sqlite(path) => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                match path.try_exists() {
+                    Ok(true) => Self::open_read_only(path, limits),
+                    Ok(false) if folder.is_none_or(Path::is_dir) => return Ok(Schema::empty()),
+                    Ok(false) => return Err(sqlx::Error::Io(io::ErrorKind::NotFound.into()).into()),
+                    Err(error) => return Err(sqlx::Error::Io(error).into()),
+                }
+            }
+            Target::Postgres(_) | Target::MySql(_) => Self::open(url, limits).await?,
+        };
         let schema = db.schema().await;
         db.close().await;
         schema

@@ -1,6 +1,7 @@
 //! Opening a database: its pools of connections, and how each connection is set up.
 
 use std::{
+    path::Path,
     sync::{
         Arc, Once,
         atomic::{AtomicBool, Ordering},
@@ -78,6 +79,14 @@ impl Db {
                 Self::MySql(Pool::of_server((**options).clone(), limits, set_up, is_clustered))
             }
         })
+    }
+
+    /// Opens an SQLite file for reading. It is not created, and its journal mode stays as it is.
+    pub(super) fn open_read_only(path: &Path, limits: ConnectionOptions) -> Self {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(limits.wait);
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(limits.wait * 2);
+        let pool = Pool::new(pool.connect_lazy_with(options));
+        Self::Sqlite { write: pool.clone(), read: pool }
     }
 }
 

@@ -472,7 +472,8 @@ fn invalid_and_unsupported_db_commands_are_refused_with_a_reason() {
     std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = Command::new(&link);
-        command.env_clear().env("OS_GLANCE_CONFIG_DIR", "/dev/null").arg("--data-dir").arg(dir.path());
+        command.env_clear().env("OS_GLANCE_CONFIG_DIR", "/dev/null");
+        command.env("OS_DATABASE__CONNECTION", format!("sqlite:///{}/glance.sqlite", dir.path().display()));
         let output = command.args(arguments).output().unwrap();
         (output.status.code(), text(&output).1)
     };

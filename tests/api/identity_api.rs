@@ -382,6 +382,24 @@ async fn a_derived_token_expires_with_the_first_one() {
     token_of(&s, "member1").await;
 }
 
+#[tokio::test]
+async fn a_token_stays_invalid_when_the_change_that_ended_it_is_undone() {
+    let s = standalone().start().await;
+    let token = token_of(&s, "member1").await;
+    for role in ["reader", "member"] {
+        identity(&s, &["set", "member1", "--role", role]);
+        // Another token shows that the server has read the change.
+        eventually("the role counts", || async {
+            let other = token_of(&s, "member1").await;
+            let description = describe(&s, &other).await.json();
+            let roles = description["token"]["roles"].as_array().unwrap();
+            (roles.iter().any(|one| one["name"] == "member") == (role == "member")).then_some(())
+        })
+        .await;
+        s.client(Some(&token)).get("/v2/images").await.expect(401);
+    }
+}
+
 /// A restart keeps the tokens, because their key is a file.
 #[tokio::test]
 async fn tokens_are_valid_after_a_restart_until_the_user_changes() {

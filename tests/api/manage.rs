@@ -190,3 +190,51 @@ async fn a_revision_that_glimpse_cannot_create_is_refused_with_a_reason() {
     assert!(code == Some(1) && error.starts_with("Failed to sync database: ERROR: "), "{error}");
     assert_eq!(heads_or_none(&database).await, ["train_contract01"]);
 }
+
+#[tokio::test]
+async fn a_database_that_cannot_be_read_is_an_error_as_in_glance() {
+    let (_dir, database) = empty_database().await;
+    let dir = tempfile::tempdir().unwrap();
+    let missing = match database.engine {
+        Engine::Sqlite => format!("sqlite:///{}/missing/glance.sqlite", dir.path().display()),
+        Engine::Postgres | Engine::MySql => format!("{}-missing", database.url),
+    };
+    let missing = Database { url: missing, ..database };
+    let mut glance = GlanceManage::start(&missing);
+    for command in ["version", "check", "sync"] {
+        let (code, _, error) = seen(&manage(&missing, &["db", command]));
+        assert_eq!((code, glance.run(&["db", command]).status.code()), (Some(1), Some(1)), "{command}: {error}");
+        assert!(error.contains("ERROR: "), "{command}: {error}");
+    }
+    assert!(dir.path().read_dir().unwrap().next().is_none());
+}
+
+#[test]
+fn glance_manage_needs_the_url_of_a_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, link) = (dir.path().join("glance-api.conf"), dir.path().join("glance-manage"));
+    fs::write(&config, "").unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
+    let mut command = Command::new(link);
+    let output =
+        command.env_clear().current_dir(dir.path()).arg("--config-file").arg(&config).args(["db", "sync"]).output();
+    let (code, out, error) = seen(&output.unwrap());
+    assert!(code == Some(1) && out.is_empty() && error.contains("[database] connection is not set"), "{error}");
+    assert_eq!(dir.path().read_dir().unwrap().count(), 2);
+}
+
+mod on_sqlite {
+    use super::*;
+
+    #[tokio::test]
+    async fn reading_the_revision_does_not_change_the_file() {
+        let (_dir, database) = empty_database().await;
+        Glance::sync(&database).await;
+        let path = database.url.trim_start_matches("sqlite:///").to_owned();
+        let before = fs::read(&path).unwrap();
+        for command in ["version", "check"] {
+            assert!(seen(&manage(&database, &["db", command])).2.is_empty());
+        }
+        assert!(fs::read(&path).unwrap() == before);
+    }
+}

@@ -9,6 +9,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -101,11 +102,18 @@ impl Signer {
     }
 
     fn read(path: &PathBuf) -> Result<Option<Self>, IdentityError> {
-        let text = match fs::read_to_string(path) {
+        let error = |source| IdentityError::File { path: path.clone(), source };
+        let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            read => read.map_err(|source| IdentityError::File { path: path.clone(), source })?,
+            read => read.map_err(error)?,
         };
-        let key = blake3::Hash::from_hex(text.trim()).map_err(|_| IdentityError::Content {
+        if fs::metadata(path).map_err(error)?.mode() & 0o077 != 0 {
+            tracing::warn!(
+                "other users of this machine can use {}, which signs tokens: run chmod 600 on it",
+                path.display()
+            );
+        }
+        let key = blake3::Hash::from_hex(text.trim_ascii()).map_err(|_| IdentityError::Content {
             path: path.clone(),
             message: "a key has 64 hexadecimal digits; without the file, the next start creates a key".to_owned(),
         })?;
@@ -136,7 +144,7 @@ impl Signer {
     fn mac(&self, claims: &[u8], user: &User) -> blake3::Hash {
         let mut mac = blake3::Hasher::new_keyed(&self.key);
         let roles = user.roles.iter().map(String::as_str);
-        let entry = [user.password_hash.as_str(), &user.project].into_iter().chain(roles);
+        let entry = [user.password_hash.as_str(), &user.project, &user.generation].into_iter().chain(roles);
         for part in [claims].into_iter().chain(entry.map(str::as_bytes)) {
             // The length keeps the parts apart.
             mac.update(&(part.len() as u64).to_le_bytes()).update(part);
@@ -159,7 +167,12 @@ mod tests {
     use super::{Claims, IdentityFile, MAX_LENGTH, Method, Signer, User};
 
     fn users() -> IdentityFile {
-        let user = User { project: "p".to_owned(), roles: vec!["member".to_owned()], password_hash: "hash".to_owned() };
+        let user = User {
+            project: "p".to_owned(),
+            roles: vec!["member".to_owned()],
+            password_hash: "hash".to_owned(),
+            generation: "g".to_owned(),
+        };
         IdentityFile { users: [("ann".to_owned(), user)].into() }
     }
 
@@ -196,12 +209,13 @@ mod tests {
         assert_eq!(signer.verify(&token, &users), Some(claims));
         assert_eq!(Signer { key: [8; 32] }.verify(&token, &users), None);
         assert_eq!(signer.verify(&token, &IdentityFile::default()), None);
-        let changes: [fn(&mut User); 4] = [
+        let changes: [fn(&mut User); 5] = [
+            |user| user.generation.push('x'),
             |user| user.password_hash.push('x'),
             |user| user.project.push('x'),
             |user| user.roles.push("admin".to_owned()),
             // The same texts, with other borders between them.
-            |user| (user.project, user.roles) = ("pm".to_owned(), vec!["ember".to_owned()]),
+            |user| (user.generation, user.roles) = ("gm".to_owned(), vec!["ember".to_owned()]),
         ];
         for change in changes {
             let mut changed = users.users["ann"].clone();
