@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -175,7 +176,7 @@ impl TestServer {
     pub(crate) async fn log_of(&self, answer: &Answer) -> Vec<String> {
         let id = answer.header("x-openstack-request-id");
         eventually("the answer is in the log", || {
-            let log = self.log();
+            let log = self.running.as_ref().unwrap().log_so_far();
             let lines: Vec<String> = log.lines().filter(|line| line.contains(id)).map(str::to_owned).collect();
             std::future::ready(lines.last().is_some_and(|line| line.contains("answered")).then_some(lines))
         })
@@ -274,7 +275,7 @@ impl Running {
         let base = eventually("the server listens", || {
             let ended = running.process.try_wait().unwrap();
             assert!(ended.is_none(), "the server ended: {}", running.log());
-            let log = running.log();
+            let log = running.log_so_far();
             let at = log.find("listens on http://").map(|at| at + "listens on ".len());
             let base = at.and_then(|at| log[at..].split(|c: char| c.is_whitespace() || c == '"').next());
             std::future::ready(base.map(str::to_owned))
@@ -298,7 +299,20 @@ impl Running {
         Self { process, log, base: String::new() }
     }
 
+    /// The log. The server writes a line soon after the response that it is about, so this waits until no more lines come.
     pub(crate) fn log(&self) -> String {
+        let mut log = self.log_so_far();
+        for _ in 0..20 {
+            std::thread::sleep(Duration::from_millis(100));
+            let before = std::mem::replace(&mut log, self.log_so_far());
+            if log.len() == before.len() {
+                break;
+            }
+        }
+        log
+    }
+
+    fn log_so_far(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
