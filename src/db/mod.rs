@@ -24,6 +24,8 @@ mod session;
 mod sync_lock;
 pub(crate) mod tables;
 pub(crate) mod tags;
+#[cfg(test)]
+mod test_database;
 mod transaction;
 pub(crate) mod uploads;
 pub(crate) mod usage;

@@ -233,17 +233,15 @@ async fn send_heartbeat(
 /// These run on the server that `GLIMPSE_TEST_DATABASE` names, if that is MariaDB: the statements are those of a cluster.
 #[cfg(test)]
 mod on_a_server {
-    use std::{
-        str::FromStr as _,
-        sync::{
-            Arc,
-            atomic::{AtomicU32, Ordering},
-        },
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
     };
 
     use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, mysql::MySqlConnectOptions};
 
     use super::*;
+    use crate::db::test_database;
 
     const TIMING: Timing = Timing { heartbeat: Duration::from_millis(50), patience: Duration::from_secs(20) };
 
@@ -257,13 +255,7 @@ mod on_a_server {
 
     impl Fixture {
         async fn create() -> Option<Self> {
-            let url = std::env::var("GLIMPSE_TEST_DATABASE").ok()?;
-            let url = url.strip_prefix("mysql+pymysql")?;
-            let options = MySqlConnectOptions::from_str(&format!("mysql{url}?ssl-mode=disabled")).unwrap();
-            let name = format!("test_{:032x}", rand::random::<u128>());
-            let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
-            sqlx::query(create).execute(&mut options.connect().await.unwrap()).await.unwrap();
-            Some(Self { options: options.database(&name), opened: Arc::default() })
+            Some(Self { options: test_database::create_on_mariadb().await?, opened: Arc::default() })
         }
 
         async fn connect(&self) -> MySqlConnection {

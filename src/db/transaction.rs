@@ -89,17 +89,13 @@ impl Tx {
 /// These run on the server that `GLIMPSE_TEST_DATABASE` names, if that is MariaDB.
 #[cfg(test)]
 mod on_a_server {
-    use std::str::FromStr as _;
-
-    use sqlx::{
-        AssertSqlSafe, ConnectOptions as _,
-        mysql::{MySqlConnectOptions, MySqlPoolOptions},
-    };
+    use sqlx::mysql::MySqlPoolOptions;
 
     use super::*;
     use crate::db::{
         Error,
         pool::{Held, Pool},
+        test_database,
     };
 
     async fn execute(held: &mut Held<sqlx::MySql>, sql: &'static str) {
@@ -119,14 +115,9 @@ mod on_a_server {
 
     #[tokio::test]
     async fn a_transaction_that_the_cluster_rolled_back_without_an_error_is_not_committed() {
-        let Some(url) = std::env::var("GLIMPSE_TEST_DATABASE").ok() else { return };
-        let Some(url) = url.strip_prefix("mysql+pymysql") else { return };
-        let options = MySqlConnectOptions::from_str(&format!("mysql{url}?ssl-mode=disabled")).unwrap();
-        let name = format!("test_{:032x}", rand::random::<u128>());
-        let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
-        sqlx::query(create).execute(&mut options.connect().await.unwrap()).await.unwrap();
+        let Some(options) = test_database::create_on_mariadb().await else { return };
         let one = MySqlPoolOptions::new().max_connections(1);
-        let pool = Pool::new(one.connect_lazy_with(options.database(&name)));
+        let pool = Pool::new(one.connect_lazy_with(options));
         execute(&mut pool.acquire().await.unwrap(), "CREATE TABLE numbers (n DOUBLE) ENGINE = InnoDB").await;
 
         let mut held = pool.acquire().await.unwrap();

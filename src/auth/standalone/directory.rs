@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{DOMAIN_ID, Standalone};
 use crate::{
-    auth::identity_file::{IdentityFile, User},
+    auth::identity_file::User,
     context::Context,
     error::{Error, Result},
 };
@@ -84,7 +84,9 @@ impl Standalone {
     /// `Forbidden` unless the caller is an admin.
     pub(crate) async fn projects(&self, caller: &Context, filter: &Filter) -> Result<Vec<Project>> {
         require_admin(caller, "identity:list_projects")?;
-        Ok(projects(self.current_users().await.as_ref(), filter))
+        let file = self.current_users().await;
+        let names: BTreeSet<&str> = file.users.values().map(|user| user.project.as_str()).collect();
+        Ok(names.into_iter().filter(|name| filter.matches(name)).map(|name| Project(name.to_owned())).collect())
     }
 
     async fn visible_user(&self, caller: &Context, id: &str, rule: &str) -> Result<UserEntry> {
@@ -98,11 +100,6 @@ impl Standalone {
 
 fn entry(name: &str, user: &User) -> UserEntry {
     UserEntry { name: name.to_owned(), project: user.project.clone() }
-}
-
-fn projects(file: &IdentityFile, filter: &Filter) -> Vec<Project> {
-    let names: BTreeSet<&str> = file.users.values().map(|user| user.project.as_str()).collect();
-    names.into_iter().filter(|name| filter.matches(name)).map(|name| Project(name.to_owned())).collect()
 }
 
 /// Whether the caller is an admin in Keystone's sense.

@@ -16,9 +16,8 @@ use crate::{
 
 /// The projects that the caller can have a token for: its own one.
 pub(super) async fn list_own(Directory(users): Directory, context: Context, urls: Urls) -> Result<Response> {
-    let own = context.identity.user_id.as_deref().unwrap_or_default();
-    let project = users.project_of(&context, own).await?;
-    Ok(json::response(&urls.listing("projects", [body(&project, &urls)])))
+    let own = context.identity.user_id.clone().unwrap_or_default();
+    list_of_user(Directory(users), context, urls, PathVariables([own])).await
 }
 
 pub(super) async fn list_of_user(
