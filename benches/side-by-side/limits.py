@@ -19,7 +19,7 @@ from rig import Processes
 # The meaning of the placeholders in the statements of a tag's transactions, in order. A comparison of a tag on MariaDB has it twice: by its
 # collation, for the index, and by its bytes.
 READ = ["image"]
-TOUCH = ["now", "image", "false"]
+TOUCH = ["now", "image", "false", "deletion"]
 INSERT = ["image", "tag", "now", "now", "false", "one", "image", "false", "exactly", "image", "false", "quota"]
 DELETE = ["image", "exactly", "false"]
 ADDING, REMOVING = [READ, TOUCH, INSERT], [READ, TOUCH, DELETE]
@@ -76,7 +76,7 @@ def write_out(statements, values, words):
 class Sql:
     """Adding and removing a tag with the database's own benchmark."""
 
-    words = {"now": None, "image": None, "tag": None, "false": "FALSE", "one": "1", "quota": QUOTA, "exactly": ["tag"]}
+    words = {"now": None, "image": None, "tag": None, "false": "FALSE", "one": "1", "deletion": "'pending_delete'", "quota": QUOTA, "exactly": ["tag"]}
 
     def __init__(self, rig, statements, programs):
         self.rig, self.engine, self.programs = rig, rig.engine, programs
