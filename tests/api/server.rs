@@ -18,6 +18,12 @@ async fn connect(s: &TestServer) -> TcpStream {
     TcpStream::connect(s.base.trim_start_matches("http://")).await.unwrap()
 }
 
+/// Waits for a step of a test. A step that does not end in time is named.
+async fn in_time<T>(step: &str, doing: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(Duration::from_secs(40), doing).await;
+    done.unwrap_or_else(|_| panic!("{step}: not within 40 s"))
+}
+
 /// Waits until the server has read the head of a request, which cannot be observed from outside.
 async fn head_is_read() {
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -236,23 +242,24 @@ async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
         s.database.execute(&format!("INSERT INTO image_properties ({columns}) VALUES {rows}")).await;
     }
     let head = "HTTP/1.1\r\nHost: x\r\nX-Auth-Token: u:p1:member,reader\r\nConnection: close\r\n";
-    // A response of 13 MB that is not read: the system's buffers hold a part of it, but the server keeps the rest.
-    let socket = tokio::net::TcpSocket::new_v4().unwrap();
-    // Smaller buffers than a segment of the loopback device (64 KiB) would make the later reading take minutes.
-    socket.set_recv_buffer_size(256 * 1024).unwrap();
-    let mut unread = socket.connect(s.base.trim_start_matches("http://").parse().unwrap()).await.unwrap();
-    unread.write_all(format!("GET {image} {head}\r\n").as_bytes()).await.unwrap();
-    eventually("the response is held", || async {
-        let answer = member.get(&image).await;
-        (answer.status == 503).then(|| answer.header("retry-after").to_owned())
-    })
-    .await;
+    // A response of 13 MB that is not read: the system's buffers hold a part of it, but the server keeps the rest. The receive buffer
+    // keeps its default size: the system drops segments that do not fit into a smaller one, and sends them again ever more slowly.
+    let mut unread = connect(&s).await;
+    let request = format!("GET {image} {head}\r\n");
+    in_time("sending the request for the response", unread.write_all(request.as_bytes())).await.unwrap();
+    // Another response before this one begins would take the memory for this one.
+    let mut answer = vec![0; 15];
+    in_time("the response begins", unread.read_exact(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 200 OK");
+    member.get(&image).await.expect(503).header("retry-after");
     // Bodies that are not finished take the rest.
     let mut unfinished = Vec::new();
-    for _ in 0..12 {
+    for n in 0..12 {
         let mut stream = connect(&s).await;
         let start = format!("POST /v2/images {head}Content-Length: 1000000\r\n\r\n{{\"name\": \"");
-        let _ = stream.write_all(format!("{start}{}", "x".repeat(900_000)).as_bytes()).await;
+        let body = format!("{start}{}", "x".repeat(900_000));
+        // The server reads a body to its end, even one that it has refused.
+        in_time(&format!("sending unfinished body {n}"), stream.write_all(body.as_bytes())).await.unwrap();
         unfinished.push(stream);
     }
     let large = json!({"name": "x".repeat(1_040_000)});
@@ -266,8 +273,7 @@ async fn unfinished_bodies_and_unread_responses_share_a_limited_memory() {
     assert!(s.log().contains("body_memory"), "{}", s.log());
     // The memory is released when the clients have disconnected or have read the response.
     drop(unfinished);
-    let mut answer = Vec::new();
-    unread.read_to_end(&mut answer).await.unwrap();
+    in_time("reading the response", unread.read_to_end(&mut answer)).await.unwrap();
     assert!(answer.len() > 13_000_000 && answer.ends_with(b"}"));
     eventually("there is memory again", || async {
         (member.post("/v2/images", &large).await.status == 400).then_some(())
