@@ -162,7 +162,8 @@ impl App {
         }
         tracing::info!(database = %url, "database is ready");
         let filter = Arc::new(EgressFilter::new(&config.import_filtering_opts));
-        let stores = Stores::open(&config.stores, &config.image_dir(), &filter).map_err(StartError::Config)?;
+        let stores = Stores::open(&config.stores, &config.image_dir(), &config.staging_dir(), &filter);
+        let stores = stores.map_err(StartError::Config)?;
         Ok(Self {
             config,
             db,

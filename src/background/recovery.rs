@@ -59,7 +59,7 @@ impl ProcessWatch {
             if !abandoned && living.contains(&upload.process_id) {
                 continue;
             }
-            if app.stores.named(&upload.store).is_none() && living.len() > 1 {
+            if app.stores.for_upload(&upload.store).is_none() && living.len() > 1 {
                 let checks = before.get(&upload.upload_id).map_or(0, |checks| checks + 1);
                 if checks == 0 {
                     let (image, store) = (upload.image_id.as_str(), &upload.store);
@@ -121,7 +121,7 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
 
 /// Rolls back an interrupted upload, or returns why that is not possible now.
 async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
-    let (image, store) = (upload.image_id.as_str(), app.stores.named(&upload.store));
+    let (image, store) = (upload.image_id.as_str(), app.stores.for_upload(&upload.store));
     // The process that has the hold on the image may stall indefinitely, and there are other uploads.
     let rollback = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
     let rolled_back = rollback
@@ -141,7 +141,9 @@ async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
 async fn remove_leftovers(app: &App, leftovers: impl Iterator<Item = &Upload>) {
     let mut away = HashSet::new();
     for left in leftovers {
-        let Some(store) = app.stores.named(&left.store).filter(|store| !away.contains(&store.id)) else { continue };
+        let Some(store) = app.stores.for_upload(&left.store).filter(|store| !away.contains(&store.id)) else {
+            continue;
+        };
         let (image, timeout) = (left.image_id.as_str(), app.config.glimpse.request_timeout);
         if let Err(error) = in_time(timeout, remove_leftover(app, left, &store)).await {
             tracing::debug!(image, store = store.id, %error, "what a failed upload has left cannot be removed now");

@@ -1,4 +1,5 @@
-//! Resumes interrupted deletions, and removes files of uploads that no row refers to, and locks of images that are deleted.
+//! Resumes interrupted deletions, and removes files of uploads that no row refers to, staged data that no image needs, and locks of
+//! images that are deleted.
 
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{
     app::App,
-    data::removal,
+    data::{removal, stage},
     db::{self, Conn, locations::Removal},
     error::Result,
     images::delete,
@@ -35,12 +36,16 @@ pub(super) async fn run(app: &App, quiet: Duration) -> Result<()> {
     tokio::time::sleep(quiet).await;
     Deletions::load(app).await?.resume_unchanged(app, &before).await;
     app.db.remove_stale_locks().await?;
-    remove_unknown_files(app, quiet).await
+    remove_unknown_files(app, quiet).await?;
+    if let Err(error) = stage::remove_stale(app, quiet).await {
+        tracing::warn!(%error, "cannot remove staged data that no image needs; will retry");
+    }
+    Ok(())
 }
 
 /// Removes files of uploads without a row: an upload's row exists before its file is created, and until it is removed.
 async fn remove_unknown_files(app: &App, quiet: Duration) -> Result<()> {
-    for store in app.stores.iter() {
+    for store in app.stores.iter().chain([&app.stores.staging()]) {
         let unfinished = match store.unfinished(quiet).await {
             Ok(unfinished) => unfinished,
             Err(error) => {

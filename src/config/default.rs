@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     group::group,
-    value::{ByteSize, HostAddress, Pairs, choice},
+    value::{BoundedList, ByteSize, HostAddress, Pairs, choice, word_list},
 };
 
 group! {
@@ -66,6 +66,13 @@ group! {
         image_size_cap: u64 = 1 << 40 => 1..,
         /// The secure hash of uploaded data.
         hashing_algorithm: HashAlgorithm = HashAlgorithm::Sha512,
+        /// The methods of image import that clients can use.
+        enabled_import_methods: BoundedList<String> = BoundedList(word_list("glance-direct web-download copy-image")),
+        /// The directory of staged data, as a `file://` URL, if stores have no names. Default: `staging` in the data directory next
+        /// to the embedded database, else in Glance's.
+        node_staging_uri: Option<String> = None,
+        /// The URL at which other nodes reach this one.
+        worker_self_reference_url: Option<String> = None,
         /// Whether `glance-scrubber` removes the data of deleted images, instead of Glimpse.
         delayed_delete: bool = false,
     }
@@ -90,6 +97,13 @@ impl DefaultGroup {
     /// The maximum number of an image's locations, if it is limited.
     pub(crate) fn image_location_quota(&self) -> Option<u32> {
         quota(self.image_location_quota)
+    }
+}
+
+impl DefaultGroup {
+    /// The URL of this node, which Glance's nodes use to reach data that is staged here.
+    pub(crate) fn self_reference(&self) -> Option<&str> {
+        self.worker_self_reference_url.as_deref().or(self.public_endpoint.as_deref()).filter(|url| !url.is_empty())
     }
 }
 

@@ -264,7 +264,7 @@ impl ConfigReport {
             let found = path.to_str().and_then(|name| find_file(name, sources, &read));
             config.default.property_protection_file = found.or_else(|| Some(path.clone()));
         }
-        config.stores = StoresConfig::from_reader(&mut raw, &config.default.enabled_backends);
+        config.stores = StoresConfig::from_reader(&mut raw, &config.default);
         let unused = raw.unused(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()));
         for name in config.database.connection.iter().flat_map(|url| &url.ignored) {
             config.warnings.push(format!("[database] connection: Glimpse does not act on the parameter {name}"));
@@ -386,6 +386,15 @@ impl Config {
             return std::path::absolute(&dir).unwrap_or(dir);
         }
         PathBuf::from("/var/lib/glance/images")
+    }
+
+    /// The default folder of staged data: next to the embedded database, else `node_staging_uri`'s default in Glance's folder.
+    pub(crate) fn staging_dir(&self) -> PathBuf {
+        if self.database_is_embedded() {
+            let dir = self.glimpse.data_dir.join("staging");
+            return std::path::absolute(&dir).unwrap_or(dir);
+        }
+        PathBuf::from("/var/lib/glance/staging")
     }
 
     /// The configured database, or the embedded one in the data directory.

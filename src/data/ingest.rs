@@ -2,7 +2,7 @@
 //!
 //! This module does not depend on the data's origin. The calling service owns the image, and activates it or rolls back.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::observers::Observers;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     limits::{StorageLeft, over_quota},
     model::Image,
     store::{self, Object, Store, Stored},
-    stream::{self, Demand, Incomplete},
+    stream::{self, Chunk, Demand, Incomplete},
 };
 
 /// Data to be stored, and its limits.
@@ -22,6 +22,8 @@ pub(super) struct Source {
     pub(super) size: Option<i64>,
     /// The rest of the project's storage quota.
     pub(super) left: StorageLeft,
+    /// The timeout of each part of the data.
+    pub(super) timeout: Duration,
 }
 
 /// Data that is stored, but not yet at its image's path.
@@ -34,7 +36,7 @@ pub(super) struct Ingested {
     pub(super) observers: Observers,
 }
 
-/// Moves all data into the store.
+/// Moves all data of an image into the store, and shows it to the image's observers.
 ///
 /// # Errors
 /// `Invalid`, `SlowClient`, `LimitExceeded`, `UnfitData`, `StoreUnavailable`, `Gone` if the store is read-only.
@@ -45,36 +47,56 @@ pub(super) async fn ingest(
     store: &Store,
     source: Source,
 ) -> Result<Ingested> {
-    let Source { data, size: announced, left } = source;
+    let observers = Observers::start(app, image)?;
+    match ingest_raw(app, object, store, source, observers.inputs()).await {
+        Ok((stored, size)) => Ok(Ingested { stored, size, observers }),
+        Err(Interrupted::ByObserver) => Err(observers.into_error().await),
+        Err(Interrupted::Because(error)) => Err(error),
+    }
+}
+
+/// Why data did not arrive completely.
+pub(super) enum Interrupted {
+    /// An observer has rejected the data.
+    ByObserver,
+    /// The source, a limit or the store.
+    Because(Error),
+}
+
+/// Moves all data into the store, and into the inputs of observers. Returns the stored data and its size in bytes.
+pub(super) async fn ingest_raw(
+    app: &App,
+    object: &Object,
+    store: &Store,
+    source: Source,
+    observers: Vec<flume::Sender<Chunk>>,
+) -> Result<(Stored, u64), Interrupted> {
+    let Source { data, size: announced, left, timeout } = source;
     let size = announced.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
     let cap = app.config.default.image_size_cap;
-    let observers = Observers::start(app, image)?;
     let expected = announced.filter(|size| *size != 0);
-    let limits = stream::Limits {
-        timeout: app.config.glimpse.client_timeout,
-        max_size: left.bound().map_or(cap, |left| left.min(cap)),
-        expected,
-    };
+    let limits = stream::Limits { timeout, max_size: left.bound().map_or(cap, |left| left.min(cap)), expected };
     let (feed, chunks) = stream::channel();
-    let mut feeding = pin!(data.feed(limits, observers.inputs(), feed));
+    let mut feeding = pin!(data.feed(limits, observers, feed));
     let mut putting = pin!(store.put(object, chunks, size));
     let (fed, stored) = tokio::select! {
         stored = &mut putting => match stored {
             Ok(_) | Err(store::Error::Cut(_)) => (feeding.await, stored),
             // Return immediately: the client might continue to send for hours.
-            Err(error) => return Err(store_error(error)),
+            Err(error) => return Err(Interrupted::Because(store_error(error))),
         },
         fed = &mut feeding => (fed, putting.await),
     };
-    match (fed, stored) {
-        (Err(Incomplete::ObserverClosed), _) => Err(observers.into_error().await),
-        (Err(Incomplete::StoreClosed) | Ok(_), Err(error)) => Err(store_error(error)),
+    let error = match (fed, stored) {
+        (Err(Incomplete::ObserverClosed), _) => return Err(Interrupted::ByObserver),
+        (Err(Incomplete::StoreClosed) | Ok(_), Err(error)) => store_error(error),
         (Err(Incomplete::TooLarge(received)), _) if received <= cap => {
-            Err(left.admits(Some(received)).map_or_else(over_quota, |()| too_large()))
+            left.admits(Some(received)).map_or_else(over_quota, |()| too_large())
         }
-        (Err(incomplete), _) => Err(interruption_error(incomplete, announced)),
-        (Ok(size), Ok(stored)) => Ok(Ingested { stored, size, observers }),
-    }
+        (Err(incomplete), _) => interruption_error(incomplete, announced),
+        (Ok(size), Ok(stored)) => return Ok((stored, size)),
+    };
+    Err(Interrupted::Because(error))
 }
 
 pub(super) fn too_large() -> Error {

@@ -12,6 +12,8 @@ pub(crate) mod placement;
 pub(crate) mod range;
 pub(crate) mod recovery;
 pub(crate) mod removal;
+pub(crate) mod stage;
+mod transfer;
 pub(crate) mod upload;
 
 pub(crate) use self::{download::download, upload::upload};

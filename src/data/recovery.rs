@@ -7,8 +7,13 @@ use crate::{
     db::{self, uploads::Upload},
     error::{Error, Result},
     model::{Image, Location, Status},
-    store::{self, Object, Store},
+    store::{self, Object, STAGING, Store},
 };
+
+/// The status of an image while this upload, or its cleanup, owns it.
+fn owned_status(upload: &Upload) -> Status {
+    if upload.store == STAGING { Status::Uploading } else { Status::Saving }
+}
 
 /// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
 /// `false` if the upload has completed, or another process rolls it back. Seven statements.
@@ -30,7 +35,7 @@ pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>)
 
 /// The next step for what a failed upload has left.
 enum Cleanup {
-    /// The image is `saving` for the cleanup. Everything is removed.
+    /// The image is `saving`, or `uploading` for staged data, for the cleanup. Everything is removed.
     Owned,
     /// The image does not exist any more. Everything is removed.
     Deleted,
@@ -57,7 +62,7 @@ pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> 
             None => Cleanup::Deleted,
             Some(image) if image.status == Status::Queued => {
                 let is_ours = db::leftovers::remove(&mut tx, left).await?
-                    && db::images::set_status(&mut tx, &image, Status::Saving, app.now()).await?;
+                    && db::images::set_status(&mut tx, &image, owned_status(left), app.now()).await?;
                 if is_ours {
                     db::uploads::begin(&mut tx, ours_ref).await?;
                 }
@@ -111,7 +116,7 @@ async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) 
         .transaction(|mut tx| async move {
             db::images::get_locked(&mut tx, &upload.image_id).await?;
             if db::uploads::end(&mut tx, ours).await? {
-                db::images::requeue(&mut tx, &upload.image_id, app.now()).await?;
+                db::images::requeue(&mut tx, &upload.image_id, owned_status(upload), app.now()).await?;
                 if let Some(left) = left {
                     db::leftovers::insert(&mut tx, left).await?;
                 }
@@ -156,7 +161,7 @@ async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) 
         return Ok(Discarded::NotOurs);
     }
     // If an operator has reset the image's status, and a Glance has uploaded to it since, its data does not belong to this upload.
-    let is_without_data = |image: &Image| matches!(image.status, Status::Queued | Status::Saving);
+    let is_without_data = |image: &Image| image.status == Status::Queued || image.status == owned_status(upload);
     let hold = match image.is_none_or(|image| is_without_data(&image)) {
         true => Some(hold),
         false => {

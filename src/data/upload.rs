@@ -2,22 +2,21 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use uuid::Uuid;
-
 use super::{
-    ingest::{Ingested, Source, ingest, store_error, too_large},
-    placement, recovery,
+    ingest::{Ingested, Source, ingest, too_large},
+    placement,
+    transfer::{Transfer, image_gone, with_timeout},
 };
 use crate::{
     access,
     app::App,
     context::Context,
-    db::{self, in_time, uploads},
+    db::{self, uploads},
     error::{Error, Result},
     limits::{Admission, Resource, StorageLeft, over_quota},
     model::{DataFacts, Image, ImageId, RequestedId, Status, check_described, may_become},
     policy::rule,
-    store::{Hold, Object, Store, Stored},
+    store::{Store, Stored},
     stream::{self, ByteStream, Demand},
 };
 
@@ -67,24 +66,13 @@ struct Upload {
 
 impl Upload {
     async fn run(self, announced: Option<i64>, data: Demand) -> Result<()> {
-        let record = uploads::Upload {
-            image_id: self.id.clone(),
-            upload_id: Uuid::new_v4().to_string(),
-            process_id: self.app.process.id.clone(),
-            store: self.store.id.clone(),
-        };
+        let transfer = Transfer::new(&self.app, &self.id, &self.store, Status::Saving);
         // Until this is dropped, recovery does not take the upload for an abandoned one.
-        let _active = self.app.process.begin_upload(&record.upload_id);
-        let image = with_timeout(&self.app, self.begin_after_cleanup(&record, announced)).await?;
-        let object = Object { image_id: image.id.to_string(), upload_id: record.upload_id.clone() };
-        let Ingested { stored, size, observers } = match self.transfer(&image, &object, announced, data).await {
+        let _active = self.app.process.begin_upload(transfer.id());
+        let image = with_timeout(&self.app, self.begin_after_cleanup(&transfer.record, announced)).await?;
+        let Ingested { stored, size, observers } = match self.receive(&transfer, &image, announced, data).await {
             Ok(ingested) => ingested,
-            Err(error) => {
-                // After a failure the store keeps data only if it could not be reached for the cleanup.
-                let has_leftovers = self.store.take_leftovers(&object);
-                self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
-                return Err(error);
-            }
+            Err(error) => return Err(transfer.abort(error).await?),
         };
         let facts = async {
             let facts = observers.finish(size).await?;
@@ -93,12 +81,8 @@ impl Upload {
             Ok(facts)
         };
         match facts.await {
-            Ok(facts) => self.finish(&object, &record, &stored, &facts).await,
-            Err(error) => {
-                let has_leftovers = self.discard(&object).await;
-                self.roll_back(&record, has_leftovers).await.or_else(log_failed_rollback)?;
-                Err(error)
-            }
+            Ok(facts) => self.finish(&transfer, &stored, &facts).await,
+            Err(error) => Err(transfer.discard_and_abort(error).await?),
         }
     }
 
@@ -152,110 +136,52 @@ impl Upload {
     }
 
     /// Moves the data into the store.
-    async fn transfer(&self, image: &Image, object: &Object, announced: Option<i64>, data: Demand) -> Result<Ingested> {
+    async fn receive(
+        &self,
+        transfer: &Transfer,
+        image: &Image,
+        announced: Option<i64>,
+        data: Demand,
+    ) -> Result<Ingested> {
         // The image is `saving`, so it is among the counted ones already.
         self.app.limits.enforce(&self.app.db, &self.context, Resource::CountUploading, 0).await?;
         let size = announced.and_then(|size| u64::try_from(size).ok()).filter(|size| *size > 0);
         let left = self.check_storage_quota(size).await?;
-        ingest(&self.app, image, object, &self.store, Source { data, size: announced, left }).await
+        let timeout = self.app.config.glimpse.client_timeout;
+        let source = Source { data, size: announced, left, timeout };
+        ingest(&self.app, image, &transfer.object, &self.store, source).await
     }
 
     /// Moves the data to the image's path and makes the image active. Five statements.
-    async fn finish(
-        &self,
-        object: &Object,
-        record: &uploads::Upload,
-        stored: &Stored,
-        facts: &DataFacts,
-    ) -> Result<()> {
-        let hold = match self.move_to_path(object, record, stored).await {
+    async fn finish(&self, transfer: &Transfer, stored: &Stored, facts: &DataFacts) -> Result<()> {
+        let hold = match transfer.place(stored).await {
             Ok(hold) => hold,
-            Err(error) => {
-                let has_leftovers = self.discard(object).await;
-                self.roll_back(record, has_leftovers).await.or_else(log_failed_rollback)?;
-                return Err(error);
-            }
+            Err(error) => return Err(transfer.discard_and_abort(error).await?),
         };
-        let activated = with_timeout(&self.app, self.activate(object, record, stored, facts)).await;
+        let activated = with_timeout(&self.app, self.activate(&transfer.record, stored, facts)).await;
         hold.release().await;
         let Err(error) = activated else { return Ok(()) };
-        // The commit may have succeeded despite the error. If it did, the upload's row no longer exists, and the rollback removes
-        // nothing.
-        let rolled_back = self.roll_back(record, true).await;
-        let has_completed = rolled_back.or_else(log_failed_rollback).is_ok_and(|rolled_back| !rolled_back);
-        if has_completed && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
-    }
-
-    /// Moves the data to the image's path, if this upload still owns the image. Two statements.
-    async fn move_to_path(&self, object: &Object, record: &uploads::Upload, stored: &Stored) -> Result<Hold> {
-        let app = &*self.app;
-        // The wait has a timeout: the process that has the hold may be stalled.
-        let hold = async { self.store.hold(object).await.map_err(store_error) };
-        let hold = with_timeout(app, hold).await?;
-        // A process that takes over the row from now on waits for the end of this hold before it removes data at the path.
-        let ours = async {
-            let mut conn = app.db.acquire().await?;
-            let image = db::images::get(&mut conn, &self.id).await?;
-            // If an operator has reset the image's status, and a Glance has uploaded to it since, the data at the path belongs to
-            // the Glance's upload.
-            let is_saving = image.is_some_and(|image| image.status == Status::Saving);
-            Ok(is_saving && uploads::holds(&mut conn, record).await?)
-        };
-        if !with_timeout(app, ours).await? {
-            hold.release().await;
-            return Err(self.image_gone());
-        }
-        self.store.place(object, stored, hold).await.map_err(store_error)
+        if transfer.has_completed().await && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
 
     /// Makes the image active, if this upload still owns it, and if the project may have the data: concurrent uploads may each fit
     /// into a quota, but not all of them. Three statements, and two more with a quota.
-    async fn activate(
-        &self,
-        object: &Object,
-        record: &uploads::Upload,
-        stored: &Stored,
-        facts: &DataFacts,
-    ) -> Result<()> {
+    async fn activate(&self, record: &uploads::Upload, stored: &Stored, facts: &DataFacts) -> Result<()> {
         self.app
             .db
             .transaction(|mut tx| async move {
                 let now = self.app.now();
                 // The image's row comes first, because it is the image's lock.
-                let is_saving = db::images::activate(&mut tx, &object.image_id, facts, now).await?;
+                let is_saving = db::images::activate(&mut tx, &record.image_id, facts, now).await?;
                 if !is_saving || !uploads::end(&mut tx, record).await? {
-                    return Err(self.image_gone());
+                    return Err(image_gone(&self.id));
                 }
                 let size = u64::try_from(facts.size).unwrap_or_default();
-                self.admission.enforce(&mut tx, Some(&object.image_id), size).await?;
-                db::locations::insert(&mut tx, &object.image_id, &[(&stored.url, &stored.metadata)], now).await?;
+                self.admission.enforce(&mut tx, Some(&record.image_id), size).await?;
+                db::locations::insert(&mut tx, &record.image_id, &[(&stored.url, &stored.metadata)], now).await?;
                 Ok((tx, ()))
             })
             .await
-    }
-
-    fn image_gone(&self) -> Error {
-        Error::Gone(format!(
-            "Image {} could not be found after upload. The image may have been deleted during the upload, cleaning up \
-             the chunks uploaded.",
-            self.id
-        ))
-    }
-
-    /// Removes data that is not at the image's path yet, which needs no hold. Returns whether the store may still have some of it.
-    async fn discard(&self, object: &Object) -> bool {
-        let discarded = self.store.discard(object, None).await;
-        if let Err(error) = &discarded {
-            let image = self.id.as_str();
-            tracing::error!(image, %error, "cannot remove the data of a failed upload now; recovery will retry");
-        }
-        self.store.take_leftovers(object) || discarded.is_err()
-    }
-
-    /// Rolls back the upload. Removes its data from the store only if the store may have some.
-    async fn roll_back(&self, record: &uploads::Upload, has_leftovers: bool) -> Result<bool> {
-        let store = has_leftovers.then_some(&*self.store);
-        with_timeout(&self.app, recovery::roll_back(&self.app, record, store)).await
     }
 
     /// Whether the image is active with this data at this location.
@@ -271,17 +197,6 @@ impl Upload {
             && (image.size, image.os_hash_value.as_ref()) == (Some(facts.size), Some(&facts.os_hash_value))
             && locations.iter().any(|location| location.url == stored.url)
     }
-}
-
-/// Applies the request timeout to a step that moves no data. The upload as a whole has no timeout.
-async fn with_timeout<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
-    in_time(app.config.glimpse.request_timeout, work).await
-}
-
-/// Logs a failed rollback. Recovery retries it, because the upload is no longer in progress in any process.
-fn log_failed_rollback(error: Error) -> Result<bool> {
-    tracing::error!(%error, "cannot roll back an upload now; recovery will retry");
-    Ok(true)
 }
 
 /// Checks that the image accepts data, and that its formats are set.

@@ -240,9 +240,16 @@ pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, 
     Ok(s.execute(update).await? == 1)
 }
 
-/// Returns an image to `queued` after its upload failed. Returns `false` if it is no longer in the status `saving`. One statement.
-pub(crate) async fn requeue(s: &mut impl Session, id: &str, now: NaiveDateTime) -> Result<bool> {
-    let update = transition(id, Status::Saving, Status::Queued, now)
+/// Records the size of an image's staged data. Returns `false` if the image is no longer in the status `uploading`. One statement.
+pub(crate) async fn set_staged(s: &mut impl Session, id: &str, size: i64, now: NaiveDateTime) -> Result<bool> {
+    let update = transition(id, Status::Uploading, Status::Uploading, now).value(Images::Size, size).take();
+    Ok(s.execute(update).await? == 1)
+}
+
+/// Returns an image to `queued` after its upload, staging or import failed. Returns `false` if it is no longer in the status `from`.
+/// One statement.
+pub(crate) async fn requeue(s: &mut impl Session, id: &str, from: Status, now: NaiveDateTime) -> Result<bool> {
+    let update = transition(id, from, Status::Queued, now)
         .value(Images::Size, None::<i64>)
         .value(Images::VirtualSize, None::<i64>)
         .take();

@@ -10,12 +10,10 @@ use super::{
     Result, Session,
     tables::{ImageLocations, ImageProperties, Images},
 };
-use crate::model::Status;
+use crate::model::{IMPORTING_TO, Status};
 
 /// The states in which an image counts towards no quota.
 const UNCOUNTED: [Status; 3] = [Status::Killed, Status::PendingDelete, Status::Deleted];
-/// The property that names the stores to which the image is being copied. It is empty if there is no copy in progress.
-const COPYING_TO: &str = "os_glance_importing_to_stores";
 /// The bits of a size below one mebibyte.
 const BELOW_MEBIBYTE: i64 = (1 << 20) - 1;
 
@@ -97,7 +95,7 @@ fn is_in_progress(s: &impl Session, statuses: &[Status]) -> Condition {
         .expr(Expr::val(1))
         .from(P::Table)
         .and_where(Expr::col((P::Table, P::ImageId)).equals((Images::Table, Images::Id)))
-        .cond_where(s.exactly((P::Table, P::Name), COPYING_TO))
+        .cond_where(s.exactly((P::Table, P::Name), IMPORTING_TO))
         .and_where(Expr::col((P::Table, P::Value)).ne(""))
         .and_where(super::is_live((P::Table, P::Deleted)))
         .take();

@@ -111,6 +111,20 @@ impl Admission {
     }
 }
 
+impl Admission {
+    /// Takes the project's lock, and checks that the project, including what this transaction has added, is within Keystone's limit.
+    /// Two statements, none without a limit.
+    ///
+    /// # Errors
+    /// `LimitExceeded`, `Unavailable`.
+    pub(crate) async fn enforce_reached(&self, tx: &mut Tx) -> Result<()> {
+        let Bound::Keystone { resource, limit, .. } = self.bound else { return Ok(()) };
+        let project = self.project.as_deref();
+        db::project_locks::take(tx, project).await?;
+        check(resource, project, limit, used(tx, project, resource, None).await?, 0)
+    }
+}
+
 /// The error for data that does not fit into the rest of `user_storage_quota`.
 pub(crate) fn over_quota(why: String) -> Error {
     Error::LimitExceeded(format!("Image exceeds the storage quota: {why}"))

@@ -7,6 +7,7 @@ mod image;
 mod listing;
 mod location;
 mod member;
+mod reserved;
 mod status;
 mod storable;
 mod tag;
@@ -17,6 +18,7 @@ pub(crate) use self::{
     listing::{Comparison, Direction, ImageFilter, SortKey, Term, VisibilityFilter},
     location::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     member::{Member, MemberId, MemberStatus},
+    reserved::{IMPORT_TASK, IMPORTING_TO, STAGE_HOST},
     status::{Status, may_become},
     storable::{check_no_nul, check_storable},
     tag::Tag,

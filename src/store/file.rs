@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::FileStore,
-    model::LocationUrl,
+    model::{ImageId, LocationUrl},
     stream::{self, Chunk, Chunks},
 };
 
@@ -48,6 +48,8 @@ pub(super) struct FileDriver {
     /// What is wrong with the configuration. A store with a fault can be read but not written.
     fault: Option<String>,
     chunk_size: u32,
+    /// Whether the directories are created when they are needed, and not at start.
+    is_created_late: bool,
     /// Uploads whose file may be at its final path although `place` failed.
     leftovers: Leftovers,
 }
@@ -60,9 +62,9 @@ struct Dir {
 }
 
 impl FileDriver {
-    /// The directory in which Glance stages data for imports. Glance creates it when it needs it.
-    pub(super) fn staging(options: &FileStore) -> Self {
-        Self::with_dirs(None, options, configured_dirs(options, Path::new("/")))
+    /// The store of data that is staged for imports. As in Glance, its directory is created when it is needed.
+    pub(super) fn staging(options: &FileStore, default_dir: &Path) -> Self {
+        Self { is_created_late: true, ..Self::with_dirs(None, options, configured_dirs(options, default_dir)) }
     }
 
     fn with_dirs(name: Option<&str>, options: &FileStore, dirs: Result<Vec<Dir>, String>) -> Self {
@@ -89,6 +91,7 @@ impl FileDriver {
             timeout: Some(options.filesystem_store_timeout).filter(|seconds| *seconds > 0),
             fault: fault.or(bad_metadata).or(bad_permissions),
             chunk_size: options.filesystem_store_chunk_size,
+            is_created_late: false,
             leftovers: Leftovers::default(),
         }
     }
@@ -142,7 +145,40 @@ impl FileDriver {
         }
     }
 
-    /// Removes the data that Glance has staged for an image.
+    /// Creates the directories, if that was not done at start.
+    async fn create_dirs(&self) -> Result<()> {
+        if !self.is_created_late {
+            return Ok(());
+        }
+        let dirs = Arc::clone(&self.dirs);
+        blocking(move || dirs.iter().try_for_each(|dir| fs::create_dir_all(&dir.path)).map_err(from_io)).await
+    }
+
+    /// Lists the images whose object nothing has written to for at least `quiet`.
+    pub(super) async fn staged(&self, quiet: Duration) -> Result<Vec<ImageId>> {
+        let dirs = Arc::clone(&self.dirs);
+        blocking(move || {
+            let mut found = Vec::new();
+            for dir in dirs.iter() {
+                let entries = match fs::read_dir(&dir.path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    entries => entries.map_err(from_io)?,
+                };
+                for entry in entries {
+                    let entry = entry.map_err(from_io)?;
+                    let Some(image) = entry.file_name().to_str().and_then(ImageId::parse) else { continue };
+                    let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
+                    if modified.and_then(|modified| modified.elapsed().ok()).is_some_and(|age| age >= quiet) {
+                        found.push(image);
+                    }
+                }
+            }
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Removes the data that is staged for an image.
     pub(super) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         let paths: Vec<String> = self.dirs.iter().map(|dir| join(&dir.path, image_id)).collect();
         blocking(move || paths.iter().try_for_each(remove_if_present).map_err(from_io)).await
@@ -228,6 +264,7 @@ impl Driver for FileDriver {
         if self.fault.is_some() {
             return Err(Error::ReadOnly);
         }
+        self.create_dirs().await?;
         let dirs = Arc::clone(&self.dirs);
         let dir = self.with_timeout(move || Self::choose_dir(&dirs, size).cloned()).await?;
         let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
@@ -240,6 +277,7 @@ impl Driver for FileDriver {
     }
 
     async fn hold(&self, object: &Object) -> Result<Hold> {
+        self.create_dirs().await?;
         // One lock for all directories, in a directory that does not depend on their priorities.
         let first = self.dirs.iter().map(|dir| &dir.path).min().ok_or(Error::ReadOnly)?;
         let path = join(first, &format!("{HOLD_PREFIX}{}", object.image_id));
@@ -261,6 +299,7 @@ impl Driver for FileDriver {
     }
 
     async fn probe(&self, _: &Object) -> Result<()> {
+        self.create_dirs().await?;
         let dirs = Arc::clone(&self.dirs);
         let is_writable = |dir: &Dir| rustix::fs::access(join(&dir.path, "."), rustix::fs::Access::WRITE_OK);
         blocking(move || dirs.iter().try_for_each(is_writable).map_err(|error| from_io(error.into()))).await
@@ -299,11 +338,15 @@ impl Driver for FileDriver {
     }
 
     async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
-        let dirs = Arc::clone(&self.dirs);
+        let (dirs, is_created_late) = (Arc::clone(&self.dirs), self.is_created_late);
         blocking(move || {
             let mut found = Vec::new();
             for dir in dirs.iter() {
-                for entry in fs::read_dir(&dir.path).map_err(from_io)? {
+                let entries = match fs::read_dir(&dir.path) {
+                    Err(error) if is_created_late && error.kind() == io::ErrorKind::NotFound => continue,
+                    entries => entries.map_err(from_io)?,
+                };
+                for entry in entries {
                     let entry = entry.map_err(from_io)?;
                     let name = entry.file_name();
                     let Some(name) = name.to_str() else { continue };

@@ -32,6 +32,9 @@ use crate::{
     stream::{ByteStream, Chunks, Cut},
 };
 
+/// The name of the store of staged data. Clients cannot choose it.
+pub(crate) const STAGING: &str = "os_glance_staging_store";
+
 /// An error of a store. Some messages are returned to clients, so none of them contains a URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

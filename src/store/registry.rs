@@ -5,13 +5,13 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Blob, Driver, Environment, Error, Hold, Object, Result, Stored, file::FileDriver, http::HttpDriver, location,
+    Blob, Driver, Environment, Error, Hold, Object, Result, STAGING, Stored, file::FileDriver, http::HttpDriver, location,
     s3::S3Driver,
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
     egress::EgressFilter,
-    model::LocationUrl,
+    model::{ImageId, LocationUrl},
     stream::Chunks,
 };
 
@@ -179,7 +179,7 @@ pub(crate) struct Stores {
     pub(crate) are_named: bool,
     stores: Vec<Arc<Store>>,
     default: Arc<Store>,
-    staging: Option<FileDriver>,
+    staging: Arc<Store>,
 }
 
 /// A fault of a store.
@@ -204,7 +204,12 @@ impl Stores {
     ///
     /// # Errors
     /// If the default store is not configured.
-    pub(crate) fn open(config: &StoresConfig, default_dir: &Path, filter: &Arc<EgressFilter>) -> Result<Self, String> {
+    pub(crate) fn open(
+        config: &StoresConfig,
+        default_dir: &Path,
+        staging_dir: &Path,
+        filter: &Arc<EgressFilter>,
+    ) -> Result<Self, String> {
         let environment = Environment { default_dir, creates_dirs: true, filter };
         let open = |config: &StoreConfig, named| {
             let (store, fault) = Store::open(config, named, &environment);
@@ -216,7 +221,13 @@ impl Stores {
         let stores: Vec<Arc<Store>> = config.stores.iter().map(|store| open(store, config.named)).collect();
         let default = stores.iter().find(|store| is_default(config, store)).map(Arc::clone);
         let default = default.ok_or_else(|| no_default(config))?;
-        let staging = config.staging.as_ref().map(FileDriver::staging);
+        let staging = Arc::new(Store {
+            id: STAGING.to_owned(),
+            description: None,
+            weight: 0,
+            kind: "file".to_owned(),
+            driver: AnyDriver::File(FileDriver::staging(&config.staging, staging_dir)),
+        });
         Ok(Self { are_named: config.named, stores, default, staging })
     }
 
@@ -250,11 +261,29 @@ impl Stores {
         Arc::clone(&self.default)
     }
 
-    /// Removes data that Glance may have staged for an import of this image.
+    /// The store of staged data.
+    pub(crate) fn staging(&self) -> Arc<Store> {
+        Arc::clone(&self.staging)
+    }
+
+    /// The store with this name, including the one of staged data.
+    pub(crate) fn for_upload(&self, id: &str) -> Option<Arc<Store>> {
+        if id == STAGING { Some(self.staging()) } else { self.named(id) }
+    }
+
+    /// Removes data that is staged for an import of this image.
     pub(crate) async fn discard_staged(&self, image_id: &str) -> Result<()> {
-        match &self.staging {
-            None => Ok(()),
-            Some(staging) => staging.discard_staged(image_id).await,
+        match &self.staging.driver {
+            AnyDriver::File(driver) => driver.discard_staged(image_id).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Lists the images with staged data that nothing has written to for at least `quiet`.
+    pub(crate) async fn staged(&self, quiet: Duration) -> Result<Vec<ImageId>> {
+        match &self.staging.driver {
+            AnyDriver::File(driver) => driver.staged(quiet).await,
+            _ => Ok(Vec::new()),
         }
     }
 

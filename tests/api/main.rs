@@ -16,6 +16,7 @@ mod etag;
 mod galera;
 mod identity_api;
 mod images;
+mod import;
 mod keystone;
 mod limits;
 mod listing;

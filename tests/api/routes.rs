@@ -33,6 +33,7 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/images/{community}/file", [401, 204, 403, 204, 204]),
     // Without a media type.
     ("PUT", "/v2/images/{image}/file", [401, 415, 415, 415, 415]),
+    ("PUT", "/v2/images/{image}/stage", [401, 415, 415, 415, 415]),
     ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),

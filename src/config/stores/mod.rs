@@ -7,7 +7,10 @@ mod file;
 mod http;
 mod s3;
 
+use std::path::PathBuf;
+
 use super::{
+    default::DefaultGroup,
     glance_store::GlanceStore,
     option::{Defaults, OptionReader, OptionSpec},
     value::Pairs,
@@ -77,14 +80,14 @@ pub(crate) struct StoresConfig {
     pub(crate) default: String,
     /// The stores, in the order of the configuration.
     pub(crate) stores: Vec<StoreConfig>,
-    /// The store in which Glance stages data for imports, if stores have names.
-    pub(crate) staging: Option<FileStore>,
+    /// The store of data that is staged for imports.
+    pub(crate) staging: FileStore,
 }
 
 impl Default for StoresConfig {
     /// The stores of an empty configuration.
     fn default() -> Self {
-        Self::from_reader(&mut Defaults, &Pairs::default())
+        Self::from_reader(&mut Defaults, &DefaultGroup::default())
     }
 }
 
@@ -109,9 +112,9 @@ const DESCRIPTION: OptionSpec = store_option("store_description", String::new);
 const WEIGHT: OptionSpec = store_option("weight", || "0".to_owned());
 
 impl StoresConfig {
-    pub(super) fn from_reader(reader: &mut impl OptionReader, backends: &Pairs) -> Self {
+    pub(super) fn from_reader(reader: &mut impl OptionReader, default: &DefaultGroup) -> Self {
         let options = GlanceStore::from_reader(reader);
-        let Pairs(backends) = backends;
+        let Pairs(backends) = &default.enabled_backends;
         if backends.is_empty() {
             let kinds = options.stores.iter().enumerate().filter(|(at, kind)| !options.stores[..*at].contains(kind));
             let stores = kinds.map(|(_, kind)| StoreConfig {
@@ -121,7 +124,12 @@ impl StoresConfig {
                 kind: StoreKind::from_reader(reader, kind, None),
             });
             let stores = stores.collect();
-            return Self { named: false, default: options.default_store, stores, staging: None };
+            return Self {
+                named: false,
+                default: options.default_store,
+                stores,
+                staging: staging_directory(reader, default),
+            };
         }
         let stores = backends.iter().map(|(id, kind)| StoreConfig {
             id: id.clone(),
@@ -144,6 +152,16 @@ impl StoresConfig {
         }
         let mut staging = FileStore::from_group(reader, STAGING_STORE, None);
         staging.filesystem_store_datadir.get_or_insert_with(|| format!("/var/lib/glance/{STAGING_STORE}").into());
-        Self { named: true, default, stores, staging: Some(staging) }
+        Self { named: true, default, stores, staging }
     }
+}
+
+/// The store of staged data in the directory that `node_staging_uri` names, for stores without names.
+fn staging_directory(reader: &mut impl OptionReader, default: &DefaultGroup) -> FileStore {
+    let Some(uri) = &default.node_staging_uri else { return FileStore::default() };
+    let path = uri.strip_prefix("file://").filter(|path| path.starts_with('/'));
+    if path.is_none() {
+        reader.reject("DEFAULT", "node_staging_uri", "file:// and an absolute path are expected".to_owned());
+    }
+    FileStore { filesystem_store_datadir: path.map(PathBuf::from), ..FileStore::default() }
 }

@@ -1,8 +1,8 @@
-//! `/v2/images/{image_id}/file`: uploads and downloads image data.
+//! `/v2/images/{image_id}/file` and `/v2/images/{image_id}/stage`: uploads, downloads and stages image data.
 
 use axum::{
     body::Body,
-    extract::State,
+    extract::{FromRequest as _, Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
@@ -11,7 +11,7 @@ use crate::{
     app::SharedApp,
     context::Context,
     data::{self, download::Download},
-    error::Result,
+    error::{Error, Result},
     http::{
         extract::{ImageData, ImagePath, NoBody, Query, RequestedRange},
         no_content::NoContent,
@@ -27,6 +27,19 @@ pub(super) async fn upload(
     ImageData(new): ImageData,
 ) -> Result<NoContent> {
     data::upload(&app, &context, &id, new).await?;
+    Ok(NoContent)
+}
+
+pub(super) async fn stage(
+    State(app): State<SharedApp>,
+    context: Context,
+    ImagePath(id): ImagePath,
+    request: Request,
+) -> Result<NoContent, Response> {
+    // As in Glance, this comes before the check of the media type.
+    data::stage::check_available(&app).map_err(Error::into_response)?;
+    let ImageData(new) = ImageData::from_request(request, &app).await?;
+    data::stage::stage(&app, &context, &id, new).await.map_err(Error::into_response)?;
     Ok(NoContent)
 }
 

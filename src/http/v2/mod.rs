@@ -30,6 +30,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
+        Resource::new("/v2/images/{image_id}/stage").put(data::stage),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
         Resource::new("/v2/images/{image_id}/members/{member_id}")
             .get(members::get)

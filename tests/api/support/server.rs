@@ -74,7 +74,12 @@ impl ServerBuilder {
         let mut text = String::new();
         // If the database is not the embedded one, the default folder of image data is Glance's.
         let images = dir.path().join("images").display().to_string();
-        let own = [("database", "connection", &database.url), ("glance_store", "filesystem_store_datadir", &images)];
+        let staging = format!("file://{}", dir.path().join("staging").display());
+        let own = [
+            ("database", "connection", &database.url),
+            ("glance_store", "filesystem_store_datadir", &images),
+            ("DEFAULT", "node_staging_uri", &staging),
+        ];
         let own = own.map(|(group, name, value)| (group.to_owned(), name.to_owned(), value.clone()));
         for (group, name, value) in own.iter().chain(&self.options) {
             writeln!(text, "[{group}]\n{name} = {value}").unwrap();

@@ -1,0 +1,132 @@
+//! A transfer of data into a store on behalf of an image. It owns the image through its row (`db::uploads`) until it ends.
+//!
+//! The caller begins the row in its own transaction, moves the data into the store, [places](Transfer::place) it, and ends the row in
+//! the transaction that publishes the data. If any of this fails, the caller aborts the transfer, which removes the data.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{ingest::store_error, recovery};
+use crate::{
+    app::App,
+    db::{self, in_time, uploads},
+    error::{Error, Result},
+    model::{ImageId, Status},
+    store::{Hold, Object, Store, Stored},
+};
+
+pub(super) struct Transfer {
+    app: Arc<App>,
+    /// The row of the transfer.
+    pub(super) record: uploads::Upload,
+    /// The data's identity in the store.
+    pub(super) object: Object,
+    store: Arc<Store>,
+    /// The status of the image while the transfer owns it.
+    status: Status,
+}
+
+impl Transfer {
+    pub(super) fn new(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status) -> Self {
+        let upload_id = Uuid::new_v4().to_string();
+        Self {
+            app: Arc::clone(app),
+            object: Object { image_id: image.to_string(), upload_id: upload_id.clone() },
+            record: uploads::Upload {
+                image_id: image.clone(),
+                upload_id,
+                process_id: app.process.id.clone(),
+                store: store.id.clone(),
+            },
+            store: Arc::clone(store),
+            status,
+        }
+    }
+
+    /// The id of the transfer, for [`crate::process::Process::begin_upload`].
+    pub(super) fn id(&self) -> &str {
+        &self.record.upload_id
+    }
+
+    /// Moves the data to the image's path, if this transfer still owns the image. Two statements.
+    pub(super) async fn place(&self, stored: &Stored) -> Result<Hold> {
+        let app = &*self.app;
+        // The wait has a timeout: the process that has the hold may be stalled.
+        let hold = async { self.store.hold(&self.object).await.map_err(store_error) };
+        let hold = with_timeout(app, hold).await?;
+        // A process that takes over the row from now on waits for the end of this hold before it removes data at the path.
+        let ours = async {
+            let mut conn = app.db.acquire().await?;
+            let image = db::images::get(&mut conn, &self.record.image_id).await?;
+            // If an operator has reset the image's status, and a Glance has uploaded to it since, the data at the path belongs to
+            // the Glance's upload.
+            let is_ours = image.is_some_and(|image| image.status == self.status);
+            Ok(is_ours && uploads::holds(&mut conn, &self.record).await?)
+        };
+        if !with_timeout(app, ours).await? {
+            hold.release().await;
+            return Err(image_gone(&self.record.image_id));
+        }
+        self.store.place(&self.object, stored, hold).await.map_err(store_error)
+    }
+
+    /// Ends a transfer whose data did not arrive in the store. Returns the error that the caller should return.
+    ///
+    /// # Errors
+    /// The rollback's error, unless recovery retries it.
+    pub(super) async fn abort(&self, error: Error) -> Result<Error> {
+        // After a failure the store keeps data only if it could not be reached for the cleanup.
+        let has_leftovers = self.store.take_leftovers(&self.object);
+        self.roll_back(has_leftovers).await.or_else(log_failed_rollback)?;
+        Ok(error)
+    }
+
+    /// Like [`Self::abort`], for data that is in the store, but not at the image's path.
+    pub(super) async fn discard_and_abort(&self, error: Error) -> Result<Error> {
+        let has_leftovers = self.discard().await;
+        self.roll_back(has_leftovers).await.or_else(log_failed_rollback)?;
+        Ok(error)
+    }
+
+    /// After an error of the transaction that ends the transfer: returns whether it was committed nevertheless. If it was, the row no
+    /// longer exists, and the rollback removes nothing. Otherwise the data at the image's path is removed.
+    pub(super) async fn has_completed(&self) -> bool {
+        let rolled_back = self.roll_back(true).await;
+        rolled_back.or_else(log_failed_rollback).is_ok_and(|rolled_back| !rolled_back)
+    }
+
+    /// Removes data that is not at the image's path yet, which needs no hold. Returns whether the store may still have some of it.
+    async fn discard(&self) -> bool {
+        let discarded = self.store.discard(&self.object, None).await;
+        if let Err(error) = &discarded {
+            let image = self.record.image_id.as_str();
+            tracing::error!(image, %error, "cannot remove the data of a failed upload now; recovery will retry");
+        }
+        self.store.take_leftovers(&self.object) || discarded.is_err()
+    }
+
+    /// Rolls back the transfer. Removes its data from the store only if the store may have some.
+    async fn roll_back(&self, has_leftovers: bool) -> Result<bool> {
+        let store = has_leftovers.then_some(&*self.store);
+        with_timeout(&self.app, recovery::roll_back(&self.app, &self.record, store)).await
+    }
+}
+
+pub(super) fn image_gone(id: &ImageId) -> Error {
+    Error::Gone(format!(
+        "Image {id} could not be found after upload. The image may have been deleted during the upload, cleaning up the chunks \
+         uploaded."
+    ))
+}
+
+/// Applies the request timeout to a step that moves no data. A transfer as a whole has no timeout.
+pub(super) async fn with_timeout<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
+    in_time(app.config.glimpse.request_timeout, work).await
+}
+
+/// Logs a failed rollback. Recovery retries it, because the upload is no longer in progress in any process.
+fn log_failed_rollback(error: Error) -> Result<bool> {
+    tracing::error!(%error, "cannot roll back an upload now; recovery will retry");
+    Ok(true)
+}
