@@ -8,7 +8,7 @@
 //! * `http`: routes, middleware and handlers. A handler parses a request, calls a service and renders the result; `http::error`
 //!   alone maps errors to statuses.
 //! * `background`: jobs that no request waits for: heartbeat, recovery, resumed deletions, audit, reload of the policy.
-//! * `images`: services for the records of images: create, view, list, update, delete, locations, members, tags.
+//! * `images`: services for the records of images: create, view, list, update, delete, locations, members, tags. `tasks`: tasks.
 //! * `data`: services for the data of images: upload, download, removal, rollback of interrupted uploads.
 //! * `access`: decides whether a caller sees an image, and what the policy allows the caller to do to it.
 //! * `app`: `App`, the parts below, joined once at start.
@@ -49,3 +49,4 @@ mod schemas;
 mod server;
 mod store;
 mod stream;
+mod tasks;

@@ -36,11 +36,22 @@ pub(super) async fn run(app: &App, quiet: Duration) -> Result<()> {
     tokio::time::sleep(quiet).await;
     Deletions::load(app).await?.resume_unchanged(app, &before).await;
     app.db.remove_stale_locks().await?;
+    expire_tasks(app).await?;
     remove_unknown_files(app, quiet).await?;
     if let Err(error) = stage::remove_stale(app, quiet).await {
         tracing::warn!(%error, "cannot remove staged data that no image needs; will retry");
     }
     Ok(())
+}
+
+/// Marks expired tasks as deleted.
+async fn expire_tasks(app: &App) -> Result<()> {
+    app.db
+        .transaction(|mut tx| async move {
+            db::tasks::expire(&mut tx, app.now()).await?;
+            Ok((tx, ()))
+        })
+        .await
 }
 
 /// Removes files of uploads without a row: an upload's row exists before its file is created, and until it is removed.

@@ -24,6 +24,7 @@ mod session;
 mod sync_lock;
 pub(crate) mod tables;
 pub(crate) mod tags;
+pub(crate) mod tasks;
 #[cfg(test)]
 mod test_database;
 mod transaction;

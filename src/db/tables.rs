@@ -100,6 +100,34 @@ pub(crate) enum Indexes {
     OwnedNamed,
 }
 
+/// Tasks.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum Tasks {
+    Table,
+    Id,
+    Type,
+    Status,
+    Owner,
+    ExpiresAt,
+    ImageId,
+    RequestId,
+    UserId,
+    CreatedAt,
+    UpdatedAt,
+    DeletedAt,
+    Deleted,
+}
+
+/// The input, the result and the message of a task.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum TaskInfo {
+    Table,
+    TaskId,
+    Input,
+    Result,
+    Message,
+}
+
 /// Uploads in progress: one of Glimpse's own tables.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseUploads {

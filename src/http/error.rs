@@ -50,6 +50,8 @@ pub(super) struct ErrorResponse {
 enum Shape {
     /// The explanation, then the detail.
     Usual,
+    /// The explanation alone.
+    Bare,
     /// The method that is not allowed or not implemented.
     Method(Method),
     /// The media type that is not supported, then the detail.
@@ -69,6 +71,11 @@ impl ErrorResponse {
     pub(super) fn with_detail(self, detail: &str) -> Self {
         let detail = Self::new(self.status, detail.to_owned()).explanation.into_owned();
         Self { detail, ..self }
+    }
+
+    /// Like [`Self::new`], but with nothing after the explanation.
+    pub(super) fn bare(status: StatusCode, explanation: &'static str) -> Self {
+        Self { shape: Shape::Bare, ..Self::new(status, explanation) }
     }
 
     /// The sentence that explains the error.
@@ -109,6 +116,7 @@ impl ErrorResponse {
                 escape(name),
                 escape(&self.detail)
             ),
+            Shape::Bare => escape(&self.explanation),
             Shape::Usual => format!("{}<br /><br />\n{}\n\n", escape(&self.explanation), escape(&self.detail)),
         }
     }

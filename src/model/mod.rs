@@ -11,6 +11,7 @@ mod reserved;
 mod status;
 mod storable;
 mod tag;
+mod task;
 mod text_enum;
 
 pub(crate) use self::{
@@ -22,4 +23,5 @@ pub(crate) use self::{
     status::{Status, may_become},
     storable::{check_no_nul, check_storable},
     tag::Tag,
+    task::{Task, TaskKey},
 };

@@ -22,6 +22,7 @@ pub(crate) mod rule {
     pub(crate) const REACTIVATE: &str = "reactivate";
     pub(crate) const SET_IMAGE_LOCATION: &str = "set_image_location";
     pub(crate) const STORES_INFO_DETAIL: &str = "stores_info_detail";
+    pub(crate) const TASKS_API_ACCESS: &str = "tasks_api_access";
     pub(crate) const UPLOAD_IMAGE: &str = "upload_image";
 }
 
@@ -114,7 +115,7 @@ pub(super) const RULES: &[Default] = &[
     project("get_tasks", DEFAULT).before(DEFAULT),
     project("add_task", DEFAULT).before(DEFAULT),
     project("modify_task", DEFAULT).deprecated("Glance has not evaluated it since Xena"),
-    project("tasks_api_access", ADMIN),
+    project(rule::TASKS_API_ACCESS, ADMIN),
     anywhere("metadef_default", ""),
     anywhere("metadef_admin", ADMIN),
     project("get_metadef_namespace", METADEF_READER).before(METADEF_DEFAULT),

@@ -36,5 +36,6 @@ mod standalone_clients;
 mod stores;
 mod support;
 mod tags;
+mod tasks;
 mod update;
 mod versions;

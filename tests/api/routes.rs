@@ -38,6 +38,13 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
     ("DELETE", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("DELETE", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
+    ("GET", "/v2/images/{image}/tasks", [401, 404, 200, 200, 200]),
+    ("GET", "/v2/images/{community}/tasks", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/tasks", [401, 403, 403, 403, 200]),
+    ("POST", "/v2/tasks", [401, 403, 403, 403, 400]),
+    ("GET", "/v2/tasks/{task_id}", [401, 403, 403, 403, 404]),
+    // Tasks expire.
+    ("DELETE", "/v2/tasks/{task_id}", [401, 403, 403, 403, 405]),
     ("GET", "/v2/info/usage", [401, 200, 200, 200, 200]),
     // No named stores are configured.
     ("GET", "/v2/info/stores", [401, 404, 404, 404, 404]),

@@ -92,7 +92,7 @@ pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(p
 }
 
 /// The characters that Python's `urlencode` escapes, except the space.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
+pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
 
 /// The link to a page of the same listing, relative to the service. Clients resolve it.
 fn page_link(pairs: &[(String, String)], marker: Option<&str>) -> String {

@@ -8,6 +8,7 @@ mod members;
 mod schemas;
 mod stores;
 mod tags;
+mod tasks;
 
 use std::sync::Arc;
 
@@ -31,12 +32,15 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
         Resource::new("/v2/images/{image_id}/stage").put(data::stage),
+        Resource::new("/v2/images/{image_id}/tasks").get(tasks::of_image),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
         Resource::new("/v2/images/{image_id}/members/{member_id}")
             .get(members::get)
             .put(members::set_status)
             .delete(members::remove),
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
+        Resource::new("/v2/tasks").get(tasks::list).post(tasks::create),
+        Resource::new("/v2/tasks/{task_id}").get(tasks::get).delete(tasks::delete),
         Resource::new("/v2/info/usage").get(info::usage),
         Resource::new("/v2/info/stores").get(stores::list),
         Resource::new("/v2/info/stores/detail").get(stores::detail),
