@@ -19,11 +19,11 @@ async fn with_tasks() -> (TestServer, String) {
     let image = waiting_image(&s.member("p1")).await;
     let (yes, no) = (s.database.truth(), if s.database.truth() == "1" { "0" } else { "FALSE" });
     let tasks = [
-        (FIRST, "p1", "success", "2024-01-01 00:00:01", "'2999-01-01 00:00:00'", no),
-        (SECOND, "p1", "processing", "2024-01-01 00:00:02", "NULL", no),
-        (THIRD, "p2", "failure", "2024-01-01 00:00:02", "'2999-01-01 00:00:00'", no),
-        (EXPIRED, "p1", "success", "2024-01-01 00:00:03", "'2024-01-02 00:00:00'", no),
-        (DELETED, "p1", "success", "2024-01-01 00:00:04", "NULL", yes),
+        (FIRST, "p1", "success", "2024-01-01 00:00:01.000000", "'2999-01-01 00:00:00.000000'", no),
+        (SECOND, "p1", "processing", "2024-01-01 00:00:02.000000", "NULL", no),
+        (THIRD, "p2", "failure", "2024-01-01 00:00:02.000000", "'2999-01-01 00:00:00.000000'", no),
+        (EXPIRED, "p1", "success", "2024-01-01 00:00:03.000000", "'2024-01-02 00:00:00.000000'", no),
+        (DELETED, "p1", "success", "2024-01-01 00:00:04.000000", "NULL", yes),
     ];
     for (task, owner, status, time, expires, deleted) in tasks {
         s.database
