@@ -10,7 +10,7 @@ use std::{
 };
 
 use chrono::{DateTime, NaiveDateTime, SubsecRound as _, Utc};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 
 use crate::{
@@ -55,6 +55,10 @@ pub(crate) struct App {
     pub(crate) process: Process,
     /// Work that outlives its request.
     pub(crate) work: TaskTracker,
+    /// Restricts the URLs of users to which this service connects.
+    pub(crate) egress: Arc<EgressFilter>,
+    /// Cancelled when the server begins to drain: jobs are handed over to other processes.
+    pub(crate) stopping: CancellationToken,
     /// Returns the current time. A field, so that a test can replace it.
     clock: fn() -> DateTime<Utc>,
     draining: AtomicBool,
@@ -175,6 +179,8 @@ impl App {
             stores,
             process: Process::new(),
             work: TaskTracker::new(),
+            egress: filter,
+            stopping: CancellationToken::new(),
             clock,
             draining: AtomicBool::new(false),
         })
@@ -204,6 +210,7 @@ impl App {
     /// Makes the server refuse new requests from now on.
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+        self.stopping.cancel();
     }
 }
 

@@ -9,6 +9,7 @@
 //!   alone maps errors to statuses.
 //! * `background`: jobs that no request waits for: heartbeat, recovery, resumed deletions, audit, reload of the policy.
 //! * `images`: services for the records of images: create, view, list, update, delete, locations, members, tags. `tasks`: tasks.
+//!   `import`: imports of image data, as jobs that survive their process.
 //! * `data`: services for the data of images: upload, download, removal, rollback of interrupted uploads.
 //! * `access`: decides whether a caller sees an image, and what the policy allows the caller to do to it.
 //! * `app`: `App`, the parts below, joined once at start.
@@ -37,6 +38,7 @@ mod egress;
 mod error;
 mod http;
 mod images;
+mod import;
 mod inspect;
 mod keystone;
 mod limits;

@@ -7,11 +7,12 @@ use std::{
 
 use uuid::Uuid;
 
-/// This process and the uploads that it is working on.
+/// This process, and the uploads and jobs that it is working on.
 pub(crate) struct Process {
     /// A new id at every start.
     pub(crate) id: String,
     uploads: Mutex<HashSet<String>>,
+    jobs: Mutex<HashSet<String>>,
 }
 
 /// Marks an upload as in progress in this process until it is dropped.
@@ -22,13 +23,28 @@ pub(crate) struct ActiveUpload<'p> {
 
 impl Process {
     pub(crate) fn new() -> Self {
-        Self { id: Uuid::new_v4().to_string(), uploads: Mutex::default() }
+        Self { id: Uuid::new_v4().to_string(), uploads: Mutex::default(), jobs: Mutex::default() }
     }
 
     /// Marks the upload as in progress, so that recovery does not take it for an abandoned one.
     pub(crate) fn begin_upload(&self, upload_id: &str) -> ActiveUpload<'_> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner).insert(upload_id.to_owned());
         ActiveUpload { process: self, upload: upload_id.to_owned() }
+    }
+
+    /// Occupies a slot for a job, of which there are `slots`. Returns `false` if there is none, or if the job runs already.
+    pub(crate) fn begin_job(&self, id: &str, slots: usize) -> bool {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.len() < slots && jobs.insert(id.to_owned())
+    }
+
+    /// Frees the slot of a job.
+    pub(crate) fn end_job(&self, id: &str) {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) fn is_running(&self, job: &str) -> bool {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner).contains(job)
     }
 
     pub(crate) fn is_uploading(&self, upload_id: &str) -> bool {

@@ -6,7 +6,7 @@ mod policy;
 mod recovery;
 mod tidy;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -69,10 +69,10 @@ impl Job {
 }
 
 /// Runs all jobs for ever, except the heartbeat, which must outlive the others.
-pub(crate) async fn run(app: &App) {
+pub(crate) async fn run(app: &Arc<App>) {
     let heartbeat = heartbeat::period(app);
     let (mut watch, mut audit) = (ProcessWatch::default(), Audit::new());
-    let recovery = Job::new("recovery", heartbeat, "uploads of processes that died are not rolled back");
+    let recovery = Job::new("recovery", heartbeat, "uploads and imports of processes that died are not taken over");
     let tidying = Job::new("tidying", heartbeat * TIDY_EVERY, "interrupted deletions are not resumed");
     let auditing = Job::new("audit", heartbeat * TIDY_EVERY, "lost data is not detected");
     // The last two start later, so that they do not slow down the first requests after the start.

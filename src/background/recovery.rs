@@ -1,4 +1,4 @@
-//! Rolls back the uploads of processes that died.
+//! Rolls back the uploads of processes that died, and resumes their imports.
 //!
 //! Each process adds to a number of its own in the database, its heartbeat, and inspects the numbers of the others. A process whose
 //! number did not change during [`MISSED`] of its heartbeats is dead: the process that detects this first rolls back the uploads of
@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,10 +16,12 @@ use crate::{
     data::recovery::{remove_leftover, roll_back},
     db::{
         self, Conn, in_time,
+        jobs::Job,
         processes::{self, Process},
         uploads::Upload,
     },
     error::Result,
+    import,
 };
 
 /// The number of checks for which this process leaves an upload into a store that is not configured here to other processes.
@@ -32,24 +35,27 @@ pub(crate) struct ProcessWatch {
     seen: HashMap<String, (Option<i64>, u32)>,
     /// Uploads into stores that are not configured here, and the number of checks that found them.
     foreign: HashMap<String, u32>,
+    /// Jobs that wait, and the number of checks that found them.
+    waiting: HashMap<String, u32>,
     /// Images whose upload could not be rolled back at the last check, and the reason, which was logged.
     stuck: HashMap<String, String>,
 }
 
 impl ProcessWatch {
     /// Checks the heartbeats of the other processes, and rolls back the uploads of dead ones. Then removes what failed uploads have
-    /// left in stores that were away. Three statements if there is nothing to do.
+    /// left in stores that were away. Four statements if there is nothing to do.
     ///
     /// # Errors
     /// `Unavailable`: the check does not count.
-    pub(crate) async fn check(&mut self, app: &App, every: Duration) -> Result<()> {
+    pub(crate) async fn check(&mut self, app: &Arc<App>, every: Duration) -> Result<()> {
         let timeout = app.config.glimpse.request_timeout;
         let load = async |conn: &mut Conn| {
             let (uploads, leftovers) = (db::uploads::all(conn).await?, db::leftovers::all(conn).await?);
-            Ok((processes::all(conn).await?, uploads, leftovers))
+            let jobs = db::jobs::all(conn).await?;
+            Ok((processes::all(conn).await?, uploads, leftovers, jobs))
         };
-        let (processes, uploads, leftovers) = app.db.acquire().await?.in_time(timeout, load).await?;
-        let living = self.observe(&app.process.id, every, &processes, &uploads);
+        let (processes, uploads, leftovers, jobs) = app.db.acquire().await?.in_time(timeout, load).await?;
+        let living = self.observe(&app.process.id, every, &processes, &uploads, &jobs);
         let before = std::mem::take(&mut self.foreign);
         let logged = std::mem::take(&mut self.stuck);
         for upload in &uploads {
@@ -80,23 +86,41 @@ impl ProcessWatch {
             }
         }
         for Process { id, .. } in processes.iter().filter(|process| !living.contains(&process.id)) {
-            if !uploads.iter().any(|upload| upload.process_id == *id) {
+            let has_work =
+                uploads.iter().any(|upload| upload.process_id == *id) || jobs.iter().any(|job| job.process_id == *id);
+            if !has_work {
                 in_time(timeout, remove_process(app, id)).await?;
             }
         }
         // Each process that lives takes care of its own.
         let is_ours = |left: &&Upload| left.process_id == app.process.id || !living.contains(&left.process_id);
         remove_leftovers(app, leftovers.iter().filter(is_ours)).await;
-        Ok(())
+        // A job that waits longer than others: no living process has its data.
+        let waited = std::mem::take(&mut self.waiting);
+        let waiting = jobs.iter().filter(|job| job.process_id.is_empty());
+        self.waiting =
+            waiting.map(|job| (job.id.clone(), waited.get(&job.id).map_or(0, |checks| checks + 1))).collect();
+        let given_up =
+            self.waiting.iter().filter(|(_, checks)| **checks >= FOREIGN).map(|(id, _)| id.clone()).collect();
+        import::release_abandoned(app, &jobs, &living, &given_up).await
     }
 
     /// Records the numbers, and returns the living processes. A process is dead if its number has not changed for too long, or if
     /// it has had an upload and no number for too long.
-    fn observe(&mut self, own: &str, every: Duration, processes: &[Process], uploads: &[Upload]) -> HashSet<String> {
+    fn observe(
+        &mut self,
+        own: &str,
+        every: Duration,
+        processes: &[Process],
+        uploads: &[Upload],
+        jobs: &[Job],
+    ) -> HashSet<String> {
         let known = processes.iter().map(|process| (&process.id, Some(process.beat), patience(process.every(), every)));
         let is_unknown = |id: &&String| !processes.iter().any(|process| process.id == **id);
         // A process without a number has just started, or was treated as dead although it is alive.
-        let unknown = uploads.iter().map(|upload| &upload.process_id).filter(is_unknown).map(|id| (id, None, MISSED));
+        let owners = uploads.iter().map(|upload| &upload.process_id);
+        let owners = owners.chain(jobs.iter().map(|job| &job.process_id).filter(|id| !id.is_empty()));
+        let unknown = owners.filter(is_unknown).map(|id| (id, None, MISSED));
         let mut living = HashSet::from([own.to_owned()]);
         let before = std::mem::take(&mut self.seen);
         for (id, beat, patience) in known.chain(unknown).filter(|(id, ..)| *id != own) {
@@ -189,7 +213,7 @@ mod tests {
         // `new` has an upload and no number yet.
         let uploads = ["own", "quick", "slow", "new"].map(upload);
         let mut check = |processes: &[Process]| {
-            let mut living: Vec<_> = watch.observe("own", every, processes, &uploads).into_iter().collect();
+            let mut living: Vec<_> = watch.observe("own", every, processes, &uploads, &[]).into_iter().collect();
             living.sort();
             living
         };

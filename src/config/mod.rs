@@ -26,6 +26,8 @@ mod raw;
 mod secret;
 mod stores;
 mod substitution;
+mod task;
+mod taskflow_executor;
 mod value;
 
 use std::{
@@ -70,6 +72,8 @@ groups! {
         image_format::ImageFormat,
         oslo_limit::OsloLimit,
         import_filtering_opts::ImportFilteringOpts,
+        task::Task,
+        taskflow_executor::TaskflowExecutor,
         oslo_middleware::OsloMiddleware,
         oslo_policy::OsloPolicy,
         cors::Cors,

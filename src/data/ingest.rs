@@ -15,32 +15,32 @@ use crate::{
 };
 
 /// Data to be stored, and its limits.
-pub(super) struct Source {
+pub(crate) struct Source {
     /// The data.
-    pub(super) data: Demand,
+    pub(crate) data: Demand,
     /// The size that the sender announced. As in Glance, 0 means that it is unknown.
-    pub(super) size: Option<i64>,
+    pub(crate) size: Option<i64>,
     /// The rest of the project's storage quota.
-    pub(super) left: StorageLeft,
+    pub(crate) left: StorageLeft,
     /// The timeout of each part of the data.
-    pub(super) timeout: Duration,
+    pub(crate) timeout: Duration,
 }
 
 /// Data that is stored, but not yet at its image's path.
-pub(super) struct Ingested {
+pub(crate) struct Ingested {
     /// The stored data.
-    pub(super) stored: Stored,
+    pub(crate) stored: Stored,
     /// The data's size in bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// The observers, which have seen all data.
-    pub(super) observers: Observers,
+    pub(crate) observers: Observers,
 }
 
 /// Moves all data of an image into the store, and shows it to the image's observers.
 ///
 /// # Errors
 /// `Invalid`, `SlowClient`, `LimitExceeded`, `UnfitData`, `StoreUnavailable`, `Gone` if the store is read-only.
-pub(super) async fn ingest(
+pub(crate) async fn ingest(
     app: &Arc<App>,
     image: &Image,
     object: &Object,
@@ -56,7 +56,7 @@ pub(super) async fn ingest(
 }
 
 /// Why data did not arrive completely.
-pub(super) enum Interrupted {
+pub(crate) enum Interrupted {
     /// An observer has rejected the data.
     ByObserver,
     /// The source, a limit or the store.
@@ -64,7 +64,7 @@ pub(super) enum Interrupted {
 }
 
 /// Moves all data into the store, and into the inputs of observers. Returns the stored data and its size in bytes.
-pub(super) async fn ingest_raw(
+pub(crate) async fn ingest_raw(
     app: &App,
     object: &Object,
     store: &Store,
@@ -99,7 +99,7 @@ pub(super) async fn ingest_raw(
     Err(Interrupted::Because(error))
 }
 
-pub(super) fn too_large() -> Error {
+pub(crate) fn too_large() -> Error {
     Error::LimitExceeded("The incoming image is too large: The provided image is too large.".to_owned())
 }
 
@@ -123,7 +123,7 @@ fn interruption_error(incomplete: Incomplete, expected: Option<i64>) -> Error {
 }
 
 /// Turns a store's failure to store data into the client's error.
-pub(super) fn store_error(error: store::Error) -> Error {
+pub(crate) fn store_error(error: store::Error) -> Error {
     match error {
         store::Error::Full => Error::LimitExceeded(format!("Image storage media is full: {error}")),
         store::Error::WriteDenied => {

@@ -6,14 +6,14 @@
 //! after it got the hold. So an active image keeps the data that it became active with, no matter how long a process stalls.
 
 pub(crate) mod download;
-mod ingest;
+pub(crate) mod ingest;
 mod observers;
 pub(crate) mod placement;
 pub(crate) mod range;
 pub(crate) mod recovery;
 pub(crate) mod removal;
 pub(crate) mod stage;
-mod transfer;
+pub(crate) mod transfer;
 pub(crate) mod upload;
 
 pub(crate) use self::{download::download, upload::upload};

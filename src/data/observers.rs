@@ -13,7 +13,7 @@ use crate::{
 
 /// The observers of one upload. Each digest has a thread of its own. The inspection of the format shares one of them: it costs less
 /// than passing the data to another thread.
-pub(super) struct Observers {
+pub(crate) struct Observers {
     algorithm: HashAlgorithm,
     content_and_md5: Tap<(ContentInspector, Digest)>,
     /// `None` if the configured algorithm is MD5.
@@ -50,7 +50,7 @@ impl Observers {
     ///
     /// # Errors
     /// `UnfitData` when the data is rejected.
-    pub(super) async fn finish(self, size: u64) -> Result<DataFacts> {
+    pub(crate) async fn finish(self, size: u64) -> Result<DataFacts> {
         let (content, md5) = self.content_and_md5.finish().await.map_err(Error::Internal)?;
         let virtual_size = content.virtual_size()?;
         let checksum = md5.hex().map_err(Error::Internal)?;

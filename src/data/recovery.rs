@@ -15,6 +15,10 @@ fn owned_status(upload: &Upload) -> Status {
     if upload.store == STAGING { Status::Uploading } else { Status::Saving }
 }
 
+fn is_in_store(app: &App, location: &Location, store: &str) -> bool {
+    app.stores.find(&location.url, &location.metadata).is_ok_and(|found| found.id == store)
+}
+
 /// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
 /// `false` if the upload has completed, or another process rolls it back. Seven statements.
 ///
@@ -70,11 +74,11 @@ pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> 
             }
             Some(image) if matches!(image.status, Status::Active | Status::Deactivated) => {
                 let locations = db::locations::list(&mut tx, &left.image_id).await?;
-                let is_in_store = |location: &Location| {
-                    let store = app.stores.find(&location.url, &location.metadata);
-                    store.is_ok_and(|store| store.id == left.store)
-                };
-                if locations.iter().any(is_in_store) { Cleanup::Replaced } else { Cleanup::Later }
+                if locations.iter().any(|location| is_in_store(app, location, &left.store)) {
+                    Cleanup::Replaced
+                } else {
+                    Cleanup::Later
+                }
             }
             Some(_) => Cleanup::Later,
         };
@@ -161,7 +165,15 @@ async fn discard_data(app: &App, upload: &Upload, ours: &Upload, store: &Store) 
         return Ok(Discarded::NotOurs);
     }
     // If an operator has reset the image's status, and a Glance has uploaded to it since, its data does not belong to this upload.
-    let is_without_data = |image: &Image| image.status == Status::Queued || image.status == owned_status(upload);
+    let has_location = upload.is_of_job() && {
+        let mut conn = app.db.acquire().await?;
+        let locations = db::locations::list(&mut conn, &upload.image_id).await?;
+        locations.iter().any(|location| is_in_store(app, location, &upload.store))
+    };
+    let is_without_data = |image: &Image| {
+        // An import's image can be in other states, and have data in other stores.
+        (upload.is_of_job() && !has_location) || image.status == Status::Queued || image.status == owned_status(upload)
+    };
     let hold = match image.is_none_or(|image| is_without_data(&image)) {
         true => Some(hold),
         false => {

@@ -16,20 +16,29 @@ use crate::{
     store::{Hold, Object, Store, Stored},
 };
 
-pub(super) struct Transfer {
+pub(crate) struct Transfer {
     app: Arc<App>,
     /// The row of the transfer.
-    pub(super) record: uploads::Upload,
+    pub(crate) record: uploads::Upload,
     /// The data's identity in the store.
-    pub(super) object: Object,
+    pub(crate) object: Object,
     store: Arc<Store>,
     /// The status of the image while the transfer owns it.
     status: Status,
 }
 
 impl Transfer {
-    pub(super) fn new(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status) -> Self {
-        let upload_id = Uuid::new_v4().to_string();
+    pub(crate) fn new(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status) -> Self {
+        Self::with_id(app, image, store, status, Uuid::new_v4().to_string())
+    }
+
+    /// A transfer of a job, with [an id](uploads::Upload::new_job_id) of its own. `status` is the image's status, which it does not
+    /// change.
+    pub(crate) fn for_job(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status, id: &str) -> Self {
+        Self::with_id(app, image, store, status, id.to_owned())
+    }
+
+    fn with_id(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status, upload_id: String) -> Self {
         Self {
             app: Arc::clone(app),
             object: Object { image_id: image.to_string(), upload_id: upload_id.clone() },
@@ -45,12 +54,12 @@ impl Transfer {
     }
 
     /// The id of the transfer, for [`crate::process::Process::begin_upload`].
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.record.upload_id
     }
 
     /// Moves the data to the image's path, if this transfer still owns the image. Two statements.
-    pub(super) async fn place(&self, stored: &Stored) -> Result<Hold> {
+    pub(crate) async fn place(&self, stored: &Stored) -> Result<Hold> {
         let app = &*self.app;
         // The wait has a timeout: the process that has the hold may be stalled.
         let hold = async { self.store.hold(&self.object).await.map_err(store_error) };
@@ -75,7 +84,7 @@ impl Transfer {
     ///
     /// # Errors
     /// The rollback's error, unless recovery retries it.
-    pub(super) async fn abort(&self, error: Error) -> Result<Error> {
+    pub(crate) async fn abort(&self, error: Error) -> Result<Error> {
         // After a failure the store keeps data only if it could not be reached for the cleanup.
         let has_leftovers = self.store.take_leftovers(&self.object);
         self.roll_back(has_leftovers).await.or_else(log_failed_rollback)?;
@@ -83,7 +92,7 @@ impl Transfer {
     }
 
     /// Like [`Self::abort`], for data that is in the store, but not at the image's path.
-    pub(super) async fn discard_and_abort(&self, error: Error) -> Result<Error> {
+    pub(crate) async fn discard_and_abort(&self, error: Error) -> Result<Error> {
         let has_leftovers = self.discard().await;
         self.roll_back(has_leftovers).await.or_else(log_failed_rollback)?;
         Ok(error)
@@ -91,7 +100,7 @@ impl Transfer {
 
     /// After an error of the transaction that ends the transfer: returns whether it was committed nevertheless. If it was, the row no
     /// longer exists, and the rollback removes nothing. Otherwise the data at the image's path is removed.
-    pub(super) async fn has_completed(&self) -> bool {
+    pub(crate) async fn has_completed(&self) -> bool {
         let rolled_back = self.roll_back(true).await;
         rolled_back.or_else(log_failed_rollback).is_ok_and(|rolled_back| !rolled_back)
     }
@@ -113,7 +122,7 @@ impl Transfer {
     }
 }
 
-pub(super) fn image_gone(id: &ImageId) -> Error {
+pub(crate) fn image_gone(id: &ImageId) -> Error {
     Error::Gone(format!(
         "Image {id} could not be found after upload. The image may have been deleted during the upload, cleaning up the chunks \
          uploaded."
@@ -121,7 +130,7 @@ pub(super) fn image_gone(id: &ImageId) -> Error {
 }
 
 /// Applies the request timeout to a step that moves no data. A transfer as a whole has no timeout.
-pub(super) async fn with_timeout<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn with_timeout<T>(app: &App, work: impl Future<Output = Result<T>>) -> Result<T> {
     in_time(app.config.glimpse.request_timeout, work).await
 }
 

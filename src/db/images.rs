@@ -230,13 +230,7 @@ fn transition(id: &str, from: Status, to: Status, now: NaiveDateTime) -> UpdateS
 
 /// Makes an image in the status `saving` active. Returns `false` if it is no longer in that status. One statement.
 pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, now: NaiveDateTime) -> Result<bool> {
-    let update = transition(id, Status::Saving, Status::Active, now)
-        .value(Images::Size, facts.size)
-        .value(Images::VirtualSize, facts.virtual_size)
-        .value(Images::Checksum, facts.checksum.as_str())
-        .value(Images::OsHashAlgo, facts.os_hash_algo.as_str())
-        .value(Images::OsHashValue, facts.os_hash_value.as_str())
-        .take();
+    let update = with_facts(transition(id, Status::Saving, Status::Active, now), facts);
     Ok(s.execute(update).await? == 1)
 }
 
@@ -244,6 +238,40 @@ pub(crate) async fn activate(s: &mut impl Session, id: &str, facts: &DataFacts, 
 pub(crate) async fn set_staged(s: &mut impl Session, id: &str, size: i64, now: NaiveDateTime) -> Result<bool> {
     let update = transition(id, Status::Uploading, Status::Uploading, now).value(Images::Size, size).take();
     Ok(s.execute(update).await? == 1)
+}
+
+/// Records the facts of an image's data, which an import has copied to a store, and changes the image's status to `to`. The
+/// transaction holds the image's lock. One statement.
+pub(crate) async fn set_facts(
+    tx: &mut Tx,
+    image: &Image,
+    facts: &DataFacts,
+    to: Status,
+    now: NaiveDateTime,
+) -> Result<()> {
+    tx.execute(with_facts(transition(&image.id, image.status, to, now), facts)).await.map(drop)
+}
+
+/// Returns an image to `queued` after its import failed, without the facts of its data. One statement.
+pub(crate) async fn reset_import(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
+    let update = transition(id, Status::Importing, Status::Queued, now)
+        .value(Images::Size, None::<i64>)
+        .value(Images::VirtualSize, None::<i64>)
+        .value(Images::Checksum, None::<String>)
+        .value(Images::OsHashAlgo, None::<String>)
+        .value(Images::OsHashValue, None::<String>)
+        .take();
+    tx.execute(update).await.map(drop)
+}
+
+fn with_facts(mut update: UpdateStatement, facts: &DataFacts) -> UpdateStatement {
+    update
+        .value(Images::Size, facts.size)
+        .value(Images::VirtualSize, facts.virtual_size)
+        .value(Images::Checksum, facts.checksum.as_str())
+        .value(Images::OsHashAlgo, facts.os_hash_algo.as_str())
+        .value(Images::OsHashValue, facts.os_hash_value.as_str())
+        .take()
 }
 
 /// Returns an image to `queued` after its upload, staging or import failed. Returns `false` if it is no longer in the status `from`.

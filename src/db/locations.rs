@@ -90,7 +90,15 @@ pub(super) fn parse_metadata(text: Option<&str>) -> Map<String, Value> {
 /// # Errors
 /// `Statement`, if it cannot be formatted as JSON.
 pub(crate) fn metadata_text(metadata: &Map<String, Value>) -> Result<String> {
-    let text = serde_json::to_string(metadata).map_err(|error| super::Error::Statement(error.to_string()))?;
+    ascii_json(metadata)
+}
+
+/// Formats a value as JSON in ASCII.
+///
+/// # Errors
+/// As [`metadata_text`].
+pub(crate) fn ascii_json(value: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string(value).map_err(|error| super::Error::Statement(error.to_string()))?;
     // Characters outside of ASCII occur only in JSON strings, where they can be escaped.
     let mut ascii = String::with_capacity(text.len());
     for c in text.chars() {

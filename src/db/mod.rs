@@ -8,6 +8,7 @@ pub(crate) mod details;
 mod error;
 mod image_locks;
 pub(crate) mod images;
+pub(crate) mod jobs;
 pub(crate) mod leftovers;
 pub(crate) mod listing;
 pub(crate) mod locations;

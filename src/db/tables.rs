@@ -138,6 +138,22 @@ pub(crate) enum GlimpseUploads {
     Store,
 }
 
+/// Imports in progress: one of Glimpse's own tables.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum GlimpseJobs {
+    Table,
+    Id,
+    Kind,
+    ImageId,
+    ProjectId,
+    ProcessId,
+    Claim,
+    Input,
+    Step,
+    Done,
+    CreatedAt,
+}
+
 /// What failed uploads may have left in a store: one of Glimpse's own tables.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum GlimpseLeftovers {

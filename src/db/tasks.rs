@@ -1,13 +1,13 @@
 //! The `tasks` and `task_info` tables, which are Glance's.
 
 use chrono::{DateTime, NaiveDateTime};
-use sea_query::{Cond, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement};
+use sea_query::{Cond, Condition, Expr, ExprTrait, Func, Order, Query, SelectStatement, UpdateStatement};
 
 use super::{
     Result, Session, Tx,
     tables::{TaskInfo as I, Tasks as T},
 };
-use crate::model::{Direction, Task, TaskKey};
+use crate::model::{Direction, Task, TaskKey, TaskStatus};
 
 /// What a listing selects.
 pub(crate) struct TaskListing<'l> {
@@ -164,4 +164,94 @@ pub(crate) async fn expire(tx: &mut Tx, now: NaiveDateTime) -> Result<u64> {
         .and_where(Expr::col(T::ExpiresAt).lte(now))
         .take();
     tx.execute(update).await
+}
+
+/// Adds a task. Two statements.
+pub(crate) async fn insert(tx: &mut Tx, task: &Task) -> Result<()> {
+    let columns = [
+        T::Id,
+        T::Type,
+        T::Status,
+        T::Owner,
+        T::ExpiresAt,
+        T::ImageId,
+        T::RequestId,
+        T::UserId,
+        T::CreatedAt,
+        T::UpdatedAt,
+        T::Deleted,
+    ];
+    let values: [Expr; 11] = [
+        task.id.as_str().into(),
+        task.kind.as_str().into(),
+        task.status.into(),
+        task.owner.as_str().into(),
+        task.expires_at.into(),
+        task.image_id.clone().into(),
+        task.request_id.clone().into(),
+        task.user_id.clone().into(),
+        task.created_at.into(),
+        task.updated_at.into(),
+        false.into(),
+    ];
+    tx.execute(Query::insert().into_table(T::Table).columns(columns).values_panic(values).take()).await?;
+    let values: [Expr; 4] =
+        [task.id.as_str().into(), task.input.clone().into(), task.result.clone().into(), task.message.clone().into()];
+    let columns = [I::TaskId, I::Input, I::Result, I::Message];
+    tx.execute(Query::insert().into_table(I::Table).columns(columns).values_panic(values).take()).await.map(drop)
+}
+
+/// Moves a task from `pending` to `processing`. One statement.
+pub(crate) async fn begin(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
+    let update = transition(id, &[TaskStatus::Pending], TaskStatus::Processing, now);
+    tx.execute(update).await.map(drop)
+}
+
+/// Records the progress of a task. Two statements.
+pub(crate) async fn set_message(tx: &mut Tx, id: &str, message: &str, now: NaiveDateTime) -> Result<()> {
+    tx.execute(transition(id, &[TaskStatus::Processing], TaskStatus::Processing, now)).await?;
+    tx.execute(info(id).value(I::Message, message).take()).await.map(drop)
+}
+
+/// Ends a task that succeeded, with its result as JSON. Two statements.
+pub(crate) async fn succeed(
+    tx: &mut Tx,
+    id: &str,
+    result: &str,
+    now: NaiveDateTime,
+    expiry: NaiveDateTime,
+) -> Result<()> {
+    let update = transition(id, &[TaskStatus::Processing], TaskStatus::Success, now).value(T::ExpiresAt, expiry).take();
+    tx.execute(update).await?;
+    tx.execute(info(id).value(I::Result, result).take()).await.map(drop)
+}
+
+/// Ends a task that failed, unless it has ended. At most two statements.
+pub(crate) async fn fail(
+    tx: &mut Tx,
+    id: &str,
+    message: &str,
+    now: NaiveDateTime,
+    expiry: NaiveDateTime,
+) -> Result<()> {
+    let from = [TaskStatus::Pending, TaskStatus::Processing];
+    let update = transition(id, &from, TaskStatus::Failure, now).value(T::ExpiresAt, expiry).take();
+    if tx.execute(update).await? == 1 {
+        tx.execute(info(id).value(I::Message, message).take()).await?;
+    }
+    Ok(())
+}
+
+fn transition(id: &str, from: &[TaskStatus], to: TaskStatus, now: NaiveDateTime) -> UpdateStatement {
+    Query::update()
+        .table(T::Table)
+        .value(T::Status, to)
+        .value(T::UpdatedAt, now)
+        .and_where(Expr::col(T::Id).eq(id))
+        .and_where(Expr::col(T::Status).is_in(from.iter().copied()))
+        .take()
+}
+
+fn info(id: &str) -> UpdateStatement {
+    Query::update().table(I::Table).and_where(Expr::col(I::TaskId).eq(id)).take()
 }

@@ -22,7 +22,21 @@ pub(crate) struct Upload {
 /// The start of the ids of cleanups.
 const CLEANUP: &str = "cleanup-";
 
+/// The start of the ids of transfers of jobs.
+const JOB: &str = "job-";
+
 impl Upload {
+    /// A new id for a transfer of a job.
+    pub(crate) fn new_job_id() -> String {
+        // The column has 36 characters.
+        format!("{JOB}{}", Uuid::new_v4().simple())
+    }
+
+    /// Whether this is a transfer of a job. Its image can have data in other stores.
+    pub(crate) fn is_of_job(&self) -> bool {
+        self.upload_id.starts_with(JOB)
+    }
+
     /// The row of a cleanup, which owns the image for the moment in which it removes what `failed` has left.
     pub(crate) fn cleanup_of(failed: &Self, process_id: &str) -> Self {
         // The column has 36 characters.

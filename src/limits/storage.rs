@@ -6,7 +6,8 @@
 pub(crate) struct StorageLeft(Option<i128>);
 
 impl StorageLeft {
-    pub(super) fn unbounded() -> Self {
+    /// There is no quota.
+    pub(crate) fn unbounded() -> Self {
         Self(None)
     }
 

@@ -4,5 +4,7 @@
 pub(crate) const IMPORT_TASK: &str = "os_glance_import_task";
 /// The stores that an import has still to copy data to, separated by commas.
 pub(crate) const IMPORTING_TO: &str = "os_glance_importing_to_stores";
+/// The stores that an import could not copy data to, separated by commas.
+pub(crate) const FAILED_IMPORT: &str = "os_glance_failed_import";
 /// The URL of the node that has the image's staged data.
 pub(crate) const STAGE_HOST: &str = "os_glance_stage_host";

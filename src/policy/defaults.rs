@@ -5,6 +5,7 @@ pub(crate) mod rule {
     pub(crate) const ADD_IMAGE: &str = "add_image";
     pub(crate) const ADD_MEMBER: &str = "add_member";
     pub(crate) const COMMUNITIZE_IMAGE: &str = "communitize_image";
+    pub(crate) const COPY_IMAGE: &str = "copy_image";
     pub(crate) const DEACTIVATE: &str = "deactivate";
     pub(crate) const DELETE_IMAGE: &str = "delete_image";
     pub(crate) const DELETE_IMAGE_LOCATION: &str = "delete_image_location";
@@ -109,7 +110,7 @@ pub(super) const RULES: &[Default] = &[
     project("manage_image_cache", ADMIN),
     project(rule::DEACTIVATE, MEMBER).before(DEFAULT),
     project(rule::REACTIVATE, MEMBER).before(DEFAULT),
-    project("copy_image", ADMIN),
+    project(rule::COPY_IMAGE, ADMIN),
     project("list_cached_nodes", ADMIN),
     project("get_task", DEFAULT).before(DEFAULT),
     project("get_tasks", DEFAULT).before(DEFAULT),

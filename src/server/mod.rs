@@ -17,6 +17,7 @@ pub(crate) use self::listen::BoundSocket;
 use crate::{
     app::App,
     background::{self, Heartbeat},
+    import,
 };
 
 /// SIGXFSZ on Linux, for which tokio has no name.
@@ -33,6 +34,7 @@ pub(crate) async fn run(
     socket: BoundSocket,
     reload: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<()> {
+    import::warn_of_missing_methods(&app);
     let listener = socket.listen()?;
     // The heartbeat runs from before the first upload until after the last one, in a task of its own: other processes must not
     // treat this one as dead, however busy it is.

@@ -178,6 +178,12 @@ impl FileDriver {
         .await
     }
 
+    /// Opens the data that is staged for an image.
+    pub(super) async fn open_staged(&self, image_id: &str) -> Result<Blob> {
+        let dir = self.dirs.first().ok_or(Error::NotFound)?;
+        self.get(&format!("file://{}", join(&dir.path, image_id)).into(), None).await
+    }
+
     /// Removes the data that is staged for an image.
     pub(super) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         let paths: Vec<String> = self.dirs.iter().map(|dir| join(&dir.path, image_id)).collect();

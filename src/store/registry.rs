@@ -279,6 +279,19 @@ impl Stores {
         }
     }
 
+    /// Opens an image's staged data.
+    pub(crate) async fn open_staged(&self, image_id: &str) -> Result<Blob> {
+        match &self.staging.driver {
+            AnyDriver::File(driver) => driver.open_staged(image_id).await,
+            _ => Err(Error::NotFound),
+        }
+    }
+
+    /// Whether an image has staged data on this node.
+    pub(crate) async fn has_staged(&self, image_id: &str) -> bool {
+        self.open_staged(image_id).await.is_ok()
+    }
+
     /// Lists the images with staged data that nothing has written to for at least `quiet`.
     pub(crate) async fn staged(&self, quiet: Duration) -> Result<Vec<ImageId>> {
         match &self.staging.driver {

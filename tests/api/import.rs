@@ -1,4 +1,4 @@
-//! Image import: staging.
+//! Image import: staging, methods, failures, and kills of the server.
 
 use std::{
     fs,
@@ -218,4 +218,394 @@ async fn staged_data_that_no_image_needs_is_removed_and_other_data_is_kept() {
     for name in [id(&needed), "other", id(&living)] {
         assert!(left.iter().any(|left| left.contains(name)), "{name}: {left:?}");
     }
+}
+
+/// Builds a server with two named stores, which fetches URLs of this machine at these ports.
+fn with_stores(dir: &Path, port: u16) -> ServerBuilder {
+    with_staging(dir)
+        .option("DEFAULT", "enabled_backends", "fs:file,second:file")
+        .option("second", "filesystem_store_datadir", dir.join("second").display())
+        .option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]")
+        .option("import_filtering_opts", "allowed_ports", format!("[{port}]"))
+}
+
+/// What a web server sends to its first, second … connection; the last one repeats. It closes a connection after its answer, unless
+/// the answer ends with `STALL`.
+async fn web(answers: Vec<Vec<u8>>) -> (u16, std::sync::Arc<std::sync::Mutex<Vec<String>>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let heads = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let heard = std::sync::Arc::clone(&heads);
+    tokio::spawn(async move {
+        for n in 0.. {
+            let Ok((mut stream, _)) = listener.accept().await else { return };
+            let answer = answers[n.min(answers.len() - 1)].clone();
+            let heard = std::sync::Arc::clone(&heard);
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let Ok(byte) = tokio::io::AsyncReadExt::read_u8(&mut stream).await else { return };
+                    head.push(byte);
+                }
+                heard.lock().unwrap().push(String::from_utf8(head).unwrap().to_ascii_lowercase());
+                let stalls = answer.strip_suffix(b"STALL");
+                let _ = stream.write_all(stalls.unwrap_or(&answer)).await;
+                if stalls.is_some() {
+                    tokio::time::sleep(Duration::from_secs(600)).await;
+                }
+            });
+        }
+    });
+    (port, heads)
+}
+
+/// A complete answer.
+fn page(data: &[u8]) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\nETag: \"e\"\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", data.len());
+    [head.as_bytes(), data].concat()
+}
+
+async fn import(client: &Client, image: &str, body: &Value) -> Answer {
+    client.post(&format!("{image}/import"), body).await
+}
+
+fn web_download(port: u16) -> Value {
+    json!({"method": {"name": "web-download", "uri": format!("http://127.0.0.1:{port}/x")}})
+}
+
+/// Waits until the last import of the image has ended, and returns its task.
+async fn ended(client: &Client, image: &str) -> Value {
+    eventually("the import has ended", || async {
+        let tasks = client.get(&format!("{image}/tasks")).await.expect(200).json();
+        let last = tasks["tasks"].as_array().unwrap().last().cloned()?;
+        ["success", "failure"].contains(&last["status"].as_str()?).then_some(last)
+    })
+    .await
+}
+
+/// Checks that nothing of the image's imports is left but its data.
+async fn nothing_is_left(s: &TestServer, dir: &Path) {
+    assert_eq!(staged(dir), [""; 0]);
+    for table in ["glimpse_jobs", "glimpse_uploads", "glimpse_leftovers"] {
+        assert_eq!(s.database.count(&format!("SELECT COUNT(*) FROM {table}")).await, 0, "{table}");
+    }
+    let locks = "SELECT COUNT(*) FROM image_properties WHERE name = 'os_glance_import_task'";
+    assert_eq!(s.database.count(locks).await, 0);
+}
+
+#[tokio::test]
+async fn staged_data_is_imported() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_staging(dir.path()).start().await;
+    let member = s.member("p1");
+    let data = bytes(3_000_000);
+    let image = waiting_image(&member).await;
+    stage(&member, &image, data.clone()).await.expect(204);
+    let answer = import(&member, &image, &json!({"method": {"name": "glance-direct"}})).await.expect(202);
+    assert_eq!(answer.text, "");
+    let task = ended(&member, &image).await;
+    assert_eq!((&task["status"], &task["message"]), (&json!("success"), &json!("Copied 2 MiB")), "{task}");
+    assert_eq!(task["result"], json!({"image_id": id(&image)}));
+    assert_eq!(task["input"]["import_req"], json!({"method": {"name": "glance-direct"}}));
+    assert!(task["request_id"].as_str().unwrap().starts_with("req-") && task["expires_at"].is_string());
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!(
+        (&shown["status"], &shown["stores"], &shown["size"]),
+        (&json!("active"), &json!("fs"), &json!(3_000_000))
+    );
+    assert_eq!((&shown["os_glance_importing_to_stores"], &shown["os_glance_failed_import"]), (&json!(""), &json!("")));
+    assert_eq!(crate::data::download(&member, &image).await, data);
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn data_is_downloaded_from_a_web_server_into_several_stores() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(2_000_000);
+    let (port, _) = web(vec![page(&data)]).await;
+    let s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let mut body = web_download(port);
+    body["all_stores"] = json!(true);
+    import(&member, &image, &body).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success");
+    assert_eq!(member.get(&image).await.json()["stores"], "fs,second");
+    for store in ["images", "second"] {
+        assert_eq!(fs::read(dir.path().join(store).join(id(&image))).unwrap(), data);
+    }
+    nothing_is_left(&s, dir.path()).await;
+    let listed = member.get("/v2/info/import").await.expect(200);
+    let expected = "{\"import-methods\": {\"description\": \"Import methods available.\", \"type\": \"array\", \"value\": \
+        [\"glance-direct\", \"web-download\", \"copy-image\"]}}";
+    assert_eq!(listed.text, expected);
+    let created = member.post("/v2/images", &json!({})).await.expect(201);
+    assert_eq!(created.header("openstack-image-import-methods"), "glance-direct,web-download,copy-image");
+}
+
+#[tokio::test]
+async fn an_interrupted_download_is_resumed_or_begun_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let truncated = b"HTTP/1.1 200 OK\r\nETag: \"e\"\r\nContent-Length: 6\r\n\r\nabc".to_vec();
+    let rest = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 3-5/6\r\nContent-Length: 3\r\n\r\ndef".to_vec();
+    let (port, heads) = web(vec![truncated.clone(), rest]).await;
+    let s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}", s.log());
+    assert_eq!(crate::data::download(&member, &image).await, b"abcdef");
+    let resumed = heads.lock().unwrap()[1].clone();
+    assert!(resumed.contains("range: bytes=3-") && resumed.contains("if-range: \"e\""), "{resumed}");
+    assert_eq!(heads.lock().unwrap().len(), 2);
+    // The second answer has other data.
+    let (port, _) = web(vec![truncated, page(b"ABCDEF")]).await;
+    let s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}", s.log());
+    assert_eq!(crate::data::download(&member, &image).await, b"ABCDEF");
+}
+
+#[tokio::test]
+async fn a_failed_import_leaves_the_image_queued_with_a_reason() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, _) = web(vec![b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(), page(b"too long")]).await;
+    let s = with_stores(dir.path(), port).option("DEFAULT", "image_size_cap", 5).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    for reason in ["The web server answers with 404 Not Found.", "The provided image is too large."] {
+        import(&member, &image, &web_download(port)).await.expect(202);
+        let task = ended(&member, &image).await;
+        assert_eq!((&task["status"], &task["message"]), (&json!("failure"), &json!(reason)));
+        let shown = member.get(&image).await.expect(200).json();
+        assert_eq!((&shown["status"], &shown["os_glance_failed_import"]), (&json!("queued"), &json!("fs")));
+        assert_eq!(shown["os_glance_importing_to_stores"], "");
+        nothing_is_left(&s, dir.path()).await;
+        // The order of tasks of one second is arbitrary on MySQL.
+        s.database.execute("UPDATE tasks SET image_id = NULL").await;
+    }
+    // Data of another format is refused by the import, as for uploads.
+    let image = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    stage(&member, &image, "raw").await.expect(204);
+    import(&member, &image, &json!({"method": {"name": "glance-direct"}})).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "failure");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["size"]), (&json!("queued"), &Value::Null));
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_decides_as_all_stores_must_succeed_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, _) = web(vec![page(b"abc")]).await;
+    // The second store's directory cannot be created.
+    fs::write(dir.path().join("second"), "a file").unwrap();
+    let s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let mut body = web_download(port);
+    body["stores"] = json!(["fs", "second"]);
+    import(&member, &image, &body).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "failure");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["os_glance_failed_import"]), (&json!("queued"), &json!("second")));
+    assert_eq!(shown["checksum"], Value::Null);
+    assert_eq!(files(&dir.path().join("images")), [""; 0], "the first store's data is removed");
+    nothing_is_left(&s, dir.path()).await;
+    s.database.execute("UPDATE tasks SET image_id = NULL").await;
+    body["all_stores_must_succeed"] = json!(false);
+    import(&member, &image, &body).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["stores"]), (&json!("active"), &json!("fs")));
+    assert_eq!(shown["os_glance_failed_import"], "second");
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn an_active_image_is_copied_to_further_stores() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path(), 80).start().await;
+    let (member, admin) = (s.member("p1"), s.admin());
+    let data = bytes(1_000_000);
+    let image = crate::data::image_with(&member, &data).await;
+    let copy = |stores: Value| json!({"method": {"name": "copy-image"}, "stores": stores});
+    import(&member, &image, &copy(json!(["second"]))).await.expect(403);
+    import(&admin, &image, &copy(json!(["fs"]))).await.expect(400);
+    import(&admin, &image, &copy(json!(["nope"]))).await.expect(409).says("Store for identifier nope not found");
+    import(&admin, &image, &copy(json!(["second"]))).await.expect(202);
+    assert_eq!(ended(&admin, &image).await["status"], "success");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["stores"]), (&json!("active"), &json!("fs,second")));
+    assert_eq!(fs::read(dir.path().join("second").join(id(&image))).unwrap(), data);
+    nothing_is_left(&s, dir.path()).await;
+    // Every store has it.
+    import(&admin, &image, &json!({"method": {"name": "copy-image"}, "all_stores": true})).await.expect(202);
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM tasks").await, 1);
+    // Data that is not the image's is not copied.
+    admin.delete(&format!("/v2/stores/second/{}", id(&image))).await.expect(204);
+    fs::write(dir.path().join("images").join(id(&image)), vec![1; 1_000_000]).unwrap();
+    s.database.execute("UPDATE tasks SET image_id = NULL").await;
+    import(&admin, &image, &copy(json!(["second"]))).await.expect(202);
+    let task = ended(&admin, &image).await;
+    assert!(task["message"].as_str().unwrap().starts_with("The data's sha512 is"), "{task}");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["stores"]), (&json!("active"), &json!("fs")));
+    assert_eq!(shown["os_glance_failed_import"], "second");
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn requests_for_an_import_are_refused_with_glances_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_stores(dir.path(), 80).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let direct = json!({"method": {"name": "glance-direct"}});
+    let download = web_download(80);
+    let with = |name: &str, value: Value| {
+        let mut body = web_download(80);
+        body[name] = value;
+        body
+    };
+    for (body, status, message) in [
+        (json!({}), 400, "Import request requires a"),
+        (json!({"method": {}}), 400, "Import request requires a"),
+        (json!({"method": {"name": "glance-download"}}), 400, "Unknown import method name"),
+        (with("all_stores", json!("x")), 400, "must be boolean value only"),
+        (with("stores", json!("fs")), 400, "must be a list of the names of stores"),
+        (with("stores", json!(["nope"])), 409, "Store for identifier nope not found"),
+        (direct.clone(), 409, "Image needs to be staged before"),
+        (json!({"method": {"name": "copy-image"}}), 409, "Only images with status active"),
+        (json!({"method": {"name": "web-download"}}), 400, "URI for web-download does not pass filtering: None"),
+        (json!({"method": {"name": "web-download", "uri": "http://169.254.169.254/"}}), 400, "does not pass filtering"),
+    ] {
+        let answer = import(&member, &image, &body).await.expect(status);
+        assert!(answer.text.contains(message), "{body}: {}", answer.text);
+    }
+    import(&s.member("other"), &image, &download).await.expect(404);
+    import(&s.reader("p1"), &image, &download).await.expect(403);
+    let bare = member.create_image(&json!({})).await;
+    import(&member, &bare, &download).await.expect(409);
+    let active = crate::data::image_with(&member, b"abc").await;
+    let answer = import(&member, &active, &download).await.expect(409);
+    answer.says("Image with status active cannot be target for import");
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM tasks").await, 0);
+}
+
+#[tokio::test]
+async fn an_import_holds_its_lock_until_it_makes_no_progress() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, _) = web(vec![page(b"abc")]).await;
+    let s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let task = "10000000-0000-4000-8000-000000000000";
+    let no = if s.database.truth() == "1" { "0" } else { "FALSE" };
+    let now = chrono::DateTime::<chrono::Utc>::from(std::time::SystemTime::now()).naive_utc();
+    let set = async |minutes: i64| {
+        let time = (now - chrono::TimeDelta::minutes(minutes)).format("%Y-%m-%d %H:%M:%S.000000");
+        s.database.execute("DELETE FROM task_info").await;
+        s.database.execute("DELETE FROM tasks").await;
+        let insert = format!(
+            "INSERT INTO tasks (id, type, status, owner, created_at, updated_at, deleted) VALUES \
+             ('{task}', 'api_image_import', 'processing', 'p1', '{time}', '{time}', {no})"
+        );
+        s.database.execute(&insert).await;
+    };
+    let lock = format!(
+        "INSERT INTO image_properties (image_id, name, value, created_at, deleted) VALUES \
+         ('{}', 'os_glance_import_task', '{task}', '2024-01-01 00:00:00', {no})",
+        id(&image)
+    );
+    s.database.execute(&lock).await;
+    set(55).await;
+    import(&member, &image, &web_download(port)).await.expect(409).says("Image has active task");
+    set(65).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success");
+    let failed = format!("SELECT COUNT(*) FROM tasks WHERE id = '{task}' AND status = 'failure'");
+    assert_eq!(s.database.count(&failed).await, 1);
+}
+
+#[tokio::test]
+async fn imports_survive_kills_of_the_server_at_any_point() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(8_000_000);
+    let stalled = b"HTTP/1.1 200 OK\r\nContent-Length: 8000000\r\n\r\nabcSTALL".to_vec();
+    let (port, _) = web(vec![stalled, page(&data)]).await;
+    let mut s = with_stores(dir.path(), port).start().await;
+    let image = waiting_image(&s.member("p1")).await;
+    import(&s.member("p1"), &image, &web_download(port)).await.expect(202);
+    eventually("the download is begun", || async { (!staged(dir.path()).is_empty()).then_some(()) }).await;
+    assert_eq!(status(&s.member("p1"), &image).await, "importing");
+    let mut images = vec![image];
+    for pause in [0, 5, 15, 30, 60, 120] {
+        s.kill();
+        s.start_again().await;
+        let member = s.member("p1");
+        for _ in 0..2 {
+            let image = waiting_image(&member).await;
+            let mut body = web_download(port);
+            body["all_stores"] = json!(true);
+            if images.len() % 2 == 0 {
+                import(&member, &image, &body).await.expect(202);
+            } else {
+                stage(&member, &image, data.clone()).await.expect(204);
+                body["method"] = json!({"name": "glance-direct"});
+                import(&member, &image, &body).await.expect(202);
+            }
+            images.push(image);
+        }
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+    }
+    let member = s.member("p1");
+    for image in &images {
+        let task = ended(&member, image).await;
+        assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+        assert_eq!(crate::data::download(&member, image).await, data);
+    }
+    nothing_is_left(&s, dir.path()).await;
+    for folder in ["images", "second"] {
+        assert!(files(&dir.path().join(folder)).iter().all(|name| !name.starts_with('.')));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stops_hands_its_imports_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let stalled = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\naSTALL".to_vec();
+    let (port, _) = web(vec![stalled, page(b"abc")]).await;
+    let mut first = with_stores(dir.path(), port).start().await;
+    let image = waiting_image(&first.member("p1")).await;
+    import(&first.member("p1"), &image, &web_download(port)).await.expect(202);
+    eventually("the download is begun", || async { (!staged(dir.path()).is_empty()).then_some(()) }).await;
+    let second = with_stores(dir.path(), port).database(first.database.clone()).start().await;
+    first.terminate();
+    assert!(first.ended().await.success());
+    let member = second.member("p1");
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}", second.log());
+    assert_eq!(crate::data::download(&member, &image).await, b"abc");
+    nothing_is_left(&second, dir.path()).await;
+}
+
+#[tokio::test]
+async fn deleting_an_image_ends_its_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let stalled = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\naSTALL".to_vec();
+    let (port, _) = web(vec![stalled]).await;
+    let mut s = with_stores(dir.path(), port).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    eventually("the download is begun", || async { (!staged(dir.path()).is_empty()).then_some(()) }).await;
+    member.delete(&image).await.expect(204);
+    s.kill();
+    s.start_again().await;
+    let jobs = async || s.database.count("SELECT COUNT(*) FROM glimpse_jobs").await;
+    eventually("the import is ended", || async { (jobs().await == 0).then_some(()) }).await;
+    assert_eq!(s.database.count("SELECT COUNT(*) FROM tasks WHERE status = 'failure'").await, 1);
+    eventually("nothing is left", || async { staged(dir.path()).is_empty().then_some(()) }).await;
 }

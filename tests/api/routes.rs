@@ -33,6 +33,8 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/images/{community}/file", [401, 204, 403, 204, 204]),
     // Without a media type.
     ("PUT", "/v2/images/{image}/file", [401, 415, 415, 415, 415]),
+    // Without a body.
+    ("POST", "/v2/images/{image}/import", [401, 400, 400, 400, 400]),
     ("PUT", "/v2/images/{image}/stage", [401, 415, 415, 415, 415]),
     ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),
@@ -45,6 +47,7 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/tasks/{task_id}", [401, 403, 403, 403, 404]),
     // Tasks expire.
     ("DELETE", "/v2/tasks/{task_id}", [401, 403, 403, 403, 405]),
+    ("GET", "/v2/info/import", [401, 200, 200, 200, 200]),
     ("GET", "/v2/info/usage", [401, 200, 200, 200, 200]),
     // No named stores are configured.
     ("GET", "/v2/info/stores", [401, 404, 404, 404, 404]),

@@ -250,7 +250,9 @@ mod on_a_server {
                     .await;
                 // The others are valid, and their migrations are not recorded.
                 database.execute("DELETE FROM glimpse_migrations WHERE version >= 5").await;
-                database.execute("DROP TABLE glimpse_processes, glimpse_uploads, glimpse_leftovers").await;
+                database
+                    .execute("DROP TABLE glimpse_processes, glimpse_uploads, glimpse_leftovers, glimpse_jobs")
+                    .await;
             }
             _ => {
                 database.execute("UPDATE glimpse_migrations SET success = FALSE WHERE version = 8").await;
@@ -286,7 +288,7 @@ async fn is_taken_over(heads: &[&str]) {
             let of = if database.engine == Engine::MySql { format!("ON {table}") } else { String::new() };
             database.execute(&format!("DROP INDEX {index} {of}")).await;
         }
-        for table in ["glimpse_processes", "glimpse_uploads", "glimpse_leftovers"] {
+        for table in ["glimpse_processes", "glimpse_uploads", "glimpse_leftovers", "glimpse_jobs"] {
             database.execute(&format!("DROP TABLE {table}")).await;
         }
         sync(&database);

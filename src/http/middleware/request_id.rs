@@ -14,8 +14,12 @@ use crate::{app::SharedApp, http::error::ErrorResponse};
 
 const HEADER: HeaderName = HeaderName::from_static("x-openstack-request-id");
 
+/// The id of a request, among its extensions.
+#[derive(Clone)]
+pub(in crate::http) struct RequestId(pub(in crate::http) String);
+
 /// Middleware: uses the id that the client sent if it is valid, otherwise generates one.
-pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Request, next: Next) -> Response {
+pub(in crate::http) async fn assign(State(app): State<SharedApp>, mut request: Request, next: Next) -> Response {
     let limit = app.config.default.max_request_id_length as usize;
     let offered = request.headers().get(HEADER).map(|id| id.to_str().unwrap_or_default().to_owned());
     let too_long = limit > 0 && offered.as_ref().is_some_and(|id| id.len() > limit);
@@ -25,6 +29,7 @@ pub(in crate::http) async fn assign(State(app): State<SharedApp>, request: Reque
         Some(id) => format!("req-{id}"),
         None => format!("req-{}", Uuid::new_v4()),
     };
+    request.extensions_mut().insert(RequestId(id.clone()));
     // The span has the highest level, so that every line has the request's id, whatever the log is filtered by.
     let span = tracing::error_span!("request", id, user = Empty, project = Empty);
     let kept = RequestSpan(span.clone());

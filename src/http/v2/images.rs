@@ -23,8 +23,10 @@ use crate::{
         no_content::NoContent,
     },
     images::{self},
+    import,
 };
 
+const IMPORT_METHODS: HeaderName = HeaderName::from_static("openstack-image-import-methods");
 const STORE_IDS: HeaderName = HeaderName::from_static("openstack-image-store-ids");
 
 pub(super) async fn create(
@@ -40,6 +42,10 @@ pub(super) async fn create(
     let mut response = (StatusCode::CREATED, json::response(&ImageBody::new(&app, &view))).into_response();
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(header::LOCATION, location);
+    }
+    let methods = import::methods(&app).join(",");
+    if let (false, Ok(methods)) = (methods.is_empty(), HeaderValue::from_str(&methods)) {
+        response.headers_mut().insert(IMPORT_METHODS, methods);
     }
     if app.stores.are_named {
         let ids: Vec<&str> = app.stores.iter().map(|store| store.id.as_str()).collect();

@@ -3,6 +3,7 @@
 mod actions;
 mod data;
 mod images;
+mod import;
 mod info;
 mod members;
 mod schemas;
@@ -31,6 +32,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/actions/deactivate").post(actions::deactivate),
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
+        Resource::new("/v2/images/{image_id}/import").post(import::begin),
         Resource::new("/v2/images/{image_id}/stage").put(data::stage),
         Resource::new("/v2/images/{image_id}/tasks").get(tasks::of_image),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),
@@ -41,6 +43,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/tags/{tag}").put(tags::add).delete(tags::remove),
         Resource::new("/v2/tasks").get(tasks::list).post(tasks::create),
         Resource::new("/v2/tasks/{task_id}").get(tasks::get).delete(tasks::delete),
+        Resource::new("/v2/info/import").get(import::methods),
         Resource::new("/v2/info/usage").get(info::usage),
         Resource::new("/v2/info/stores").get(stores::list),
         Resource::new("/v2/info/stores/detail").get(stores::detail),

@@ -1,0 +1,191 @@
+//! The download of an image's data from a web server.
+//!
+//! Every URL, including those of redirects, is checked by the egress filter, and only the addresses that were checked are connected to.
+//! A download that is interrupted is resumed where it stopped, if the server has identified its data.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use reqwest::{Response, StatusCode, header, redirect};
+use url::Url;
+
+use crate::{
+    app::App,
+    egress::{self, EgressFilter, Refused, Strictness},
+    error::{Error, Result, with_causes},
+    stream::{BoxError, ByteStream},
+};
+
+/// The maximum number of redirects that are followed.
+const MAX_REDIRECTS: usize = 10;
+/// The timeout of connecting, and of each read.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// The maximum number of consecutive attempts to resume that bring no data.
+const MAX_FAILURES: u32 = 5;
+/// The pause before the first attempt to resume; it doubles with each attempt.
+const PAUSE: Duration = Duration::from_millis(500);
+/// The longest time without data: all attempts to resume, with their pauses and timeouts.
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Opens a URL. Also returns the size of its data in bytes, if the server reports it.
+///
+/// # Errors
+/// `Invalid` if another attempt would fail as well, otherwise `StoreUnavailable`.
+pub(super) async fn open(app: &App, project: Option<&str>, uri: &str) -> Result<(Option<u64>, ByteStream)> {
+    let client = reqwest::Client::builder()
+        .dns_resolver(app.egress.resolver(Strictness::New, &[]))
+        .redirect(redirect::Policy::none())
+        .no_proxy()
+        .connect_timeout(TIMEOUT)
+        .read_timeout(TIMEOUT)
+        .build();
+    let server = Server {
+        client: client.map_err(|error| Error::Internal(error.into()))?,
+        filter: Arc::clone(&app.egress),
+        project: project.map(str::to_owned),
+        uri: uri.to_owned(),
+    };
+    let response = server.request(None).await?;
+    if response.status() == StatusCode::PARTIAL_CONTENT {
+        return Err(Error::Invalid("The web server sends only a part of the data.".to_owned()));
+    }
+    let (size, validator) = (length(&response), validator(&response));
+    let download = Download { server, size, received: 0, validator, body: Some(body(response)), failures: 0 };
+    Ok((size, Box::pin(stream::try_unfold(download, Download::next))))
+}
+
+/// Where the data comes from.
+struct Server {
+    client: reqwest::Client,
+    filter: Arc<EgressFilter>,
+    project: Option<String>,
+    uri: String,
+}
+
+struct Download {
+    server: Server,
+    size: Option<u64>,
+    received: u64,
+    /// What identifies the data, for `If-Range`.
+    validator: Option<String>,
+    body: Option<ByteStream>,
+    failures: u32,
+}
+
+impl Server {
+    /// Sends a request, for the rest of the data if `from` is given, and follows redirects.
+    async fn request(&self, from: Option<(u64, &str)>) -> Result<Response> {
+        let mut text = self.uri.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let refused = |error: Refused| Error::Invalid(error.to_string());
+            let url = self.filter.check(&text, Strictness::New).map_err(refused)?;
+            if !matches!(url.scheme(), "http" | "https") {
+                return Err(Error::Invalid("The scheme of the URL is not supported.".to_owned()));
+            }
+            let mut request = self.client.get(url.clone());
+            if let Some((from, validator)) = from {
+                request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
+            }
+            let sent = egress::on_behalf_of(self.project.as_deref(), request.send()).await;
+            let response = sent.map_err(|error| match Refused::cause_of(&error) {
+                Some(refused) => Error::Invalid(refused.to_string()),
+                None => {
+                    let cause = with_causes(&error.without_url());
+                    tracing::warn!(cause, "the web server of an import cannot be reached");
+                    Error::StoreUnavailable("The web server cannot be reached.".to_owned())
+                }
+            })?;
+            let status = response.status();
+            match status {
+                StatusCode::MOVED_PERMANENTLY
+                | StatusCode::FOUND
+                | StatusCode::SEE_OTHER
+                | StatusCode::TEMPORARY_REDIRECT
+                | StatusCode::PERMANENT_REDIRECT => {
+                    let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok());
+                    let nowhere = || Error::Invalid("The web server redirects nowhere.".to_owned());
+                    let to = to.ok_or_else(nowhere)?;
+                    // An absolute URL is kept verbatim, because the filter also checks its spelling.
+                    let is_absolute = Url::parse(to).is_ok();
+                    text = if is_absolute { to.to_owned() } else { url.join(to).map_err(|_| nowhere())?.into() };
+                }
+                StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => return Err(unavailable(status)),
+                _ if status.is_success() => return Ok(response),
+                _ if status.is_server_error() => return Err(unavailable(status)),
+                _ => return Err(Error::Invalid(format!("The web server answers with {status}."))),
+            }
+        }
+        Err(Error::Invalid(format!("The web server redirects more than {MAX_REDIRECTS} times.")))
+    }
+}
+
+impl Download {
+    /// Returns the next part of the data. After an interruption, resumes the download.
+    async fn next(mut self) -> Result<Option<(Bytes, Self)>, BoxError> {
+        loop {
+            let Some(body) = &mut self.body else {
+                self.resume().await?;
+                continue;
+            };
+            match body.next().await {
+                Some(Ok(part)) if part.is_empty() => {}
+                Some(Ok(part)) => {
+                    self.received += part.len() as u64;
+                    self.failures = 0;
+                    return Ok(Some((part, self)));
+                }
+                None if self.size.is_none_or(|size| self.received >= size) => return Ok(None),
+                None => self.body = None,
+                Some(Err(error)) => {
+                    tracing::info!(%error, received = self.received, "a download was interrupted");
+                    self.body = None;
+                }
+            }
+        }
+    }
+
+    /// Requests the rest of the data. If the server is unavailable, there is no body afterwards.
+    ///
+    /// # Errors
+    /// The data is another one by now, the server does not support it, or too many attempts have failed.
+    async fn resume(&mut self) -> Result<(), BoxError> {
+        let Some(validator) = &self.validator else { return Err("the download cannot be resumed".into()) };
+        if self.failures >= MAX_FAILURES {
+            return Err("the download was interrupted too often".into());
+        }
+        tokio::time::sleep(PAUSE * 2_u32.pow(self.failures)).await;
+        self.failures += 1;
+        match self.server.request(Some((self.received, validator))).await {
+            Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
+                let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
+                if !range.is_some_and(|range| range.starts_with(&format!("bytes {}-", self.received))) {
+                    return Err("the web server sends another range".into());
+                }
+                self.body = Some(body(response));
+            }
+            Ok(_) => return Err("the data has changed, or the web server does not send parts of it".into()),
+            Err(Error::StoreUnavailable(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+}
+
+fn unavailable(status: StatusCode) -> Error {
+    Error::StoreUnavailable(format!("The web server answers with {status}."))
+}
+
+fn body(response: Response) -> ByteStream {
+    Box::pin(response.bytes_stream().map(|part| part.map_err(|error| error.without_url().into())))
+}
+
+fn length(response: &Response) -> Option<u64> {
+    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A strong validator of the data, as RFC 9110 requires for `If-Range`.
+fn validator(response: &Response) -> Option<String> {
+    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    text(header::ETAG).filter(|tag| tag.starts_with('"')).or_else(|| text(header::LAST_MODIFIED))
+}

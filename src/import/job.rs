@@ -1,0 +1,633 @@
+//! The steps of an import. Each step can be repeated: a process that resumes a job begins with the first step that is not completed.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::StreamExt as _;
+
+use super::{Input, Method, change_list, download, expiry};
+use crate::{
+    app::App,
+    context::{Context, Identity},
+    data::{
+        ingest::{Ingested, Interrupted, Source, ingest, ingest_raw},
+        placement, recovery, removal,
+        transfer::Transfer,
+    },
+    db::{
+        self, Tx,
+        jobs::{self, Job},
+        uploads,
+    },
+    error::{Error, Result, with_causes},
+    limits::{Resource, StorageLeft, over_quota},
+    model::{DataFacts, FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, Location, STAGE_HOST, Status},
+    store::{self, Store, Stored},
+    stream::{self, ByteStream, Demand},
+};
+
+/// The message of a task that failed for a reason that only operators can read in the log.
+const INTERNAL: &str = "Task failed due to Internal Error";
+/// The longest time between two records of a job's progress.
+const REPORT: Duration = Duration::from_secs(60);
+/// How often an interrupted download is begun again, and the pause before.
+const RESTARTS: u32 = 3;
+const RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a step did not complete.
+enum Stop {
+    /// The image is deleted, or another process has the job.
+    Lost,
+    /// The database is unavailable: the step is repeated.
+    Later(Error),
+    /// The import has failed, because of these stores.
+    Failed(Error, Vec<String>),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Unavailable { service: "the database", .. } | Error::Contended(_) => Self::Later(error),
+            error => Self::Failed(error, Vec::new()),
+        }
+    }
+}
+
+impl From<db::Error> for Stop {
+    fn from(error: db::Error) -> Self {
+        Error::from(error).into()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Shows that the import has begun, and checks the quotas.
+    Begin,
+    /// Stages data from a web server.
+    Download,
+    /// Copies the data to the store with this number.
+    Store(usize),
+    /// Removes the staged data and the lock.
+    Finish,
+}
+
+struct Import<'j> {
+    app: &'j Arc<App>,
+    job: &'j Job,
+    method: Method,
+    input: Input,
+    /// Acts for the project that has requested the import.
+    context: Context,
+}
+
+fn steps(method: Method, input: &Input) -> Vec<Step> {
+    let mut steps = vec![Step::Begin];
+    if method == Method::WebDownload {
+        steps.push(Step::Download);
+    }
+    steps.extend((0..input.stores.len()).map(Step::Store));
+    steps.push(Step::Finish);
+    steps
+}
+
+fn parse(job: &Job) -> Option<(Method, Input)> {
+    Some((Method::parse(&job.kind)?, serde_json::from_str(&job.input).ok()?))
+}
+
+/// Whether the job needs its staged data no more.
+pub(super) fn is_at_end(job: &Job) -> bool {
+    let Some((method, input)) = parse(job) else { return true };
+    usize::try_from(job.step).is_ok_and(|step| step + 1 >= steps(method, &input).len())
+}
+
+/// Runs a job that this process has claimed to its end.
+pub(super) async fn run(app: &Arc<App>, job: &Job) {
+    let Some((method, input)) = parse(job) else {
+        tracing::error!("the import's parameters cannot be read; a newer version may have written them");
+        return;
+    };
+    let identity = Identity { project_id: job.project_id.clone(), ..Identity::default() };
+    let context = Context { identity: identity.into(), is_admin: false };
+    let steps = steps(method, &input);
+    let import = Import { app, job, method, input, context };
+    let mut step = usize::try_from(job.step).unwrap_or_default();
+    tracing::info!(step, "the import runs in this process");
+    while let Some(current) = steps.get(step) {
+        match import.execute(*current, step).await {
+            Ok(next) => step = next,
+            Err(stop) => {
+                if import.stopped(stop).await {
+                    return;
+                }
+            }
+        }
+    }
+    tracing::info!("the import is complete");
+}
+
+impl Import<'_> {
+    /// Executes a step, and returns the number of the next one.
+    async fn execute(&self, current: Step, step: usize) -> Result<usize, Stop> {
+        match current {
+            Step::Begin => self.begin(step).await?,
+            Step::Download => self.download(step).await?,
+            Step::Store(number) => {
+                let store = self.input.stores.get(number).and_then(Option::as_deref);
+                let is_last = number + 1 == self.input.stores.len();
+                match self.copy(store, is_last, step).await {
+                    Err(Stop::Failed(error, _)) if self.input.must_succeed => {
+                        return Err(Stop::Failed(error, store.map(str::to_owned).into_iter().collect()));
+                    }
+                    Err(Stop::Failed(error, _)) => {
+                        tracing::warn!(error = with_causes(&error), store, "the import to a store has failed");
+                        self.skip(store, step).await?;
+                    }
+                    done => done?,
+                }
+            }
+            Step::Finish => self.finish().await?,
+        }
+        Ok(step + 1)
+    }
+
+    /// Acts on the reason why a step did not complete. Returns whether the job has ended.
+    async fn stopped(&self, stop: Stop) -> bool {
+        let (message, failed) = match stop {
+            Stop::Later(error) => {
+                tracing::warn!(%error, "an import waits for the database");
+                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
+                return false;
+            }
+            Stop::Lost => ("Image has been deleted, aborting import.".to_owned(), Vec::new()),
+            Stop::Failed(error, failed) => {
+                tracing::warn!(error = with_causes(&error), "the import has failed");
+                let is_internal = matches!(error, Error::Unavailable { .. } | Error::Internal(_));
+                (if is_internal { INTERNAL.to_owned() } else { error.to_string() }, failed)
+            }
+        };
+        match self.undo(&message, &failed).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a failed import cannot be undone now; retrying");
+                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
+                false
+            }
+        }
+    }
+
+    /// Reads and locks the image, if this process still has the job.
+    async fn guard(&self, tx: &mut Tx) -> Result<Option<Image>> {
+        let image = db::images::get_locked(tx, &self.job.image_id).await?;
+        let image = image.filter(|image| image.status != Status::PendingDelete);
+        Ok(if jobs::is_current(tx, self.job).await? { image } else { None })
+    }
+
+    /// Sets the image to `importing`, and names the stores.
+    async fn begin(&self, step: usize) -> Result<(), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let image = app.db.transaction(|mut tx| async move {
+            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let now = app.now();
+            db::tasks::begin(&mut tx, &job.id, now).await?;
+            if self.method != Method::CopyImage && image.status != Status::Importing {
+                db::images::set_status(&mut tx, &image, Status::Importing, now).await?;
+            }
+            let stores = self.input.named_stores();
+            change_list(app, &mut tx, &image.id, IMPORTING_TO, &stores, &[]).await?;
+            change_list(app, &mut tx, &image.id, FAILED_IMPORT, &[], &stores).await?;
+            db::properties::delete(&mut tx, &image.id, &[STAGE_HOST]).await?;
+            Ok((tx, Some(image)))
+        });
+        let image = image.await?.ok_or(Stop::Lost)?;
+        let mebibytes = image.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default() >> 20;
+        let resources = match self.method {
+            Method::GlanceDirect => vec![(Resource::SizeTotal, mebibytes)],
+            // The image counts as being imported already.
+            Method::WebDownload | Method::CopyImage => {
+                vec![(Resource::StageTotal, 0), (Resource::CountUploading, 0)]
+            }
+        };
+        for (resource, delta) in resources {
+            app.limits.enforce(&app.db, &self.context, resource, delta).await?;
+        }
+        self.advance(step).await
+    }
+
+    /// Records that the step is completed.
+    async fn advance(&self, step: usize) -> Result<(), Stop> {
+        let recorded = self.app.db.transaction(|mut tx| async move {
+            let recorded = jobs::set_step(&mut tx, self.job, next(step)).await?;
+            Ok((tx, recorded))
+        });
+        if recorded.await? { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    /// Rolls back the transfer of a process that has had the job before.
+    async fn clear(&self) -> Result<(), Stop> {
+        let rows = uploads::all(&mut self.app.db.acquire().await?).await?;
+        for row in rows.iter().filter(|row| row.image_id == self.job.image_id) {
+            let store = self.app.stores.for_upload(&row.store);
+            recovery::roll_back(self.app, row, store.as_deref()).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a transfer into the store.
+    async fn begin_transfer(&self, store: &Arc<Store>, id: &str) -> Result<(Transfer, Image), Stop> {
+        self.clear().await?;
+        let app = &**self.app;
+        let begun = app.db.transaction(|mut tx| async move {
+            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let transfer = Transfer::for_job(self.app, &image.id, store, image.status, id);
+            uploads::begin(&mut tx, &transfer.record).await?;
+            Ok((tx, Some((transfer, image))))
+        });
+        begun.await?.ok_or(Stop::Lost)
+    }
+
+    /// Moves data by `ingest`, and records the progress.
+    async fn move_data<T, F: Future<Output = Result<T>>>(
+        &self,
+        data: ByteStream,
+        ingest: impl FnOnce(Demand) -> F,
+    ) -> Result<T, Stop> {
+        let moved = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&moved);
+        let data = data.inspect(move |part| {
+            counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
+        });
+        let (supply, demand) = stream::apart(Box::pin(data));
+        let mut ingesting = pin!(ingest(demand));
+        let mut supplying = pin!(supply.send());
+        let mut is_supplied = false;
+        let mut report = tokio::time::interval(REPORT.min(self.app.config.glimpse.heartbeat));
+        report.tick().await;
+        loop {
+            tokio::select! {
+                ended = &mut ingesting => return Ok(ended?),
+                () = &mut supplying, if !is_supplied => is_supplied = true,
+                _ = report.tick() => self.report(moved.load(Ordering::Relaxed)).await?,
+            }
+        }
+    }
+
+    /// Records the number of bytes that the step has moved. While the database is unavailable, the work goes on.
+    async fn report(&self, bytes: u64) -> Result<(), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let recorded = app.db.transaction(|mut tx| async move {
+            let is_current = jobs::set_done(&mut tx, job, i64::try_from(bytes).unwrap_or(i64::MAX)).await?;
+            if is_current {
+                db::tasks::set_message(&mut tx, &job.id, &copied(bytes), app.now()).await?;
+            }
+            Ok((tx, is_current))
+        });
+        match recorded.await {
+            Ok(true) => {
+                tracing::debug!(bytes, "the import makes progress");
+                Ok(())
+            }
+            Ok(false) => Err(Stop::Lost),
+            Err(error) => {
+                tracing::warn!(%error, "the progress of an import cannot be recorded now");
+                Ok(())
+            }
+        }
+    }
+
+    /// Stages data from a web server.
+    async fn download(&self, step: usize) -> Result<(), Stop> {
+        let all = || self.input.named_stores().into_iter().map(str::to_owned).collect();
+        let mut restarts = 0;
+        loop {
+            match self.try_download(step).await {
+                // The data did not arrive completely, or the server was unavailable.
+                Err(Stop::Failed(error @ (Error::StoreUnavailable(_) | Error::SlowClient), _))
+                    if restarts < RESTARTS =>
+                {
+                    restarts += 1;
+                    tracing::warn!(%error, restarts, "a download is begun again");
+                    tokio::time::sleep(RESTART_PAUSE * restarts).await;
+                }
+                Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, all())),
+                done => return done,
+            }
+        }
+    }
+
+    async fn try_download(&self, step: usize) -> Result<(), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let uri = self.input.uri.as_deref().unwrap_or_default();
+        let (size, data) = download::open(app, job.project_id.as_deref(), uri).await?;
+        let cap = app.config.default.image_size_cap;
+        if size.is_some_and(|size| size > cap) {
+            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()).into());
+        }
+        let store = app.stores.staging();
+        let id = uploads::Upload::new_job_id();
+        // Until this is dropped, recovery does not take the transfer for an abandoned one.
+        let _active = app.process.begin_upload(&id);
+        let (transfer, _) = self.begin_transfer(&store, &id).await?;
+        let size = size.and_then(|size| i64::try_from(size).ok());
+        let ingest = |data| async {
+            let source = Source { data, size, left: StorageLeft::unbounded(), timeout: download::PATIENCE };
+            let stored = ingest_raw(app, &transfer.object, &store, source, Vec::new()).await;
+            stored.map_err(|interrupted| match interrupted {
+                // The only reason why the source is invalid is that it ended early.
+                Interrupted::Because(Error::Invalid(_)) => {
+                    Error::StoreUnavailable("The download of the image's data was interrupted.".to_owned())
+                }
+                Interrupted::Because(error) => error,
+                Interrupted::ByObserver => Error::Internal("there is no observer".into()),
+            })
+        };
+        let stored = match self.move_data(data, ingest).await {
+            Ok((stored, _)) => stored,
+            Err(stop) => return Err(abort(&transfer, stop).await),
+        };
+        let hold = match transfer.place(&stored).await {
+            Ok(hold) => hold,
+            Err(error) => return Err(discard(&transfer, error.into()).await),
+        };
+        let record = &transfer.record;
+        let completed = app.db.transaction(|mut tx| async move {
+            let is_ours = self.guard(&mut tx).await?.is_some() && uploads::end(&mut tx, record).await?;
+            if is_ours {
+                jobs::set_step(&mut tx, job, next(step)).await?;
+            }
+            Ok((tx, is_ours))
+        });
+        let completed = completed.await;
+        hold.release().await;
+        if completed? { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    /// Opens the data to be copied, and returns its size if it is known.
+    async fn open(&self, image: &Image) -> Result<(Option<u64>, ByteStream), Stop> {
+        if self.method != Method::CopyImage {
+            let staged = self.app.stores.open_staged(&image.id).await;
+            let staged = staged.map_err(|error| match error {
+                store::Error::NotFound => Error::Internal("the staged data is not on this node".into()),
+                error => Error::store_failed(error),
+            })?;
+            return Ok((staged.size, staged.data));
+        }
+        let app = &**self.app;
+        let mut locations = db::locations::list(&mut app.db.acquire().await?, &image.id).await?;
+        // As in Glance, the default store comes first.
+        let default = app.stores.default();
+        locations.sort_by_key(|location| placement::name_of(app, location) != Some(&default.id));
+        for location in &locations {
+            let opened = async { app.stores.find(&location.url, &location.metadata)?.get(&location.url, None).await };
+            match opened.await {
+                Ok(blob) => return Ok((blob.size, blob.data)),
+                Err(error) => {
+                    tracing::warn!(location = location.id, error = with_causes(&error), "a location cannot be read");
+                }
+            }
+        }
+        Err(Error::store_failed("no location of the image can be read").into())
+    }
+
+    /// Copies the data into a store.
+    async fn copy(&self, name: Option<&str>, is_last: bool, step: usize) -> Result<(), Stop> {
+        let app = &**self.app;
+        let store = match name {
+            None => app.stores.default(),
+            Some(name) => {
+                let missing = || Error::Internal(format!("the store {name} is not configured here").into());
+                app.stores.named(name).ok_or_else(missing)?
+            }
+        };
+        let id = uploads::Upload::new_job_id();
+        // Until this is dropped, recovery does not take the transfer for an abandoned one.
+        let _active = app.process.begin_upload(&id);
+        let (transfer, image) = self.begin_transfer(&store, &id).await?;
+        let received = async {
+            let (size, data) = self.open(&image).await?;
+            let expected = image.size.and_then(|size| u64::try_from(size).ok());
+            if let (Some(size), Some(expected)) = (size, expected)
+                && size != expected
+            {
+                let message = format!("Image size mismatch. Expected {expected} but got {size}");
+                return Err(Error::Invalid(message).into());
+            }
+            let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
+            left.admits(size).map_err(over_quota)?;
+            let size = size.and_then(|size| i64::try_from(size).ok());
+            let ingest = |data| async {
+                let source = Source { data, size, left, timeout: download::PATIENCE };
+                let Ingested { stored, size, observers } =
+                    ingest(self.app, &image, &transfer.object, &store, source).await?;
+                Ok((stored, size, observers))
+            };
+            self.move_data(data, ingest).await
+        };
+        let (stored, size, observers) = match received.await {
+            Ok(received) => received,
+            Err(stop) => return Err(abort(&transfer, stop).await),
+        };
+        let facts = match observers.finish(size).await.and_then(|facts| check_same(&image, facts)) {
+            Ok(facts) => facts,
+            Err(error) => return Err(discard(&transfer, error.into()).await),
+        };
+        let hold = match transfer.place(&stored).await {
+            Ok(hold) => hold,
+            Err(error) => return Err(discard(&transfer, error.into()).await),
+        };
+        let activates = self.method != Method::CopyImage && (is_last || !self.input.must_succeed);
+        let published = self.publish(&transfer.record, name, &stored, &facts, activates, step).await;
+        hold.release().await;
+        match published {
+            Ok(true) => Ok(()),
+            // Another process rolls back the transfer.
+            Ok(false) => Err(Stop::Lost),
+            Err(error) => match Stop::from(error) {
+                // The commit may have succeeded despite the error. Then the row no longer exists, and nothing is removed.
+                Stop::Failed(error, failed) if !transfer.has_completed().await => Err(Stop::Failed(error, failed)),
+                Stop::Failed(..) => Ok(()),
+                stop => Err(stop),
+            },
+        }
+    }
+
+    /// Adds the location to the image. Returns `false` if this process has the job no more.
+    async fn publish(
+        &self,
+        record: &uploads::Upload,
+        name: Option<&str>,
+        stored: &Stored,
+        facts: &DataFacts,
+        activates: bool,
+        step: usize,
+    ) -> Result<bool> {
+        let (app, job) = (&**self.app, self.job);
+        let admission = &app.limits.data_admission(&self.context, 0).await?;
+        app.db
+            .transaction(|mut tx| async move {
+                let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+                if !uploads::end(&mut tx, record).await? {
+                    return Ok((tx, false));
+                }
+                let now = app.now();
+                let locations = db::locations::list(&mut tx, &image.id).await?;
+                let copies = locations.len() as u64 + 1;
+                let size = u64::try_from(facts.size).unwrap_or_default();
+                admission.enforce(&mut tx, Some(&image.id), size.saturating_mul(copies)).await?;
+                if self.method != Method::CopyImage {
+                    let to = if activates { Status::Active } else { image.status };
+                    db::images::set_facts(&mut tx, &image, facts, to, now).await?;
+                }
+                db::locations::insert(&mut tx, &image.id, &[(&stored.url, &stored.metadata)], now).await?;
+                let stores: Vec<&str> = name.into_iter().collect();
+                change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
+                db::tasks::set_message(&mut tx, &job.id, &copied(size), now).await?;
+                jobs::set_step(&mut tx, job, next(step)).await?;
+                Ok((tx, true))
+            })
+            .await
+    }
+
+    /// Goes on without a store that has failed.
+    async fn skip(&self, name: Option<&str>, step: usize) -> Result<(), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let skipped = app.db.transaction(|mut tx| async move {
+            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let stores: Vec<&str> = name.into_iter().collect();
+            change_list(app, &mut tx, &image.id, FAILED_IMPORT, &stores, &[]).await?;
+            change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
+            jobs::set_step(&mut tx, job, next(step)).await?;
+            Ok((tx, true))
+        });
+        if skipped.await? { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    /// Removes the staged data, ends the task, and removes the lock.
+    async fn finish(&self) -> Result<(), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let image = db::images::get(&mut app.db.acquire().await?, &job.image_id).await?.ok_or(Stop::Lost)?;
+        if self.method != Method::CopyImage && !matches!(image.status, Status::Active | Status::Deactivated) {
+            return Err(Error::Invalid("None of the uploads finished!".to_owned()).into());
+        }
+        self.discard_staged().await;
+        let result = format!("{{\"image_id\": \"{}\"}}", job.image_id);
+        let result = result.as_str();
+        let finished = app.db.transaction(|mut tx| async move {
+            let is_ours = self.guard(&mut tx).await?.is_some();
+            if is_ours {
+                db::tasks::succeed(&mut tx, &job.id, result, app.now(), expiry(app)).await?;
+                db::properties::delete(&mut tx, &job.image_id, &[IMPORT_TASK]).await?;
+                jobs::remove(&mut tx, job).await?;
+            }
+            Ok((tx, is_ours))
+        });
+        if finished.await? { Ok(()) } else { Err(Stop::Lost) }
+    }
+
+    async fn discard_staged(&self) {
+        if self.method == Method::CopyImage {
+            return;
+        }
+        if let Err(error) = self.app.stores.discard_staged(&self.job.image_id).await {
+            tracing::warn!(%error, "the staged data of an import cannot be removed now; housekeeping will retry");
+        }
+    }
+
+    /// Undoes the import: removes the locations that it has added, their data and the staged data, and returns the image to `queued`.
+    async fn undo(&self, message: &str, failed: &[String]) -> Result<()> {
+        match self.clear().await {
+            Err(Stop::Later(error) | Stop::Failed(error, _)) => return Err(error),
+            Ok(()) | Err(Stop::Lost) => {}
+        }
+        let (app, job) = (&**self.app, self.job);
+        let failed: &Vec<&str> = &failed.iter().map(String::as_str).collect();
+        let released = app.db.transaction(|mut tx| async move {
+            let image = db::images::get_locked(&mut tx, &job.image_id).await?;
+            if !jobs::remove(&mut tx, job).await? {
+                return Ok((tx, None));
+            }
+            let now = app.now();
+            db::tasks::fail(&mut tx, &job.id, message, now, expiry(app)).await?;
+            let mut released = Vec::new();
+            if let Some(image) = &image {
+                let stores = self.input.named_stores();
+                let is_copied = |location: &Location| {
+                    stores.is_empty() || placement::name_of(app, location).is_some_and(|name| stores.contains(&name))
+                };
+                // Data of an active image that a part of the stores has is kept: see `all_stores_must_succeed`.
+                let is_undone = image.status == Status::Importing
+                    || (self.method == Method::CopyImage && image.status == Status::Active);
+                if is_undone {
+                    let locations = db::locations::list(&mut tx, &image.id).await?;
+                    released.extend(locations.into_iter().filter(is_copied));
+                }
+                for location in &released {
+                    db::locations::release(&mut tx, location.id, now).await?;
+                }
+                if self.method != Method::CopyImage {
+                    db::images::reset_import(&mut tx, &image.id, now).await?;
+                }
+                change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
+                change_list(app, &mut tx, &image.id, FAILED_IMPORT, failed, &[]).await?;
+                db::properties::delete(&mut tx, &image.id, &[IMPORT_TASK]).await?;
+            }
+            Ok((tx, Some(released)))
+        });
+        let Some(released) = released.await? else { return Ok(()) };
+        // If the process dies here, housekeeping removes the data.
+        for location in &released {
+            if let Err(error) = removal::finish_removal(app, location).await {
+                tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
+            }
+        }
+        self.discard_staged().await;
+        Ok(())
+    }
+}
+
+fn next(step: usize) -> i32 {
+    i32::try_from(step + 1).unwrap_or(i32::MAX)
+}
+
+/// The message of a task in progress.
+fn copied(bytes: u64) -> String {
+    format!("Copied {} MiB", bytes >> 20)
+}
+
+/// Checks that the data is that of the image, if the image has data already.
+fn check_same(image: &Image, facts: DataFacts) -> Result<DataFacts> {
+    let before = (image.os_hash_algo.as_deref(), image.os_hash_value.as_deref());
+    match before {
+        (Some(algorithm), Some(value)) if algorithm == facts.os_hash_algo && value != facts.os_hash_value => {
+            Err(Error::Invalid(format!("The data's {algorithm} is {}, expected {value}.", facts.os_hash_value)))
+        }
+        _ => Ok(facts),
+    }
+}
+
+/// Ends a transfer whose data did not arrive. If another process has the job, that one rolls back the transfer.
+async fn abort(transfer: &Transfer, stop: Stop) -> Stop {
+    match stop {
+        Stop::Failed(error, failed) => match transfer.abort(error).await {
+            Ok(error) => Stop::Failed(error, failed),
+            Err(error) => error.into(),
+        },
+        stop => stop,
+    }
+}
+
+/// Like [`abort`], for data that is in the store.
+async fn discard(transfer: &Transfer, stop: Stop) -> Stop {
+    match stop {
+        Stop::Failed(error, failed) => match transfer.discard_and_abort(error).await {
+            Ok(error) => Stop::Failed(error, failed),
+            Err(error) => error.into(),
+        },
+        stop => stop,
+    }
+}

@@ -1,0 +1,117 @@
+//! Starts jobs, as many as the process has slots for, and hands them over when the process stops.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use tracing::Instrument as _;
+
+use super::{Method, job};
+use crate::{
+    app::App,
+    db::{self, jobs::Job},
+    error::Result,
+};
+
+/// A job that runs in this process, until it is dropped.
+struct Slot {
+    app: Arc<App>,
+    id: String,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.app.process.end_job(&self.id);
+    }
+}
+
+/// Starts jobs that wait, in the background.
+pub(crate) fn start_waiting(app: &Arc<App>) {
+    let own = Arc::clone(app);
+    app.work.spawn(async move {
+        if let Err(error) = start(&own, &HashSet::new()).await {
+            tracing::warn!(%error, "imports that wait cannot be started now; retrying at the next heartbeat");
+        }
+    });
+}
+
+/// Lets other processes claim the jobs of processes that have died, and starts jobs that wait. `given_up` are jobs that no process
+/// has started for a long time. Returns the jobs that wait for a process that has their data. One statement if there is nothing to do.
+///
+/// # Errors
+/// `Unavailable`
+pub(crate) async fn release_abandoned(
+    app: &Arc<App>,
+    jobs: &[Job],
+    living: &HashSet<String>,
+    given_up: &HashSet<String>,
+) -> Result<()> {
+    for job in jobs.iter().filter(|job| !job.process_id.is_empty()) {
+        let is_ours = job.process_id == app.process.id;
+        let is_abandoned = if is_ours { !app.process.is_running(&job.id) } else { !living.contains(&job.process_id) };
+        if is_abandoned && db::jobs::release(&mut app.db.acquire_to_write().await?, job).await? {
+            let (image, task) = (job.image_id.as_str(), &job.id);
+            tracing::warn!(image, task, step = job.step, "an import was interrupted; it is resumed");
+        }
+    }
+    if jobs.is_empty() { Ok(()) } else { start(app, given_up).await }
+}
+
+/// Claims and starts jobs while there are slots. Projects with fewer running jobs come first.
+async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
+    let mut skipped = HashSet::new();
+    while !app.is_draining() {
+        let jobs = db::jobs::all(&mut app.db.acquire().await?).await?;
+        let mut running: HashMap<&Option<String>, usize> = HashMap::new();
+        for job in jobs.iter().filter(|job| !job.process_id.is_empty()) {
+            *running.entry(&job.project_id).or_default() += 1;
+        }
+        let mut waiting: Vec<&Job> =
+            jobs.iter().filter(|job| job.process_id.is_empty() && !skipped.contains(&job.id)).collect();
+        // The sort is stable: of one project's jobs, the oldest comes first.
+        waiting.sort_by_key(|job| running.get(&job.project_id).copied().unwrap_or_default());
+        let Some(job) = waiting.into_iter().next() else { return Ok(()) };
+        skipped.insert(job.id.clone());
+        // Data that was staged on another node is imported there.
+        let needs_staged = job.kind == Method::GlanceDirect.name() && !job::is_at_end(job);
+        if needs_staged && !given_up.contains(&job.id) && !app.stores.has_staged(&job.image_id).await {
+            continue;
+        }
+        let slots = app.config.taskflow_executor.max_workers as usize;
+        if !app.process.begin_job(&job.id, slots) {
+            return Ok(());
+        }
+        let slot = Slot { app: Arc::clone(app), id: job.id.clone() };
+        let claimed = db::jobs::claim(&mut app.db.acquire_to_write().await?, job, &app.process.id).await?;
+        if let Some(job) = claimed {
+            spawn(slot, job);
+        }
+    }
+    Ok(())
+}
+
+/// Runs a job in a task of its own. When the server stops, the job is released, so that another process resumes it.
+fn spawn(slot: Slot, job: Job) {
+    let app = Arc::clone(&slot.app);
+    let span = tracing::info_span!("import", task = job.id, image = job.image_id.as_str(), method = job.kind);
+    app.work.clone().spawn(
+        async move {
+            tokio::select! {
+                () = job::run(&app, &job) => {}
+                () = app.stopping.cancelled() => {
+                    let released = async { db::jobs::release(&mut app.db.acquire_to_write().await?, &job).await };
+                    match released.await {
+                        Ok(_) => tracing::info!("the import is handed over to another process"),
+                        Err(error) => tracing::warn!(%error, "the import cannot be handed over; another process resumes it later"),
+                    }
+                }
+            }
+            drop(slot);
+            if !app.is_draining() {
+                start_waiting(&app);
+            }
+        }
+        .instrument(span),
+    );
+}
