@@ -13,6 +13,8 @@ pub(crate) struct Process {
     pub(crate) id: String,
     uploads: Mutex<HashSet<String>>,
     jobs: Mutex<HashSet<String>>,
+    /// Jobs that this process cannot read.
+    unreadable: Mutex<HashSet<String>>,
 }
 
 /// Marks an upload as in progress in this process until it is dropped.
@@ -23,7 +25,12 @@ pub(crate) struct ActiveUpload<'p> {
 
 impl Process {
     pub(crate) fn new() -> Self {
-        Self { id: Uuid::new_v4().to_string(), uploads: Mutex::default(), jobs: Mutex::default() }
+        Self {
+            id: Uuid::new_v4().to_string(),
+            uploads: Mutex::default(),
+            jobs: Mutex::default(),
+            unreadable: Mutex::default(),
+        }
     }
 
     /// Marks the upload as in progress, so that recovery does not take it for an abandoned one.
@@ -45,6 +52,11 @@ impl Process {
 
     pub(crate) fn is_running(&self, job: &str) -> bool {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).contains(job)
+    }
+
+    /// Records that this process cannot read the job. Returns `false` if that is recorded already.
+    pub(crate) fn note_unreadable(&self, job: &str) -> bool {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned())
     }
 
     pub(crate) fn is_uploading(&self, upload_id: &str) -> bool {

@@ -57,7 +57,7 @@ const LAYOUT: Layout<'_> = Layout {
         &["python"],
     ],
     // Pairs in the same row: the first module uses the second one for this reason.
-    siblings: &[],
+    siblings: &[("import", "images", "a task of the type import creates its image")],
     // Pairs that the rows would allow: the first module does not use the second one for this reason.
     forbidden: &[
         ("http", "db", "a service owns the transaction"),

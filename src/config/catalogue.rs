@@ -40,6 +40,9 @@ pub(super) fn is_needless(group: &str, name: &str, has_notifications: bool) -> b
         // Threads of one process need no lock files, and no Python.
         "oslo_concurrency" | "oslo_reports" | "wsgi" => true,
         "os_brick" => name == "lock_path",
+        // There is one executor. The data of a task goes into the store without a copy in a working directory.
+        "task" => ["task_executor", "work_dir"].contains(&name),
+        "taskflow_executor" => name == "engine_mode",
         "profiler" | "profiler_jaeger" | "profiler_otlp" => name != "enabled",
         "DEFAULT" => {
             !has_notifications && ["control_exchange", "executor_thread_pool_size", "transport_url"].contains(&name)

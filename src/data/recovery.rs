@@ -24,7 +24,9 @@ fn is_in_store(app: &App, location: &Location, store: &str) -> bool {
 ///
 /// If the store fails, the image is `queued` nevertheless, so that the client can retry, and the data is recorded as left.
 pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
-    let ours = Upload { upload_id: Uuid::new_v4().to_string(), process_id: app.process.id.clone(), ..upload.clone() };
+    // If this process dies, the next one must still know that it is a transfer of a job.
+    let upload_id = if upload.is_of_job() { Upload::new_job_id() } else { Uuid::new_v4().to_string() };
+    let ours = Upload { upload_id, process_id: app.process.id.clone(), ..upload.clone() };
     let _active = app.process.begin_upload(&ours.upload_id);
     let ours_ref = &ours;
     let taken = app
@@ -120,7 +122,10 @@ async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) 
         .transaction(|mut tx| async move {
             db::images::get_locked(&mut tx, &upload.image_id).await?;
             if db::uploads::end(&mut tx, ours).await? {
-                db::images::requeue(&mut tx, &upload.image_id, owned_status(upload), app.now()).await?;
+                // The image of a job belongs to the job, which decides on its status.
+                if !upload.is_of_job() {
+                    db::images::requeue(&mut tx, &upload.image_id, owned_status(upload), app.now()).await?;
+                }
                 if let Some(left) = left {
                     db::leftovers::insert(&mut tx, left).await?;
                 }

@@ -5,9 +5,9 @@ use crate::{
     access::{self},
     app::App,
     context::Context,
-    db::{self},
+    db::{self, Tx},
     error::{Error, Result},
-    limits::Resource,
+    limits::{Admission, Resource},
     model::{Image, ImageId, Status, Tag, Visibility, check_storable},
     policy::{Target, protections::Operation, rule},
 };
@@ -44,15 +44,44 @@ pub(crate) struct NewImage {
     pub(crate) tags: Vec<Tag>,
 }
 
+/// A new image that the caller is allowed to create. It is not in the database yet.
+pub(crate) struct Creation {
+    image: Image,
+    properties: Vec<(String, String)>,
+    tags: Vec<Tag>,
+    /// The check of the project's limits when the image is inserted.
+    admission: Admission,
+}
+
 /// Creates an image without data. At most three statements with the default quotas, and three more where Keystone limits the number
 /// of images.
 ///
 /// # Errors
 /// `Forbidden`, `Conflict` when an image has the id already, even a deleted one, `LimitExceeded`.
 pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Result<ImageView> {
+    let creation = check(app, context, new, Status::Queued).await?;
+    let inserted = &creation;
+    app.db
+        .transaction(|mut tx| async move {
+            inserted.insert(&mut tx).await?;
+            Ok((tx, ()))
+        })
+        .await?;
+    let Creation { image, properties, tags, .. } = creation;
+    let tags = tags.iter().map(|tag| tag.as_str().to_owned()).collect();
+    let mut view = ImageView { image, properties, tags, locations: Vec::new() };
+    hide_properties(app, context, std::slice::from_mut(&mut view));
+    Ok(view)
+}
+
+/// Checks that the caller is allowed to create an image. It will have this status.
+///
+/// # Errors
+/// As [`create`].
+pub(crate) async fn check(app: &App, context: &Context, new: NewImage, status: Status) -> Result<Creation> {
     let owner = new.owner.clone().unwrap_or_else(|| context.project_id().map(str::to_owned));
     authorise_creation(app, context, &new, owner.as_deref())?;
-    let admission = &app.limits.admission(context, Resource::CountTotal, 1).await?;
+    let admission = app.limits.admission(context, Resource::CountTotal, 1).await?;
     admission.check_early(&app.db).await?;
     for (name, _) in &new.properties {
         app.protections.check(&app.policy, context, Operation::Create, name)?;
@@ -65,7 +94,7 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         id: new.id.unwrap_or_else(ImageId::new),
         name: new.name,
         size: None,
-        status: Status::Queued,
+        status,
         created_at: now,
         updated_at: Some(now),
         disk_format: new.disk_format,
@@ -81,24 +110,29 @@ pub(crate) async fn create(app: &App, context: &Context, new: NewImage) -> Resul
         os_hash_algo: None,
         os_hash_value: None,
     };
-    let (properties, tags) = (new.properties, new.tags);
-    let tags_text: Vec<&str> = tags.iter().map(Tag::as_str).collect();
-    let (row, properties_ref, tags_ref) = (&image, &properties, &tags_text);
-    app.db
-        .transaction(|mut tx| async move {
-            admission.enforce(&mut tx, None, 0).await?;
-            let inserted = db::images::insert(&mut tx, row).await;
-            map_duplicate(inserted, || format!("Image ID {} already exists!", row.id))?;
-            let inserted = db::properties::insert(&mut tx, &row.id, properties_ref, now).await;
-            map_duplicate(inserted, name_collision_message)?;
-            db::tags::insert_all(&mut tx, &row.id, tags_ref, now).await?;
-            Ok((tx, ()))
-        })
-        .await?;
-    let tags = tags_text.into_iter().map(str::to_owned).collect();
-    let mut view = ImageView { image, properties, tags, locations: Vec::new() };
-    hide_properties(app, context, std::slice::from_mut(&mut view));
-    Ok(view)
+    Ok(Creation { image, properties: new.properties, tags: new.tags, admission })
+}
+
+impl Creation {
+    /// The new image.
+    pub(crate) fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Inserts the image. At most three statements with the default quotas.
+    ///
+    /// # Errors
+    /// `Conflict`, `LimitExceeded`
+    pub(crate) async fn insert(&self, tx: &mut Tx) -> Result<()> {
+        let Self { image, properties, tags, admission } = self;
+        let tags: Vec<&str> = tags.iter().map(Tag::as_str).collect();
+        admission.enforce(tx, None, 0).await?;
+        let inserted = db::images::insert(tx, image).await;
+        map_duplicate(inserted, || format!("Image ID {} already exists!", image.id))?;
+        let inserted = db::properties::insert(tx, &image.id, properties, image.created_at).await;
+        map_duplicate(inserted, name_collision_message)?;
+        Ok(db::tags::insert_all(tx, &image.id, &tags, image.created_at).await?)
+    }
 }
 
 /// Checks an owner, which no schema has validated when it comes from a token.

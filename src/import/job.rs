@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
+use chrono::NaiveDateTime;
 use futures_util::StreamExt as _;
+use tokio::time::Instant;
 
-use super::{Input, Method, change_list, download, expiry};
+use super::{Input, Method, change_list, checksum::Checksum, download, expiry};
 use crate::{
     app::App,
     context::{Context, Identity},
@@ -28,14 +30,16 @@ use crate::{
     error::{Error, Result, with_causes},
     limits::{Resource, StorageLeft, over_quota},
     model::{DataFacts, FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, Location, STAGE_HOST, Status},
-    store::{self, Store, Stored},
+    store::{self, Object, Store, Stored},
     stream::{self, ByteStream, Demand},
 };
 
 /// The message of a task that failed for a reason that only operators can read in the log.
-const INTERNAL: &str = "Task failed due to Internal Error";
-/// The longest time between two records of a job's progress.
+pub(super) const INTERNAL: &str = "Task failed due to Internal Error";
+/// The longest time between two records of a job's progress, and the time between two of them in the log.
 const REPORT: Duration = Duration::from_secs(60);
+/// The shortest time between two checks whether the image still exists.
+const SHORTEST_CHECK: Duration = Duration::from_millis(100);
 /// How often an interrupted download is begun again, and the pause before.
 const RESTARTS: u32 = 3;
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -71,10 +75,17 @@ enum Step {
     Begin,
     /// Stages data from a web server.
     Download,
-    /// Copies the data to the store with this number.
+    /// Copies the data to the store with this number. A task of the type `import` has no other data than that of its web server.
     Store(usize),
     /// Removes the staged data and the lock.
     Finish,
+}
+
+/// Data to be copied.
+struct Original {
+    /// Its size in bytes, if it is known.
+    size: Option<u64>,
+    data: ByteStream,
 }
 
 struct Import<'j> {
@@ -97,7 +108,12 @@ fn steps(method: Method, input: &Input) -> Vec<Step> {
 }
 
 fn parse(job: &Job) -> Option<(Method, Input)> {
-    Some((Method::parse(&job.kind)?, serde_json::from_str(&job.input).ok()?))
+    Some((Method::of_job(&job.kind)?, serde_json::from_str(&job.input).ok()?))
+}
+
+/// Whether this process can run the job. A newer version may have written it.
+pub(super) fn is_readable(job: &Job) -> bool {
+    parse(job).is_some()
 }
 
 /// Whether the job needs its staged data no more.
@@ -108,10 +124,7 @@ pub(super) fn is_at_end(job: &Job) -> bool {
 
 /// Runs a job that this process has claimed to its end.
 pub(super) async fn run(app: &Arc<App>, job: &Job) {
-    let Some((method, input)) = parse(job) else {
-        tracing::error!("the import's parameters cannot be read; a newer version may have written them");
-        return;
-    };
+    let Some((method, input)) = parse(job) else { return };
     let identity = Identity { project_id: job.project_id.clone(), ..Identity::default() };
     let context = Context { identity: identity.into(), is_admin: false };
     let steps = steps(method, &input);
@@ -119,7 +132,13 @@ pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let mut step = usize::try_from(job.step).unwrap_or_default();
     tracing::info!(step, "the import runs in this process");
     while let Some(current) = steps.get(step) {
-        match import.execute(*current, step).await {
+        // The step's transaction decides: the check only ends steps that wait or move data.
+        let executed = tokio::select! {
+            biased;
+            executed = import.execute(*current, step) => executed,
+            () = import.is_lost() => Err(Stop::Lost),
+        };
+        match executed {
             Ok(next) => step = next,
             Err(stop) => {
                 if import.stopped(stop).await {
@@ -140,7 +159,13 @@ impl Import<'_> {
             Step::Store(number) => {
                 let store = self.input.stores.get(number).and_then(Option::as_deref);
                 let is_last = number + 1 == self.input.stores.len();
-                match self.copy(store, is_last, step).await {
+                let copied = match self.method {
+                    Method::Legacy => self.copy_from_web(store, is_last, step).await,
+                    Method::GlanceDirect | Method::WebDownload | Method::CopyImage => {
+                        self.copy(store, is_last, step).await
+                    }
+                };
+                match copied {
                     Err(Stop::Failed(error, _)) if self.input.must_succeed => {
                         return Err(Stop::Failed(error, store.map(str::to_owned).into_iter().collect()));
                     }
@@ -154,6 +179,27 @@ impl Import<'_> {
             Step::Finish => self.finish().await?,
         }
         Ok(step + 1)
+    }
+
+    /// Returns once the image is deleted, or another process has the job. Two statements per heartbeat.
+    async fn is_lost(&self) {
+        let (app, job) = (&**self.app, self.job);
+        loop {
+            tokio::time::sleep(app.config.glimpse.heartbeat.max(SHORTEST_CHECK)).await;
+            let check = async {
+                let mut conn = app.db.acquire().await?;
+                let image = db::images::get(&mut conn, &job.image_id).await?;
+                let exists = image.is_some_and(|image| image.status != Status::PendingDelete);
+                Ok::<_, db::Error>(exists && jobs::is_current(&mut conn, job).await?)
+            };
+            match check.await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "it cannot be checked now whether an import's image still exists")
+                }
+            }
+        }
     }
 
     /// Acts on the reason why a step did not complete. Returns whether the job has ended.
@@ -195,6 +241,10 @@ impl Import<'_> {
             let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
             let now = app.now();
             db::tasks::begin(&mut tx, &job.id, now).await?;
+            if self.method == Method::Legacy {
+                // Glance shows neither the stores nor the lock of such an import.
+                return Ok((tx, Some(image)));
+            }
             if self.method != Method::CopyImage && image.status != Status::Importing {
                 db::images::set_status(&mut tx, &image, Status::Importing, now).await?;
             }
@@ -212,6 +262,7 @@ impl Import<'_> {
             Method::WebDownload | Method::CopyImage => {
                 vec![(Resource::StageTotal, 0), (Resource::CountUploading, 0)]
             }
+            Method::Legacy => vec![(Resource::SizeTotal, 0), (Resource::CountUploading, 0)],
         };
         for (resource, delta) in resources {
             app.limits.enforce(&app.db, &self.context, resource, delta).await?;
@@ -230,7 +281,15 @@ impl Import<'_> {
 
     /// Rolls back the transfer of a process that has had the job before.
     async fn clear(&self) -> Result<(), Stop> {
-        let rows = uploads::all(&mut self.app.db.acquire().await?).await?;
+        let (rows, is_current) = {
+            let mut conn = self.app.db.acquire().await?;
+            let rows = uploads::all(&mut conn).await?;
+            // The check comes second: a process that has claimed the job since then has rolled back these rows, and begun others.
+            (rows, jobs::is_current(&mut conn, self.job).await?)
+        };
+        if !is_current {
+            return Err(Stop::Lost);
+        }
         for row in rows.iter().filter(|row| row.image_id == self.job.image_id) {
             let store = self.app.stores.for_upload(&row.store);
             recovery::roll_back(self.app, row, store.as_deref()).await?;
@@ -251,14 +310,14 @@ impl Import<'_> {
         begun.await?.ok_or(Stop::Lost)
     }
 
-    /// Moves data by `ingest`, and records the progress.
+    /// Moves data by `ingest`, adds the number of bytes to `moved`, and records that as the progress.
     async fn move_data<T, F: Future<Output = Result<T>>>(
         &self,
         data: ByteStream,
+        moved: &Arc<AtomicU64>,
         ingest: impl FnOnce(Demand) -> F,
     ) -> Result<T, Stop> {
-        let moved = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&moved);
+        let counter = Arc::clone(moved);
         let data = data.inspect(move |part| {
             counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
         });
@@ -268,11 +327,19 @@ impl Import<'_> {
         let mut is_supplied = false;
         let mut report = tokio::time::interval(REPORT.min(self.app.config.glimpse.heartbeat));
         report.tick().await;
+        let mut logged = Instant::now();
         loop {
             tokio::select! {
                 ended = &mut ingesting => return Ok(ended?),
                 () = &mut supplying, if !is_supplied => is_supplied = true,
-                _ = report.tick() => self.report(moved.load(Ordering::Relaxed)).await?,
+                _ = report.tick() => {
+                    let bytes = moved.load(Ordering::Relaxed);
+                    if logged.elapsed() >= REPORT {
+                        logged = Instant::now();
+                        tracing::info!(bytes, "the import makes progress");
+                    }
+                    self.report(bytes).await?;
+                }
             }
         }
     }
@@ -283,15 +350,12 @@ impl Import<'_> {
         let recorded = app.db.transaction(|mut tx| async move {
             let is_current = jobs::set_done(&mut tx, job, i64::try_from(bytes).unwrap_or(i64::MAX)).await?;
             if is_current {
-                db::tasks::set_message(&mut tx, &job.id, &copied(bytes), app.now()).await?;
+                db::tasks::set_message(&mut tx, &job.id, &self.progress(bytes), app.now()).await?;
             }
             Ok((tx, is_current))
         });
         match recorded.await {
-            Ok(true) => {
-                tracing::debug!(bytes, "the import makes progress");
-                Ok(())
-            }
+            Ok(true) => Ok(()),
             Ok(false) => Err(Stop::Lost),
             Err(error) => {
                 tracing::warn!(%error, "the progress of an import cannot be recorded now");
@@ -306,28 +370,39 @@ impl Import<'_> {
         let mut restarts = 0;
         loop {
             match self.try_download(step).await {
-                // The data did not arrive completely, or the server was unavailable.
-                Err(Stop::Failed(error @ (Error::StoreUnavailable(_) | Error::SlowClient), _))
-                    if restarts < RESTARTS =>
-                {
-                    restarts += 1;
-                    tracing::warn!(%error, restarts, "a download is begun again");
-                    tokio::time::sleep(RESTART_PAUSE * restarts).await;
-                }
+                Err(stop) if begins_again(&stop, &mut restarts).await => {}
                 Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, all())),
                 done => return done,
             }
         }
     }
 
+    /// Copies data from a web server into a store.
+    async fn copy_from_web(&self, name: Option<&str>, is_last: bool, step: usize) -> Result<(), Stop> {
+        let mut restarts = 0;
+        loop {
+            match self.copy(name, is_last, step).await {
+                Err(stop) if begins_again(&stop, &mut restarts).await => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Requests the data from the web server. Also returns its size in bytes, if the server reports it.
+    async fn open_source(&self) -> Result<(Option<u64>, ByteStream)> {
+        let uri = self.input.uri.as_deref().unwrap_or_default();
+        let (size, data) = download::open(self.app, self.job.project_id.as_deref(), uri).await?;
+        if size.is_some_and(|size| size > self.app.config.default.image_size_cap) {
+            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()));
+        }
+        Ok((size, data))
+    }
+
     async fn try_download(&self, step: usize) -> Result<(), Stop> {
         let (app, job) = (&**self.app, self.job);
-        let uri = self.input.uri.as_deref().unwrap_or_default();
-        let (size, data) = download::open(app, job.project_id.as_deref(), uri).await?;
-        let cap = app.config.default.image_size_cap;
-        if size.is_some_and(|size| size > cap) {
-            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()).into());
-        }
+        let (size, data) = self.open_source().await?;
+        let verification = self.input.checksum.as_ref().map(Checksum::start).transpose()?;
+        let observers = verification.iter().map(|verification| verification.tap.end()).collect();
         let store = app.stores.staging();
         let id = uploads::Upload::new_job_id();
         // Until this is dropped, recovery does not take the transfer for an abandoned one.
@@ -336,20 +411,21 @@ impl Import<'_> {
         let size = size.and_then(|size| i64::try_from(size).ok());
         let ingest = |data| async {
             let source = Source { data, size, left: StorageLeft::unbounded(), timeout: download::PATIENCE };
-            let stored = ingest_raw(app, &transfer.object, &store, source, Vec::new()).await;
+            let stored = ingest_raw(app, &transfer.object, &store, source, observers).await;
             stored.map_err(|interrupted| match interrupted {
-                // The only reason why the source is invalid is that it ended early.
-                Interrupted::Because(Error::Invalid(_)) => {
-                    Error::StoreUnavailable("The download of the image's data was interrupted.".to_owned())
-                }
-                Interrupted::Because(error) => error,
-                Interrupted::ByObserver => Error::Internal("there is no observer".into()),
+                Interrupted::Because(error) => download_error(error),
+                Interrupted::ByObserver => Error::Internal("the digest cannot be computed".into()),
             })
         };
-        let stored = match self.move_data(data, ingest).await {
+        let stored = match self.move_data(data, &Arc::default(), ingest).await {
             Ok((stored, _)) => stored,
             Err(stop) => return Err(abort(&transfer, stop).await),
         };
+        if let Some(verification) = verification
+            && let Err(error) = verification.finish().await
+        {
+            return Err(discard(&transfer, error.into()).await);
+        }
         let hold = match transfer.place(&stored).await {
             Ok(hold) => hold,
             Err(error) => return Err(discard(&transfer, error.into()).await),
@@ -367,25 +443,36 @@ impl Import<'_> {
         if completed? { Ok(()) } else { Err(Stop::Lost) }
     }
 
-    /// Opens the data to be copied, and returns its size if it is known.
-    async fn open(&self, image: &Image) -> Result<(Option<u64>, ByteStream), Stop> {
-        if self.method != Method::CopyImage {
-            let staged = self.app.stores.open_staged(&image.id).await;
-            let staged = staged.map_err(|error| match error {
-                store::Error::NotFound => Error::Internal("the staged data is not on this node".into()),
-                error => Error::store_failed(error),
-            })?;
-            return Ok((staged.size, staged.data));
-        }
+    /// Opens the data to be copied.
+    async fn open(&self, image: &Image) -> Result<Original, Stop> {
         let app = &**self.app;
+        match self.method {
+            Method::Legacy => {
+                let (size, data) = self.open_source().await?;
+                return Ok(Original { size, data });
+            }
+            Method::GlanceDirect | Method::WebDownload => {
+                let (store, url) =
+                    (app.stores.staging(), app.stores.staged_url(&image.id).map_err(Error::store_failed)?);
+                let staged = store.get(&url, None).await.map_err(|error| match error {
+                    store::Error::NotFound => Error::Internal("the staged data is not on this node".into()),
+                    error => Error::store_failed(error),
+                })?;
+                return Ok(Original { size: staged.size, data: staged.data });
+            }
+            Method::CopyImage => {}
+        }
         let mut locations = db::locations::list(&mut app.db.acquire().await?, &image.id).await?;
         // As in Glance, the default store comes first.
         let default = app.stores.default();
         locations.sort_by_key(|location| placement::name_of(app, location) != Some(&default.id));
-        for location in &locations {
-            let opened = async { app.stores.find(&location.url, &location.metadata)?.get(&location.url, None).await };
+        for location in locations {
+            let opened = async {
+                let store = app.stores.find(&location.url, &location.metadata)?;
+                store.get(&location.url, None).await
+            };
             match opened.await {
-                Ok(blob) => return Ok((blob.size, blob.data)),
+                Ok(blob) => return Ok(Original { size: blob.size, data: blob.data }),
                 Err(error) => {
                     tracing::warn!(location = location.id, error = with_causes(&error), "a location cannot be read");
                 }
@@ -394,45 +481,54 @@ impl Import<'_> {
         Err(Error::store_failed("no location of the image can be read").into())
     }
 
+    /// Copies the data into a store, and shows it to the image's observers. Adds the number of bytes to `moved`.
+    async fn receive(
+        &self,
+        image: &Image,
+        object: &Object,
+        store: &Arc<Store>,
+        moved: &Arc<AtomicU64>,
+    ) -> Result<Ingested, Stop> {
+        let app = self.app;
+        let Original { size, data } = self.open(image).await?;
+        let expected = image.size.and_then(|size| u64::try_from(size).ok());
+        if let (Some(size), Some(expected)) = (size, expected)
+            && size != expected
+        {
+            let message = format!("Image size mismatch. Expected {expected} but got {size}");
+            return Err(Error::Invalid(message).into());
+        }
+        let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
+        left.admits(size).map_err(over_quota)?;
+        let size = size.and_then(|size| i64::try_from(size).ok());
+        let ingest = |data| async {
+            let source = Source { data, size, left, timeout: download::PATIENCE };
+            let ingested = ingest(app, image, object, store, source).await;
+            if self.method == Method::Legacy { ingested.map_err(download_error) } else { ingested }
+        };
+        self.move_data(data, moved, ingest).await
+    }
+
+    /// The store with this name.
+    fn store(&self, name: &str) -> Result<Arc<Store>> {
+        let missing = || Error::Internal(format!("the store {name} is not configured here").into());
+        self.app.stores.named(name).ok_or_else(missing)
+    }
+
     /// Copies the data into a store.
     async fn copy(&self, name: Option<&str>, is_last: bool, step: usize) -> Result<(), Stop> {
         let app = &**self.app;
-        let store = match name {
-            None => app.stores.default(),
-            Some(name) => {
-                let missing = || Error::Internal(format!("the store {name} is not configured here").into());
-                app.stores.named(name).ok_or_else(missing)?
-            }
-        };
+        let store = name.map_or_else(|| Ok(app.stores.default()), |name| self.store(name))?;
         let id = uploads::Upload::new_job_id();
         // Until this is dropped, recovery does not take the transfer for an abandoned one.
         let _active = app.process.begin_upload(&id);
         let (transfer, image) = self.begin_transfer(&store, &id).await?;
-        let received = async {
-            let (size, data) = self.open(&image).await?;
-            let expected = image.size.and_then(|size| u64::try_from(size).ok());
-            if let (Some(size), Some(expected)) = (size, expected)
-                && size != expected
-            {
-                let message = format!("Image size mismatch. Expected {expected} but got {size}");
-                return Err(Error::Invalid(message).into());
-            }
-            let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
-            left.admits(size).map_err(over_quota)?;
-            let size = size.and_then(|size| i64::try_from(size).ok());
-            let ingest = |data| async {
-                let source = Source { data, size, left, timeout: download::PATIENCE };
-                let Ingested { stored, size, observers } =
-                    ingest(self.app, &image, &transfer.object, &store, source).await?;
-                Ok((stored, size, observers))
-            };
-            self.move_data(data, ingest).await
-        };
-        let (stored, size, observers) = match received.await {
+        let received = self.receive(&image, &transfer.object, &store, &Arc::default()).await;
+        let Ingested { stored, size, observers } = match received {
             Ok(received) => received,
             Err(stop) => return Err(abort(&transfer, stop).await),
         };
-        let facts = match observers.finish(size).await.and_then(|facts| check_same(&image, facts)) {
+        let facts = match observers.finish(size).await.and_then(|facts| check_same(&image, &facts).map(|()| facts)) {
             Ok(facts) => facts,
             Err(error) => return Err(discard(&transfer, error.into()).await),
         };
@@ -480,31 +576,46 @@ impl Import<'_> {
                 let size = u64::try_from(facts.size).unwrap_or_default();
                 admission.enforce(&mut tx, Some(&image.id), size.saturating_mul(copies)).await?;
                 if self.method != Method::CopyImage {
-                    let to = if activates { Status::Active } else { image.status };
+                    // An admin may have deactivated the image since another store has activated it.
+                    let is_inactive = matches!(image.status, Status::Importing | Status::Saving);
+                    let to = if activates && is_inactive { Status::Active } else { image.status };
                     db::images::set_facts(&mut tx, &image, facts, to, now).await?;
                 }
                 db::locations::insert(&mut tx, &image.id, &[(&stored.url, &stored.metadata)], now).await?;
                 let stores: Vec<&str> = name.into_iter().collect();
-                change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
-                db::tasks::set_message(&mut tx, &job.id, &copied(size), now).await?;
+                if self.method != Method::Legacy {
+                    change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
+                }
+                db::tasks::set_message(&mut tx, &job.id, &self.progress(size), now).await?;
                 jobs::set_step(&mut tx, job, next(step)).await?;
                 Ok((tx, true))
             })
             .await
     }
 
+    /// The message of the task while it is in progress. As in Glance, a task of the type `import` has none.
+    fn progress(&self, bytes: u64) -> String {
+        if self.method == Method::Legacy { String::new() } else { format!("Copied {} MiB", bytes >> 20) }
+    }
+
     /// Goes on without a store that has failed.
     async fn skip(&self, name: Option<&str>, step: usize) -> Result<(), Stop> {
-        let (app, job) = (&**self.app, self.job);
-        let skipped = app.db.transaction(|mut tx| async move {
+        if let Some(name) = name {
+            self.remove_from_lists(name).await?;
+        }
+        self.advance(step).await
+    }
+
+    /// Moves a store from the list of those that the image is imported to, to the list of those that have failed.
+    async fn remove_from_lists(&self, name: &str) -> Result<(), Stop> {
+        let app = &**self.app;
+        let moved = app.db.transaction(|mut tx| async move {
             let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
-            let stores: Vec<&str> = name.into_iter().collect();
-            change_list(app, &mut tx, &image.id, FAILED_IMPORT, &stores, &[]).await?;
-            change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
-            jobs::set_step(&mut tx, job, next(step)).await?;
+            change_list(app, &mut tx, &image.id, FAILED_IMPORT, &[name], &[]).await?;
+            change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &[name]).await?;
             Ok((tx, true))
         });
-        if skipped.await? { Ok(()) } else { Err(Stop::Lost) }
+        if moved.await? { Ok(()) } else { Err(Stop::Lost) }
     }
 
     /// Removes the staged data, ends the task, and removes the lock.
@@ -530,7 +641,7 @@ impl Import<'_> {
     }
 
     async fn discard_staged(&self) {
-        if self.method == Method::CopyImage {
+        if matches!(self.method, Method::CopyImage | Method::Legacy) {
             return;
         }
         if let Err(error) = self.app.stores.discard_staged(&self.job.image_id).await {
@@ -554,7 +665,11 @@ impl Import<'_> {
             let now = app.now();
             db::tasks::fail(&mut tx, &job.id, message, now, expiry(app)).await?;
             let mut released = Vec::new();
-            if let Some(image) = &image {
+            if self.method == Method::Legacy {
+                if let Some(image) = image.filter(|image| image.status == Status::Saving) {
+                    delete_image(&mut tx, &image, now).await?;
+                }
+            } else if let Some(image) = &image {
                 let stores = self.input.named_stores();
                 let is_copied = |location: &Location| {
                     stores.is_empty() || placement::name_of(app, location).is_some_and(|name| stores.contains(&name))
@@ -594,19 +709,43 @@ fn next(step: usize) -> i32 {
     i32::try_from(step + 1).unwrap_or(i32::MAX)
 }
 
-/// The message of a task in progress.
-fn copied(bytes: u64) -> String {
-    format!("Copied {} MiB", bytes >> 20)
+/// Whether a download begins again, because its data did not arrive completely, or because the server was unavailable. Then waits.
+async fn begins_again(stop: &Stop, restarts: &mut u32) -> bool {
+    let Stop::Failed(error @ (Error::StoreUnavailable(_) | Error::SlowClient), _) = stop else { return false };
+    if *restarts >= RESTARTS {
+        return false;
+    }
+    *restarts += 1;
+    tracing::warn!(%error, restarts, "a download is begun again");
+    tokio::time::sleep(RESTART_PAUSE * *restarts).await;
+    true
+}
+
+/// Deletes the image that a failed task of the type `import` has created. It may be protected.
+async fn delete_image(tx: &mut Tx, image: &Image, now: NaiveDateTime) -> Result<()> {
+    if let Some(begun) = db::images::begin_deletion(tx, image, now).await? {
+        db::images::delete(tx, &begun, Status::Deleted, now).await?;
+        db::images::delete_children(tx, &begun.id, now).await?;
+    }
+    Ok(())
+}
+
+/// Turns the failure of a download into the import's error. The only reason why its source is invalid is that it ended early.
+fn download_error(error: Error) -> Error {
+    match error {
+        Error::Invalid(_) => Error::StoreUnavailable("The download of the image's data was interrupted.".to_owned()),
+        error => error,
+    }
 }
 
 /// Checks that the data is that of the image, if the image has data already.
-fn check_same(image: &Image, facts: DataFacts) -> Result<DataFacts> {
+fn check_same(image: &Image, facts: &DataFacts) -> Result<()> {
     let before = (image.os_hash_algo.as_deref(), image.os_hash_value.as_deref());
     match before {
         (Some(algorithm), Some(value)) if algorithm == facts.os_hash_algo && value != facts.os_hash_value => {
             Err(Error::Invalid(format!("The data's {algorithm} is {}, expected {value}.", facts.os_hash_value)))
         }
-        _ => Ok(facts),
+        _ => Ok(()),
     }
 }
 

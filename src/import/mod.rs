@@ -1,7 +1,9 @@
 //! Import of image data. A job in the database does the work, so that it survives the death of its process: see ADR 19.
 
+mod checksum;
 mod download;
 mod job;
+mod legacy;
 mod runner;
 
 use std::sync::Arc;
@@ -11,7 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-pub(crate) use self::runner::{release_abandoned, start_waiting};
+use self::checksum::Checksum;
+pub(crate) use self::{
+    legacy::{NewTask, check_source, create_task},
+    runner::{release_abandoned, start_waiting},
+};
 use crate::{
     access::{self, Subject},
     app::App,
@@ -21,7 +27,7 @@ use crate::{
     egress::Strictness,
     error::{Error, Result},
     limits::Resource,
-    model::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, RequestedId, Status, Task, TaskStatus},
+    model::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, ImageId, RequestedId, Status, Task, TaskStatus},
     policy::rule,
 };
 
@@ -37,6 +43,8 @@ pub(crate) enum Method {
     WebDownload,
     /// An active image's data is copied to further stores.
     CopyImage,
+    /// A task of the type `import` creates an image with data from a web server. Clients cannot choose it as a method.
+    Legacy,
 }
 
 impl Method {
@@ -47,7 +55,13 @@ impl Method {
             Self::GlanceDirect => "glance-direct",
             Self::WebDownload => "web-download",
             Self::CopyImage => "copy-image",
+            Self::Legacy => "import",
         }
+    }
+
+    /// The method of a job.
+    fn of_job(kind: &str) -> Option<Self> {
+        Self::parse(kind).or_else(|| (kind == Self::Legacy.name()).then_some(Self::Legacy))
     }
 
     fn parse(name: &str) -> Option<Self> {
@@ -76,6 +90,8 @@ pub(crate) fn warn_of_missing_methods(app: &App) {
 pub(crate) struct ImportRequest {
     method: Method,
     uri: Option<String>,
+    /// What the downloaded data must match.
+    checksum: Option<Checksum>,
     /// The stores that the client chose.
     stores: Option<Vec<String>>,
     all_stores: bool,
@@ -108,8 +124,10 @@ impl ImportRequest {
             let names = names.and_then(|names| names.iter().map(|name| name.as_str().map(str::to_owned)).collect());
             names.ok_or_else(|| invalid("'stores' must be a list of the names of stores"))
         });
+        let checksum = method.get("checksum").filter(|_| known == Method::WebDownload);
         Ok(Self {
             method: known,
+            checksum: checksum.map(Checksum::parse).transpose()?,
             uri: method.get("uri").and_then(Value::as_str).map(str::to_owned),
             stores: stores.transpose()?,
             all_stores,
@@ -119,10 +137,14 @@ impl ImportRequest {
     }
 }
 
-/// The parameters of a job.
+/// The parameters of a job. A process does not run a job with parameters that it does not know.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Input {
     uri: Option<String>,
+    /// What the downloaded data must match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<Checksum>,
     /// The stores to copy to; a single `None` if stores have no names.
     stores: Vec<Option<String>>,
     must_succeed: bool,
@@ -192,42 +214,63 @@ async fn insert(
     stores: Vec<Option<String>>,
     request_id: Option<&str>,
 ) -> Result<()> {
-    let (now, task_id) = (app.now(), Uuid::new_v4().to_string());
-    let lock = [(IMPORT_TASK.to_owned(), task_id.clone())];
+    let task_input = json!({"image_id": image.id, "import_req": request.body, "backend": stores});
+    let task = new_task(app, context, "api_image_import", Some(image.id.to_string()), request_id, &task_input)?;
+    let lock = [(IMPORT_TASK.to_owned(), task.id.clone())];
     // Glance may have left rows that are marked as deleted.
     db::properties::delete(tx, &image.id, &[IMPORT_TASK]).await?;
-    db::properties::insert(tx, &image.id, &lock, now).await?;
-    let task_input = json!({"image_id": image.id, "import_req": request.body, "backend": stores});
-    let task = Task {
-        id: task_id.clone(),
-        kind: "api_image_import".to_owned(),
+    db::properties::insert(tx, &image.id, &lock, task.created_at).await?;
+    db::tasks::insert(tx, &task).await?;
+    let input = Input {
+        uri: request.uri.clone(),
+        checksum: request.checksum.clone(),
+        stores,
+        must_succeed: request.must_succeed,
+    };
+    Ok(db::jobs::insert(tx, &new_job(context, request.method, &image.id, &task, &input)?).await?)
+}
+
+/// A task that has not begun.
+fn new_task(
+    app: &App,
+    context: &Context,
+    kind: &str,
+    image_id: Option<String>,
+    request_id: Option<&str>,
+    input: &Value,
+) -> Result<Task> {
+    let now = app.now();
+    Ok(Task {
+        id: Uuid::new_v4().to_string(),
+        kind: kind.to_owned(),
         status: TaskStatus::Pending,
         owner: context.project_id().unwrap_or_default().to_owned(),
         expires_at: None,
-        image_id: Some(image.id.to_string()),
+        image_id,
         request_id: request_id.map(|id| id.chars().take(64).collect()),
         user_id: context.identity.user_id.as_ref().map(|id| id.chars().take(64).collect()),
         created_at: now,
         updated_at: Some(now),
-        input: Some(ascii_json(&task_input)?),
+        input: Some(ascii_json(input)?),
         result: None,
         message: Some(String::new()),
-    };
-    db::tasks::insert(tx, &task).await?;
-    let input = Input { uri: request.uri.clone(), stores, must_succeed: request.must_succeed };
-    let job = Job {
-        id: task_id,
-        kind: request.method.name().to_owned(),
-        image_id: image.id.clone(),
+    })
+}
+
+/// The job of a task. No process has claimed it.
+fn new_job(context: &Context, method: Method, image_id: &ImageId, task: &Task, input: &Input) -> Result<Job> {
+    Ok(Job {
+        id: task.id.clone(),
+        kind: method.name().to_owned(),
+        image_id: image_id.clone(),
         project_id: context.project_id().map(str::to_owned),
         process_id: String::new(),
         claim: Uuid::new_v4().to_string(),
-        input: ascii_json(&input)?,
+        input: ascii_json(input)?,
         step: 0,
         done: 0,
-        created_at: now,
-    };
-    Ok(db::jobs::insert(tx, &job).await?)
+        created_at: task.created_at,
+    })
 }
 
 /// Checks that the image accepts an import by this method, in Glance's order.
@@ -248,7 +291,7 @@ fn check_status(method: Method, image: &Subject) -> Result<()> {
         Method::GlanceDirect if status != Status::Uploading => {
             return conflict("Image needs to be staged before 'glance-direct' method can be used".to_owned());
         }
-        Method::WebDownload | Method::GlanceDirect => {}
+        Method::WebDownload | Method::GlanceDirect | Method::Legacy => {}
     }
     for (name, format) in [("container_format", &image.container_format), ("disk_format", &image.disk_format)] {
         if format.as_deref().unwrap_or_default().is_empty() {

@@ -73,6 +73,18 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
         waiting.sort_by_key(|job| running.get(&job.project_id).copied().unwrap_or_default());
         let Some(job) = waiting.into_iter().next() else { return Ok(()) };
         skipped.insert(job.id.clone());
+        if !job::is_readable(job) {
+            if app.process.note_unreadable(&job.id) {
+                let (task, image, method) = (&job.id, job.image_id.as_str(), &job.kind);
+                tracing::warn!(
+                    task,
+                    image,
+                    method,
+                    "an import that a newer version of Glimpse has written cannot run here; it waits for such a process"
+                );
+            }
+            continue;
+        }
         // Data that was staged on another node is imported there.
         let needs_staged = job.kind == Method::GlanceDirect.name() && !job::is_at_end(job);
         if needs_staged && !given_up.contains(&job.id) && !app.stores.has_staged(&job.image_id).await {

@@ -34,8 +34,7 @@ pub(crate) struct Schemas {
     pub(crate) member: Value,
     /// The schema of the list of an image's members.
     pub(crate) members: Value,
-    /// The schema of a task.
-    pub(crate) task: Value,
+    task: Schema,
     /// The schema of a page of tasks.
     pub(crate) tasks: Value,
 }
@@ -89,13 +88,27 @@ impl Schemas {
             members: minimal_page("members", &member),
             member,
             tasks: minimal_page("tasks", &minimal("task", task)),
-            task: whole_task,
+            task: Schema::new(whole_task).map_err(SchemasError::BuiltIn)?,
         })
     }
 
     /// The schema of an image.
     pub(crate) fn image(&self) -> &Value {
         self.image.raw()
+    }
+
+    /// The schema of a task.
+    pub(crate) fn task(&self) -> &Value {
+        self.task.raw()
+    }
+
+    /// Validates a task that a client wants to create.
+    ///
+    /// # Errors
+    /// As [`Self::check_image`].
+    pub(crate) fn check_task(&self, body: &Map<String, Value>) -> Result<()> {
+        let checked = self.task.check(body);
+        checked.map_err(|fault| Error::Invalid(format!("Provided object does not match schema 'task': {fault}")))
     }
 
     /// Validates an image that a client wants to create, or the attributes of an image that a client wants to change.

@@ -178,10 +178,10 @@ impl FileDriver {
         .await
     }
 
-    /// Opens the data that is staged for an image.
-    pub(super) async fn open_staged(&self, image_id: &str) -> Result<Blob> {
+    /// The location of the data that is staged for an image.
+    pub(super) fn staged_url(&self, image_id: &str) -> Result<LocationUrl> {
         let dir = self.dirs.first().ok_or(Error::NotFound)?;
-        self.get(&format!("file://{}", join(&dir.path, image_id)).into(), None).await
+        Ok(format!("file://{}", join(&dir.path, image_id)).into())
     }
 
     /// Removes the data that is staged for an image.

@@ -5,8 +5,8 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Blob, Driver, Environment, Error, Hold, Object, Result, STAGING, Stored, file::FileDriver, http::HttpDriver, location,
-    s3::S3Driver,
+    Blob, Driver, Environment, Error, Hold, Object, Result, STAGING, Stored, file::FileDriver, http::HttpDriver,
+    location, s3::S3Driver,
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
@@ -279,17 +279,18 @@ impl Stores {
         }
     }
 
-    /// Opens an image's staged data.
-    pub(crate) async fn open_staged(&self, image_id: &str) -> Result<Blob> {
+    /// The location of an image's staged data, in the store of staged data.
+    pub(crate) fn staged_url(&self, image_id: &str) -> Result<LocationUrl> {
         match &self.staging.driver {
-            AnyDriver::File(driver) => driver.open_staged(image_id).await,
+            AnyDriver::File(driver) => driver.staged_url(image_id),
             _ => Err(Error::NotFound),
         }
     }
 
     /// Whether an image has staged data on this node.
     pub(crate) async fn has_staged(&self, image_id: &str) -> bool {
-        self.open_staged(image_id).await.is_ok()
+        let Ok(url) = self.staged_url(image_id) else { return false };
+        self.staging.size(&url).await.is_ok()
     }
 
     /// Lists the images with staged data that nothing has written to for at least `quiet`.

@@ -57,6 +57,11 @@ fn openssl_name(algorithm: HashAlgorithm) -> &'static str {
     }
 }
 
+/// Returns the number of hexadecimal digits of a digest. `None` if OpenSSL does not provide the algorithm.
+pub(crate) fn hex_length(algorithm: HashAlgorithm) -> Option<usize> {
+    MessageDigest::from_name(openssl_name(algorithm)).map(|digest| digest.size() * 2)
+}
+
 /// Returns an algorithm's name, as Glance writes it.
 pub(crate) fn name(algorithm: HashAlgorithm) -> String {
     algorithm.to_text()

@@ -30,7 +30,7 @@ pub(crate) use self::{
     blocking::read_ahead,
     chunk::Chunk,
     demand::{Demand, apart},
-    digest::{Digest, algorithm, name},
+    digest::{Digest, algorithm, hex_length, name},
     feed::{Incomplete, Limits},
     queue::{Chunks, Cut, channel},
     tap::{Observer, Tap},

@@ -24,7 +24,7 @@ pub(super) async fn members(State(app): State<SharedApp>, _: NoBody) -> Response
 }
 
 pub(super) async fn task(State(app): State<SharedApp>, _: NoBody) -> Response {
-    json::ascii_response(&app.schemas.task)
+    json::ascii_response(app.schemas.task())
 }
 
 pub(super) async fn tasks(State(app): State<SharedApp>, _: NoBody) -> Response {

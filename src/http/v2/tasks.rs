@@ -1,6 +1,7 @@
-//! `/v2/tasks`, `/v2/tasks/{task_id}` and `/v2/images/{image_id}/tasks`: shows and lists tasks.
+//! `/v2/tasks`, `/v2/tasks/{task_id}` and `/v2/images/{image_id}/tasks`: creates, shows and lists tasks.
 
 use axum::{
+    Extension,
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse as _, Response},
@@ -9,16 +10,18 @@ use chrono::NaiveDateTime;
 use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value, json};
 
-use super::images::QUERY;
+use super::images::{self, QUERY};
 use crate::{
-    app::SharedApp,
+    app::{App, SharedApp},
     context::Context,
     error::{Error, Result},
     http::{
         error::ErrorResponse,
         extract::{ImagePath, JsonObject, NoBody, PathVariables, Query},
-        json,
+        json, links,
+        middleware::request_id::RequestId,
     },
+    import::{self, NewTask},
     model::{Direction, Task, TaskKey},
     python,
     tasks::{self, TaskQuery},
@@ -97,21 +100,48 @@ pub(super) async fn delete(State(app): State<SharedApp>, context: Context, _: No
     Ok(response)
 }
 
-/// As documented, no task can be created here.
+/// Creates a task. As in Glance, the response shows it as it was before it began.
 pub(super) async fn create(
     State(app): State<SharedApp>,
     context: Context,
+    Extension(RequestId(request_id)): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, Response> {
     use axum::extract::FromRequest as _;
     tasks::authorise(&app, &context).map_err(Error::into_response)?;
-    let JsonObject(new) = JsonObject::from_request(request, &app).await?;
-    let missing = ["type", "input"].into_iter().find(|name| !new.contains_key(*name));
-    let message = match missing {
-        Some(name) => format!("Task '{name}' is required"),
-        None => "This server does not create tasks.".to_owned(),
+    let (headers, uri) = (request.headers().clone(), request.uri().clone());
+    let JsonObject(body) = JsonObject::from_request(request, &app).await?;
+    let new = new_task(&app, body).map_err(Error::into_response)?;
+    let task = import::create_task(&app, &context, new, Some(&request_id)).await.map_err(Error::into_response)?;
+    let location = format!("{}/v2/tasks/{}", links::base(&app, &headers, &uri), task.id);
+    let mut response = (StatusCode::CREATED, json::response(&self::body(&task, true))).into_response();
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Parses the body of a request that creates a task, in Glance's order.
+fn new_task(app: &App, mut body: Map<String, Value>) -> Result<NewTask> {
+    let missing = |name: &str| Error::Invalid(format!("Task '{name}' is required"));
+    if let Some(name) = ["type", "input"].into_iter().find(|name| !body.contains_key(*name)) {
+        return Err(missing(name));
+    }
+    app.schemas.check_task(&body)?;
+    let kind = body["type"].as_str().unwrap_or_default().to_owned();
+    let input = body.shift_remove("input");
+    if kind == "import" {
+        import::check_source(app, input.as_ref().and_then(|input| input.get("import_from")))?;
+    }
+    let Some(Value::Object(input)) = input else { return Err(missing("input")) };
+    let image = match input.get("image_properties") {
+        Some(Value::Object(properties)) if properties.contains_key("id") => {
+            Err(Error::Forbidden("Attribute 'id' is read-only.".to_owned()))
+        }
+        Some(Value::Object(properties)) => images::new_image(app, properties.clone()),
+        _ => Err(Error::Invalid("'image_properties' must be an object".to_owned())),
     };
-    Err(Error::Invalid(message).into_response())
+    Ok(NewTask { kind, input, image })
 }
 
 pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(pairs): Query) -> Result<Response> {

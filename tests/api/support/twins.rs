@@ -48,12 +48,13 @@ pub(crate) struct Question {
     headers: Vec<(&'static str, String)>,
     body: Option<String>,
     ignored: &'static [&'static str],
+    ignored_header: Option<&'static str>,
 }
 
 impl Question {
     pub(crate) fn new(persona: Persona, method: &'static str, path: impl Into<String>) -> Self {
         let headers = vec![("Accept", "application/json".to_owned())];
-        Self { persona, method, path: path.into(), headers, body: None, ignored: &[] }
+        Self { persona, method, path: path.into(), headers, body: None, ignored: &[], ignored_header: None }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -74,6 +75,11 @@ impl Question {
     pub(crate) fn text(mut self, body: &str) -> Self {
         self.body = Some(body.to_owned());
         self
+    }
+
+    /// Excludes this header of the response from the comparison.
+    pub(crate) fn ignoring_header(self, name: &'static str) -> Self {
+        Self { ignored_header: Some(name), ..self }
     }
 
     /// Excludes these keys of the response's JSON from the comparison.
@@ -205,6 +211,11 @@ impl Twins {
         self.their_database.execute(sql).await;
     }
 
+    /// Runs a query for pairs of texts on both databases, first on Glimpse's.
+    pub(crate) async fn pairs(&self, sql: &str) -> (Vec<(String, String)>, Vec<(String, String)>) {
+        (self.ours.database.pairs(sql).await, self.their_database.pairs(sql).await)
+    }
+
     /// The number of requests so far.
     pub(crate) fn request_count(&self) -> usize {
         self.asked.load(Ordering::Relaxed)
@@ -215,8 +226,12 @@ impl Twins {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let (ours, theirs) = self.clients(question.persona);
         let (left, right) = tokio::join!(question.put_to(&ours), question.put_to(&theirs));
-        let ignored = question.ignored;
-        (Seen::of(&left, &self.ours.base, ignored), Seen::of(&right, &self.theirs.base(), ignored))
+        let see = |answer: &Answer, base: &str| {
+            let mut seen = Seen::of(answer, base, question.ignored);
+            seen.headers.retain(|(name, _)| Some(*name) != question.ignored_header);
+            seen
+        };
+        (see(&left, &self.ours.base), see(&right, &self.theirs.base()))
     }
 
     /// Sends a request to both servers. If the responses differ, the test fails at its end. Returns Glimpse's status.

@@ -116,7 +116,7 @@ impl Serialize for ImageBody<'_> {
 
 /// Parses the body of a request that creates an image. Checks, in Glance's order, read-only attributes, the schema, and what the
 /// schema cannot express.
-pub(super) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewImage> {
+pub(in crate::http::v2) fn new_image(app: &App, mut body: Map<String, Value>) -> Result<NewImage> {
     let read_only = |name: &&str| Error::Forbidden(format!("Attribute '{name}' is read-only."));
     if let Some(name) = COMPUTED.iter().find(|name| body.contains_key(**name)) {
         return Err(read_only(name));
