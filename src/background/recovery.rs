@@ -71,7 +71,7 @@ impl ProcessWatch {
             if !abandoned && living.contains(&upload.process_id) {
                 continue;
             }
-            if app.stores.for_upload(&upload.store).is_none() && living.len() > 1 {
+            if app.stores.all_for_upload(&upload.store).is_none() && living.len() > 1 {
                 let checks = before.get(&upload.upload_id).map_or(0, |checks| checks + 1);
                 if checks == 0 {
                     let (image, store) = (upload.image_id.as_str(), &upload.store);
@@ -163,15 +163,16 @@ fn patience(theirs: Duration, every: Duration) -> u32 {
 
 /// Rolls back an interrupted upload, or returns why that is not possible now.
 async fn roll_back_dead(app: &App, upload: &Upload) -> Result<(), String> {
-    let (image, store) = (upload.image_id.as_str(), app.stores.for_upload(&upload.store));
+    let (image, is_configured) = (upload.image_id.as_str(), app.stores.all_for_upload(&upload.store).is_some());
+    let stores: Vec<_> = upload.store.split(',').filter_map(|store| app.stores.for_upload(store)).collect();
     // The process that has the hold on the image may stall indefinitely, and there are other uploads.
-    let rollback = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, store.as_deref()));
+    let rollback = tokio::time::timeout(app.config.glimpse.request_timeout, roll_back(app, upload, &stores));
     let rolled_back = rollback
         .await
         .map_err(|_| "the database, the store, or the process that has the hold on the image's path takes too long")?;
     if rolled_back.map_err(|error| error.to_string())? {
         tracing::warn!(image, "an interrupted upload was rolled back");
-        if store.is_none() {
+        if !is_configured {
             let store = &upload.store;
             tracing::warn!(image, store, "its data may remain in the store, which is not configured here");
         }

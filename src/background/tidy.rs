@@ -8,7 +8,7 @@ use futures_util::{StreamExt as _, stream};
 use crate::{
     app::App,
     data::{removal, stage},
-    db::{self, Conn, locations::Removal},
+    db::{self, Conn, locations::Removal, uploads::Upload},
     error::Result,
     images::delete,
     model::Image,
@@ -69,6 +69,7 @@ async fn remove_unknown_files(app: &App, quiet: Duration) -> Result<()> {
         }
         let timeout = app.config.glimpse.request_timeout;
         let known = app.db.acquire().await?.in_time(timeout, async |conn| db::uploads::all(conn).await).await?;
+        let known: Vec<_> = known.iter().flat_map(Upload::parts).collect();
         let is_known = |object: &&Object| known.iter().any(|upload| upload.upload_id == object.upload_id);
         for object in unfinished.iter().filter(|object| !is_known(object)) {
             let image = &object.image_id;

@@ -11,6 +11,7 @@ mod glimpse;
 mod group;
 mod healthcheck;
 mod image_format;
+mod image_import_opts;
 mod import_filtering_opts;
 mod ini;
 mod keystone_authtoken;
@@ -72,6 +73,7 @@ groups! {
         image_format::ImageFormat,
         oslo_limit::OsloLimit,
         import_filtering_opts::ImportFilteringOpts,
+        image_import_opts::ImageImportOpts,
         task::Task,
         taskflow_executor::TaskflowExecutor,
         oslo_middleware::OsloMiddleware,

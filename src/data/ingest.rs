@@ -55,6 +55,30 @@ pub(crate) async fn ingest(
     }
 }
 
+/// Shows all data of an image to the image's observers, without storing it. Returns its size in bytes, and the observers.
+///
+/// # Errors
+/// As [`ingest`].
+pub(crate) async fn inspect(app: &Arc<App>, image: &Image, source: Source) -> Result<(u64, Observers)> {
+    let observers = Observers::start(app, image)?;
+    let (announced, limits) = (source.size, limits(app, &source));
+    let (feed, mut chunks) = stream::channel();
+    let drain = async { while let Ok(Some(_)) = chunks.next().await {} };
+    let (fed, ()) = tokio::join!(source.data.feed(limits, observers.inputs(), feed), drain);
+    match fed {
+        Ok(size) => Ok((size, observers)),
+        Err(Incomplete::ObserverClosed) => Err(observers.into_error().await),
+        Err(incomplete) => Err(interruption_error(incomplete, announced)),
+    }
+}
+
+/// The limits of data from this source.
+fn limits(app: &App, source: &Source) -> stream::Limits {
+    let cap = app.config.default.image_size_cap;
+    let max_size = source.left.bound().map_or(cap, |left| left.min(cap));
+    stream::Limits { timeout: source.timeout, max_size, expected: source.size.filter(|size| *size != 0) }
+}
+
 /// Why data did not arrive completely.
 pub(crate) enum Interrupted {
     /// An observer has rejected the data.
@@ -71,11 +95,10 @@ pub(crate) async fn ingest_raw(
     source: Source,
     observers: Vec<flume::Sender<Chunk>>,
 ) -> Result<(Stored, u64), Interrupted> {
-    let Source { data, size: announced, left, timeout } = source;
+    let limits = limits(app, &source);
+    let Source { data, size: announced, left, .. } = source;
     let size = announced.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
     let cap = app.config.default.image_size_cap;
-    let expected = announced.filter(|size| *size != 0);
-    let limits = stream::Limits { timeout, max_size: left.bound().map_or(cap, |left| left.min(cap)), expected };
     let (feed, chunks) = stream::channel();
     let mut feeding = pin!(data.feed(limits, observers, feed));
     let mut putting = pin!(store.put(object, chunks, size));

@@ -1,5 +1,7 @@
 //! Rollback of an interrupted upload, and removal of what it has left in a store that was away.
 
+use std::sync::Arc;
+
 use uuid::Uuid;
 
 use crate::{
@@ -19,11 +21,11 @@ fn is_in_store(app: &App, location: &Location, store: &str) -> bool {
     app.stores.find(&location.url, &location.metadata).is_ok_and(|found| found.id == store)
 }
 
-/// Rolls back an upload: takes over its row, removes its data from the given store, and sets its image to `queued` again. Returns
+/// Rolls back an upload: takes over its row, removes its data from the given stores, and sets its image to `queued` again. Returns
 /// `false` if the upload has completed, or another process rolls it back. Seven statements.
 ///
 /// If the store fails, the image is `queued` nevertheless, so that the client can retry, and the data is recorded as left.
-pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>) -> Result<bool> {
+pub(crate) async fn roll_back(app: &App, upload: &Upload, stores: &[Arc<Store>]) -> Result<bool> {
     // If this process dies, the next one must still know that it is a transfer of a job.
     let upload_id = if upload.is_of_job() { Upload::new_job_id() } else { Uuid::new_v4().to_string() };
     let ours = Upload { upload_id, process_id: app.process.id.clone(), ..upload.clone() };
@@ -36,7 +38,7 @@ pub(crate) async fn roll_back(app: &App, upload: &Upload, store: Option<&Store>)
             Ok((tx, taken))
         })
         .await?;
-    if taken { undo(app, upload, &ours, store).await } else { Ok(false) }
+    if taken { undo(app, upload, &ours, stores).await } else { Ok(false) }
 }
 
 /// The next step for what a failed upload has left.
@@ -56,7 +58,7 @@ enum Cleanup {
 ///
 /// # Errors
 /// `Unavailable`: the store still fails.
-pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> Result<()> {
+pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Arc<Store>) -> Result<()> {
     let object = Object { image_id: left.image_id.to_string(), upload_id: left.upload_id.clone() };
     // While the store is away, the image stays `queued`.
     store.probe(&object).await.map_err(Error::store_failed)?;
@@ -87,7 +89,7 @@ pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> 
         Ok((tx, cleanup))
     });
     match cleanup.await? {
-        Cleanup::Owned => return undo(app, left, &ours, Some(store)).await.map(drop),
+        Cleanup::Owned => return undo(app, left, &ours, std::slice::from_ref(store)).await.map(drop),
         Cleanup::Deleted => {
             let hold = store.hold(&object).await.map_err(Error::store_failed)?;
             store.discard(&object, Some(hold)).await.map_err(Error::store_failed)?;
@@ -103,21 +105,22 @@ pub(crate) async fn remove_leftover(app: &App, left: &Upload, store: &Store) -> 
 }
 
 /// Removes the data of an upload whose image the row `ours` owns, and sets the image to `queued`. Returns `false` if another
-/// process has taken over the row. Five statements; one more if the store fails.
-async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) -> Result<bool> {
-    let left = match store {
-        None => None,
-        Some(store) => match discard_data(app, upload, ours, store).await? {
-            Discarded::Yes => None,
+/// process has taken over the row. Five statements for one store; one more for each that fails.
+async fn undo(app: &App, upload: &Upload, ours: &Upload, stores: &[Arc<Store>]) -> Result<bool> {
+    let mut left = Vec::new();
+    for part in upload.parts() {
+        let Some(store) = stores.iter().find(|store| store.id == part.store) else { continue };
+        match discard_data(app, &part, ours, store).await? {
+            Discarded::Yes => {}
             Discarded::NotOurs => return Ok(false),
             Discarded::Failed(error) => {
                 let image = upload.image_id.as_str();
                 tracing::error!(image, store = store.id, %error, "cannot remove the data of a failed upload now; will retry");
-                Some(Upload { process_id: app.process.id.clone(), ..upload.clone() })
+                left.push(Upload { process_id: app.process.id.clone(), ..part });
             }
-        },
-    };
-    let left = left.as_ref();
+        }
+    }
+    let left = &left;
     app.db
         .transaction(|mut tx| async move {
             db::images::get_locked(&mut tx, &upload.image_id).await?;
@@ -126,7 +129,7 @@ async fn undo(app: &App, upload: &Upload, ours: &Upload, store: Option<&Store>) 
                 if !upload.is_of_job() {
                     db::images::requeue(&mut tx, &upload.image_id, owned_status(upload), app.now()).await?;
                 }
-                if let Some(left) = left {
+                for left in left {
                     db::leftovers::insert(&mut tx, left).await?;
                 }
             }

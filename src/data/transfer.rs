@@ -23,22 +23,34 @@ pub(crate) struct Transfer {
     /// The data's identity in the store.
     pub(crate) object: Object,
     store: Arc<Store>,
-    /// The status of the image while the transfer owns it.
-    status: Status,
+    /// The statuses that the image can have while the transfer owns it.
+    statuses: Vec<Status>,
 }
 
 impl Transfer {
     pub(crate) fn new(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status) -> Self {
-        Self::with_id(app, image, store, status, Uuid::new_v4().to_string())
+        Self::with_id(app, image, store, vec![status], Uuid::new_v4().to_string())
     }
 
     /// A transfer of a job, with [an id](uploads::Upload::new_job_id) of its own. `status` is the image's status, which it does not
     /// change.
     pub(crate) fn for_job(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status, id: &str) -> Self {
-        Self::with_id(app, image, store, status, id.to_owned())
+        Self::with_id(app, image, store, vec![status], id.to_owned())
     }
 
-    fn with_id(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, status: Status, upload_id: String) -> Self {
+    /// A part of a transfer to several stores at once, whose row is `record`. The image can become active before the part ends.
+    pub(crate) fn for_part(
+        app: &Arc<App>,
+        record: &uploads::Upload,
+        part: &uploads::Upload,
+        store: &Arc<Store>,
+    ) -> Self {
+        let statuses = vec![Status::Importing, Status::Active, Status::Deactivated];
+        let transfer = Self::with_id(app, &part.image_id, store, statuses, part.upload_id.clone());
+        Self { record: record.clone(), ..transfer }
+    }
+
+    fn with_id(app: &Arc<App>, image: &ImageId, store: &Arc<Store>, statuses: Vec<Status>, upload_id: String) -> Self {
         Self {
             app: Arc::clone(app),
             object: Object { image_id: image.to_string(), upload_id: upload_id.clone() },
@@ -49,7 +61,7 @@ impl Transfer {
                 store: store.id.clone(),
             },
             store: Arc::clone(store),
-            status,
+            statuses,
         }
     }
 
@@ -70,7 +82,7 @@ impl Transfer {
             let image = db::images::get(&mut conn, &self.record.image_id).await?;
             // If an operator has reset the image's status, and a Glance has uploaded to it since, the data at the path belongs to
             // the Glance's upload.
-            let is_ours = image.is_some_and(|image| image.status == self.status);
+            let is_ours = image.is_some_and(|image| self.statuses.contains(&image.status));
             Ok(is_ours && uploads::holds(&mut conn, &self.record).await?)
         };
         if !with_timeout(app, ours).await? {
@@ -115,10 +127,35 @@ impl Transfer {
         self.store.take_leftovers(&self.object) || discarded.is_err()
     }
 
+    /// Whether a failed call may have left data in the store. Returns `true` once.
+    pub(crate) fn take_leftovers(&self) -> bool {
+        self.store.take_leftovers(&self.object)
+    }
+
+    /// The store that receives the data.
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    /// Removes what a [part](Self::for_part) that failed has left, including the data at the image's path. Returns whether the store may
+    /// still have some of it.
+    pub(crate) async fn discard_part(&self) -> bool {
+        let discard = async {
+            let hold = self.store.hold(&self.object).await?;
+            self.store.discard(&self.object, Some(hold)).await
+        };
+        let discarded = with_timeout(&self.app, async { discard.await.map_err(store_error) }).await;
+        if let Err(error) = &discarded {
+            let (image, store) = (self.record.image_id.as_str(), &self.store.id);
+            tracing::error!(image, store, %error, "cannot remove the data of a failed import now; recovery will retry");
+        }
+        self.store.take_leftovers(&self.object) || discarded.is_err()
+    }
+
     /// Rolls back the transfer. Removes its data from the store only if the store may have some.
     async fn roll_back(&self, has_leftovers: bool) -> Result<bool> {
-        let store = has_leftovers.then_some(&*self.store);
-        with_timeout(&self.app, recovery::roll_back(&self.app, &self.record, store)).await
+        let stores = if has_leftovers { std::slice::from_ref(&self.store) } else { &[] };
+        with_timeout(&self.app, recovery::roll_back(&self.app, &self.record, stores)).await
     }
 }
 

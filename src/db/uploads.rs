@@ -15,7 +15,7 @@ pub(crate) struct Upload {
     pub(crate) upload_id: String,
     /// The process that runs it.
     pub(crate) process_id: String,
-    /// The store that receives the data.
+    /// The store that receives the data, or the stores, separated by commas, of an import to several stores at once.
     pub(crate) store: String,
 }
 
@@ -24,6 +24,11 @@ const CLEANUP: &str = "cleanup-";
 
 /// The start of the ids of transfers of jobs.
 const JOB: &str = "job-";
+/// Where the number of a [part](Upload::parts) is in its id, and the maximum number of parts.
+const PART_AT: usize = 34;
+const MAX_PARTS: usize = 256;
+/// The number of characters in the column of the store.
+const STORE_LENGTH: usize = 255;
 
 impl Upload {
     /// A new id for a transfer of a job.
@@ -35,6 +40,26 @@ impl Upload {
     /// Whether this is a transfer of a job. Its image can have data in other stores.
     pub(crate) fn is_of_job(&self) -> bool {
         self.upload_id.starts_with(JOB)
+    }
+
+    /// The parts of an import to several stores at once, each with its own id and store; otherwise the upload itself.
+    pub(crate) fn parts(&self) -> Vec<Self> {
+        let stores: Vec<&str> = self.store.split(',').collect();
+        if stores.len() == 1 {
+            return vec![self.clone()];
+        }
+        let beginning: String = self.upload_id.chars().take(PART_AT).collect();
+        let part = |(n, store): (usize, &str)| Self {
+            upload_id: format!("{beginning}{n:02x}"),
+            store: store.to_owned(),
+            ..self.clone()
+        };
+        stores.into_iter().enumerate().map(part).collect()
+    }
+
+    /// Whether one row can name all these stores.
+    pub(crate) fn can_name(stores: &[&str]) -> bool {
+        stores.len() <= MAX_PARTS && stores.iter().map(|store| store.chars().count() + 1).sum::<usize>() <= STORE_LENGTH
     }
 
     /// The row of a cleanup, which owns the image for the moment in which it removes what `failed` has left.

@@ -1,5 +1,7 @@
 //! The steps of an import. Each step can be repeated: a process that resumes a job begins with the first step that is not completed.
 
+mod parallel;
+
 use std::{
     pin::pin,
     sync::{
@@ -18,7 +20,7 @@ use crate::{
     app::App,
     context::{Context, Identity},
     data::{
-        ingest::{Ingested, Interrupted, Source, ingest, ingest_raw},
+        ingest::{Ingested, Interrupted, Source, ingest, ingest_raw, inspect, store_error},
         placement, recovery, removal,
         transfer::Transfer,
     },
@@ -29,7 +31,7 @@ use crate::{
     },
     error::{Error, Result, with_causes},
     limits::{Resource, StorageLeft, over_quota},
-    model::{DataFacts, FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, Location, STAGE_HOST, Status},
+    model::{DataFacts, FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, Location, LocationUrl, STAGE_HOST, Status},
     store::{self, Object, Store, Stored},
     stream::{self, ByteStream, Demand},
 };
@@ -77,6 +79,8 @@ enum Step {
     Download,
     /// Copies the data to the store with this number. A task of the type `import` has no other data than that of its web server.
     Store(usize),
+    /// Copies the data to all stores, several at a time.
+    Stores,
     /// Removes the staged data and the lock.
     Finish,
 }
@@ -86,6 +90,8 @@ struct Original {
     /// Its size in bytes, if it is known.
     size: Option<u64>,
     data: ByteStream,
+    /// Its store and location, if it is in a store.
+    location: Option<(Arc<Store>, LocationUrl)>,
 }
 
 struct Import<'j> {
@@ -102,7 +108,10 @@ fn steps(method: Method, input: &Input) -> Vec<Step> {
     if method == Method::WebDownload {
         steps.push(Step::Download);
     }
-    steps.extend((0..input.stores.len()).map(Step::Store));
+    match input.in_parallel {
+        true => steps.push(Step::Stores),
+        false => steps.extend((0..input.stores.len()).map(Step::Store)),
+    }
     steps.push(Step::Finish);
     steps
 }
@@ -176,6 +185,7 @@ impl Import<'_> {
                     done => done?,
                 }
             }
+            Step::Stores => self.copy_to_all(step).await?,
             Step::Finish => self.finish().await?,
         }
         Ok(step + 1)
@@ -291,8 +301,8 @@ impl Import<'_> {
             return Err(Stop::Lost);
         }
         for row in rows.iter().filter(|row| row.image_id == self.job.image_id) {
-            let store = self.app.stores.for_upload(&row.store);
-            recovery::roll_back(self.app, row, store.as_deref()).await?;
+            let stores: Vec<_> = row.store.split(',').filter_map(|store| self.app.stores.for_upload(store)).collect();
+            recovery::roll_back(self.app, row, &stores).await?;
         }
         Ok(())
     }
@@ -449,7 +459,7 @@ impl Import<'_> {
         match self.method {
             Method::Legacy => {
                 let (size, data) = self.open_source().await?;
-                return Ok(Original { size, data });
+                return Ok(Original { size, data, location: None });
             }
             Method::GlanceDirect | Method::WebDownload => {
                 let (store, url) =
@@ -458,7 +468,7 @@ impl Import<'_> {
                     store::Error::NotFound => Error::Internal("the staged data is not on this node".into()),
                     error => Error::store_failed(error),
                 })?;
-                return Ok(Original { size: staged.size, data: staged.data });
+                return Ok(Original { size: staged.size, data: staged.data, location: Some((store, url)) });
             }
             Method::CopyImage => {}
         }
@@ -469,10 +479,13 @@ impl Import<'_> {
         for location in locations {
             let opened = async {
                 let store = app.stores.find(&location.url, &location.metadata)?;
-                store.get(&location.url, None).await
+                Ok::<_, store::Error>((Arc::clone(store), store.get(&location.url, None).await?))
             };
             match opened.await {
-                Ok(blob) => return Ok(Original { size: blob.size, data: blob.data }),
+                Ok((store, blob)) => {
+                    let location = Some((store, location.url));
+                    return Ok(Original { size: blob.size, data: blob.data, location });
+                }
                 Err(error) => {
                     tracing::warn!(location = location.id, error = with_causes(&error), "a location cannot be read");
                 }
@@ -482,6 +495,10 @@ impl Import<'_> {
     }
 
     /// Copies the data into a store, and shows it to the image's observers. Adds the number of bytes to `moved`.
+    ///
+    /// Between file stores on one file system, the kernel copies the data or lets both files share it. The image's digest is known, but
+    /// the data may be damaged. So the digests are computed nevertheless, as in Glance, which computes them of the data that it reads:
+    /// of the original, while it is copied. The copy itself is not read again.
     async fn receive(
         &self,
         image: &Image,
@@ -490,7 +507,7 @@ impl Import<'_> {
         moved: &Arc<AtomicU64>,
     ) -> Result<Ingested, Stop> {
         let app = self.app;
-        let Original { size, data } = self.open(image).await?;
+        let Original { size, data, location } = self.open(image).await?;
         let expected = image.size.and_then(|size| u64::try_from(size).ok());
         if let (Some(size), Some(expected)) = (size, expected)
             && size != expected
@@ -500,11 +517,27 @@ impl Import<'_> {
         }
         let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
         left.admits(size).map_err(over_quota)?;
+        let copy = match &location {
+            Some((from, url)) => store.begin_copy(object, from, url).await.map_err(store_error)?,
+            None => None,
+        };
+        if copy.is_some() {
+            tracing::debug!(store = store.id, "the kernel copies the data");
+        }
         let size = size.and_then(|size| i64::try_from(size).ok());
         let ingest = |data| async {
             let source = Source { data, size, left, timeout: download::PATIENCE };
-            let ingested = ingest(app, image, object, store, source).await;
-            if self.method == Method::Legacy { ingested.map_err(download_error) } else { ingested }
+            match copy {
+                Some(copy) => {
+                    let copying = async { copy.complete().await.map_err(store_error) };
+                    let (stored, (size, observers)) = tokio::try_join!(copying, inspect(app, image, source))?;
+                    Ok(Ingested { stored, size, observers })
+                }
+                None if self.method == Method::Legacy => {
+                    ingest(app, image, object, store, source).await.map_err(download_error)
+                }
+                None => ingest(app, image, object, store, source).await,
+            }
         };
         self.move_data(data, moved, ingest).await
     }

@@ -85,7 +85,8 @@ pub(crate) async fn create_task(
     let job = match &creation {
         Err(_) => None,
         Ok(creation) => {
-            let parameters = Input { uri: url, checksum: None, stores: vec![None], must_succeed: true };
+            let parameters =
+                Input { uri: url, checksum: None, stores: vec![None], must_succeed: true, in_parallel: false };
             Some((creation, new_job(context, Method::Legacy, &creation.image().id, task, &parameters)?))
         }
     };

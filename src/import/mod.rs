@@ -23,7 +23,7 @@ use crate::{
     app::App,
     context::Context,
     data::placement,
-    db::{self, Session, Tx, jobs::Job, locations::ascii_json},
+    db::{self, Session, Tx, jobs::Job, locations::ascii_json, uploads::Upload},
     egress::Strictness,
     error::{Error, Result},
     limits::Resource,
@@ -148,6 +148,9 @@ struct Input {
     /// The stores to copy to; a single `None` if stores have no names.
     stores: Vec<Option<String>>,
     must_succeed: bool,
+    /// Whether one step copies the data to all stores.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    in_parallel: bool,
 }
 
 impl Input {
@@ -224,10 +227,20 @@ async fn insert(
     let input = Input {
         uri: request.uri.clone(),
         checksum: request.checksum.clone(),
+        in_parallel: is_parallel(app, request.method, &stores),
         stores,
         must_succeed: request.must_succeed,
     };
     Ok(db::jobs::insert(tx, &new_job(context, request.method, &image.id, &task, &input)?).await?)
+}
+
+/// Whether the data is copied to several stores at once. As in Glance, an active image is copied to one store after the other.
+fn is_parallel(app: &App, method: Method, stores: &[Option<String>]) -> bool {
+    let names: Vec<&str> = stores.iter().filter_map(Option::as_deref).collect();
+    app.config.image_import_opts.max_parallel_stores > 1
+        && names.len() > 1
+        && matches!(method, Method::GlanceDirect | Method::WebDownload)
+        && Upload::can_name(&names)
 }
 
 /// A task that has not begun.

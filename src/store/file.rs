@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use rustix::io::Errno;
 use serde_json::{Map, Value};
 
 use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
@@ -27,6 +28,8 @@ use crate::{
 
 /// The size of a read in bytes.
 const READ_SIZE: usize = 256 * 1024;
+/// The number of bytes that the kernel copies in one call. Between two calls, the copy can be cancelled.
+const COPY_SIZE: usize = 16 * 1024 * 1024;
 /// The number of bytes after which a write starts a sync in the background, so that the final sync is short.
 const SYNC_EVERY: u64 = 64 * 1024 * 1024;
 /// The prefix of a temporary file's name; the ids of the image and of the upload follow.
@@ -152,6 +155,32 @@ impl FileDriver {
         }
         let dirs = Arc::clone(&self.dirs);
         blocking(move || dirs.iter().try_for_each(|dir| fs::create_dir_all(&dir.path)).map_err(from_io)).await
+    }
+
+    /// Begins to copy an object of another file store, without passing its bytes through this process. Returns `None` if the file
+    /// systems do not support it.
+    pub(super) async fn begin_copy(&self, object: &Object, from: &Self, url: &LocationUrl) -> Result<Option<FileCopy>> {
+        if self.fault.is_some() {
+            return Err(Error::ReadOnly);
+        }
+        self.create_dirs().await?;
+        let (theirs, url, dirs) = (Arc::clone(&from.dirs), url.clone(), Arc::clone(&self.dirs));
+        let opened = self.with_timeout(move || {
+            let from = File::open(path_of(&theirs, &url)?).map_err(from_io)?;
+            let size = from.metadata().map_err(from_io)?.len();
+            Ok((from, size, Self::choose_dir(&dirs, size)?.clone()))
+        });
+        let (from, size, dir) = opened.await?;
+        let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
+        let stored = Stored { url: format!("file://{path}").into(), metadata: self.metadata_of(&path) };
+        let (hole, permissions) = (self.hole, self.permissions);
+        blocking(move || {
+            let to = Unfinished::create(unfinished, hole).map_err(from_io)?;
+            let mut copy = FileCopy { from, to, size, stored, permissions };
+            let is_begun = copy.share().map_err(from_io)? || copy.begin().map_err(from_io)?;
+            Ok(is_begun.then_some(copy))
+        })
+        .await
     }
 
     /// Lists the images whose object nothing has written to for at least `quiet`.
@@ -453,6 +482,11 @@ impl Unfinished {
             }
         }
         self.written += chunk.len as u64;
+        self.sync_in_background()
+    }
+
+    /// Starts a sync if enough was written since the last one.
+    fn sync_in_background(&mut self) -> io::Result<()> {
         if self.written - self.synced >= SYNC_EVERY && self.syncing.as_ref().is_none_or(|sync| sync.is_finished()) {
             if let Some(sync) = self.syncing.take() {
                 join_thread(sync)?;
@@ -481,6 +515,73 @@ impl Unfinished {
         self.file.sync_all()?;
         self.remover.0 = None;
         Ok(())
+    }
+}
+
+/// A copy of a file in progress. The kernel moves its bytes, or lets both files share them.
+pub(crate) struct FileCopy {
+    from: File,
+    to: Unfinished,
+    /// The size of the original in bytes.
+    size: u64,
+    stored: Stored,
+    permissions: Option<u32>,
+}
+
+impl FileCopy {
+    /// Copies the rest, and syncs the file. If this is dropped, the file is removed.
+    ///
+    /// # Errors
+    /// `Full`, `Unavailable`
+    pub(crate) async fn complete(mut self) -> Result<Stored> {
+        while self.to.written < self.size {
+            self = blocking(move || self.copy_part(COPY_SIZE).map(|_| self).map_err(from_io)).await?;
+        }
+        let Self { to, stored, permissions, .. } = self;
+        blocking(move || to.finish(permissions).map_err(from_io)).await?;
+        Ok(stored)
+    }
+
+    /// Lets the copy share the original's bytes on the disk (a reflink). Returns `false` if the file system does not support it.
+    fn share(&mut self) -> io::Result<bool> {
+        if rustix::fs::ioctl_ficlone(&self.to.file, &self.from).is_err() {
+            return Ok(false);
+        }
+        self.size = self.to.file.metadata()?.len();
+        self.to.written = self.size;
+        Ok(true)
+    }
+
+    /// Copies the first part. Returns `false` if the file systems do not support that. With thin provisioning, the file is written by
+    /// this process instead, which finds the zeros.
+    fn begin(&mut self) -> io::Result<bool> {
+        if self.to.hole.is_some() {
+            return Ok(false);
+        }
+        match self.copy_part(READ_SIZE) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(self.size == 0),
+            Err(error) => match rustix::io::Errno::from_io_error(&error) {
+                Some(Errno::XDEV | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS | Errno::PERM) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Copies at most this number of bytes.
+    fn copy_part(&mut self, length: usize) -> io::Result<()> {
+        let (mut read, mut written) = (self.to.written, self.to.written);
+        let copied = loop {
+            match rustix::fs::copy_file_range(&self.from, Some(&mut read), &self.to.file, Some(&mut written), length) {
+                Err(Errno::INTR) => {}
+                copied => break copied?,
+            }
+        };
+        if copied == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.to.written += copied as u64;
+        self.to.sync_in_background()
     }
 }
 

@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use tokio::task::JoinError;
 
 pub(crate) use self::{
+    file::FileCopy,
     hold::Hold,
     registry::{Store, StoreFault, Stores},
 };

@@ -5,8 +5,8 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Blob, Driver, Environment, Error, Hold, Object, Result, STAGING, Stored, file::FileDriver, http::HttpDriver,
-    location, s3::S3Driver,
+    Blob, Driver, Environment, Error, FileCopy, Hold, Object, Result, STAGING, Stored, file::FileDriver,
+    http::HttpDriver, location, s3::S3Driver,
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
@@ -120,6 +120,15 @@ impl Store {
     /// See `Driver::put`.
     pub(crate) async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
         call!(self, |driver| driver.put(object, data, size).await, Err(Error::ReadOnly))
+    }
+
+    /// Begins to copy an object of another store without passing its bytes through this process. Returns `None` if that is not
+    /// possible: both must be file stores, on file systems that support it.
+    pub(crate) async fn begin_copy(&self, object: &Object, from: &Self, url: &LocationUrl) -> Result<Option<FileCopy>> {
+        match (&self.driver, &from.driver) {
+            (AnyDriver::File(to), AnyDriver::File(from)) => to.begin_copy(object, from, url).await,
+            _ => Ok(None),
+        }
     }
 
     /// See `Driver::hold`.
@@ -269,6 +278,11 @@ impl Stores {
     /// The store with this name, including the one of staged data.
     pub(crate) fn for_upload(&self, id: &str) -> Option<Arc<Store>> {
         if id == STAGING { Some(self.staging()) } else { self.named(id) }
+    }
+
+    /// The stores of an upload, whose names are separated by commas. `None` if one of them is not configured here.
+    pub(crate) fn all_for_upload(&self, ids: &str) -> Option<Vec<Arc<Store>>> {
+        ids.split(',').map(|id| self.for_upload(id)).collect()
     }
 
     /// Removes data that is staged for an import of this image.

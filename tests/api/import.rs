@@ -668,6 +668,121 @@ async fn the_digest_that_the_client_expects_is_verified() {
     }
 }
 
+/// Holds the path of an image in a file store, so that no import can place data there.
+fn hold(dir: &Path, store: &str, image: &str) -> fs::File {
+    let path = dir.join(store).join(format!(".glimpse-hold.{}", id(image)));
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+    file.lock().unwrap();
+    file
+}
+
+/// The first store is slow: the second one does not wait for it.
+#[tokio::test]
+async fn several_stores_receive_the_data_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(3_000_000);
+    let (port, _) = web(vec![page(&data)]).await;
+    let mut s = with_stores(dir.path(), port).option("image_import_opts", "max_parallel_stores", 2).start().await;
+    let member = s.member("p1");
+    let mut body = web_download(port);
+    body["stores"] = json!(["fs", "second"]);
+    let one_is_there = async |member: &Client, image: &str| {
+        eventually("the second store has the data", || async {
+            let shown = member.get(image).await.expect(200).json();
+            (shown["stores"] == "second").then_some(shown)
+        })
+        .await
+    };
+    // All must succeed: the image is not active before the last one has the data.
+    let image = waiting_image(&member).await;
+    let held = hold(dir.path(), "images", &image);
+    import(&member, &image, &body).await.expect(202);
+    let shown = one_is_there(&member, &image).await;
+    assert_eq!((&shown["status"], &shown["os_glance_importing_to_stores"]), (&json!("importing"), &json!("fs")));
+    drop(held);
+    assert_eq!(ended(&member, &image).await["status"], "success");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["os_glance_importing_to_stores"]), (&json!("active"), &json!("")));
+    // The first success activates the image.
+    body["all_stores_must_succeed"] = json!(false);
+    let image = waiting_image(&member).await;
+    let held = hold(dir.path(), "images", &image);
+    import(&member, &image, &body).await.expect(202);
+    let shown = one_is_there(&member, &image).await;
+    assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(3_000_000)));
+    assert_eq!(crate::data::download(&member, &image).await, data);
+    // The server is killed meanwhile, and resumes with the other store.
+    s.kill();
+    drop(held);
+    s.start_again().await;
+    let member = s.member("p1");
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}", s.log());
+    let stores = member.get(&image).await.expect(200).json()["stores"].clone();
+    assert!(["second,fs", "fs,second"].contains(&stores.as_str().unwrap()), "{stores}");
+    for store in ["images", "second"] {
+        assert_eq!(fs::read(dir.path().join(store).join(id(&image))).unwrap(), data);
+        assert!(files(&dir.path().join(store)).iter().all(|name| !name.contains("upload")));
+    }
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_among_several_at_once_decides_as_all_stores_must_succeed_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, _) = web(vec![page(&bytes(3_000_000))]).await;
+    fs::write(dir.path().join("second"), "a file").unwrap();
+    let s = with_stores(dir.path(), port).option("image_import_opts", "max_parallel_stores", 8).start().await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let mut body = web_download(port);
+    body["stores"] = json!(["fs", "second"]);
+    import(&member, &image, &body).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "failure");
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["os_glance_failed_import"]), (&json!("queued"), &json!("second")));
+    assert_eq!((&shown["checksum"], shown.get("stores")), (&Value::Null, None));
+    is_empty(&dir.path().join("images")).await;
+    nothing_is_left(&s, dir.path()).await;
+    s.database.execute("UPDATE tasks SET image_id = NULL").await;
+    body["all_stores_must_succeed"] = json!(false);
+    import(&member, &image, &body).await.expect(202);
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}", s.log());
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["stores"]), (&json!("active"), &json!("fs")));
+    assert_eq!(
+        (&shown["os_glance_failed_import"], &shown["os_glance_importing_to_stores"]),
+        (&json!("second"), &json!(""))
+    );
+    nothing_is_left(&s, dir.path()).await;
+}
+
+/// The digests are those of the data nevertheless: see `an_active_image_is_copied_to_further_stores` for damaged data.
+#[tokio::test]
+async fn the_kernel_copies_data_between_file_stores() {
+    let dir = tempfile::tempdir().unwrap();
+    for (thin, copies) in [("false", 1), ("true", 0)] {
+        let mut s = with_stores(dir.path(), 80)
+            .option("DEFAULT", "debug", "true")
+            .option("second", "filesystem_thin_provisioning", thin)
+            .option("second", "filesystem_store_file_perm", 640)
+            .start()
+            .await;
+        let admin = s.admin();
+        for length in [0, 1, 40_000_000] {
+            let image = crate::data::image_with(&admin, &bytes(length)).await;
+            import(&admin, &image, &json!({"method": {"name": "copy-image"}, "stores": ["second"]})).await.expect(202);
+            assert_eq!(ended(&admin, &image).await["status"], "success", "{}", s.log());
+            let copy = dir.path().join("second").join(id(&image));
+            assert!(fs::read(&copy).unwrap() == bytes(length), "{length}");
+            let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(copy).unwrap().permissions());
+            assert_eq!(mode & 0o777, 0o640);
+        }
+        let logged = s.log().matches("the kernel copies the data").count();
+        assert_eq!(logged, copies * 3, "{}", s.log());
+        s.kill();
+    }
+}
+
 #[tokio::test]
 async fn an_import_needs_no_token_once_it_is_accepted() {
     let keystone = crate::support::Keystone::start().await;
@@ -697,8 +812,12 @@ async fn an_import_needs_no_token_once_it_is_accepted() {
 async fn the_storage_quota_counts_each_copy_of_an_import() {
     let dir = tempfile::tempdir().unwrap();
     let (port, _) = web(vec![page(&bytes(600))]).await;
-    {
-        let s = with_stores(dir.path(), port).option("DEFAULT", "user_storage_quota", "1000B").start().await;
+    for parallel in [1, 2] {
+        let s = with_stores(dir.path(), port)
+            .option("DEFAULT", "user_storage_quota", "1000B")
+            .option("image_import_opts", "max_parallel_stores", parallel)
+            .start()
+            .await;
         let member = s.member("p1");
         let image = waiting_image(&member).await;
         let mut body = web_download(port);
