@@ -198,6 +198,16 @@ pub(crate) fn parse_int(text: &str) -> Option<i128> {
     Some(text.replace('_', "").parse().unwrap_or(nearest))
 }
 
+/// `len(bytes.fromhex(text))`: `None` where Python raises `ValueError`. Whitespace is allowed between bytes.
+pub(crate) fn hex_length(text: &str) -> Option<usize> {
+    let pairs = text.split(|c: char| c.is_ascii_whitespace() || c == '\x0b');
+    pairs
+        .map(|digits| {
+            (digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits.len() / 2)
+        })
+        .sum()
+}
+
 /// `repr(value)`, truncated to `max` characters.
 pub(crate) fn repr(value: &Value, max: usize) -> String {
     let mut out = BoundedString::new(max);

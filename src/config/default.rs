@@ -62,6 +62,10 @@ group! {
         property_protection_rule_format: RuleFormat = RuleFormat::Roles,
         /// The stores of image data, by name and kind. Default: those of `[glance_store]`, by kind alone.
         enabled_backends: Pairs = Pairs::default(),
+        /// Whether the hash of data is computed after a request has added its location.
+        do_secure_hash: bool = true,
+        /// How often the computation of a hash is retried if the data cannot be read.
+        http_retries: i64 = 3,
         /// The maximum size of an image, in bytes.
         image_size_cap: u64 = 1 << 40 => 1..,
         /// The secure hash of uploaded data.

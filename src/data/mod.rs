@@ -6,6 +6,7 @@
 //! after it got the hold. So an active image keeps the data that it became active with, no matter how long a process stalls.
 
 pub(crate) mod download;
+pub(crate) mod hash;
 pub(crate) mod ingest;
 mod observers;
 pub(crate) mod placement;

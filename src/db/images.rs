@@ -88,6 +88,13 @@ pub(crate) async fn get_locked(tx: &mut Tx, id: &ImageId) -> Result<Option<Image
     Ok(row)
 }
 
+/// Whether there is a row of this id, also if its image is deleted. One statement, through the primary key.
+pub(crate) async fn is_known(s: &mut impl Session, id: &str) -> Result<bool> {
+    let query = Query::select().columns(COLUMNS).from(Images::Table).and_where(Expr::col(Images::Id).eq(id)).take();
+    let row: Option<Image> = s.optional(query).await?;
+    Ok(row.is_some())
+}
+
 /// Writes the columns that differ between `before`, the image as it was read, and `after`. The transaction holds the image's
 /// lock. One statement.
 pub(crate) async fn update(tx: &mut Tx, before: &Image, after: &Image) -> Result<()> {

@@ -12,12 +12,10 @@ use crate::app::{App, SharedApp};
 
 /// The minor versions, in the order of Glance's list. A version whose calls are missing is not among them, because clients choose
 /// their calls by this list.
-const VERSIONS: [&str; 10] = ["v2.15", "v2.9", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
+const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
 /// The versions that are added before and after `v2.9` if stores have names.
 const WITH_STORES: ([&str; 4], [&str; 1]) = (["v2.13", "v2.12", "v2.11", "v2.10"], ["v2.8"]);
-/// The version of Glance's list whose calls are missing: locations. It is served in URLs.
-const UNLISTED: [&str; 1] = ["v2.17"];
-const CURRENT: &str = "v2.15";
+const CURRENT: &str = "v2.17";
 /// The prefix of the `Accept` header with which a client can select a version instead of in the URL.
 const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
 
@@ -85,6 +83,5 @@ pub(super) fn normalise(app: &App, mut request: Request) -> Request {
 fn is_version(app: &App, text: &str) -> bool {
     let (before, behind) = &WITH_STORES;
     let is_of_stores = before.contains(&text) || behind.contains(&text);
-    let is_known = VERSIONS.contains(&text) || UNLISTED.contains(&text);
-    text == "v2" || is_known || (app.stores.are_named && is_of_stores)
+    text == "v2" || VERSIONS.contains(&text) || (app.stores.are_named && is_of_stores)
 }

@@ -4,7 +4,7 @@
 //! size before the transaction, so no transaction holds an image's lock while it waits for a web server. It asks only after it has
 //! authorised the caller.
 
-use std::{borrow::Cow, collections::HashMap, slice};
+use std::{borrow::Cow, cmp::Reverse, collections::HashMap, slice};
 
 use serde_json::{Map, Value, json};
 
@@ -13,12 +13,14 @@ use crate::{
     access::{self, Subject},
     app::App,
     context::Context,
-    data::removal,
+    data::{placement, removal},
     db::{self, Session},
     egress,
     error::{Error, Result, with_causes},
     limits::StorageLeft,
-    model::{Image, Location, LocationStatus, LocationUrl, Status, UNWRITTEN, check_described, may_become},
+    model::{
+        Image, Location, LocationStatus, LocationUrl, RequestedId, Status, UNWRITTEN, check_described, may_become,
+    },
     policy::rule,
     python, store,
     stream::{self, Digest},
@@ -413,7 +415,7 @@ fn check_digests(app: &App, fresh: &[(Claim, String)]) -> Result<()> {
     let value = |claim| fresh.iter().find(|(other, _)| *other == claim).map(|(_, value)| value.as_str());
     let wrong = |message: String| Err(Error::Conflict(message));
     if let Some(checksum) = value(Claim::Checksum) {
-        match hex_length(checksum) {
+        match python::hex_length(checksum) {
             None => return wrong(format!("checksum ({checksum}) is not a valid hexadecimal value")),
             Some(16) => {}
             Some(_) => {
@@ -428,23 +430,13 @@ fn check_digests(app: &App, fresh: &[(Claim, String)]) -> Result<()> {
     }
     let hash = value(Claim::HashValue).unwrap_or_default();
     let size = Digest::new(algorithm).and_then(Digest::hex).map_err(Error::Internal)?.len() / 2;
-    match hex_length(hash) {
+    match python::hex_length(hash) {
         None => wrong(format!("os_hash_value ({hash}) is not a valid hexadecimal value")),
         Some(length) if length == size => Ok(()),
         Some(_) => {
             wrong(format!("os_hash_value ({hash}) is not the correct size for {wanted} (should be {size} bytes)"))
         }
     }
-}
-
-/// The number of bytes that the hexadecimal digits stand for. As in Python's `bytes.fromhex`, whitespace is allowed between bytes.
-fn hex_length(text: &str) -> Option<usize> {
-    let pairs = text.split(|c: char| c.is_ascii_whitespace() || c == '\x0b');
-    pairs
-        .map(|digits| {
-            (digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits.len() / 2)
-        })
-        .sum()
 }
 
 /// Parses a position of decimal digits. A number too large for the type is behind every end.
@@ -484,6 +476,25 @@ fn locations_repr(locations: &[Location]) -> String {
         json!({"id": id, "url": url, "metadata": location.metadata, "status": status})
     });
     python::repr(&Value::Array(values.collect()), MAX_REPR_CHARS)
+}
+
+/// Returns the locations of an image, in descending order of their stores' weights. Two statements, one more where another project
+/// shares the image.
+///
+/// # Errors
+/// `NotFound`, `Forbidden`
+pub(crate) async fn list(app: &App, context: &Context, id: &RequestedId) -> Result<Vec<Location>> {
+    let mut conn = app.db.acquire().await?;
+    let image = access::find(app, &mut conn, context, id).await?.ok_or_else(|| Error::image_not_found(id))?;
+    access::authorise(app, context, &image, rule::FETCH_IMAGE_LOCATION)?;
+    if image.status == Status::Deactivated && !context.is_admin {
+        // The location of a deactivated image's data gives access to that data.
+        return Ok(Vec::new());
+    }
+    let mut locations = db::locations::list(&mut conn, &image.id).await?;
+    locations.retain(|location| location.status == LocationStatus::Active);
+    locations.sort_by_key(|location| Reverse(placement::weight_of(app, location)));
+    Ok(locations)
 }
 
 /// Removes the data of released locations. Two statements each.

@@ -39,7 +39,7 @@ use crate::{
 /// The message of a task that failed for a reason that only operators can read in the log.
 pub(super) const INTERNAL: &str = "Task failed due to Internal Error";
 /// The longest time between two records of a job's progress, and the time between two of them in the log.
-const REPORT: Duration = Duration::from_secs(60);
+pub(super) const REPORT: Duration = Duration::from_secs(60);
 /// The shortest time between two checks whether the image still exists.
 const SHORTEST_CHECK: Duration = Duration::from_millis(100);
 /// How often an interrupted download is begun again, and the pause before.
@@ -47,7 +47,7 @@ const RESTARTS: u32 = 3;
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a step did not complete.
-enum Stop {
+pub(super) enum Stop {
     /// The image is deleted, or another process has the job.
     Lost,
     /// The database is unavailable: the step is repeated.
@@ -120,7 +120,7 @@ fn parse(job: &Job) -> Option<(Method, Input)> {
     Some((Method::of_job(&job.kind)?, serde_json::from_str(&job.input).ok()?))
 }
 
-/// Whether this process can run the job. A newer version may have written it.
+/// Whether the job's parameters can be read.
 pub(super) fn is_readable(job: &Job) -> bool {
     parse(job).is_some()
 }
@@ -738,7 +738,7 @@ impl Import<'_> {
     }
 }
 
-fn next(step: usize) -> i32 {
+pub(super) fn next(step: usize) -> i32 {
     i32::try_from(step + 1).unwrap_or(i32::MAX)
 }
 

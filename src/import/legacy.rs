@@ -87,7 +87,7 @@ pub(crate) async fn create_task(
         Ok(creation) => {
             let parameters =
                 Input { uri: url, checksum: None, stores: vec![None], must_succeed: true, in_parallel: false };
-            Some((creation, new_job(context, Method::Legacy, &creation.image().id, task, &parameters)?))
+            Some((creation, new_job(context, Method::Legacy.name(), &creation.image().id, task, &parameters)?))
         }
     };
     let (job, message) = (job.as_ref(), creation.as_ref().err());

@@ -1,9 +1,11 @@
-//! Import of image data. A job in the database does the work, so that it survives the death of its process: see ADR 19.
+//! Import of image data, and of locations whose data is in place already. A job in the database does the work, so that it survives
+//! the death of its process: see ADR 19.
 
 mod checksum;
 mod download;
 mod job;
 mod legacy;
+mod location;
 mod runner;
 
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use uuid::Uuid;
 use self::checksum::Checksum;
 pub(crate) use self::{
     legacy::{NewTask, check_source, create_task},
+    location::LocationRequest,
     runner::{release_abandoned, start_waiting},
 };
 use crate::{
@@ -219,11 +222,6 @@ async fn insert(
 ) -> Result<()> {
     let task_input = json!({"image_id": image.id, "import_req": request.body, "backend": stores});
     let task = new_task(app, context, "api_image_import", Some(image.id.to_string()), request_id, &task_input)?;
-    let lock = [(IMPORT_TASK.to_owned(), task.id.clone())];
-    // Glance may have left rows that are marked as deleted.
-    db::properties::delete(tx, &image.id, &[IMPORT_TASK]).await?;
-    db::properties::insert(tx, &image.id, &lock, task.created_at).await?;
-    db::tasks::insert(tx, &task).await?;
     let input = Input {
         uri: request.uri.clone(),
         checksum: request.checksum.clone(),
@@ -231,7 +229,18 @@ async fn insert(
         stores,
         must_succeed: request.must_succeed,
     };
-    Ok(db::jobs::insert(tx, &new_job(context, request.method, &image.id, &task, &input)?).await?)
+    let job = new_job(context, request.method.name(), &image.id, &task, &input)?;
+    insert_job(tx, &task, &job).await
+}
+
+/// Adds a task and its job, which locks the image.
+async fn insert_job(tx: &mut Tx, task: &Task, job: &Job) -> Result<()> {
+    let lock = [(IMPORT_TASK.to_owned(), task.id.clone())];
+    // Glance may have left rows that are marked as deleted.
+    db::properties::delete(tx, &job.image_id, &[IMPORT_TASK]).await?;
+    db::properties::insert(tx, &job.image_id, &lock, task.created_at).await?;
+    db::tasks::insert(tx, task).await?;
+    Ok(db::jobs::insert(tx, job).await?)
 }
 
 /// Whether the data is copied to several stores at once. As in Glance, an active image is copied to one store after the other.
@@ -271,10 +280,10 @@ fn new_task(
 }
 
 /// The job of a task. No process has claimed it.
-fn new_job(context: &Context, method: Method, image_id: &ImageId, task: &Task, input: &Input) -> Result<Job> {
+fn new_job(context: &Context, kind: &str, image_id: &ImageId, task: &Task, input: &impl Serialize) -> Result<Job> {
     Ok(Job {
         id: task.id.clone(),
-        kind: method.name().to_owned(),
+        kind: kind.to_owned(),
         image_id: image_id.clone(),
         project_id: context.project_id().map(str::to_owned),
         process_id: String::new(),
@@ -284,6 +293,22 @@ fn new_job(context: &Context, method: Method, image_id: &ImageId, task: &Task, i
         done: 0,
         created_at: task.created_at,
     })
+}
+
+/// Begins to add a location to a queued image whose data is in place already.
+///
+/// # Errors
+/// `NotFound`, `Forbidden`, `Invalid`, `Conflict` when the image is not queued or another import has its lock.
+pub(crate) async fn add_location(
+    app: &Arc<App>,
+    context: &Context,
+    id: &RequestedId,
+    request: &LocationRequest,
+    request_id: Option<&str>,
+) -> Result<()> {
+    location::begin(app, context, id, request, request_id).await?;
+    start_waiting(app);
+    Ok(())
 }
 
 /// Checks that the image accepts an import by this method, in Glance's order.

@@ -7,7 +7,7 @@ use std::{
 
 use tracing::Instrument as _;
 
-use super::{Method, job};
+use super::{Method, job, location};
 use crate::{
     app::App,
     db::{self, jobs::Job},
@@ -73,7 +73,7 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
         waiting.sort_by_key(|job| running.get(&job.project_id).copied().unwrap_or_default());
         let Some(job) = waiting.into_iter().next() else { return Ok(()) };
         skipped.insert(job.id.clone());
-        if !job::is_readable(job) {
+        if !is_readable(job) {
             if app.process.note_unreadable(&job.id) {
                 let (task, image, method) = (&job.id, job.image_id.as_str(), &job.kind);
                 tracing::warn!(
@@ -103,6 +103,16 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
     Ok(())
 }
 
+/// Whether this process can run the job. A newer version may have written it.
+fn is_readable(job: &Job) -> bool {
+    if job.kind == location::KIND { location::is_readable(job) } else { job::is_readable(job) }
+}
+
+/// Runs a job of any kind to its end.
+async fn run(app: &Arc<App>, job: &Job) {
+    if job.kind == location::KIND { location::run(app, job).await } else { job::run(app, job).await }
+}
+
 /// Runs a job in a task of its own. When the server stops, the job is released, so that another process resumes it.
 fn spawn(slot: Slot, job: Job) {
     let app = Arc::clone(&slot.app);
@@ -110,7 +120,7 @@ fn spawn(slot: Slot, job: Job) {
     app.work.clone().spawn(
         async move {
             tokio::select! {
-                () = job::run(&app, &job) => {}
+                () = run(&app, &job) => {}
                 () = app.stopping.cancelled() => {
                     let released = async { db::jobs::release(&mut app.db.acquire_to_write().await?, &job).await };
                     match released.await {

@@ -19,7 +19,7 @@ pub(crate) use self::{
     listing::{Comparison, Direction, ImageFilter, SortKey, Term, VisibilityFilter},
     location::{Location, LocationStatus, LocationUrl, UNWRITTEN},
     member::{Member, MemberId, MemberStatus},
-    reserved::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, STAGE_HOST},
+    reserved::{FAILED_IMPORT, HASH_HOST, IMPORT_TASK, IMPORTING_TO, STAGE_HOST},
     status::{Status, may_become},
     storable::{check_no_nul, check_storable},
     tag::Tag,

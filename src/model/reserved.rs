@@ -8,3 +8,5 @@ pub(crate) const IMPORTING_TO: &str = "os_glance_importing_to_stores";
 pub(crate) const FAILED_IMPORT: &str = "os_glance_failed_import";
 /// The URL of the node that has the image's staged data.
 pub(crate) const STAGE_HOST: &str = "os_glance_stage_host";
+/// The URL of the node that computes the hash of the image's data.
+pub(crate) const HASH_HOST: &str = "os_glance_hash_op_host";

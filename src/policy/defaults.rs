@@ -3,6 +3,7 @@
 /// The names of the rules that Glimpse evaluates.
 pub(crate) mod rule {
     pub(crate) const ADD_IMAGE: &str = "add_image";
+    pub(crate) const ADD_IMAGE_LOCATION: &str = "add_image_location";
     pub(crate) const ADD_MEMBER: &str = "add_member";
     pub(crate) const COMMUNITIZE_IMAGE: &str = "communitize_image";
     pub(crate) const COPY_IMAGE: &str = "copy_image";
@@ -12,6 +13,7 @@ pub(crate) mod rule {
     pub(crate) const DELETE_MEMBER: &str = "delete_member";
     pub(crate) const DOWNLOAD_FROM_STORE: &str = "download_from_store";
     pub(crate) const DOWNLOAD_IMAGE: &str = "download_image";
+    pub(crate) const FETCH_IMAGE_LOCATION: &str = "fetch_image_location";
     pub(crate) const GET_IMAGE: &str = "get_image";
     pub(crate) const GET_IMAGE_LOCATION: &str = "get_image_location";
     pub(crate) const GET_IMAGES: &str = "get_images";
@@ -100,8 +102,8 @@ pub(super) const RULES: &[Default] = &[
     project(rule::DELETE_IMAGE_LOCATION, ADMIN).before(DEFAULT),
     project(rule::GET_IMAGE_LOCATION, READER).before(DEFAULT),
     project(rule::SET_IMAGE_LOCATION, MEMBER).before(DEFAULT),
-    project("add_image_location", SERVICE_OR_CREATOR),
-    project("fetch_image_location", SERVICE),
+    project(rule::ADD_IMAGE_LOCATION, SERVICE_OR_CREATOR),
+    project(rule::FETCH_IMAGE_LOCATION, SERVICE),
     project(rule::ADD_MEMBER, MEMBER).before(DEFAULT),
     project(rule::DELETE_MEMBER, MEMBER).before(DEFAULT),
     project(rule::GET_MEMBER, OWNER_OR_SHARED_WITH).before(DEFAULT),

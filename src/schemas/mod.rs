@@ -20,6 +20,8 @@ use crate::{
 const IMAGE: &str = include_str!("image.json");
 /// The properties of a member.
 const MEMBER: &str = include_str!("member.json");
+/// The schema of a request that adds a location. Clients cannot fetch it, but error messages show it.
+const LOCATION: &str = include_str!("location.json");
 /// The properties of a task.
 const TASK: &str = include_str!("task.json");
 /// The properties of a task that a listing does not include.
@@ -28,6 +30,7 @@ const NOT_LISTED: [&str; 3] = ["input", "result", "message"];
 /// The schemas, including what the configuration adds to them.
 pub(crate) struct Schemas {
     image: Schema,
+    location: Schema,
     /// The schema of a page of images.
     pub(crate) images: Value,
     /// The schema of a member of an image.
@@ -85,6 +88,7 @@ impl Schemas {
         Ok(Self {
             images: page("images", image.raw()),
             image,
+            location: Schema::new(parse_built_in(LOCATION)?).map_err(SchemasError::BuiltIn)?,
             members: minimal_page("members", &member),
             member,
             tasks: minimal_page("tasks", &minimal("task", task)),
@@ -118,6 +122,15 @@ impl Schemas {
     pub(crate) fn check_image(&self, body: &Map<String, Value>) -> Result<()> {
         let checked = self.image.check(body);
         checked.map_err(|fault| Error::Invalid(format!("Provided object does not match schema 'image': {fault}")))
+    }
+
+    /// Validates the body of a request that adds a location to an image.
+    ///
+    /// # Errors
+    /// As [`Self::check_image`].
+    pub(crate) fn check_location(&self, body: &Value) -> Result<()> {
+        let checked = self.location.check(&Map::from_iter([("add_location".to_owned(), body.clone())]));
+        checked.map_err(|fault| Error::Invalid(format!("Provided object does not match schema 'location': {fault}")))
     }
 }
 

@@ -141,6 +141,11 @@ pub(crate) trait Driver: Sized {
     ) -> (Option<Self>, Option<String>);
     /// Whether the URL alone shows that a location is in this store.
     fn owns(&self, url: &LocationUrl) -> bool;
+    /// The name of the object at a URL of this store that another service may add as a location. A driver without names that are
+    /// safe to accept returns `None`.
+    fn key<'u>(&self, _: &'u LocationUrl) -> Option<&'u str> {
+        None
+    }
     /// The properties of the store that admins can see.
     fn properties(&self) -> Map<String, Value> {
         Map::new()

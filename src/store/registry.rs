@@ -98,6 +98,11 @@ impl Store {
         self.kind == "http"
     }
 
+    /// See `Driver::key`.
+    fn key<'u>(&self, url: &'u LocationUrl) -> Option<&'u str> {
+        call!(self, |driver| driver.key(url), None)
+    }
+
     /// See `Driver::properties`.
     pub(crate) fn properties(&self) -> Map<String, Value> {
         call!(self, |driver| driver.properties(), Map::new())
@@ -330,6 +335,19 @@ impl Stores {
         // Glance accepts these schemes in lower case only.
         let is_web_url = ["http://", "https://"].iter().any(|scheme| url.expose().starts_with(scheme));
         found.find(|_| is_web_url).ok_or(Error::NoStore)
+    }
+
+    /// The store of a location that another service supplies, and the name of its object there. A service can add URLs of web
+    /// servers, which have no such name, and of objects in the bucket of an S3 store. As in Glance, it cannot add paths of files.
+    ///
+    /// # Errors
+    /// `NoStore`.
+    pub(crate) fn find_for_service<'u>(&self, url: &'u LocationUrl) -> Result<(&Arc<Store>, Option<&'u str>)> {
+        if let Ok(store) = self.find_for_client(url) {
+            return Ok((store, None));
+        }
+        let mut found = self.stores.iter().filter_map(|store| Some((store, Some(store.key(url)?))));
+        found.next().ok_or(Error::NoStore)
     }
 
     /// The store that a location is in.

@@ -218,6 +218,12 @@ impl Driver for S3Driver {
         url.starts_with(&self.prefix) || url.strip_prefix("s3+http://").is_some_and(is_prefix_of)
     }
 
+    fn key<'u>(&self, url: &'u LocationUrl) -> Option<&'u str> {
+        let (bucket, key) = location::bucket_and_key(url).ok().filter(|_| self.owns(url))?;
+        // The host in a URL can contain slashes, so the start of the URL does not decide on the bucket.
+        (bucket == self.bucket).then_some(key)
+    }
+
     fn properties(&self) -> Map<String, Value> {
         let mut properties = Map::new();
         properties.insert("s3_store_large_object_size".to_owned(), self.large_object_size.into());

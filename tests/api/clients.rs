@@ -5,7 +5,7 @@ use std::process::Command;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
-use crate::support::{Keystone, TestServer};
+use crate::support::{Keystone, ServerBuilder, TestServer, Web};
 
 const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 
@@ -18,7 +18,11 @@ pub(crate) struct Shell {
 impl Shell {
     /// The demo user of a standalone server, without a login.
     async fn start() -> Self {
-        let server = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
+        Self::start_with(TestServer::builder()).await
+    }
+
+    async fn start_with(builder: ServerBuilder) -> Self {
+        let server = builder.option("glimpse", "auth", "standalone").start().await;
         // The first start created the user; this command sets a known password.
         Self::identity(&server, "printf 'pass for demo'", "passwd demo");
         let mut environment = Self::path();
@@ -288,6 +292,51 @@ async fn the_python_client_libraries_manage_images() {
     let shell = Shell::start().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
     shell.run(&format!("python3 -W ignore {script}"));
+}
+
+/// A user adds a location with `glance` and with openstacksdk, and a service lists it. The clients block the thread of the test.
+#[tokio::test(flavor = "multi_thread")]
+async fn glance_and_openstacksdk_add_and_list_locations() {
+    let web = Web::start(&[("/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello")]).await;
+    let builder = TestServer::builder().option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]").option(
+        "import_filtering_opts",
+        "allowed_ports",
+        "[]",
+    );
+    let shell = Shell::start_with(builder).await;
+    Shell::identity(&shell.server, "printf 'pass for nova'", "add nova --project demo --role service --role reader");
+    let glance = |user: &str, line: &str| {
+        let token = STANDARD.encode(format!("{user}:pass for {user}"));
+        format!("glance --os-image-url \"$BASE\" --os-auth-token {token} {line}")
+    };
+    let in_time = (0..50).any(|_| shell.try_run(&glance("nova", "image-list")).0);
+    assert!(in_time, "{}", shell.try_run(&glance("nova", "image-list")).1);
+    let url = format!("{}/a", web.base());
+    let create = |name: &str| {
+        glance("demo", &format!("image-create --name {name} --disk-format raw --container-format bare <&-"))
+    };
+    shell.run(&create("first"));
+    shell.run(&create("second"));
+    let id = |name: &str| shell.run(&format!("openstack image show {name} -f value -c id")).trim().to_owned();
+    let (first, second) = (id("first"), id("second"));
+    shell.run(&glance("demo", &format!("add-location --url {url} {first}")));
+    let sdk = "import openstack, sys; image = openstack.connect(load_envvars=True, load_yaml_config=False).image; \
+        image.add_image_location(sys.argv[1], sys.argv[2])";
+    shell.run(&format!("python3 -W ignore -c '{sdk}' {second} {url}"));
+    for image in [&first, &second] {
+        let is_active = |_| shell.run(&format!("openstack image show {image} -f value -c status")).trim() == "active";
+        assert!((0..50).any(is_active), "{}", shell.server.log());
+        let list = "import openstack, sys; image = openstack.connect(load_envvars=True, load_yaml_config=False).image; \
+            print(*[one.url for one in image.image_locations(sys.argv[1])])";
+        let login = "OS_USERNAME=nova OS_PASSWORD=\"pass for nova\"";
+        assert_eq!(shell.run(&format!("{login} python3 -W ignore -c '{list}' {image}")).trim(), url);
+        let refused = shell.refuse(&format!("python3 -W ignore -c '{list}' {image}"));
+        assert!(refused.contains("fetch_image_location"), "{refused}");
+    }
+    let active = shell.refuse(&glance("demo", &format!("add-location --url {url} {first}")));
+    assert!(active.contains("not allowed to add locations if image status is active"), "{active}");
+    let wrong = shell.refuse(&glance("demo", &format!("add-location --url http://169.254.169.254/ {first}")));
+    assert!(!wrong.contains("Traceback"), "{wrong}");
 }
 
 /// Uploads and downloads data with the real clients, and compares hashes.

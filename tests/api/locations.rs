@@ -13,11 +13,11 @@ use crate::{
 };
 
 const V21: &str = "application/openstack-images-v2.1-json-patch";
-const HASH: &str = "9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c46\
+pub(crate) const HASH: &str = "9b71d224bd62f3785d96d46ad3ea3d73319bfbc2890caadae2dff72519673ca72323c3d99ba5c11d7c7acc6e14b8c5da0c46\
     63475c2e5c3adef46f73bcdec043";
 
 /// The pages of a web server. `HOST` stands for its address.
-const PAGES: [(&str, &str); 12] = [
+pub(crate) const PAGES: [(&str, &str); 12] = [
     ("/a", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
     ("/b", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
     ("/c", "200 OK\r\nContent-Length: 5\r\n\r\nhello"),
@@ -30,6 +30,34 @@ const PAGES: [(&str, &str); 12] = [
     ("/round", "301 Moved\r\nLocation: http://HOST/round\r\nContent-Length: 0\r\n\r\n"),
     ("/other", "307 Moved\r\nLocation: http://HOST/a\r\nContent-Length: 0\r\n\r\n"),
     ("/broken", "500 Broken\r\nContent-Length: 0\r\n\r\n"),
+];
+
+/// Hosts that are this machine, and hosts that some programs take for it.
+pub(crate) const OWN_HOSTS: [&str; 24] = [
+    "127.0.0.1",
+    "127.1",
+    "127.0.0.1.",
+    "2130706433",
+    "0x7f000001",
+    "0x7f.1",
+    "0177.0.0.1",
+    "017700000001",
+    "localhost",
+    "LOCALHOST",
+    "localhost.",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[::]",
+    "0.0.0.0",
+    "0",
+    "u:p@127.0.0.1",
+    "a.example\\@127.0.0.1",
+    "１２７.0.0.1",
+    "127%2e0.0.1",
+    "127.0.0.1%00",
+    "127。0。0。1",
 ];
 
 /// Options that allow users to add URLs of web servers on this machine.
@@ -383,33 +411,7 @@ async fn only_allowed_urls_are_accepted_as_locations() {
     let s = closed.start().await;
     let admin = s.admin();
     let image = waiting_image(&admin).await;
-    let hosts = [
-        "127.0.0.1",
-        "127.1",
-        "127.0.0.1.",
-        "2130706433",
-        "0x7f000001",
-        "0x7f.1",
-        "0177.0.0.1",
-        "017700000001",
-        "localhost",
-        "LOCALHOST",
-        "localhost.",
-        "[::1]",
-        "[::ffff:127.0.0.1]",
-        "[::127.0.0.1]",
-        "[64:ff9b::7f00:1]",
-        "[::]",
-        "0.0.0.0",
-        "0",
-        "u:p@127.0.0.1",
-        "a.example\\@127.0.0.1",
-        "１２７.0.0.1",
-        "127%2e0.0.1",
-        "127.0.0.1%00",
-        "127。0。0。1",
-    ];
-    for host in hosts {
+    for host in OWN_HOSTS {
         let there = location(&format!("http://{host}:{}/a", web.port));
         patch(&admin, &image, &add("-", &there)).await.expect(400);
     }

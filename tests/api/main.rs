@@ -23,6 +23,7 @@ mod listing;
 mod locations;
 mod manage;
 mod members;
+mod new_locations;
 mod policy;
 mod protections;
 mod races;

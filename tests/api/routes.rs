@@ -35,6 +35,10 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("PUT", "/v2/images/{image}/file", [401, 415, 415, 415, 415]),
     // Without a body.
     ("POST", "/v2/images/{image}/import", [401, 400, 400, 400, 400]),
+    // Without a body.
+    ("POST", "/v2/images/{image}/locations", [401, 400, 400, 400, 400]),
+    ("GET", "/v2/images/{image}/locations", [401, 404, 403, 403, 200]),
+    ("GET", "/v2/images/{community}/locations", [401, 403, 403, 403, 200]),
     ("PUT", "/v2/images/{image}/stage", [401, 415, 415, 415, 415]),
     ("PUT", "/v2/images/{image}/tags/{tag}", [401, 404, 403, 204, 204]),
     ("PUT", "/v2/images/{community}/tags/{tag}", [401, 403, 403, 204, 204]),

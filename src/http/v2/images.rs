@@ -13,7 +13,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use self::body::ImageBody;
-pub(super) use self::body::new_image;
+pub(super) use self::body::{LocationBody, new_image};
 use crate::{
     app::SharedApp,
     context::Context,

@@ -5,6 +5,7 @@ mod data;
 mod images;
 mod import;
 mod info;
+mod locations;
 mod members;
 mod schemas;
 mod stores;
@@ -33,6 +34,7 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/images/{image_id}/actions/reactivate").post(actions::reactivate),
         Resource::new("/v2/images/{image_id}/file").get(data::download).put(data::upload),
         Resource::new("/v2/images/{image_id}/import").post(import::begin),
+        Resource::new("/v2/images/{image_id}/locations").get(locations::list).post(locations::add),
         Resource::new("/v2/images/{image_id}/stage").put(data::stage),
         Resource::new("/v2/images/{image_id}/tasks").get(tasks::of_image),
         Resource::new("/v2/images/{image_id}/members").get(members::list).post(members::add),

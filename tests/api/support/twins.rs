@@ -16,6 +16,10 @@ pub(crate) enum Persona {
     Anonymous,
     Admin,
     Member(&'static str),
+    /// A service with a token of a project.
+    Service(&'static str),
+    /// A member, on whose behalf a service sends the request.
+    ByService(&'static str),
     Reader(&'static str),
 }
 
@@ -201,6 +205,14 @@ impl Twins {
             Persona::Anonymous => (ours.anonymous(), theirs.anonymous()),
             Persona::Admin => (ours.admin(), theirs.admin()),
             Persona::Member(project) => (ours.member(project), theirs.member(project)),
+            Persona::Service(project) => {
+                let token = format!("nova:{project}:service");
+                (ours.client(Some(&token)), theirs.client("nova", project, "service"))
+            }
+            Persona::ByService(project) => (
+                ours.member(project).with_headers(&[("X-Service-Token", "nova:services:service")]),
+                theirs.member(project).with_headers(&[("X-Service-Roles", "service")]),
+            ),
             Persona::Reader(project) => (ours.reader(project), theirs.reader(project)),
         }
     }

@@ -14,7 +14,7 @@ use crate::{
         update::Attribute,
         view::ImageView,
     },
-    model::{ImageId, Location, LocationUrl, STAGE_HOST, Tag, Visibility, check_storable},
+    model::{HASH_HOST, ImageId, Location, LocationUrl, STAGE_HOST, Tag, Visibility, check_storable},
 };
 
 /// The maximum length of a custom property's value in bytes: the size of MySQL's TEXT.
@@ -32,7 +32,7 @@ const READ_ONLY: [&str; 8] =
 const RESERVED: [&str; 3] = ["location", "deleted", "deleted_at"];
 
 /// Custom properties that are internal to the service.
-const HIDDEN: [&str; 2] = [STAGE_HOST, "os_glance_hash_op_host"];
+const HIDDEN: [&str; 2] = [STAGE_HOST, HASH_HOST];
 
 /// The body of a response with an image.
 pub(super) struct ImageBody<'v> {
@@ -60,7 +60,7 @@ impl<'v> ImageBody<'v> {
 
 /// A location in a response.
 #[derive(Serialize)]
-struct LocationBody<'l> {
+pub(in crate::http::v2) struct LocationBody<'l> {
     url: &'l LocationUrl,
     metadata: &'l Map<String, Value>,
 }
