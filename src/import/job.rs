@@ -220,7 +220,10 @@ impl Import<'_> {
                 tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
                 return false;
             }
-            Stop::Lost => ("Image has been deleted, aborting import.".to_owned(), Vec::new()),
+            Stop::Lost => {
+                tracing::warn!("the image is deleted, or another process has the import");
+                ("Image has been deleted, aborting import.".to_owned(), Vec::new())
+            }
             Stop::Failed(error, failed) => {
                 tracing::warn!(error = with_causes(&error), "the import has failed");
                 let is_internal = matches!(error, Error::Unavailable { .. } | Error::Internal(_));

@@ -566,6 +566,31 @@ async fn a_server_that_stops_hands_its_imports_over() {
     nothing_is_left(&second, dir.path()).await;
 }
 
+#[tokio::test]
+async fn a_process_that_stalls_does_not_disturb_the_one_that_has_taken_over_its_import() {
+    let dir = tempfile::tempdir().unwrap();
+    let (port, release) = held_web(b"abcdef").await;
+    let first = with_stores(dir.path(), port).start().await;
+    let image = waiting_image(&first.member("p1")).await;
+    import(&first.member("p1"), &image, &web_download(port)).await.expect(202);
+    eventually("the download is begun", || async { (!staged(dir.path()).is_empty()).then_some(()) }).await;
+    first.freeze();
+    let second = with_stores(dir.path(), port).database(first.database.clone()).start().await;
+    let resumed = || async { second.log().contains("the import runs in this process").then_some(()) };
+    eventually("another process resumes it", resumed).await;
+    first.thaw();
+    eventually("the first one notices it", || async {
+        first.log().contains("another process has the import").then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    release.send(true).unwrap();
+    let member = second.member("p1");
+    assert_eq!(ended(&member, &image).await["status"], "success", "{}\n{}", first.log(), second.log());
+    assert_eq!(crate::data::download(&member, &image).await, b"abcdef");
+    nothing_is_left(&second, dir.path()).await;
+}
+
 /// Without a restart: the download would go on for minutes.
 #[tokio::test]
 async fn deleting_an_image_ends_its_import_within_a_heartbeat() {
@@ -853,6 +878,10 @@ async fn held_web(data: &'static [u8]) -> (u16, tokio::sync::watch::Sender<bool>
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut released = released.clone();
             tokio::spawn(async move {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    request.push(tokio::io::AsyncReadExt::read_u8(&mut stream).await.unwrap());
+                }
                 let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", data.len());
                 stream.write_all(head.as_bytes()).await.unwrap();
                 stream.write_all(&data[..1]).await.unwrap();

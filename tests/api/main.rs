@@ -17,6 +17,7 @@ mod galera;
 mod identity_api;
 mod images;
 mod import;
+mod import_kills;
 mod keystone;
 mod limits;
 mod listing;

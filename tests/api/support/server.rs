@@ -195,8 +195,22 @@ impl TestServer {
 
     /// SIGTERM
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Suspends the program: its connections stay open, and nothing responds.
+    pub(crate) fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Resumes the program.
+    pub(crate) fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
         let pid = self.running.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Limits the size of files that the server can write.
