@@ -5,6 +5,8 @@ and the script exits with an error at the first check that fails.
 """
 
 import os
+import sys
+import time
 
 import glanceclient
 import openstack
@@ -81,5 +83,41 @@ def glance():
     check(list(client.images.list(filters={"name": "changed"})) == [], "the image was deleted")
 
 
-sdk()
-glance()
+def active(image, one):
+    for _ in range(100):
+        shown = image.get_image(one.id)
+        if shown.status == "active":
+            return shown
+        time.sleep(0.1)
+    raise SystemExit(f"check failed: {one.name} becomes active: {shown.status}")
+
+
+def imports():
+    """Imports `disk.raw` in the current folder, which the web server at URL serves, too."""
+    image = openstack.connect(load_envvars=True, load_yaml_config=False).image
+    formats = {"disk_format": "raw", "container_format": "bare"}
+    staged = image.create_image(name="sdk-staged", filename="disk.raw", use_import=True, wait=True, **formats)
+    check(active(image, staged).size == os.path.getsize("disk.raw"), "create_image(use_import=True)")
+    new = image.create_image(name="sdk-web", allow_duplicates=True, **formats)
+    image.import_image(new, method="web-download", uri=os.environ["URL"], all_stores=True)
+    check(active(image, new).size == os.path.getsize("disk.raw"), "import_image by web-download")
+    image.import_image(staged, method="copy-image", stores=["second"])
+    for one in [staged, new]:
+        for _ in range(100):
+            stores = image.get_image(one.id).properties.get("stores")
+            if stores == "fs,second":
+                break
+            time.sleep(0.1)
+        check(stores == "fs,second", f"the stores of {one.name}: {stores}")
+        check(image.download_image(one).content == open("disk.raw", "rb").read(), f"the data of {one.name}")
+    by_url = image.create_image(name="sdk-uri", use_import=True, import_method="web-download", uri=os.environ["URL"], **formats)
+    active(image, by_url)
+    for one in [staged, new, by_url]:
+        image.delete_image(one.id, ignore_missing=False)
+
+
+if sys.argv[1:] == ["imports"]:
+    imports()
+else:
+    sdk()
+    glance()

@@ -21,6 +21,7 @@ impl Shell {
         Self::start_with(TestServer::builder()).await
     }
 
+    /// Like [`Self::start`], with further options.
     async fn start_with(builder: ServerBuilder) -> Self {
         let server = builder.option("glimpse", "auth", "standalone").start().await;
         // The first start created the user; this command sets a known password.
@@ -364,4 +365,53 @@ async fn openstack_glance_and_curl_transfer_image_data() {
     shell.run(&format!("{glance} image-delete {IMAGE}"));
     let left = std::fs::read_dir(shell.server.data_dir().parent().unwrap().join("images")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+/// All methods of import, as users and programs choose them. The web server needs a thread while a client runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn openstack_glance_and_openstacksdk_import_images() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = crate::data::bytes(3_000_000);
+    let (port, _) = crate::import::web(vec![crate::import::page(&data)]).await;
+    let builder = crate::import::with_stores(dir.path(), port).file("policy.yaml", "copy_image: '@'\n");
+    let shell = Shell::start_with(builder).await;
+    std::fs::write(dir.path().join("disk.raw"), &data).unwrap();
+    let inside = format!("cd {}", dir.path().display());
+    let is_in = |image: &str, stores: &str| {
+        let expected = (Value::from("active"), Value::from(stores));
+        let mut shown = (Value::Null, Value::Null);
+        for _ in 0..20 {
+            let json = shell.run(&format!("openstack image show {image} -f json"));
+            let json: Value = serde_json::from_str(&json).unwrap();
+            shown = (json["status"].clone(), json["properties"]["stores"].clone());
+            if shown == expected {
+                let folder = if stores.starts_with("fs") { "images" } else { "second" };
+                let path = dir.path().join(folder).join(json["id"].as_str().unwrap());
+                return assert!(std::fs::read(path).unwrap() == data, "{image}");
+            }
+        }
+        panic!("{image}: {shown:?}");
+    };
+    let described = "--disk-format raw --container-format bare";
+    shell.run(&format!("openstack image create {described} staged <&-"));
+    shell.run(&format!("{inside} && openstack image stage --file disk.raw staged"));
+    shell.run("openstack image import --method glance-direct staged");
+    is_in("staged", "fs");
+    shell.run(&format!("openstack image create {described} web <&-"));
+    let from = format!("http://127.0.0.1:{port}/x");
+    shell.run(&format!("openstack image import --method web-download --uri {from} --all-stores web"));
+    is_in("web", "fs,second");
+    shell.run("openstack image import --method copy-image staged --store second");
+    is_in("staged", "fs,second");
+    let glance = "glance --os-image-url \"$BASE\" --os-auth-token \"$TOKEN\"";
+    let via = format!("{inside} && {glance} image-create-via-import {described}");
+    shell.run(&format!("{via} --id {IMAGE} --import-method glance-direct --file disk.raw <&-"));
+    is_in(IMAGE, "fs");
+    let second = IMAGE.replace("4ca", "5ca");
+    shell.run(&format!("{via} --id {second} --import-method web-download --uri {from} --stores second <&-"));
+    is_in(&second, "second");
+    let tasks = shell.run(&format!("{glance} image-tasks {IMAGE}"));
+    assert!(tasks.contains("success"), "{tasks}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
+    shell.run(&format!("{inside} && URL={from} python3 -W ignore {script} imports"));
 }
