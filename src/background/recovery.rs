@@ -106,6 +106,7 @@ impl ProcessWatch {
         let waiting = jobs.iter().filter(|job| job.process_id.is_empty());
         self.waiting =
             waiting.map(|job| (job.id.clone(), waited.get(&job.id).map_or(0, |checks| checks + 1))).collect();
+        import::log_states(&jobs, &self.waiting);
         let given_up =
             self.waiting.iter().filter(|(_, checks)| **checks >= FOREIGN).map(|(id, _)| id.clone()).collect();
         self.report(&jobs);

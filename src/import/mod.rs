@@ -6,6 +6,7 @@ mod download;
 mod job;
 mod legacy;
 mod location;
+mod report;
 mod runner;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use self::checksum::Checksum;
 pub(crate) use self::{
     legacy::{NewTask, check_source, create_task},
     location::LocationRequest,
+    report::log_states,
     runner::{release_abandoned, start_waiting},
 };
 use crate::{

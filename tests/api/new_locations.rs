@@ -330,7 +330,8 @@ async fn data_with_another_hash_than_the_claimed_one_is_not_the_images() {
     );
     assert_eq!(locations(&s.admin(), &image).await, json!([]));
     nothing_is_left(&s).await;
-    // The image can still get its data.
+    // The image can still get its data. Times have no fractions of seconds on MySQL, so the other task is hidden.
+    s.database.execute("UPDATE tasks SET image_id = NULL").await;
     add(&member, &image, &claimed(&url, "sha256", SHA256)).await.expect(202);
     assert_eq!(outcome(&member, &image).await, (json!(["active", 5, MD5, "sha256", SHA256]), json!("success")));
     assert_eq!(locations(&s.admin(), &image).await.as_array().unwrap().len(), 1);
@@ -633,6 +634,34 @@ async fn deleting_an_image_ends_the_computation_of_its_hash() {
         assert_eq!(s.database.count("SELECT COUNT(*) FROM tasks WHERE status = 'failure'").await, 1);
         assert_eq!(heard.lock().unwrap().len(), 2);
     }
+}
+
+/// With one slot, the second job waits for the first one.
+#[tokio::test]
+async fn the_log_shows_jobs_that_wait_and_jobs_that_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stalled, _) = web(vec![page(b"hello"), STALLED.to_vec()]).await;
+    let (quick, _) = web(vec![page(b"hello")]).await;
+    let slots = open(dir.path()).option("taskflow_executor", "max_workers", 1);
+    let s = slots.environment("RUST_LOG", "glimpse=debug").start().await;
+    let member = s.member("p1");
+    let (first, second) = (waiting_image(&member).await, waiting_image(&member).await);
+    for (image, port) in [(&first, stalled), (&second, quick)] {
+        add(&member, image, &json!({"url": format!("http://127.0.0.1:{port}/x")})).await.expect(202);
+        // The older job is the first one.
+        eventually("it is begun", || async { (status(&member, &first).await == "active").then_some(()) }).await;
+    }
+    eventually("the log shows both", || async {
+        let log = s.log();
+        let shows = |image: &str, text: &str| log.lines().any(|line| line.contains(id(image)) && line.contains(text));
+        let waits = shows(&second, "a job waits for a slot");
+        (waits && shows(&first, "a job is in progress") && shows(&second, "a job waits")).then_some(())
+    })
+    .await;
+    assert_eq!(status(&member, &second).await, "queued");
+    assert_eq!(s.log().matches("a job waits for a slot").count(), 1);
+    member.delete(&first).await.expect(204);
+    assert_eq!(outcome(&member, &second).await.1, json!("success"));
 }
 
 #[tokio::test]
