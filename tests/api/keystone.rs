@@ -217,6 +217,27 @@ async fn a_service_token_makes_an_expired_user_token_acceptable() {
     client.send(beside("nonsense".to_owned())).await.expect(401);
 }
 
+/// A user is allowed to add data on web servers only, and a service on the user's behalf other data, too.
+#[tokio::test]
+async fn a_service_token_lets_a_member_add_a_location_in_any_store() {
+    let keystone = Keystone::start().await;
+    let s = with(&keystone).start().await;
+    let member = s.client(Some(&keystone.token("member1", "p1").await));
+    let image = member.create_image(&json!({"disk_format": "raw", "container_format": "bare"})).await;
+    let add = || {
+        let request = member.request("POST", &format!("{image}/locations"));
+        request.json(&json!({"url": "rbd://cluster/pool/image/snapshot"}))
+    };
+    member.send(add()).await.expect(403).says("http store must be enabled to use location API by normal user.");
+    let other = keystone.token("member2", "p2").await;
+    // The token of another user is not that of a service.
+    member.send(add().header("X-Service-Token", other)).await.expect(403);
+    let service = keystone.token("glance", "service").await;
+    member.send(add().header("X-Service-Token", &service)).await.expect(202);
+    member.get(&format!("{image}/locations")).await.expect(403);
+    s.client(Some(&service)).get(&format!("{image}/locations")).await.expect(200);
+}
+
 #[tokio::test]
 async fn access_rules_of_an_application_credential_are_enforced() {
     let keystone = Keystone::start().await;

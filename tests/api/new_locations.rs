@@ -8,7 +8,9 @@ use crate::{
     data::{download, files, id, image_with, status, upload, waiting_image, with_store},
     import::{page, web},
     locations::{HASH, OWN_HOSTS, PAGES},
-    support::{Answer, Client, Persona, Question, S3, ServerBuilder, TestServer, Twins, Web, eventually},
+    support::{
+        Answer, Client, Database, Glance, Persona, Question, S3, ServerBuilder, TestServer, Twins, Web, eventually,
+    },
 };
 
 /// The MD5 and the SHA-256 of the pages' data.
@@ -634,6 +636,39 @@ async fn deleting_an_image_ends_the_computation_of_its_hash() {
         assert_eq!(s.database.count("SELECT COUNT(*) FROM tasks WHERE status = 'failure'").await, 1);
         assert_eq!(heard.lock().unwrap().len(), 2);
     }
+}
+
+/// A Glance and a Glimpse share the database. Each deletes an image whose hash the other one computes.
+#[tokio::test]
+async fn the_computation_of_a_hash_ends_when_the_other_program_deletes_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let database = Database::create(dir.path()).await;
+    Glance::sync(&database).await;
+    let options = [
+        ("DEFAULT", "enabled_backends", "fs:file, web:http"),
+        ("DEFAULT", "public_endpoint", "http://images.example:9292"),
+        ("import_filtering_opts", "allowed_hosts", "[127.0.0.1]"),
+        ("import_filtering_opts", "allowed_ports", "[]"),
+    ];
+    let glance = Glance::start_with(&database, &options, &[]).await;
+    let public = open(dir.path()).option("DEFAULT", "public_endpoint", "http://images.example:9292");
+    let s = public.database(database).start().await;
+    let (ours, theirs) = (s.member("p1"), glance.member("p1"));
+    let web = Web::start(&[("/stalled", "200 OK\r\nContent-Length: 5\r\n\r\nheSTALL")]).await;
+    for (n, (adding, deleting)) in [(&ours, &theirs), (&theirs, &ours)].into_iter().enumerate() {
+        let image = waiting_image(adding).await;
+        add(adding, &image, &json!({"url": format!("{}/stalled", web.base())})).await.expect(202);
+        eventually("the data is read", || async {
+            let reads = web.requests().iter().filter(|request| *request == "GET /stalled").count();
+            (reads == n + 1).then_some(())
+        })
+        .await;
+        assert_eq!(deleting.get(&image).await.expect(200).json()["status"], "active");
+        deleting.delete(&image).await.expect(204);
+        adding.get(&image).await.expect(404);
+    }
+    let jobs = async || s.database.count("SELECT COUNT(*) FROM glimpse_jobs").await;
+    eventually("the job is ended", || async { (jobs().await == 0).then_some(()) }).await;
 }
 
 /// With one slot, the second job waits for the first one.

@@ -15,7 +15,7 @@ pub(crate) struct Web {
 
 impl Web {
     /// Starts a server with these pages: a path, and a response without its version. `HOST` in a response stands for
-    /// the server's address.
+    /// the server's address. A response that ends with `STALL` is never completed.
     pub(crate) async fn start(pages: &[(&'static str, &'static str)]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -62,5 +62,10 @@ async fn answer(
     let page = page.replace("HOST", &format!("127.0.0.1:{port}")).replacen("\r\n", "\r\nConnection: close\r\n", 1);
     let (start, data) = page.split_once("\r\n\r\n").unwrap();
     let data = if method == "HEAD" { "" } else { data };
+    let stalls = data.strip_suffix("STALL");
+    let data = stalls.unwrap_or(data);
     let _ = stream.write_all(format!("HTTP/1.1 {start}\r\n\r\n{data}").as_bytes()).await;
+    if stalls.is_some() {
+        std::future::pending::<()>().await;
+    }
 }
