@@ -34,6 +34,8 @@ group! {
         body_memory: ByteSize = ByteSize(256 << 20),
         /// Seconds that a limit from Keystone is cached. With 0, concurrent requests share one query.
         limits_cache_time: Duration = Duration::ZERO,
+        /// Seconds that the conversion of an import's data is given, and the processor time that it is given.
+        conversion_timeout: u32 = 4 * 3600 => 1..,
     }
 }
 

@@ -13,5 +13,7 @@ group! {
         require_image_format_match: bool = true,
         /// The safety checks that a disk with a partition table is allowed to fail.
         gpt_safety_checks_nonfatal: Vec<String> = Vec::new(),
+        /// The types of VMDK that the conversion of imported data accepts.
+        vmdk_allowed_types: Vec<String> = word_list("streamOptimized monolithicSparse"),
     }
 }

@@ -10,10 +10,12 @@ mod glance_store;
 mod glimpse;
 mod group;
 mod healthcheck;
+mod image_conversion;
 mod image_format;
 mod image_import_opts;
 mod import_filtering_opts;
 mod ini;
+mod inject_metadata_properties;
 mod keystone_authtoken;
 mod keystone_login;
 mod log_config;
@@ -74,6 +76,8 @@ groups! {
         oslo_limit::OsloLimit,
         import_filtering_opts::ImportFilteringOpts,
         image_import_opts::ImageImportOpts,
+        image_conversion::ImageConversion,
+        inject_metadata_properties::InjectMetadataProperties,
         task::Task,
         taskflow_executor::TaskflowExecutor,
         oslo_middleware::OsloMiddleware,

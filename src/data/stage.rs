@@ -68,10 +68,13 @@ pub(crate) async fn remove_stale(app: &App, quiet: Duration) -> Result<()> {
         // The wait has a timeout: the process that has the hold may be stalled. With the hold, no transfer replaces the data.
         let hold = async { store.hold(&object).await.map_err(Error::store_failed) };
         let hold = with_timeout(app, hold).await?;
-        if is_needed(app, &image).await? {
-            hold.release().await;
-        } else {
-            store.discard(&object, Some(hold)).await.map_err(Error::store_failed)?;
+        let is_needed = is_needed(app, &image).await;
+        let removed = match is_needed {
+            Ok(false) => app.stores.discard_staged(&image).await.map_err(Error::store_failed).map(|()| true),
+            kept => kept.map(|_| false),
+        };
+        hold.release().await;
+        if removed? {
             tracing::warn!(image = image.as_str(), "staged data that no image needs was removed");
         }
     }

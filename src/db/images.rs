@@ -259,6 +259,17 @@ pub(crate) async fn set_facts(
     tx.execute(with_facts(transition(&image.id, image.status, to, now), facts)).await.map(drop)
 }
 
+/// Writes the size, the virtual size and the formats of an image that is being imported. One statement.
+pub(crate) async fn set_imported(tx: &mut Tx, image: &Image, now: NaiveDateTime) -> Result<()> {
+    let update = transition(&image.id, Status::Importing, Status::Importing, now)
+        .value(Images::Size, image.size)
+        .value(Images::VirtualSize, image.virtual_size)
+        .value(Images::DiskFormat, image.disk_format.as_deref())
+        .value(Images::ContainerFormat, image.container_format.as_deref())
+        .take();
+    tx.execute(update).await.map(drop)
+}
+
 /// Returns an image to `queued` after its import failed, without the facts of its data. One statement.
 pub(crate) async fn reset_import(tx: &mut Tx, id: &str, now: NaiveDateTime) -> Result<()> {
     let update = transition(id, Status::Importing, Status::Queued, now)

@@ -74,14 +74,23 @@ pub(crate) async fn release(s: &mut impl Session, job: &Job) -> Result<bool> {
 
 /// Whether this claim is the last one. One statement, through the primary key.
 pub(crate) async fn is_current(s: &mut impl Session, job: &Job) -> Result<bool> {
+    Ok(current(s, job).await?.is_some())
+}
+
+/// Reads the job again, if this claim is the last one. One statement, through the primary key.
+pub(crate) async fn current(s: &mut impl Session, job: &Job) -> Result<Option<Job>> {
     let query = Query::select()
         .columns(COLUMNS)
         .from(J::Table)
         .and_where(Expr::col(J::Id).eq(job.id.as_str()))
         .and_where(Expr::col(J::Claim).eq(job.claim.as_str()))
         .take();
-    let found: Option<Job> = s.optional(query).await?;
-    Ok(found.is_some())
+    s.optional(query).await
+}
+
+/// Changes the job's parameters. Returns `false` if this claim is not the last one. One statement.
+pub(crate) async fn set_input(tx: &mut Tx, job: &Job, input: &str) -> Result<bool> {
+    Ok(tx.execute(change(job).value(J::Input, input).take()).await? == 1)
 }
 
 /// Records the number of completed steps. Returns `false` if this claim is not the last one. One statement.

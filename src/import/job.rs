@@ -1,6 +1,7 @@
 //! The steps of an import. Each step can be repeated: a process that resumes a job begins with the first step that is not completed.
 
 mod parallel;
+mod plugin;
 
 use std::{
     pin::pin,
@@ -77,6 +78,8 @@ enum Step {
     Begin,
     /// Stages data from a web server.
     Download,
+    /// Runs the plugin with this number on the staged data.
+    Plugin(usize),
     /// Copies the data to the store with this number. A task of the type `import` has no other data than that of its web server.
     Store(usize),
     /// Copies the data to all stores, several at a time.
@@ -108,6 +111,7 @@ fn steps(method: Method, input: &Input) -> Vec<Step> {
     if method == Method::WebDownload {
         steps.push(Step::Download);
     }
+    steps.extend((0..input.plugins.len()).map(Step::Plugin));
     match input.in_parallel {
         true => steps.push(Step::Stores),
         false => steps.extend((0..input.stores.len()).map(Step::Store)),
@@ -131,21 +135,38 @@ pub(super) fn is_at_end(job: &Job) -> bool {
     usize::try_from(job.step).is_ok_and(|step| step + 1 >= steps(method, &input).len())
 }
 
+/// The version of the staged data that the job needs. `None` for the data as it was staged.
+pub(super) fn staged_version(job: &Job) -> Option<String> {
+    parse(job)?.1.staged
+}
+
+/// When a job's progress is recorded.
+fn report_interval(app: &App) -> tokio::time::Interval {
+    tokio::time::interval(REPORT.min(app.config.glimpse.heartbeat))
+}
+
 /// Runs a job that this process has claimed to its end.
 pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let Some((method, input)) = parse(job) else { return };
     let identity = Identity { project_id: job.project_id.clone(), ..Identity::default() };
     let context = Context { identity: identity.into(), is_admin: false };
     let steps = steps(method, &input);
-    let import = Import { app, job, method, input, context };
+    let mut import = Import { app, job, method, input, context };
     let mut step = usize::try_from(job.step).unwrap_or_default();
     tracing::info!(step, "the import runs in this process");
+    let download = steps.iter().position(|step| *step == Step::Download);
     while let Some(current) = steps.get(step) {
+        let executing = async {
+            match import.find_beginning(step, download.filter(|_| *current != Step::Finish)).await {
+                Ok(beginning) if beginning == step => import.execute(*current, step).await,
+                other => other,
+            }
+        };
         // The step's transaction decides: the check only ends steps that wait or move data.
         let executed = tokio::select! {
             biased;
-            executed = import.execute(*current, step) => executed,
-            () = import.is_lost() => Err(Stop::Lost),
+            executed = executing => executed,
+            () = is_lost(app, job) => Err(Stop::Lost),
         };
         match executed {
             Ok(next) => step = next,
@@ -159,12 +180,33 @@ pub(super) async fn run(app: &Arc<App>, job: &Job) {
     tracing::info!("the import is complete");
 }
 
+/// Returns once the image is deleted, or another process has the job. Two statements per heartbeat.
+async fn is_lost(app: &App, job: &Job) {
+    loop {
+        tokio::time::sleep(app.config.glimpse.heartbeat.max(SHORTEST_CHECK)).await;
+        let check = async {
+            let mut conn = app.db.acquire().await?;
+            let image = db::images::get(&mut conn, &job.image_id).await?;
+            let exists = image.is_some_and(|image| image.status != Status::PendingDelete);
+            Ok::<_, db::Error>(exists && jobs::is_current(&mut conn, job).await?)
+        };
+        match check.await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                tracing::debug!(%error, "it cannot be checked now whether an import's image still exists")
+            }
+        }
+    }
+}
+
 impl Import<'_> {
     /// Executes a step, and returns the number of the next one.
-    async fn execute(&self, current: Step, step: usize) -> Result<usize, Stop> {
+    async fn execute(&mut self, current: Step, step: usize) -> Result<usize, Stop> {
         match current {
             Step::Begin => self.begin(step).await?,
             Step::Download => self.download(step).await?,
+            Step::Plugin(number) => self.run_plugin(number, step).await?,
             Step::Store(number) => {
                 let store = self.input.stores.get(number).and_then(Option::as_deref);
                 let is_last = number + 1 == self.input.stores.len();
@@ -189,27 +231,6 @@ impl Import<'_> {
             Step::Finish => self.finish().await?,
         }
         Ok(step + 1)
-    }
-
-    /// Returns once the image is deleted, or another process has the job. Two statements per heartbeat.
-    async fn is_lost(&self) {
-        let (app, job) = (&**self.app, self.job);
-        loop {
-            tokio::time::sleep(app.config.glimpse.heartbeat.max(SHORTEST_CHECK)).await;
-            let check = async {
-                let mut conn = app.db.acquire().await?;
-                let image = db::images::get(&mut conn, &job.image_id).await?;
-                let exists = image.is_some_and(|image| image.status != Status::PendingDelete);
-                Ok::<_, db::Error>(exists && jobs::is_current(&mut conn, job).await?)
-            };
-            match check.await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => {
-                    tracing::debug!(%error, "it cannot be checked now whether an import's image still exists")
-                }
-            }
-        }
     }
 
     /// Acts on the reason why a step did not complete. Returns whether the job has ended.
@@ -338,7 +359,7 @@ impl Import<'_> {
         let mut ingesting = pin!(ingest(demand));
         let mut supplying = pin!(supply.send());
         let mut is_supplied = false;
-        let mut report = tokio::time::interval(REPORT.min(self.app.config.glimpse.heartbeat));
+        let mut report = report_interval(self.app);
         report.tick().await;
         let mut logged = Instant::now();
         loop {
@@ -377,14 +398,18 @@ impl Import<'_> {
         }
     }
 
+    /// The names of all stores of the import, for a failure before any of them has got the data.
+    fn all_stores(&self) -> Vec<String> {
+        self.input.named_stores().into_iter().map(str::to_owned).collect()
+    }
+
     /// Stages data from a web server.
     async fn download(&self, step: usize) -> Result<(), Stop> {
-        let all = || self.input.named_stores().into_iter().map(str::to_owned).collect();
         let mut restarts = 0;
         loop {
             match self.try_download(step).await {
                 Err(stop) if begins_again(&stop, &mut restarts).await => {}
-                Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, all())),
+                Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, self.all_stores())),
                 done => return done,
             }
         }
@@ -465,8 +490,10 @@ impl Import<'_> {
                 return Ok(Original { size, data, location: None });
             }
             Method::GlanceDirect | Method::WebDownload => {
-                let (store, url) =
-                    (app.stores.staging(), app.stores.staged_url(&image.id).map_err(Error::store_failed)?);
+                let (store, url) = (
+                    app.stores.staging(),
+                    app.stores.staged_url(&image.id, self.input.staged.as_deref()).map_err(Error::store_failed)?,
+                );
                 let staged = store.get(&url, None).await.map_err(|error| match error {
                     store::Error::NotFound => Error::Internal("the staged data is not on this node".into()),
                     error => Error::store_failed(error),
@@ -721,6 +748,11 @@ impl Import<'_> {
                     db::locations::release(&mut tx, location.id, now).await?;
                 }
                 if self.method != Method::CopyImage {
+                    if let (Some(formats), Status::Importing) = (&self.input.formats, image.status) {
+                        let mut before = image.clone();
+                        formats.apply(&mut before);
+                        db::images::set_imported(&mut tx, &before, now).await?;
+                    }
                     db::images::reset_import(&mut tx, &image.id, now).await?;
                 }
                 change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;

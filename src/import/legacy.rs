@@ -85,8 +85,7 @@ pub(crate) async fn create_task(
     let job = match &creation {
         Err(_) => None,
         Ok(creation) => {
-            let parameters =
-                Input { uri: url, checksum: None, stores: vec![None], must_succeed: true, in_parallel: false };
+            let parameters = Input { uri: url, stores: vec![None], must_succeed: true, ..Input::default() };
             Some((creation, new_job(context, Method::Legacy.name(), &creation.image().id, task, &parameters)?))
         }
     };

@@ -6,6 +6,8 @@ mod download;
 mod job;
 mod legacy;
 mod location;
+mod plugins;
+mod properties;
 mod report;
 mod runner;
 
@@ -26,13 +28,14 @@ pub(crate) use self::{
 use crate::{
     access::{self, Subject},
     app::App,
+    config::ImportPlugin,
     context::Context,
     data::placement,
     db::{self, Session, Tx, jobs::Job, locations::ascii_json, uploads::Upload},
     egress::Strictness,
     error::{Error, Result},
     limits::Resource,
-    model::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, ImageId, RequestedId, Status, Task, TaskStatus},
+    model::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, ImageId, RequestedId, Status, Task, TaskStatus},
     policy::rule,
 };
 
@@ -143,7 +146,7 @@ impl ImportRequest {
 }
 
 /// The parameters of a job. A process does not run a job with parameters that it does not know.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Input {
     uri: Option<String>,
@@ -156,6 +159,33 @@ struct Input {
     /// Whether one step copies the data to all stores.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     in_parallel: bool,
+    /// The plugins that run on the staged data.
+    #[serde(default)]
+    plugins: Vec<ImportPlugin>,
+    /// The version of the staged data that a plugin has made; `None` for the data as it was staged.
+    #[serde(default)]
+    staged: Option<String>,
+    /// The image's formats before the import changed them.
+    #[serde(default)]
+    formats: Option<Formats>,
+}
+
+/// An image's formats.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Formats {
+    disk: Option<String>,
+    container: Option<String>,
+}
+
+impl Formats {
+    fn of(image: &Image) -> Self {
+        Self { disk: image.disk_format.clone(), container: image.container_format.clone() }
+    }
+
+    fn apply(&self, image: &mut Image) {
+        image.disk_format.clone_from(&self.disk);
+        image.container_format.clone_from(&self.container);
+    }
 }
 
 impl Input {
@@ -230,6 +260,9 @@ async fn insert(
         in_parallel: is_parallel(app, request.method, &stores),
         stores,
         must_succeed: request.must_succeed,
+        plugins: plugins_for(app, context, request.method),
+        staged: None,
+        formats: None,
     };
     let job = new_job(context, request.method.name(), &image.id, &task, &input)?;
     insert_job(tx, &task, &job).await
@@ -311,6 +344,17 @@ pub(crate) async fn add_location(
     location::begin(app, context, id, request, request_id).await?;
     start_waiting(app);
     Ok(())
+}
+
+/// The plugins that run in this caller's import. As in Glance, none when an active image's data is copied.
+fn plugins_for(app: &App, context: &Context, method: Method) -> Vec<ImportPlugin> {
+    if method == Method::CopyImage {
+        return Vec::new();
+    }
+    let ignored = &app.config.inject_metadata_properties.ignore_user_roles;
+    let is_ignored = context.identity.roles.iter().any(|role| ignored.contains(role));
+    let plugins = app.config.image_import_opts.image_import_plugins.0.iter().copied();
+    plugins.filter(|plugin| *plugin != ImportPlugin::InjectImageMetadata || !is_ignored).collect()
 }
 
 /// Checks that the image accepts an import by this method, in Glance's order.

@@ -87,7 +87,9 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
         }
         // Data that was staged on another node is imported there.
         let needs_staged = job.kind == Method::GlanceDirect.name() && !job::is_at_end(job);
-        if needs_staged && !given_up.contains(&job.id) && !app.stores.has_staged(&job.image_id).await {
+        let version = job::staged_version(job);
+        let is_here = async || app.stores.has_staged(&job.image_id, version.as_deref()).await;
+        if needs_staged && !given_up.contains(&job.id) && !is_here().await {
             continue;
         }
         let slots = app.config.taskflow_executor.max_workers as usize;

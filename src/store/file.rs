@@ -37,6 +37,9 @@ const UNFINISHED_PREFIX: &str = ".glimpse-upload.";
 /// The prefix of a lock file's name; the id of the image follows.
 const HOLD_PREFIX: &str = ".glimpse-hold.";
 
+/// The prefix of the name of staged data that an import has changed; the ids of the image and of the version follow.
+const VERSION_PREFIX: &str = ".glimpse-import.";
+
 /// A store in one or more directories.
 pub(super) struct FileDriver {
     /// The store's name, if it has one. It is written into the location's metadata, as in Glance.
@@ -195,7 +198,7 @@ impl FileDriver {
                 };
                 for entry in entries {
                     let entry = entry.map_err(from_io)?;
-                    let Some(image) = entry.file_name().to_str().and_then(ImageId::parse) else { continue };
+                    let Some(image) = entry.file_name().to_str().and_then(image_of_staged) else { continue };
                     let modified = entry.metadata().and_then(|metadata| metadata.modified()).ok();
                     if modified.and_then(|modified| modified.elapsed().ok()).is_some_and(|age| age >= quiet) {
                         found.push(image);
@@ -207,17 +210,46 @@ impl FileDriver {
         .await
     }
 
-    /// The location of the data that is staged for an image.
-    pub(super) fn staged_url(&self, image_id: &str) -> Result<LocationUrl> {
+    /// The path of the data that is staged for an image, or of a version of it.
+    pub(super) fn staged_path(&self, image_id: &str, version: Option<&str>) -> Result<String> {
         let dir = self.dirs.first().ok_or(Error::NotFound)?;
-        Ok(format!("file://{}", join(&dir.path, image_id)).into())
+        Ok(match version {
+            None => join(&dir.path, image_id),
+            Some(version) => join(&dir.path, &format!("{VERSION_PREFIX}{image_id}.{version}")),
+        })
     }
 
-    /// Removes the data that is staged for an image.
-    pub(super) async fn discard_staged(&self, image_id: &str) -> Result<()> {
-        let paths: Vec<String> = self.dirs.iter().map(|dir| join(&dir.path, image_id)).collect();
-        blocking(move || paths.iter().try_for_each(remove_if_present).map_err(from_io)).await
+    /// Removes the data that is staged for an image, with all its versions except the one at the path `kept`.
+    pub(super) async fn discard_staged(&self, image_id: &str, kept: Option<String>) -> Result<()> {
+        let (dirs, image_id) = (Arc::clone(&self.dirs), image_id.to_owned());
+        blocking(move || {
+            let prefix = format!("{VERSION_PREFIX}{image_id}.");
+            for dir in dirs.iter() {
+                let mut paths = vec![join(&dir.path, &image_id)];
+                match fs::read_dir(&dir.path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(from_io(error)),
+                    Ok(entries) => {
+                        for entry in entries {
+                            let name = entry.map_err(from_io)?.file_name();
+                            let version = name.to_str().filter(|name| name.starts_with(&prefix));
+                            paths.extend(version.map(|name| join(&dir.path, name)));
+                        }
+                    }
+                }
+                let unneeded = paths.iter().filter(|path| Some(*path) != kept.as_ref());
+                unneeded.into_iter().try_for_each(remove_if_present).map_err(from_io)?;
+            }
+            Ok(())
+        })
+        .await
     }
+}
+
+/// The image whose staged data, or a version of it, has this file name.
+fn image_of_staged(name: &str) -> Option<ImageId> {
+    let version = name.strip_prefix(VERSION_PREFIX).and_then(|ids| ids.split_once('.'));
+    ImageId::parse(version.map_or(name, |(image, _)| image))
 }
 
 /// The path of a location whose URL is in one of the directories, without asking the file system.

@@ -290,25 +290,38 @@ impl Stores {
         ids.split(',').map(|id| self.for_upload(id)).collect()
     }
 
-    /// Removes data that is staged for an import of this image.
+    /// Removes data that is staged for an import of this image, with all its versions.
     pub(crate) async fn discard_staged(&self, image_id: &str) -> Result<()> {
         match &self.staging.driver {
-            AnyDriver::File(driver) => driver.discard_staged(image_id).await,
+            AnyDriver::File(driver) => driver.discard_staged(image_id, None).await,
             _ => Ok(()),
         }
     }
 
-    /// The location of an image's staged data, in the store of staged data.
-    pub(crate) fn staged_url(&self, image_id: &str) -> Result<LocationUrl> {
+    /// Removes data that is staged for an import of this image, except the version that the import needs.
+    pub(crate) async fn discard_other_versions(&self, image_id: &str, kept: Option<&str>) -> Result<()> {
         match &self.staging.driver {
-            AnyDriver::File(driver) => driver.staged_url(image_id),
+            AnyDriver::File(driver) => driver.discard_staged(image_id, Some(driver.staged_path(image_id, kept)?)).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// The path of an image's staged data, or of a version of it: what an import has made of it.
+    pub(crate) fn staged_path(&self, image_id: &str, version: Option<&str>) -> Result<String> {
+        match &self.staging.driver {
+            AnyDriver::File(driver) => driver.staged_path(image_id, version),
             _ => Err(Error::NotFound),
         }
     }
 
-    /// Whether an image has staged data on this node.
-    pub(crate) async fn has_staged(&self, image_id: &str) -> bool {
-        let Ok(url) = self.staged_url(image_id) else { return false };
+    /// The location of an image's staged data, or of a version of it, in the store of staged data.
+    pub(crate) fn staged_url(&self, image_id: &str, version: Option<&str>) -> Result<LocationUrl> {
+        Ok(format!("file://{}", self.staged_path(image_id, version)?).into())
+    }
+
+    /// Whether an image has this version of its staged data on this node.
+    pub(crate) async fn has_staged(&self, image_id: &str, version: Option<&str>) -> bool {
+        let Ok(url) = self.staged_url(image_id, version) else { return false };
         self.staging.size(&url).await.is_ok()
     }
 

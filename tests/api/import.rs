@@ -20,7 +20,7 @@ pub(crate) fn with_staging(dir: &Path) -> ServerBuilder {
     with_store(dir).option("os_glance_staging_store", "filesystem_store_datadir", staging(dir).display())
 }
 
-fn staging(dir: &Path) -> PathBuf {
+pub(crate) fn staging(dir: &Path) -> PathBuf {
     dir.join("staging")
 }
 
@@ -47,7 +47,7 @@ async fn begun_stage(base: &str, image: &str, dir: &Path) -> TcpStream {
     stream
 }
 
-async fn is_queued_again(client: &Client, image: &str) {
+pub(crate) async fn is_queued_again(client: &Client, image: &str) {
     eventually("it is queued again", || async { (status(client, image).await == "queued").then_some(()) }).await;
     assert_eq!(client.get(image).await.json()["size"], Value::Null);
 }
