@@ -46,6 +46,14 @@ pub(crate) enum Error {
     /// The client sent nothing until the timeout.
     #[error("The client took too long to send the request body.")]
     SlowClient,
+    /// Another node of this service has answered the request with an error, or cannot be reached.
+    #[error("{message}")]
+    OtherNode {
+        /// The status of its answer.
+        status: u16,
+        /// The explanation in its answer.
+        message: String,
+    },
     /// A store cannot serve the request now. Unlike with `Unavailable`, the client gets the reason.
     #[error("{0}")]
     StoreUnavailable(String),

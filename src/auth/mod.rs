@@ -3,6 +3,7 @@
 //! The [`Authenticator`] turns the head of a request into an [`Identity`]. What that caller is allowed to do is decided elsewhere,
 //! by the policy.
 
+mod credentials;
 mod fake;
 pub(crate) mod identity_file;
 mod keystone;
@@ -14,8 +15,8 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, Method};
 
-pub(crate) use self::keystone::Keystone;
 use self::standalone::Standalone;
+pub(crate) use self::{credentials::Credentials, keystone::Keystone};
 use crate::{context::Identity, error::Result};
 
 /// How callers are authenticated.

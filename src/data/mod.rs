@@ -9,6 +9,7 @@ pub(crate) mod download;
 pub(crate) mod hash;
 pub(crate) mod ingest;
 mod observers;
+pub(crate) mod other_node;
 pub(crate) mod placement;
 pub(crate) mod range;
 pub(crate) mod recovery;

@@ -173,6 +173,9 @@ impl From<&Error> for ErrorResponse {
                     .with_detail(reason)
             }
             Error::SlowClient => Self::new(StatusCode::REQUEST_TIMEOUT, error.to_string()),
+            Error::OtherNode { status, message } => {
+                Self::new(StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_GATEWAY), message.clone())
+            }
             Error::StoreUnavailable(message) => Self::new(StatusCode::SERVICE_UNAVAILABLE, message.clone()),
             Error::Unavailable { .. } | Error::Contended(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, UNAVAILABLE),
             Error::Internal(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL),

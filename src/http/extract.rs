@@ -17,12 +17,18 @@ use super::{
     middleware::{
         limits::Deadline,
         memory::{self, Charge},
+        request_id::RequestId,
     },
 };
 use crate::{
     app::{App, SharedApp},
+    auth::Credentials,
     context::Context,
-    data::{range::RangeRequest, upload::NewData},
+    data::{
+        other_node::{FORWARDED, Incoming},
+        range::RangeRequest,
+        upload::NewData,
+    },
     error::Error,
     model::{RequestedId, Tag},
     python,
@@ -77,6 +83,22 @@ impl FromRequestParts<SharedApp> for TagPath {
         let PathVariables([id, tag]) = PathVariables::from_request_parts(parts, app).await?;
         let tag = Tag::parse(&tag, app.config.glimpse.forbid_equals_in_tags).map_err(Error::into_response)?;
         Ok(Self(id.into(), tag))
+    }
+}
+
+/// What another node needs of the request.
+impl FromRequestParts<SharedApp> for Incoming {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &SharedApp) -> Result<Self, Infallible> {
+        let headers = &parts.headers;
+        let request_id = parts.extensions.get::<RequestId>();
+        Ok(Self {
+            credentials: Credentials::of(headers),
+            request_id: request_id.map(|RequestId(id)| id.clone()).unwrap_or_default(),
+            store: headers.get("x-image-meta-store").cloned(),
+            is_forwarded: headers.contains_key(FORWARDED),
+        })
     }
 }
 

@@ -2,16 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
+use axum::http::Method;
 use tokio::time::{Instant, sleep};
 
 use crate::{
     access,
     app::App,
     context::Context,
-    data::removal::{self, RemovalOutcome},
+    data::{
+        other_node::{self, Incoming},
+        removal::{self, RemovalOutcome},
+    },
     db::{self, Tx},
     error::{Error, Result},
-    model::{Image, RequestedId, Status, may_become},
+    model::{Image, Location, RequestedId, Status, may_become},
     policy::rule,
 };
 
@@ -30,19 +34,53 @@ const POLL_PAUSE: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// `NotFound`, `Forbidden` (also when it is protected), `Conflict` when its status changed concurrently, `StoreUnavailable`, also
-/// when another request has taken over the deletion.
-pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId) -> Result<()> {
-    let (own, context, id) = (Arc::clone(app), context.clone(), id.clone());
-    app.outlive(async move { delete_image(&own, &context, &id).await }).await
+/// when another request has taken over the deletion, `OtherNode` if the node with the image's staged data refuses.
+pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId, incoming: &Incoming) -> Result<()> {
+    let (own, context, id, incoming) = (Arc::clone(app), context.clone(), id.clone(), incoming.clone());
+    app.outlive(async move { delete_image(&own, &context, &id, &incoming).await }).await
 }
 
-async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<()> {
-    let with_data = app
-        .db
+/// How a deletion goes on.
+enum Begun {
+    /// The image is deleted.
+    Deleted,
+    /// The data must be removed from these locations. The status is the one before.
+    WithData(Box<Image>, Status, Vec<Location>),
+    /// The data is staged on the node with this URL.
+    StagedElsewhere(String),
+}
+
+async fn delete_image(app: &App, context: &Context, id: &RequestedId, incoming: &Incoming) -> Result<()> {
+    let begun = match begin(app, context, id, true).await? {
+        Begun::StagedElsewhere(host) => {
+            match other_node::forward(&host, incoming, Method::DELETE, &format!("/v2/images/{id}"), None).await {
+                // As in Glance, the image is deleted nevertheless. That node's housekeeping removes the staged data.
+                Err(error) if other_node::is_failure(&error) => begin(app, context, id, false).await?,
+                done => return done,
+            }
+        }
+        begun => begun,
+    };
+    let with_data = match begun {
+        Begun::WithData(image, before, locations) => Some((*image, before, locations)),
+        Begun::Deleted | Begun::StagedElsewhere(_) => None,
+    };
+    finish(app, id, with_data).await
+}
+
+/// Begins a deletion, and completes that of an image without data.
+async fn begin(app: &App, context: &Context, id: &RequestedId, may_forward: bool) -> Result<Begun> {
+    app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::deleted_image_not_found(id))?;
             access::authorise(app, context, &image, rule::DELETE_IMAGE)?;
+            if may_forward
+                && image.status == Status::Uploading
+                && let Some(host) = other_node::host_of_staged(app, &mut tx, &image.id).await?
+            {
+                return Ok((tx, Begun::StagedElsewhere(host)));
+            }
             if image.protected {
                 return Err(Error::Forbidden(format!("Image {id} is protected and cannot be deleted.")));
             }
@@ -51,14 +89,18 @@ async fn delete_image(app: &App, context: &Context, id: &RequestedId) -> Result<
             let locations = db::locations::list(&mut tx, &image.id).await?;
             if locations.is_empty() || app.config.default.delayed_delete {
                 mark_deleted(app, &mut tx, &image, locations.is_empty()).await?;
-                return Ok((tx, None));
+                return Ok((tx, Begun::Deleted));
             }
             check_transition(image.status, Status::Deleted)?;
             let begun = db::images::begin_deletion(&mut tx, &image, app.now()).await?;
             let begun = begun.ok_or_else(|| Error::image_changed(id))?;
-            Ok((tx, Some((begun, image.status, locations))))
+            Ok((tx, Begun::WithData(begun.into(), image.status, locations)))
         })
-        .await?;
+        .await
+}
+
+/// Removes the data of an image, and marks it as deleted.
+async fn finish(app: &App, id: &RequestedId, with_data: Option<(Image, Status, Vec<Location>)>) -> Result<()> {
     match with_data {
         Some((image, before, locations)) => match removal::remove_all(app, &image, &locations).await {
             RemovalOutcome::Removed => complete(app, &image, true).await,

@@ -30,7 +30,10 @@ use crate::{
     app::App,
     config::ImportPlugin,
     context::Context,
-    data::placement,
+    data::{
+        other_node::{self, Incoming},
+        placement,
+    },
     db::{self, Session, Tx, jobs::Job, locations::ascii_json, uploads::Upload},
     egress::Strictness,
     error::{Error, Result},
@@ -203,10 +206,33 @@ pub(crate) async fn begin(
     context: &Context,
     id: &RequestedId,
     request: &ImportRequest,
-    header_store: Option<&str>,
-    request_id: Option<&str>,
+    incoming: &Incoming,
 ) -> Result<()> {
     app.limits.enforce(&app.db, context, Resource::SizeTotal, 0).await?;
+    if let Begun::Elsewhere(host) = accept(app, context, id, request, incoming).await? {
+        let path = format!("/v2/images/{id}/import");
+        return other_node::forward(&host, incoming, axum::http::Method::POST, &path, Some(&request.body)).await;
+    }
+    start_waiting(app);
+    Ok(())
+}
+
+/// Where an import runs.
+enum Begun {
+    /// There is a job, or nothing to do.
+    Here,
+    /// The node with this URL has the staged data.
+    Elsewhere(String),
+}
+
+/// Checks a request for an import, and inserts its job.
+async fn accept(
+    app: &App,
+    context: &Context,
+    id: &RequestedId,
+    request: &ImportRequest,
+    incoming: &Incoming,
+) -> Result<Begun> {
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
@@ -219,27 +245,30 @@ pub(crate) async fn begin(
                 access::check_mutable(context, &image)?;
             }
             free_lock(app, &mut tx, &image).await?;
-            let stores = stores(app, &mut tx, &image, request, header_store).await?;
+            let stores = stores(app, &mut tx, &image, request, incoming.store()).await?;
             if stores.is_empty() {
                 // A copy to all stores, of which each has the data.
-                return Ok((tx, ()));
+                return Ok((tx, Begun::Here));
             }
             if !request.must_succeed && !app.stores.are_named {
                 return Err(Error::Invalid(
                     "All_stores_must_succeed can only be set with enabled_backends None".to_owned(),
                 ));
             }
+            if request.method == Method::GlanceDirect
+                && let Some(host) = other_node::host_of_staged(app, &mut tx, &image.id).await?
+            {
+                return Ok((tx, Begun::Elsewhere(host)));
+            }
             if request.method == Method::WebDownload {
                 let uri = request.uri.as_deref().unwrap_or("None");
                 let checked = app.egress.check(uri, Strictness::New);
                 checked.map_err(|_| Error::Invalid(format!("URI for web-download does not pass filtering: {uri}")))?;
             }
-            insert(app, &mut tx, context, &image, request, stores, request_id).await?;
-            Ok((tx, ()))
+            insert(app, &mut tx, context, &image, request, stores, &incoming.request_id).await?;
+            Ok((tx, Begun::Here))
         })
-        .await?;
-    start_waiting(app);
-    Ok(())
+        .await
 }
 
 /// Adds the lock, the task and the job.
@@ -250,10 +279,10 @@ async fn insert(
     image: &Subject,
     request: &ImportRequest,
     stores: Vec<Option<String>>,
-    request_id: Option<&str>,
+    request_id: &str,
 ) -> Result<()> {
     let task_input = json!({"image_id": image.id, "import_req": request.body, "backend": stores});
-    let task = new_task(app, context, "api_image_import", Some(image.id.to_string()), request_id, &task_input)?;
+    let task = new_task(app, context, "api_image_import", Some(image.id.to_string()), Some(request_id), &task_input)?;
     let input = Input {
         uri: request.uri.clone(),
         checksum: request.checksum.clone(),

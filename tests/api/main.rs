@@ -18,6 +18,7 @@ mod identity_api;
 mod images;
 mod import;
 mod import_kills;
+mod import_nodes;
 mod import_plugins;
 mod keystone;
 mod limits;

@@ -17,6 +17,7 @@ pub(super) use self::body::{LocationBody, new_image};
 use crate::{
     app::SharedApp,
     context::Context,
+    data::other_node::Incoming,
     error::Result,
     http::{
         extract::{ImagePath, JsonObject, JsonPatch, NoBody, Query},
@@ -117,8 +118,9 @@ pub(super) async fn delete(
     State(app): State<SharedApp>,
     context: Context,
     ImagePath(id): ImagePath,
+    incoming: Incoming,
     _: NoBody,
 ) -> Result<NoContent> {
-    images::delete(&app, &context, &id).await?;
+    images::delete(&app, &context, &id, &incoming).await?;
     Ok(NoContent)
 }
