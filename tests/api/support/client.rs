@@ -31,11 +31,7 @@ pub(crate) struct Answer {
 
 impl Client {
     pub(crate) fn new(base: &str, token: Option<&str>) -> Self {
-        // The provider is installed once per process; another client may have done so.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
-        // Uses one connection per request: a server may close an idle connection just when the next request is sent.
-        let http = http.timeout(Duration::from_secs(60)).pool_max_idle_per_host(0).build().unwrap();
+        let http = http().redirect(reqwest::redirect::Policy::none()).timeout(Duration::from_secs(60)).build().unwrap();
         let client = Self { http, base: base.to_owned(), identity: HeaderMap::new() };
         match token {
             Some(token) => client.with_headers(&[("X-Auth-Token", token)]),
@@ -132,6 +128,15 @@ impl Answer {
         let value = self.headers.get(name).unwrap_or_else(|| panic!("{}: no header {name}", self.request));
         value.to_str().unwrap()
     }
+}
+
+/// Builds a client of servers on loopback, without TLS. It uses one connection per request: a server may close an idle connection
+/// just when the next request is sent.
+pub(super) fn http() -> reqwest::ClientBuilder {
+    // The provider is installed once per process; another client may have done so.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    // The system's certificates, which no test needs, take longer to read than most requests take.
+    reqwest::Client::builder().tls_certs_only([]).no_proxy().pool_max_idle_per_host(0)
 }
 
 /// Sends raw bytes, and reads until the server closes the connection or sends nothing for two seconds.

@@ -13,6 +13,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 
+use super::client::http;
+
 /// A running proxy, which ends with the test.
 #[derive(Clone)]
 pub(crate) struct Proxy {
@@ -40,12 +42,11 @@ struct Passing {
 impl Proxy {
     /// Starts a proxy in front of `http://host:port/path`.
     pub(crate) async fn start(url: &str) -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (server, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
         let state = Arc::new(Passing {
             to: format!("http://{server}"),
-            http: reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap(),
+            http: http().build().unwrap(),
             passed: Mutex::default(),
             instead: Mutex::default(),
         });

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::{
+    client::http,
     database::free_port,
     keystone::{script, script_at_the_end, try_script},
 };
@@ -32,8 +33,7 @@ pub(crate) struct S3 {
 impl S3 {
     /// Starts a server with a bucket `images`.
     pub(crate) async fn start() -> Self {
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+        let http = http().build().unwrap();
         let dir = TempDir::with_prefix("glimpse-s3-").unwrap();
         let mut s3 = Self { dir, port: free_port(), http, running: false };
         // Another process may take the port in the meantime.
