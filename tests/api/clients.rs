@@ -1,6 +1,9 @@
 //! The real clients (`openstack`, `glance` and `curl`) against the real server, with commands as a user types them.
 
-use std::process::Command;
+use std::{
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::{Child, Command},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
@@ -13,9 +16,19 @@ const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 pub(crate) struct Shell {
     pub(crate) server: TestServer,
     pub(crate) environment: Vec<(&'static str, String)>,
+    _loaded: Loaded,
 }
 
 impl Shell {
+    /// A shell with these variables in its environment.
+    pub(crate) fn with(server: TestServer, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let loaded = Loaded::start(&server.data_dir());
+        let path = format!("{}:{}", loaded.dir.path().display(), Self::path());
+        let mut environment = vec![("PATH", path)];
+        environment.extend(variables);
+        Self { server, environment, _loaded: loaded }
+    }
+
     /// The demo user of a standalone server, without a login.
     async fn start() -> Self {
         Self::start_with(TestServer::builder()).await
@@ -26,17 +39,16 @@ impl Shell {
         let server = builder.option("glimpse", "auth", "standalone").start().await;
         // The first start created the user; this command sets a known password.
         Self::identity(&server, "printf 'pass for demo'", "passwd demo");
-        let mut environment = Self::path();
-        environment.extend([
+        let variables = [
             ("OS_AUTH_TYPE", "http_basic".to_owned()),
             ("OS_ENDPOINT", format!("{}/v2", server.base)),
             ("OS_USERNAME", "demo".to_owned()),
             ("OS_PASSWORD", "pass for demo".to_owned()),
             ("TOKEN", STANDARD.encode("demo:pass for demo")),
             ("BASE", server.base.clone()),
-        ]);
+        ];
+        let shell = Self::with(server, variables);
         // A change by another process takes effect within a second.
-        let shell = Self { server, environment };
         for _ in 0..50 {
             if shell.try_run("openstack image list").0 {
                 return shell;
@@ -54,11 +66,11 @@ impl Shell {
         assert!(shell.output().unwrap().status.success());
     }
 
-    /// The `PATH` with the clients.
-    pub(crate) fn path() -> Vec<(&'static str, String)> {
+    /// The `PATH` with the clients' own programs.
+    fn path() -> String {
         let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin");
         assert!(std::path::Path::new(clients).join("openstack").exists(), "run tests/install first");
-        vec![("PATH", format!("{clients}:{}", std::env::var("PATH").unwrap()))]
+        format!("{clients}:{}", std::env::var("PATH").unwrap())
     }
 
     pub(crate) fn try_run(&self, line: &str) -> (bool, String) {
@@ -91,6 +103,39 @@ impl Shell {
 
     fn shown(&self) -> Value {
         serde_json::from_str(&self.run("openstack image show demo -f json")).unwrap()
+    }
+}
+
+/// The programs `openstack` and `glance`, which a process has loaded for all of a test's commands (tests/clients).
+struct Loaded {
+    process: Child,
+    /// The folder with the programs.
+    dir: tempfile::TempDir,
+}
+
+impl Loaded {
+    /// Begins to load them. Commands wait until they are loaded.
+    fn start(home: &std::path::Path) -> Self {
+        const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("socket");
+        let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
+        for program in ["openstack", "glance"] {
+            let run = format!("python3 -IS '{SCRIPT}' run '{}' {program}", socket.display());
+            let path = dir.path().join(program);
+            std::fs::write(&path, format!("#!/bin/sh\nexec {run} \"$@\"\n")).unwrap();
+            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin/python3"));
+        python.args([SCRIPT, "serve"]).env_clear().env("HOME", home).env("PATH", Shell::path()).stdin(listener);
+        Self { process: python.spawn().unwrap(), dir }
+    }
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -150,7 +195,9 @@ async fn openstack_logs_in_with_the_printed_lines_and_with_the_written_clouds_ya
     shell.run(&format!(
         "export OS_TOKEN=wrong OS_CLOUD=nosuch && cd {data} && {identity} passwd demo > lines && bash -c '. ./lines; {list}'"
     ));
-    let list = until_it_counts("env -i HOME=\"$HOME\" PATH=\"$PATH\" openstack --os-cloud demo image list");
+    // The program that finds the file itself.
+    let path = Shell::path();
+    let list = until_it_counts(&format!("env -i HOME=\"$HOME\" PATH='{path}' openstack --os-cloud demo image list"));
     shell.run(&format!("cd {data} && {identity} clouds-yaml demo && {list}"));
 }
 
@@ -182,8 +229,7 @@ async fn openstack_and_glance_log_in_with_a_password() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
-    let mut shell = Shell { environment: Shell::path(), server };
-    shell.environment.extend(keystone.environment("member1", "p1"));
+    let mut shell = Shell::with(server, keystone.environment("member1", "p1"));
     shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
     // The folder is also the user's home directory.
     let home = shell.server.data_dir();
@@ -218,8 +264,7 @@ async fn openstack_reports_that_a_keystone_limit_is_exceeded() {
     cloud.register("image_count_total", 1).await;
     let server = cloud.configure(crate::keystone::with(&cloud.keystone)).start().await;
     cloud.keystone.image_endpoint(&server.base).await;
-    let mut shell = Shell { environment: Shell::path(), server };
-    shell.environment.extend(cloud.keystone.environment("member1", "p1"));
+    let shell = Shell::with(server, cloud.keystone.environment("member1", "p1"));
     let create = |name: &str| format!("script -qec 'openstack image create {name}' /dev/null");
     shell.run(&create("first"));
     let says = shell.refuse(&create("second"));
@@ -235,8 +280,7 @@ async fn openstack_shares_an_image_between_projects() {
     let keystone = Keystone::start().await;
     let server = crate::keystone::with(&keystone).start().await;
     keystone.image_endpoint(&server.base).await;
-    let mut shell = Shell { environment: Shell::path(), server };
-    shell.environment.extend(keystone.environment("member1", "p1"));
+    let mut shell = Shell::with(server, keystone.environment("member1", "p1"));
     shell.environment.push(("OS_REGION_NAME", "RegionOne".to_owned()));
     shell.run("script -qec 'openstack image create --shared demo' /dev/null");
     let id = shell.shown()["id"].as_str().unwrap().to_owned();

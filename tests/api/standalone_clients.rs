@@ -12,7 +12,6 @@ use crate::{
 
 /// A shell with the variables that `glimpse identity` prints for a user of this server.
 fn logged_in(server: TestServer, user: &str, project: &str) -> Shell {
-    let mut environment = Shell::path();
     let variables = [
         ("OS_AUTH_TYPE", "password"),
         ("OS_AUTH_URL", &format!("{}/v3", server.base)),
@@ -22,8 +21,8 @@ fn logged_in(server: TestServer, user: &str, project: &str) -> Shell {
         ("OS_USERNAME", user),
         ("OS_PASSWORD", &password_of(user)),
     ];
-    environment.extend(variables.map(|(name, value)| (name, value.to_owned())));
-    Shell { server, environment }
+    let variables = variables.map(|(name, value)| (name, value.to_owned()));
+    Shell::with(server, variables)
 }
 
 async fn start() -> Shell {
