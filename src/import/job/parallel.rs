@@ -70,15 +70,20 @@ impl Import<'_> {
             Ok((tx, Some((image, names, row))))
         });
         let (image, names, row) = begun.await?.ok_or(Stop::Lost)?;
-        let parts: Vec<Part<'_>> = names
-            .into_iter()
-            .zip(row.parts())
-            .map(|(name, record)| {
-                let store = self.store(name).map_err(|error| Stop::Failed(error, vec![name.to_owned()]))?;
-                let transfer = Transfer::for_part(self.app, &row, &record, &store);
-                Ok(Part { name, record, transfer, has_data: AtomicBool::new(false) })
-            })
-            .collect::<Result<_, Stop>>()?;
+        let mut parts = Vec::new();
+        for (name, record) in names.into_iter().zip(row.parts()) {
+            match self.store(name) {
+                Ok(store) => {
+                    let transfer = Transfer::for_part(self.app, &row, &record, &store);
+                    parts.push(Part { name, record, transfer, has_data: AtomicBool::new(false) });
+                }
+                Err(error) if self.input.must_succeed => return Err(Stop::Failed(error, vec![name.to_owned()])),
+                Err(error) => {
+                    tracing::warn!(error = with_causes(&error), store = name, "the import to a store has failed");
+                    self.remove_from_lists(name).await?;
+                }
+            }
+        }
         let left = match self.copy_parts(&image, &parts).await {
             Err(Stop::Failed(error, failed)) => {
                 let stores: Vec<_> = parts.iter().filter(|part| part.may_have_data()).map(Part::store).collect();
