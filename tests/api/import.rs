@@ -1032,19 +1032,14 @@ async fn imports_are_answered_as_in_glance() {
     ] {
         let question =
             ask("POST", "/v2/tasks").json(&body).ignoring(&["id", "self", "request_id"]).ignoring_header("location");
-        let (ours, theirs) = twins.ask(&question).await;
-        twins.same(&question).await;
-        if ours.status != 201 || theirs.status != 201 {
+        if twins.same(&question).await != 201 {
             continue;
         }
-        let task = |body: &str| {
-            let list: Value = serde_json::from_str(body).unwrap();
-            list["tasks"][0].clone()
-        };
-        let newest = ask("GET", "/v2/tasks?limit=1&sort_key=created_at&sort_dir=desc");
+        // One task at a time, and not by requests: Glance writes when it lists tasks, and does not run one that finds SQLite's file locked.
+        let newest = "SELECT type, status FROM tasks ORDER BY created_at DESC LIMIT 1";
         eventually("both have failed", || async {
-            let (ours, theirs) = twins.ask(&newest).await;
-            (task(&ours.body)["status"] == "failure" && task(&theirs.body)["status"] == "failure").then_some(())
+            let (ours, theirs) = twins.pairs(newest).await;
+            (ours == theirs && ours[0].1 == "failure").then_some(())
         })
         .await;
     }
