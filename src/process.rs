@@ -1,10 +1,11 @@
 //! The identity of this process among the processes on the same database.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
+use axum::http::HeaderValue;
 use uuid::Uuid;
 
 /// This process, and the uploads and jobs that it is working on.
@@ -15,6 +16,15 @@ pub(crate) struct Process {
     jobs: Mutex<HashSet<String>>,
     /// Jobs that this process cannot read.
     unreadable: Mutex<HashSet<String>>,
+    /// The tokens of callers whose jobs need them.
+    tokens: Mutex<HashMap<String, JobToken>>,
+}
+
+/// The token of the caller who has requested a job. It is kept in memory only.
+struct JobToken {
+    token: HeaderValue,
+    /// Whether the job was seen in the database since.
+    is_seen: bool,
 }
 
 /// Marks an upload as in progress in this process until it is dropped.
@@ -30,6 +40,7 @@ impl Process {
             uploads: Mutex::default(),
             jobs: Mutex::default(),
             unreadable: Mutex::default(),
+            tokens: Mutex::default(),
         }
     }
 
@@ -45,9 +56,36 @@ impl Process {
         jobs.len() < slots && jobs.insert(id.to_owned())
     }
 
-    /// Frees the slot of a job.
+    /// Frees the slot of a job, and forgets its token.
     pub(crate) fn end_job(&self, id: &str) {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.forget_token(id);
+    }
+
+    /// Keeps the token of the caller who has requested a job.
+    pub(crate) fn keep_token(&self, job: &str, token: HeaderValue) {
+        let kept = JobToken { token, is_seen: false };
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned(), kept);
+    }
+
+    /// The token of the caller who has requested a job.
+    pub(crate) fn token(&self, job: &str) -> Option<HeaderValue> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(job).map(|kept| kept.token.clone())
+    }
+
+    /// Forgets the token of a job that needs it no more.
+    pub(crate) fn forget_token(&self, job: &str) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).remove(job);
+    }
+
+    /// Forgets the tokens of jobs that have ended. A token can be kept before its job is read from the database.
+    pub(crate) fn forget_tokens(&self, exists: impl Fn(&str) -> bool) {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).retain(|job, kept| {
+            let exists = exists(job);
+            let was_seen = kept.is_seen;
+            kept.is_seen |= exists;
+            exists || !was_seen
+        });
     }
 
     pub(crate) fn is_running(&self, job: &str) -> bool {

@@ -1,14 +1,24 @@
 //! The credentials of a request, with which this service acts for the caller at other services.
 
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use serde::Deserialize;
+
+use super::{Authenticator, text};
+use crate::{
+    error::{Error, Result},
+    keystone::Catalog,
+};
 
 /// The headers that prove a caller's identity.
 const HEADERS: [HeaderName; 2] = [HeaderName::from_static("x-auth-token"), axum::http::header::AUTHORIZATION];
+/// The service catalog of the caller, from a proxy that has validated the token.
+const CATALOG: &str = "x-service-catalog";
 
 /// The credentials of a request. Formatting them prints none of them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Credentials {
     headers: HeaderMap,
+    catalog: Option<String>,
 }
 
 impl Credentials {
@@ -22,11 +32,68 @@ impl Credentials {
                 headers.insert(name, value);
             }
         }
-        Self { headers }
+        Self { headers, catalog: text(request, CATALOG).map(str::to_owned) }
+    }
+
+    /// The caller's token.
+    pub(crate) fn token(&self) -> Option<HeaderValue> {
+        self.headers.get(&HEADERS[0]).cloned()
     }
 
     /// The headers with the credentials, for a request to another node of this service.
     pub(crate) fn headers(&self) -> HeaderMap {
         self.headers.clone()
+    }
+}
+
+/// The catalog in the form of Identity v2, which a proxy sends.
+#[derive(Debug, Deserialize)]
+struct OldService {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(default)]
+    endpoints: Vec<serde_json::Map<String, serde_json::Value>>,
+}
+
+fn endpoint_in_header(catalog: &str, region: &str, interface: &str) -> Option<String> {
+    let services: Vec<OldService> = serde_json::from_str(catalog).ok()?;
+    let endpoints =
+        services.into_iter().filter(|service| service.kind == "image").flat_map(|service| service.endpoints);
+    let is_there = |endpoint: &serde_json::Map<String, serde_json::Value>| {
+        endpoint.get("region").and_then(|name| name.as_str()).is_some_and(|name| name.eq_ignore_ascii_case(region))
+    };
+    let key = format!("{interface}URL");
+    let url =
+        |endpoint: serde_json::Map<_, _>| endpoint.get(&key).and_then(serde_json::Value::as_str).map(str::to_owned);
+    endpoints.filter(is_there).find_map(url)
+}
+
+impl Authenticator {
+    /// The URL of the image service in a region, from the caller's service catalog.
+    ///
+    /// # Errors
+    /// `Unavailable` if Keystone cannot be reached.
+    pub(crate) async fn image_endpoint(
+        &self,
+        credentials: &Credentials,
+        region: &str,
+        interface: &str,
+    ) -> Result<Option<String>> {
+        match self {
+            Self::Keystone(keystone) => {
+                let Some(token) = credentials.token() else { return Ok(None) };
+                let catalog: Option<Catalog> = keystone
+                    .catalog(token)
+                    .await
+                    .map_err(|error| Error::Unavailable { service: "Keystone", source: error.into() })?;
+                Ok(catalog.and_then(|catalog| catalog.image_endpoint(region, interface).map(str::to_owned)))
+            }
+            // As in Glance, the proxy in front of the service is trusted.
+            Self::Proxy => {
+                let catalog = credentials.catalog.as_deref();
+                Ok(catalog.and_then(|catalog| endpoint_in_header(catalog, region, interface)))
+            }
+            Self::Standalone(_) | Self::Fake | Self::None => Ok(None),
+        }
     }
 }

@@ -6,6 +6,7 @@ mod cors;
 mod database;
 mod database_url;
 mod default;
+mod glance_download_properties;
 mod glance_store;
 mod glimpse;
 mod group;
@@ -78,6 +79,7 @@ groups! {
         image_import_opts::ImageImportOpts,
         image_conversion::ImageConversion,
         inject_metadata_properties::InjectMetadataProperties,
+        glance_download_properties::GlanceDownloadProperties,
         task::Task,
         taskflow_executor::TaskflowExecutor,
         oslo_middleware::OsloMiddleware,

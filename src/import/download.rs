@@ -7,8 +7,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
-use reqwest::{Response, StatusCode, header, redirect};
-use url::Url;
+use reqwest::{
+    Response, StatusCode,
+    header::{self, HeaderValue},
+    redirect,
+};
+use url::{Origin, Url};
 
 use crate::{
     app::App,
@@ -28,24 +32,21 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The longest time without data: all attempts to resume, with their pauses and timeouts.
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What is downloaded.
+pub(super) struct Source<'s> {
+    pub(super) uri: &'s str,
+    /// The project for which it is downloaded.
+    pub(super) project: Option<&'s str>,
+    /// A token that the server gets. A server to which it redirects gets it only if it is the same one.
+    pub(super) token: Option<HeaderValue>,
+}
+
 /// Opens a URL. Also returns the size of its data in bytes, if the server reports it.
 ///
 /// # Errors
 /// `Invalid` if another attempt would fail as well, otherwise `StoreUnavailable`.
-pub(super) async fn open(app: &App, project: Option<&str>, uri: &str) -> Result<(Option<u64>, ByteStream)> {
-    let client = reqwest::Client::builder()
-        .dns_resolver(app.egress.resolver(Strictness::New, &[]))
-        .redirect(redirect::Policy::none())
-        .no_proxy()
-        .connect_timeout(TIMEOUT)
-        .read_timeout(TIMEOUT)
-        .build();
-    let server = Server {
-        client: client.map_err(|error| Error::Internal(error.into()))?,
-        filter: Arc::clone(&app.egress),
-        project: project.map(str::to_owned),
-        uri: uri.to_owned(),
-    };
+pub(super) async fn open(app: &App, source: Source<'_>) -> Result<(Option<u64>, ByteStream)> {
+    let server = Server::new(app, source)?;
     let response = server.request(None).await?;
     if response.status() == StatusCode::PARTIAL_CONTENT {
         return Err(Error::Invalid("The web server sends only a part of the data.".to_owned()));
@@ -55,12 +56,31 @@ pub(super) async fn open(app: &App, project: Option<&str>, uri: &str) -> Result<
     Ok((size, Box::pin(stream::try_unfold(download, Download::next))))
 }
 
+/// Reads a document of at most `max` bytes.
+///
+/// # Errors
+/// `Invalid` if another attempt would fail as well, otherwise `StoreUnavailable`.
+pub(super) async fn read(app: &App, source: Source<'_>, max: usize) -> Result<Vec<u8>> {
+    let mut data = body(Server::new(app, source)?.request(None).await?);
+    let mut bytes = Vec::new();
+    while let Some(part) = data.next().await {
+        let interrupted = |_| Error::StoreUnavailable("The web server's answer was interrupted.".to_owned());
+        let part = part.map_err(interrupted)?;
+        if bytes.len() + part.len() > max {
+            return Err(Error::Invalid("The web server's answer is too long.".to_owned()));
+        }
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes)
+}
+
 /// Where the data comes from.
 struct Server {
     client: reqwest::Client,
     filter: Arc<EgressFilter>,
     project: Option<String>,
     uri: String,
+    token: Option<(Origin, HeaderValue)>,
 }
 
 struct Download {
@@ -74,6 +94,24 @@ struct Download {
 }
 
 impl Server {
+    fn new(app: &App, source: Source<'_>) -> Result<Self> {
+        let client = reqwest::Client::builder()
+            .dns_resolver(app.egress.resolver(Strictness::New, &[]))
+            .redirect(redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(TIMEOUT)
+            .read_timeout(TIMEOUT)
+            .build();
+        let origin = Url::parse(source.uri).ok().map(|url| url.origin());
+        Ok(Self {
+            client: client.map_err(|error| Error::Internal(error.into()))?,
+            filter: Arc::clone(&app.egress),
+            project: source.project.map(str::to_owned),
+            uri: source.uri.to_owned(),
+            token: origin.zip(source.token),
+        })
+    }
+
     /// Sends a request, for the rest of the data if `from` is given, and follows redirects.
     async fn request(&self, from: Option<(u64, &str)>) -> Result<Response> {
         let mut text = self.uri.clone();
@@ -84,6 +122,9 @@ impl Server {
                 return Err(Error::Invalid("The scheme of the URL is not supported.".to_owned()));
             }
             let mut request = self.client.get(url.clone());
+            if let Some((_, token)) = self.token.as_ref().filter(|(origin, _)| *origin == url.origin()) {
+                request = request.header("X-Auth-Token", token.clone());
+            }
             if let Some((from, validator)) = from {
                 request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
             }

@@ -1,5 +1,6 @@
 //! The steps of an import. Each step can be repeated: a process that resumes a job begins with the first step that is not completed.
 
+mod metadata;
 mod parallel;
 mod plugin;
 
@@ -76,6 +77,8 @@ impl From<db::Error> for Stop {
 enum Step {
     /// Shows that the import has begun, and checks the quotas.
     Begin,
+    /// Copies the metadata of another region's image.
+    Metadata,
     /// Stages data from a web server.
     Download,
     /// Runs the plugin with this number on the staged data.
@@ -108,8 +111,10 @@ struct Import<'j> {
 
 fn steps(method: Method, input: &Input) -> Vec<Step> {
     let mut steps = vec![Step::Begin];
-    if method == Method::WebDownload {
-        steps.push(Step::Download);
+    match method {
+        Method::GlanceDownload => steps.extend([Step::Metadata, Step::Download]),
+        Method::WebDownload => steps.push(Step::Download),
+        Method::GlanceDirect | Method::CopyImage | Method::Legacy => {}
     }
     steps.extend((0..input.plugins.len()).map(Step::Plugin));
     match input.in_parallel {
@@ -135,6 +140,14 @@ pub(super) fn is_at_end(job: &Job) -> bool {
     usize::try_from(job.step).is_ok_and(|step| step + 1 >= steps(method, &input).len())
 }
 
+/// The process that has the caller's token, if the job still needs it.
+pub(super) fn holder_of_token(job: &Job) -> Option<String> {
+    let (method, input) = parse(job)?;
+    let download = steps(method, &input).iter().position(|step| *step == Step::Download)?;
+    let is_needed = usize::try_from(job.step).is_ok_and(|step| step <= download);
+    input.origin.filter(|origin| is_needed && origin.needs_token()).map(|origin| origin.holder)
+}
+
 /// The version of the staged data that the job needs. `None` for the data as it was staged.
 pub(super) fn staged_version(job: &Job) -> Option<String> {
     parse(job)?.1.staged
@@ -154,7 +167,8 @@ pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let mut import = Import { app, job, method, input, context };
     let mut step = usize::try_from(job.step).unwrap_or_default();
     tracing::info!(step, "the import runs in this process");
-    let download = steps.iter().position(|step| *step == Step::Download);
+    // A download that needs the caller's token cannot be repeated in another process.
+    let download = steps.iter().position(|step| *step == Step::Download).filter(|_| method == Method::WebDownload);
     while let Some(current) = steps.get(step) {
         let executing = async {
             match import.find_beginning(step, download.filter(|_| *current != Step::Finish)).await {
@@ -205,6 +219,7 @@ impl Import<'_> {
     async fn execute(&mut self, current: Step, step: usize) -> Result<usize, Stop> {
         match current {
             Step::Begin => self.begin(step).await?,
+            Step::Metadata => self.copy_metadata(step).await?,
             Step::Download => self.download(step).await?,
             Step::Plugin(number) => self.run_plugin(number, step).await?,
             Step::Store(number) => {
@@ -212,9 +227,7 @@ impl Import<'_> {
                 let is_last = number + 1 == self.input.stores.len();
                 let copied = match self.method {
                     Method::Legacy => self.copy_from_web(store, is_last, step).await,
-                    Method::GlanceDirect | Method::WebDownload | Method::CopyImage => {
-                        self.copy(store, is_last, step).await
-                    }
+                    _ => self.copy(store, is_last, step).await,
                 };
                 match copied {
                     Err(Stop::Failed(error, _)) if self.input.must_succeed => {
@@ -293,7 +306,7 @@ impl Import<'_> {
         let resources = match self.method {
             Method::GlanceDirect => vec![(Resource::SizeTotal, mebibytes)],
             // The image counts as being imported already.
-            Method::WebDownload | Method::CopyImage => {
+            Method::WebDownload | Method::CopyImage | Method::GlanceDownload => {
                 vec![(Resource::StageTotal, 0), (Resource::CountUploading, 0)]
             }
             Method::Legacy => vec![(Resource::SizeTotal, 0), (Resource::CountUploading, 0)],
@@ -410,7 +423,11 @@ impl Import<'_> {
             match self.try_download(step).await {
                 Err(stop) if begins_again(&stop, &mut restarts).await => {}
                 Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, self.all_stores())),
-                done => return done,
+                Err(stop) => return Err(stop),
+                Ok(()) => {
+                    self.app.process.forget_token(&self.job.id);
+                    return Ok(());
+                }
             }
         }
     }
@@ -426,12 +443,27 @@ impl Import<'_> {
         }
     }
 
-    /// Requests the data from the web server. Also returns its size in bytes, if the server reports it.
-    async fn open_source(&self) -> Result<(Option<u64>, ByteStream)> {
-        let uri = self.input.uri.as_deref().unwrap_or_default();
-        let (size, data) = download::open(self.app, self.job.project_id.as_deref(), uri).await?;
-        if size.is_some_and(|size| size > self.app.config.default.image_size_cap) {
-            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()));
+    /// Requests the data from its server. Also returns its size in bytes, if it is known.
+    async fn open_source(&self) -> Result<(Option<u64>, ByteStream), Stop> {
+        let (app, job) = (&**self.app, self.job);
+        let (uri, token) = match self.method {
+            Method::GlanceDownload => self.data_of_origin().map(|(uri, token)| (uri, Some(token)))?,
+            _ => (self.input.uri.clone().unwrap_or_default(), None),
+        };
+        let source = download::Source { uri: &uri, project: job.project_id.as_deref(), token };
+        let (size, data) = download::open(app, source).await?;
+        let size = match self.input.origin.as_ref().and_then(|origin| origin.size) {
+            Some(expected) if size.is_some_and(|size| size != expected) => {
+                let (id, size) = (&job.id, size.unwrap_or_default());
+                let message = format!(
+                    "Task {id} failed because downloaded data size {size} is different from expected {expected}"
+                );
+                return Err(Error::Invalid(message).into());
+            }
+            expected => expected.or(size),
+        };
+        if size.is_some_and(|size| size > app.config.default.image_size_cap) {
+            return Err(Error::LimitExceeded("The provided image is too large.".to_owned()).into());
         }
         Ok((size, data))
     }
@@ -489,7 +521,7 @@ impl Import<'_> {
                 let (size, data) = self.open_source().await?;
                 return Ok(Original { size, data, location: None });
             }
-            Method::GlanceDirect | Method::WebDownload => {
+            Method::GlanceDirect | Method::WebDownload | Method::GlanceDownload => {
                 let (store, url) = (
                     app.stores.staging(),
                     app.stores.staged_url(&image.id, self.input.staged.as_deref()).map_err(Error::store_failed)?,
@@ -752,6 +784,7 @@ impl Import<'_> {
                         let mut before = image.clone();
                         formats.apply(&mut before);
                         db::images::set_imported(&mut tx, &before, now).await?;
+                        self.restore_properties(&mut tx, &image.id).await?;
                     }
                     db::images::reset_import(&mut tx, &image.id, now).await?;
                 }

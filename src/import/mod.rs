@@ -3,6 +3,7 @@
 
 mod checksum;
 mod download;
+mod glance_download;
 mod job;
 mod legacy;
 mod location;
@@ -18,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use self::checksum::Checksum;
+use self::{
+    checksum::Checksum,
+    glance_download::{Named, Origin},
+};
 pub(crate) use self::{
     legacy::{NewTask, check_source, create_task},
     location::LocationRequest,
@@ -52,6 +56,8 @@ pub(crate) enum Method {
     GlanceDirect,
     /// The data is on a web server.
     WebDownload,
+    /// The image is in another region's image service.
+    GlanceDownload,
     /// An active image's data is copied to further stores.
     CopyImage,
     /// A task of the type `import` creates an image with data from a web server. Clients cannot choose it as a method.
@@ -59,13 +65,14 @@ pub(crate) enum Method {
 }
 
 impl Method {
-    const ALL: [Self; 3] = [Self::GlanceDirect, Self::WebDownload, Self::CopyImage];
+    const ALL: [Self; 4] = [Self::GlanceDirect, Self::WebDownload, Self::CopyImage, Self::GlanceDownload];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::GlanceDirect => "glance-direct",
             Self::WebDownload => "web-download",
             Self::CopyImage => "copy-image",
+            Self::GlanceDownload => "glance-download",
             Self::Legacy => "import",
         }
     }
@@ -171,6 +178,9 @@ struct Input {
     /// The image's formats before the import changed them.
     #[serde(default)]
     formats: Option<Formats>,
+    /// The source of an import from another region.
+    #[serde(default)]
+    origin: Option<Origin>,
 }
 
 /// An image's formats.
@@ -209,12 +219,34 @@ pub(crate) async fn begin(
     incoming: &Incoming,
 ) -> Result<()> {
     app.limits.enforce(&app.db, context, Resource::SizeTotal, 0).await?;
-    if let Begun::Elsewhere(host) = accept(app, context, id, request, incoming).await? {
+    // The transaction reports an invalid source after what Glance checks first.
+    let named = (request.method == Method::GlanceDownload).then(|| Named::parse(&request.body["method"])).transpose();
+    let origin = match named {
+        Ok(Some(named)) => Some(named.resolve(app, context, &incoming.credentials).await?),
+        _ => None,
+    };
+    let new = &NewJob { id: Uuid::new_v4().to_string(), request, request_id: &incoming.request_id, origin };
+    if let (Method::GlanceDownload, Some(token)) = (request.method, incoming.credentials.token()) {
+        app.process.keep_token(&new.id, token);
+    }
+    let begun = accept(app, context, id, new, incoming).await;
+    if !matches!(begun, Ok(Begun::Here)) {
+        app.process.forget_token(&new.id);
+    }
+    if let Begun::Elsewhere(host) = begun? {
         let path = format!("/v2/images/{id}/import");
         return other_node::forward(&host, incoming, axum::http::Method::POST, &path, Some(&request.body)).await;
     }
     start_waiting(app);
     Ok(())
+}
+
+/// A job that is about to be inserted.
+struct NewJob<'r> {
+    id: String,
+    request: &'r ImportRequest,
+    request_id: &'r str,
+    origin: Option<Origin>,
 }
 
 /// Where an import runs.
@@ -230,14 +262,18 @@ async fn accept(
     app: &App,
     context: &Context,
     id: &RequestedId,
-    request: &ImportRequest,
+    new: &NewJob<'_>,
     incoming: &Incoming,
 ) -> Result<Begun> {
+    let request = new.request;
     app.db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = image.ok_or_else(|| Error::image_not_found(id))?;
             check_status(request.method, &image)?;
+            if request.method == Method::GlanceDownload {
+                Named::parse(&request.body["method"])?;
+            }
             if request.method == Method::CopyImage {
                 access::authorise(app, context, &image, rule::COPY_IMAGE)?;
             } else {
@@ -265,7 +301,7 @@ async fn accept(
                 let checked = app.egress.check(uri, Strictness::New);
                 checked.map_err(|_| Error::Invalid(format!("URI for web-download does not pass filtering: {uri}")))?;
             }
-            insert(app, &mut tx, context, &image, request, stores, &incoming.request_id).await?;
+            insert(app, &mut tx, context, &image, new, stores).await?;
             Ok((tx, Begun::Here))
         })
         .await
@@ -277,12 +313,18 @@ async fn insert(
     tx: &mut Tx,
     context: &Context,
     image: &Subject,
-    request: &ImportRequest,
+    new: &NewJob<'_>,
     stores: Vec<Option<String>>,
-    request_id: &str,
 ) -> Result<()> {
-    let task_input = json!({"image_id": image.id, "import_req": request.body, "backend": stores});
-    let task = new_task(app, context, "api_image_import", Some(image.id.to_string()), Some(request_id), &task_input)?;
+    let request = new.request;
+    let mut body = request.body.clone();
+    if new.origin.is_some() {
+        glance_download::complete(&mut body);
+    }
+    let task_input = json!({"image_id": image.id, "import_req": body, "backend": stores});
+    let (kind, image_id) = ("api_image_import", Some(image.id.to_string()));
+    let task = new_task(app, context, kind, image_id, Some(new.request_id), &task_input)?;
+    let task = Task { id: new.id.clone(), ..task };
     let input = Input {
         uri: request.uri.clone(),
         checksum: request.checksum.clone(),
@@ -292,6 +334,7 @@ async fn insert(
         plugins: plugins_for(app, context, request.method),
         staged: None,
         formats: None,
+        origin: new.origin.clone(),
     };
     let job = new_job(context, request.method.name(), &image.id, &task, &input)?;
     insert_job(tx, &task, &job).await
@@ -312,7 +355,7 @@ fn is_parallel(app: &App, method: Method, stores: &[Option<String>]) -> bool {
     let names: Vec<&str> = stores.iter().filter_map(Option::as_deref).collect();
     app.config.image_import_opts.max_parallel_stores > 1
         && names.len() > 1
-        && matches!(method, Method::GlanceDirect | Method::WebDownload)
+        && !matches!(method, Method::CopyImage | Method::Legacy)
         && Upload::can_name(&names)
 }
 
@@ -398,13 +441,14 @@ fn check_status(method: Method, image: &Subject) -> Result<()> {
         _ if status == Status::Active => {
             return conflict("Image with status active cannot be target for import".to_owned());
         }
-        Method::WebDownload if status != Status::Queued => {
-            return conflict("Image needs to be in 'queued' state to use 'web-download' method".to_owned());
+        Method::WebDownload | Method::GlanceDownload if status != Status::Queued => {
+            let name = method.name();
+            return conflict(format!("Image needs to be in 'queued' state to use '{name}' method"));
         }
         Method::GlanceDirect if status != Status::Uploading => {
             return conflict("Image needs to be staged before 'glance-direct' method can be used".to_owned());
         }
-        Method::WebDownload | Method::GlanceDirect | Method::Legacy => {}
+        Method::WebDownload | Method::GlanceDirect | Method::GlanceDownload | Method::Legacy => {}
     }
     for (name, format) in [("container_format", &image.container_format), ("disk_format", &image.disk_format)] {
         if format.as_deref().unwrap_or_default().is_empty() {

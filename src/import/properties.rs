@@ -11,6 +11,8 @@ use crate::{
 const OWN: &str = "os_glance";
 /// The maximum length of a property's name in characters, which is that of its column.
 const MAX_NAME: usize = 255;
+/// The maximum length of a property's value in bytes, which is that of its column on MySQL.
+const MAX_VALUE: usize = 65_535;
 
 /// Sets properties of the image. Names that the service has reserved, and names and values that cannot be stored, are left out. At
 /// most four statements.
@@ -20,6 +22,7 @@ pub(super) async fn set(app: &App, tx: &mut Tx, image: &ImageId, properties: &[(
         let is_settable = !name.is_empty()
             && !name.starts_with(OWN)
             && name.chars().count() <= MAX_NAME
+            && value.len() <= MAX_VALUE
             && check_storable("Property names", name).and_then(|()| check_storable("Param values", value)).is_ok();
         if !is_settable {
             tracing::warn!(

@@ -55,7 +55,17 @@ pub(crate) async fn release_abandoned(
             tracing::warn!(image, task, step = job.step, "an import was interrupted; it is resumed");
         }
     }
-    if jobs.is_empty() { Ok(()) } else { start(app, given_up).await }
+    app.process.forget_tokens(|id| jobs.iter().any(|job| job.id == id));
+    // A job that needs its caller's token waits for the process that has it, and fails once that process has ended.
+    let mut given_up = given_up.clone();
+    for job in jobs {
+        match job::holder_of_token(job) {
+            Some(holder) if holder != app.process.id && living.contains(&holder) => drop(given_up.remove(&job.id)),
+            Some(_) if app.process.token(&job.id).is_none() => drop(given_up.insert(job.id.clone())),
+            _ => {}
+        }
+    }
+    if jobs.is_empty() { Ok(()) } else { start(app, &given_up).await }
 }
 
 /// Claims and starts jobs while there are slots. Projects with fewer running jobs come first.
@@ -90,6 +100,10 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
         let version = job::staged_version(job);
         let is_here = async || app.stores.has_staged(&job.image_id, version.as_deref()).await;
         if needs_staged && !given_up.contains(&job.id) && !is_here().await {
+            continue;
+        }
+        let is_held_here = || app.process.token(&job.id).is_some();
+        if job::holder_of_token(job).is_some() && !given_up.contains(&job.id) && !is_held_here() {
             continue;
         }
         let slots = app.config.taskflow_executor.max_workers as usize;

@@ -5,7 +5,7 @@ use serde::Deserialize;
 /// The services of the cloud and their endpoints.
 #[derive(Debug, Default, Deserialize)]
 #[serde(transparent)]
-pub(super) struct Catalog(Vec<Service>);
+pub(crate) struct Catalog(Vec<Service>);
 
 #[derive(Debug, Deserialize)]
 struct Service {
@@ -23,6 +23,16 @@ struct Endpoint {
 }
 
 impl Catalog {
+    /// The URL of the image service in a region, at this interface. The case of the region does not matter, as in Glance.
+    pub(crate) fn image_endpoint(&self, region: &str, interface: &str) -> Option<&str> {
+        let services = self.0.iter().filter(|service| service.kind == "image");
+        let mut fitting = services.flat_map(|service| &service.endpoints).filter(|endpoint| {
+            let is_there = |name: &String| name.eq_ignore_ascii_case(region);
+            endpoint.interface.eq_ignore_ascii_case(interface) && endpoint.region_id.as_ref().is_some_and(is_there)
+        });
+        fitting.next().map(|endpoint| endpoint.url.as_str())
+    }
+
     /// The URL of a service, at the first of these interfaces that it has. Without a region, the first region that fits.
     pub(super) fn endpoint(&self, service_type: &str, interfaces: &[String], region: Option<&str>) -> Option<&str> {
         let service = self.0.iter().find(|service| service.kind == service_type)?;

@@ -8,4 +8,7 @@ mod client;
 mod credentials;
 mod options;
 
-pub(crate) use self::client::{Client, KeystoneError};
+pub(crate) use self::{
+    catalog::Catalog,
+    client::{Client, KeystoneError},
+};

@@ -17,6 +17,7 @@ mod galera;
 mod identity_api;
 mod images;
 mod import;
+mod import_glance;
 mod import_kills;
 mod import_nodes;
 mod import_plugins;

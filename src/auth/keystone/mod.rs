@@ -14,6 +14,7 @@ use std::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use chrono::{DateTime, Utc};
 use moka::{Expiry, future::Cache};
+use serde::Deserialize;
 
 use self::token::{Body, Token};
 use super::{RequestHead, text};
@@ -21,7 +22,7 @@ use crate::{
     config::KeystoneAuthtoken,
     context::Identity,
     error::{Error, Result},
-    keystone::{Client, KeystoneError},
+    keystone::{Catalog, Client, KeystoneError},
 };
 
 /// The maximum number of cached validations.
@@ -47,6 +48,18 @@ struct Validation {
     /// `None` if the token is invalid.
     token: Option<Arc<Token>>,
     cache_for: Duration,
+}
+
+/// The part of Keystone's response to a validation that has the catalog.
+#[derive(Deserialize)]
+struct CatalogBody {
+    token: CatalogOfToken,
+}
+
+#[derive(Deserialize)]
+struct CatalogOfToken {
+    #[serde(default)]
+    catalog: Catalog,
 }
 
 /// Removes a validation from the cache after its `cache_for`.
@@ -77,6 +90,16 @@ impl Keystone {
     pub(crate) fn uri(&self) -> &str {
         let public = self.options.www_authenticate_uri.as_deref().or(self.options.auth_url.as_deref());
         public.unwrap_or_default()
+    }
+
+    /// The service catalog of a user's token; `None` if the token is invalid.
+    pub(super) async fn catalog(&self, mut token: HeaderValue) -> Result<Option<Catalog>, KeystoneError> {
+        token.set_sensitive(true);
+        let headers = [(HeaderName::from_static("x-subject-token"), token), ACCESS_RULES];
+        let now = (self.clock)();
+        let body: Option<CatalogBody> =
+            self.client.get("/auth/tokens", &[], &headers.into_iter().collect(), now).await?;
+        Ok(body.map(|body| body.token.catalog))
     }
 
     pub(super) async fn authenticate(&self, head: &RequestHead<'_>) -> Result<Identity> {
