@@ -201,7 +201,8 @@ async fn staged_data_that_no_image_needs_is_removed_and_other_data_is_kept() {
     stage(&member, &needed, "abc").await.expect(204);
     s.kill();
     let unknown = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
-    for name in [unknown, id(&queued), "other", &format!(".glimpse-upload.{unknown}.x")] {
+    let (upload, version) = (format!(".glimpse-upload.{unknown}.x"), format!(".glimpse-import.{unknown}.x"));
+    for name in [unknown, id(&queued), "other", &upload, &version] {
         fs::write(staging(dir.path()).join(name), "abc").unwrap();
     }
     // A living process begins before the other one starts, and is idle for longer than its housekeeping waits.

@@ -467,3 +467,28 @@ async fn a_decompression_survives_kills_of_the_server_at_any_point() {
     }
     nothing_is_left(&s, dir.path()).await;
 }
+
+#[tokio::test]
+async fn a_download_that_was_staged_on_a_node_that_is_gone_is_repeated() {
+    let (dir, gone, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), bytes(1 << 20));
+    let (port, heads) = web(vec![page(&gzip(&qemu(dir.path(), &data, "qcow2", &[])))]).await;
+    let node = |staging: &Path| {
+        with_stores(dir.path(), port)
+            .option("os_glance_staging_store", "filesystem_store_datadir", staging.join("staging").display())
+            .option("image_import_opts", "image_import_plugins", "[image_decompression, image_conversion]")
+    };
+    let hanging = fake_qemu(dir.path(), "echo $$ >pid; sleep 600");
+    let mut first = node(gone.path()).environment("PATH", &hanging).start().await;
+    let member = first.member("p1");
+    let image = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    eventually("the conversion is begun", || async { dir.path().join("pid").exists().then_some(()) }).await;
+    let second = node(dir.path()).database(first.database.clone()).start().await;
+    first.kill();
+    let member = second.member("p1");
+    let task = ended(&member, &image).await;
+    assert_eq!(task["status"], "success", "{task}\n{}", second.log());
+    assert!(download(&member, &image).await == data);
+    assert_eq!(heads.lock().unwrap().len(), 2);
+    nothing_is_left(&second, dir.path()).await;
+}
