@@ -2,13 +2,15 @@
 //!
 //! Glance's options and requests contain such integers, its messages such values.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, net::IpAddr};
 
 use serde_json::Value;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 /// The line width that jsonschema passes to `pprint`.
 const WIDTH: usize = 72;
+/// The maximum number of characters of a host in a message.
+const MAX_HOST_REPR: usize = 1024;
 
 /// A string of bounded length. Its methods return `None` if the text exceeds the capacity; the rest of the text is dropped.
 struct BoundedString {
@@ -206,6 +208,26 @@ pub(crate) fn hex_length(text: &str) -> Option<usize> {
             (digits.len() % 2 == 0 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(digits.len() / 2)
         })
         .sum()
+}
+
+/// The message of the `ValueError` that `urlparse(url)` raises if the brackets of the host are wrong.
+pub(crate) fn bracket_error(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match (host.split_once('['), host.contains(']')) {
+        (None, false) => None,
+        (Some((_, host)), true) => {
+            let host = host.split(']').next().unwrap_or_default();
+            match host.split('%').next().unwrap_or_default().parse() {
+                Ok(IpAddr::V6(_)) => None,
+                Ok(IpAddr::V4(_)) => Some("An IPv4 address cannot be in brackets".to_owned()),
+                Err(_) => {
+                    Some(format!("{} does not appear to be an IPv4 or IPv6 address", string_repr(host, MAX_HOST_REPR)))
+                }
+            }
+        }
+        _ => Some("Invalid IPv6 URL".to_owned()),
+    }
 }
 
 /// `repr(value)`, truncated to `max` characters.

@@ -123,7 +123,10 @@ impl LocationRequest {
     /// Checks the URL of a web server, and the addresses of its host. The URL is checked again whenever it is requested.
     async fn check_url(&self, app: &App, context: &Context) -> Result<()> {
         let text = self.url.expose();
-        let scheme = text.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        if let Some(message) = python::bracket_error(text) {
+            return Err(Error::Invalid(message));
+        }
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
         if !matches!(scheme.as_str(), "http" | "https") {
             return Ok(());
         }

@@ -178,6 +178,9 @@ async fn locations_are_refused_as_in_glance() {
         let status = pair.add(member, &image, &body, &[]).await;
         assert!((400..404).contains(&status), "{body}: {status}");
     }
+    for url in ["http://[", "http://::1]/a", "http://[x]/a", "s3://[x/b/k", "s3://[1.2.3.4]/b/k", "x://[]:1/a"] {
+        assert_eq!(pair.add(service, &image, &json!({"url": url}), &[]).await, 400, "{url}");
+    }
     for text in ["", "{", "5", "\"x\"", "null"] {
         let question = Question::new(member, "POST", format!("{image}/locations"));
         pair.twins.same(&question.header("Content-Type", "application/json").text(text)).await;
@@ -203,6 +206,8 @@ async fn locations_are_refused_as_in_glance() {
         (helped, json!({"url": "rbd://a/b/c/d"})),
         (helped, json!({"url": "nope"})),
         (service, json!({"url": ""})),
+        (member, json!({"url": "http"})),
+        (service, json!({"url": "s3://[::1]/b/k"})),
         (service, json!({"url": here.replace("http:", "ftp:")})),
     ];
     let mut last = String::new();
