@@ -10,6 +10,7 @@
 //! * `background`: jobs that no request waits for: heartbeat, recovery, resumed deletions, audit, reload of the policy.
 //! * `images`: services for the records of images: create, view, list, update, delete, locations, members, tags. `tasks`: tasks.
 //!   `import`: imports of image data, as jobs that survive their process.
+//! * `metadefs`: services for metadata definitions.
 //! * `data`: services for the data of images: upload, download, removal, rollback of interrupted uploads.
 //! * `access`: decides whether a caller sees an image, and what the policy allows the caller to do to it.
 //! * `app`: `App`, the parts below, joined once at start.
@@ -43,6 +44,7 @@ mod inspect;
 mod keystone;
 mod limits;
 mod log;
+mod metadefs;
 mod model;
 mod policy;
 mod process;

@@ -1,10 +1,14 @@
-//! Python's notation: parses integers as `int()` does, and formats values as `repr` and `pprint` do.
+//! Python's notation: parses integers as `int()` does, and formats values as `repr`, `pprint` and `json.dumps` do.
 //!
 //! Glance's options and requests contain such integers, its messages such values.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, io, net::IpAddr};
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{
+    Value,
+    ser::{Formatter, Serializer},
+};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 /// The line width that jsonschema passes to `pprint`.
@@ -249,6 +253,45 @@ pub(crate) fn pretty(value: &Value, max: usize) -> String {
     let mut out = BoundedString::new(max);
     let written = out.push_pretty(value, 0, 0, true);
     out.into_truncated(written)
+}
+
+/// JSON with `", "` and `": "` as separators.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+        writer.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        writer.write_all(b": ")
+    }
+}
+
+/// `json.dumps(value, ensure_ascii=False)`. A value that cannot be represented in JSON becomes `null`; Glimpse has no such values.
+pub(crate) fn to_json(value: &impl Serialize) -> String {
+    let mut bytes = Vec::with_capacity(1024);
+    match value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)) {
+        Ok(()) => String::from_utf8(bytes).unwrap_or_default(),
+        Err(_) => "null".to_owned(),
+    }
+}
+
+/// Escapes the characters of a JSON text beyond ASCII, as `json.dumps` does.
+pub(crate) fn escape_non_ascii(json: &str) -> String {
+    let mut ascii = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            ascii.push(c);
+        } else {
+            ascii.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    ascii
 }
 
 /// The shortest decimal number that parses as the same float, with an exponent in the same cases as in Python.

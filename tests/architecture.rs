@@ -31,8 +31,8 @@ const LAYOUT: Layout<'_> = Layout {
         &["http"],
         // Work that no request waits for.
         &["background"],
-        // Operations on the records of images and on tasks; imports.
-        &["images", "import", "tasks"],
+        // Operations on the records of images, on metadata definitions and on tasks; imports.
+        &["images", "import", "metadefs", "tasks"],
         // Operations on the bytes of images: upload, download, placement, removal, recovery.
         &["data"],
         // Access rules: what a caller is allowed to see and do.

@@ -106,8 +106,7 @@ const ACTIONS: &str = "Available actions for 'db':
 \tversion_control - Place a database under migration control";
 
 /// The error of the commands for metadata definitions.
-const NO_METADEFS: &str = "Glimpse does not serve metadata definitions yet, so it cannot load, unload or export them; \
-     nothing was changed. Use Glance's own glance-manage, which works on this database too";
+const NO_METADEFS: &str = "Glimpse does not load, unload or export metadata definitions yet; nothing was changed. Use Glance's own glance-manage, which works on this database too";
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
     Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)

@@ -13,6 +13,7 @@ pub(crate) mod leftovers;
 pub(crate) mod listing;
 pub(crate) mod locations;
 pub(crate) mod members;
+pub(crate) mod metadefs;
 pub(crate) mod migrate;
 mod open;
 mod pool;

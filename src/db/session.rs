@@ -51,6 +51,8 @@ pub(crate) trait Session: Send {
     fn exactly(&self, column: impl IntoColumnRef, text: &str) -> Condition;
     /// A text that is compared and sorted by its bytes, whatever the collation is.
     fn bytewise(&self, text: Expr) -> Expr;
+    /// Whether unique keys and plain comparisons ignore the case of texts.
+    fn ignores_case(&self) -> bool;
     /// The sum of all rows as a 64-bit integer, 0 if there are no rows. The engines differ in the type of a sum.
     fn sum(&self, number: Expr) -> Expr;
     /// The condition that `column` equals `value` and that `gate` holds. `gate` does not depend on the row: if it does not hold, no
@@ -197,6 +199,10 @@ macro_rules! impl_session {
                     Self::Postgres(_) => Expr::cust_with_exprs("($1) COLLATE \"C\"", [text]),
                     Self::MySql(_) => Func::cust("BINARY").arg(text).into(),
                 }
+            }
+
+            fn ignores_case(&self) -> bool {
+                matches!(self, Self::MySql(_))
             }
 
             fn sum(&self, number: Expr) -> Expr {

@@ -83,6 +83,81 @@ pub(crate) enum ImageLocations {
     Deleted,
 }
 
+/// Namespaces of metadata definitions.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefNamespaces {
+    Table,
+    Id,
+    Namespace,
+    DisplayName,
+    Description,
+    Visibility,
+    Protected,
+    Owner,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// The objects of namespaces. `(namespace_id, name)` is unique.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefObjects {
+    Table,
+    Id,
+    NamespaceId,
+    Name,
+    Description,
+    Required,
+    JsonSchema,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// The properties of namespaces. `(namespace_id, name)` is unique.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefProperties {
+    Table,
+    Id,
+    NamespaceId,
+    Name,
+    JsonSchema,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// The tags of namespaces. `(namespace_id, name)` is unique.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefTags {
+    Table,
+    Id,
+    NamespaceId,
+    Name,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// The types of resources that namespaces refer to. Their names are unique.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefResourceTypes {
+    Table,
+    Id,
+    Name,
+    Protected,
+    CreatedAt,
+    UpdatedAt,
+}
+
+/// Which namespace belongs to which resource types.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum MetadefNamespaceResourceTypes {
+    Table,
+    ResourceTypeId,
+    NamespaceId,
+    PropertiesTarget,
+    Prefix,
+    CreatedAt,
+    UpdatedAt,
+}
+
 /// Glimpse's own indexes of `images`, which `db sync` adds to Glance's.
 #[derive(Debug, Clone, Copy, Iden)]
 pub(crate) enum Indexes {

@@ -1,8 +1,9 @@
-//! Absolute URLs of this service, as clients reach it.
+//! URLs of this service, as clients reach it, and links between pages.
 
 use std::sync::Once;
 
 use axum::http::{HeaderMap, HeaderName, Uri, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::app::App;
 
@@ -21,6 +22,21 @@ pub(super) fn base(app: &App, headers: &HeaderMap, uri: &Uri) -> String {
     let host = host.or_else(|| uri.authority().map(|authority| authority.as_str())).filter(|host| is_host(host));
     let proxy = app.config.oslo_middleware.enable_proxy_headers_parsing.then(|| Proxy::from_headers(headers));
     proxy.unwrap_or_default().base(host.unwrap_or("localhost"))
+}
+
+/// The characters that Python's `urlencode` escapes, except the space.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
+
+/// The link to a page of the same listing, relative to the service. Clients resolve it.
+pub(super) fn page(path: &str, pairs: &[(String, String)], marker: Option<&str>) -> String {
+    let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "marker");
+    let mut link = path.to_owned();
+    for (n, (name, value)) in pairs.chain(marker.map(|marker| ("marker", marker))).enumerate() {
+        link.push(if n == 0 { '?' } else { '&' });
+        let encode = |text| utf8_percent_encode(text, QUERY).to_string().replace(' ', "+");
+        link.push_str(&format!("{}={}", encode(name), encode(value)));
+    }
+    link
 }
 
 /// Warns once if a proxy sends headers that the configuration ignores. Links then lead past the proxy.

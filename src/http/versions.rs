@@ -8,7 +8,10 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::links;
-use crate::app::{App, SharedApp};
+use crate::{
+    app::{App, SharedApp},
+    python,
+};
 
 /// The minor versions, in the order of Glance's list. A version whose calls are missing is not among them, because clients choose
 /// their calls by this list.
@@ -50,7 +53,7 @@ fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Re
     });
     let body = json!({ "versions": Value::from_iter(versions) });
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
-    (status, content_type, super::json::to_string(&body)).into_response()
+    (status, content_type, python::to_json(&body)).into_response()
 }
 
 /// Rewrites a URL with any version, or without a version but with its media type in `Accept`, to `/v2/…`. Repeated slashes around

@@ -1,4 +1,4 @@
-//! The domain model: images, their status, locations, members and tags, as typed values that every layer above uses.
+//! The domain model: images, their status, locations, members and tags, and metadata definitions, as typed values that every layer above uses.
 //!
 //! Nothing here depends on the database layer or on HTTP. A type that validates its value is created by its `parse`. Values from
 //! the database are trusted.
@@ -7,6 +7,7 @@ mod image;
 mod listing;
 mod location;
 mod member;
+pub(crate) mod metadefs;
 mod reserved;
 mod status;
 mod storable;

@@ -5,24 +5,50 @@ pub(crate) mod rule {
     pub(crate) const ADD_IMAGE: &str = "add_image";
     pub(crate) const ADD_IMAGE_LOCATION: &str = "add_image_location";
     pub(crate) const ADD_MEMBER: &str = "add_member";
+    pub(crate) const ADD_METADEF_NAMESPACE: &str = "add_metadef_namespace";
+    pub(crate) const ADD_METADEF_OBJECT: &str = "add_metadef_object";
+    pub(crate) const ADD_METADEF_PROPERTY: &str = "add_metadef_property";
+    pub(crate) const ADD_METADEF_RESOURCE_TYPE_ASSOCIATION: &str = "add_metadef_resource_type_association";
+    pub(crate) const ADD_METADEF_TAG: &str = "add_metadef_tag";
+    pub(crate) const ADD_METADEF_TAGS: &str = "add_metadef_tags";
     pub(crate) const COMMUNITIZE_IMAGE: &str = "communitize_image";
     pub(crate) const COPY_IMAGE: &str = "copy_image";
     pub(crate) const DEACTIVATE: &str = "deactivate";
     pub(crate) const DELETE_IMAGE: &str = "delete_image";
     pub(crate) const DELETE_IMAGE_LOCATION: &str = "delete_image_location";
     pub(crate) const DELETE_MEMBER: &str = "delete_member";
+    pub(crate) const DELETE_METADEF_NAMESPACE: &str = "delete_metadef_namespace";
+    pub(crate) const DELETE_METADEF_OBJECT: &str = "delete_metadef_object";
+    pub(crate) const DELETE_METADEF_TAG: &str = "delete_metadef_tag";
+    pub(crate) const DELETE_METADEF_TAGS: &str = "delete_metadef_tags";
     pub(crate) const DOWNLOAD_FROM_STORE: &str = "download_from_store";
     pub(crate) const DOWNLOAD_IMAGE: &str = "download_image";
     pub(crate) const FETCH_IMAGE_LOCATION: &str = "fetch_image_location";
     pub(crate) const GET_IMAGE: &str = "get_image";
-    pub(crate) const GET_IMAGE_LOCATION: &str = "get_image_location";
     pub(crate) const GET_IMAGES: &str = "get_images";
+    pub(crate) const GET_IMAGE_LOCATION: &str = "get_image_location";
     pub(crate) const GET_MEMBER: &str = "get_member";
     pub(crate) const GET_MEMBERS: &str = "get_members";
+    pub(crate) const GET_METADEF_NAMESPACE: &str = "get_metadef_namespace";
+    pub(crate) const GET_METADEF_NAMESPACES: &str = "get_metadef_namespaces";
+    pub(crate) const GET_METADEF_OBJECT: &str = "get_metadef_object";
+    pub(crate) const GET_METADEF_OBJECTS: &str = "get_metadef_objects";
+    pub(crate) const GET_METADEF_PROPERTIES: &str = "get_metadef_properties";
+    pub(crate) const GET_METADEF_PROPERTY: &str = "get_metadef_property";
+    pub(crate) const GET_METADEF_RESOURCE_TYPE: &str = "get_metadef_resource_type";
+    pub(crate) const GET_METADEF_TAG: &str = "get_metadef_tag";
+    pub(crate) const GET_METADEF_TAGS: &str = "get_metadef_tags";
+    pub(crate) const LIST_METADEF_RESOURCE_TYPES: &str = "list_metadef_resource_types";
     pub(crate) const MODIFY_IMAGE: &str = "modify_image";
     pub(crate) const MODIFY_MEMBER: &str = "modify_member";
+    pub(crate) const MODIFY_METADEF_NAMESPACE: &str = "modify_metadef_namespace";
+    pub(crate) const MODIFY_METADEF_OBJECT: &str = "modify_metadef_object";
+    pub(crate) const MODIFY_METADEF_PROPERTY: &str = "modify_metadef_property";
+    pub(crate) const MODIFY_METADEF_TAG: &str = "modify_metadef_tag";
     pub(crate) const PUBLICIZE_IMAGE: &str = "publicize_image";
     pub(crate) const REACTIVATE: &str = "reactivate";
+    pub(crate) const REMOVE_METADEF_PROPERTY: &str = "remove_metadef_property";
+    pub(crate) const REMOVE_METADEF_RESOURCE_TYPE_ASSOCIATION: &str = "remove_metadef_resource_type_association";
     pub(crate) const SET_IMAGE_LOCATION: &str = "set_image_location";
     pub(crate) const STORES_INFO_DETAIL: &str = "stores_info_detail";
     pub(crate) const TASKS_API_ACCESS: &str = "tasks_api_access";
@@ -121,32 +147,32 @@ pub(super) const RULES: &[Default] = &[
     project(rule::TASKS_API_ACCESS, ADMIN),
     anywhere("metadef_default", ""),
     anywhere("metadef_admin", ADMIN),
-    project("get_metadef_namespace", METADEF_READER).before(METADEF_DEFAULT),
-    project("get_metadef_namespaces", READER).before(METADEF_DEFAULT),
-    project("modify_metadef_namespace", METADEF_ADMIN),
-    project("add_metadef_namespace", METADEF_ADMIN),
-    project("delete_metadef_namespace", METADEF_ADMIN),
-    project("get_metadef_object", METADEF_READER).before(METADEF_DEFAULT),
-    project("get_metadef_objects", METADEF_READER).before(METADEF_DEFAULT),
-    project("modify_metadef_object", METADEF_ADMIN),
-    project("add_metadef_object", METADEF_ADMIN),
-    project("delete_metadef_object", METADEF_ADMIN),
-    project("list_metadef_resource_types", METADEF_READER).before(METADEF_DEFAULT),
-    project("get_metadef_resource_type", METADEF_READER).before(METADEF_DEFAULT),
-    project("add_metadef_resource_type_association", METADEF_ADMIN),
-    project("remove_metadef_resource_type_association", METADEF_ADMIN),
-    project("get_metadef_property", METADEF_READER).before(METADEF_DEFAULT),
-    project("get_metadef_properties", METADEF_READER).before(METADEF_DEFAULT),
-    project("modify_metadef_property", METADEF_ADMIN),
-    project("add_metadef_property", METADEF_ADMIN),
-    project("remove_metadef_property", METADEF_ADMIN),
-    project("get_metadef_tag", METADEF_READER).before(METADEF_DEFAULT),
-    project("get_metadef_tags", METADEF_READER).before(METADEF_DEFAULT),
-    project("modify_metadef_tag", METADEF_ADMIN),
-    project("add_metadef_tag", METADEF_ADMIN),
-    project("add_metadef_tags", METADEF_ADMIN),
-    project("delete_metadef_tag", METADEF_ADMIN),
-    project("delete_metadef_tags", METADEF_ADMIN),
+    project(rule::GET_METADEF_NAMESPACE, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::GET_METADEF_NAMESPACES, READER).before(METADEF_DEFAULT),
+    project(rule::MODIFY_METADEF_NAMESPACE, METADEF_ADMIN),
+    project(rule::ADD_METADEF_NAMESPACE, METADEF_ADMIN),
+    project(rule::DELETE_METADEF_NAMESPACE, METADEF_ADMIN),
+    project(rule::GET_METADEF_OBJECT, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::GET_METADEF_OBJECTS, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::MODIFY_METADEF_OBJECT, METADEF_ADMIN),
+    project(rule::ADD_METADEF_OBJECT, METADEF_ADMIN),
+    project(rule::DELETE_METADEF_OBJECT, METADEF_ADMIN),
+    project(rule::LIST_METADEF_RESOURCE_TYPES, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::GET_METADEF_RESOURCE_TYPE, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::ADD_METADEF_RESOURCE_TYPE_ASSOCIATION, METADEF_ADMIN),
+    project(rule::REMOVE_METADEF_RESOURCE_TYPE_ASSOCIATION, METADEF_ADMIN),
+    project(rule::GET_METADEF_PROPERTY, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::GET_METADEF_PROPERTIES, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::MODIFY_METADEF_PROPERTY, METADEF_ADMIN),
+    project(rule::ADD_METADEF_PROPERTY, METADEF_ADMIN),
+    project(rule::REMOVE_METADEF_PROPERTY, METADEF_ADMIN),
+    project(rule::GET_METADEF_TAG, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::GET_METADEF_TAGS, METADEF_READER).before(METADEF_DEFAULT),
+    project(rule::MODIFY_METADEF_TAG, METADEF_ADMIN),
+    project(rule::ADD_METADEF_TAG, METADEF_ADMIN),
+    project(rule::ADD_METADEF_TAGS, METADEF_ADMIN),
+    project(rule::DELETE_METADEF_TAG, METADEF_ADMIN),
+    project(rule::DELETE_METADEF_TAGS, METADEF_ADMIN),
     project("cache_image", ADMIN).before(MANAGE_CACHE),
     project("cache_list", ADMIN).before(MANAGE_CACHE),
     project("cache_delete", ADMIN).before(MANAGE_CACHE),

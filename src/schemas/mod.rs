@@ -1,12 +1,14 @@
 //! The JSON schemas that clients can fetch, and against which requests are validated.
 
 mod custom;
+mod metadefs;
 mod validate;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+pub(crate) use self::metadefs::{MetadefSchemas, NamedSchema};
 use self::{
     custom::{Custom, CustomError},
     validate::Schema,
@@ -40,6 +42,8 @@ pub(crate) struct Schemas {
     task: Schema,
     /// The schema of a page of tasks.
     pub(crate) tasks: Value,
+    /// The schemas of metadata definitions.
+    pub(crate) metadefs: MetadefSchemas,
 }
 
 /// The schemas cannot be built.
@@ -93,6 +97,7 @@ impl Schemas {
             member,
             tasks: minimal_page("tasks", &minimal("task", task)),
             task: Schema::new(whole_task).map_err(SchemasError::BuiltIn)?,
+            metadefs: MetadefSchemas::new()?,
         })
     }
 

@@ -28,7 +28,22 @@ impl Schema {
     /// A description of the first error, with its position in the schema.
     pub(super) fn new(raw: Value) -> Result<Self, String> {
         let mut patterns = HashMap::new();
-        check_schema(&raw, "schema", &mut patterns)?;
+        check_schema(&raw, "schema", None, &mut patterns)?;
+        Ok(Self { raw, patterns })
+    }
+
+    /// As [`Self::new`], for a built-in schema, which may refer to its own definitions (`{"$ref": "#/definitions/name"}`). They do not
+    /// refer to each other in a circle.
+    ///
+    /// # Errors
+    /// A description of the first error, with its position in the schema.
+    pub(super) fn with_definitions(raw: Value) -> Result<Self, String> {
+        let mut patterns = HashMap::new();
+        let definitions = raw.get(DEFINITIONS).unwrap_or(&Value::Null);
+        check_schema(&raw, "schema", Some(definitions), &mut patterns)?;
+        for (name, definition) in definitions.as_object().into_iter().flatten() {
+            check_schema(definition, &format!("schema['{DEFINITIONS}']['{name}']"), Some(definitions), &mut patterns)?;
+        }
         Ok(Self { raw, patterns })
     }
 
@@ -42,7 +57,8 @@ impl Schema {
     /// # Errors
     /// The whole message of the error that jsonschema would report.
     pub(super) fn check(&self, object: &Map<String, Value>) -> Result<(), String> {
-        let mut validator = Validator::new(&self.patterns, Keep::Greatest);
+        let definitions = self.raw.get(DEFINITIONS).unwrap_or(&Value::Null);
+        let mut validator = Validator::new(&self.patterns, definitions, Keep::Greatest);
         for (keyword, argument) in self.raw.as_object().into_iter().flatten() {
             validator.check_object(keyword, argument, object, &Value::Null, &self.raw);
         }
@@ -51,14 +67,25 @@ impl Schema {
         }
         // Only the message needs the object as a `Value`, so it is cloned only for an invalid object.
         let value = Value::Object(object.clone());
-        let mut validator = Validator::new(&self.patterns, Keep::Greatest);
+        let mut validator = Validator::new(&self.patterns, definitions, Keep::Greatest);
         validator.check(&self.raw, &value);
         validator.kept.pop().map_or(Ok(()), |fault| Err(fault.most_relevant().message()))
     }
 }
 
-/// Checks that all keywords of a schema are supported and valid, and compiles its patterns.
-fn check_schema(schema: &Value, place: &str, patterns: &mut HashMap<String, Regex>) -> Result<(), String> {
+/// The definition to which a reference leads, if there is one.
+fn resolve<'a>(reference: &Value, definitions: &'a Value) -> Option<&'a Value> {
+    definitions.get(reference.as_str()?.strip_prefix("#/definitions/")?)
+}
+
+/// Checks that all keywords of a schema are supported and valid, and compiles its patterns. Without `definitions`, references are not
+/// supported.
+fn check_schema(
+    schema: &Value,
+    place: &str,
+    definitions: Option<&Value>,
+    patterns: &mut HashMap<String, Regex>,
+) -> Result<(), String> {
     let keywords = match schema {
         Value::Bool(_) => return Ok(()),
         Value::Object(keywords) => keywords,
@@ -97,7 +124,9 @@ fn check_schema(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
             }
             "multipleOf" if !value.as_f64().is_some_and(|number| number > 0.0) => return wrong("a number above 0"),
             "uniqueItems" if !value.is_boolean() => return wrong("a boolean"),
-            "items" | "additionalProperties" | "propertyNames" | "not" => check_schema(value, &place, patterns)?,
+            "items" | "additionalProperties" | "propertyNames" | "not" => {
+                check_schema(value, &place, definitions, patterns)?;
+            }
             "properties" | "patternProperties" => {
                 let Some(schemas) = value.as_object() else {
                     return wrong("an object");
@@ -106,7 +135,8 @@ fn check_schema(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
                     compile(pattern)?;
                 }
                 for (name, schema) in schemas {
-                    check_schema(schema, &format!("{place}[{}]", python::string_repr(name, 256)), patterns)?;
+                    let place = format!("{place}[{}]", python::string_repr(name, 256));
+                    check_schema(schema, &place, definitions, patterns)?;
                 }
             }
             "allOf" | "anyOf" | "oneOf" => {
@@ -114,12 +144,16 @@ fn check_schema(schema: &Value, place: &str, patterns: &mut HashMap<String, Rege
                     return wrong("a list of schemas");
                 };
                 for (n, schema) in schemas.iter().enumerate() {
-                    check_schema(schema, &format!("{place}[{n}]"), patterns)?;
+                    check_schema(schema, &format!("{place}[{n}]"), definitions, patterns)?;
                 }
             }
             "dependentRequired" if !value.as_object().is_some_and(|names| names.values().all(is_list_of_strings)) => {
                 return wrong("an object of lists of names");
             }
+            "$ref" if definitions.is_some_and(|definitions| resolve(value, definitions).is_none()) => {
+                return wrong("a reference to one of the schema's definitions");
+            }
+            "$ref" if definitions.is_some() => {}
             "$ref"
             | "$dynamicRef"
             | "$schema"
@@ -143,6 +177,8 @@ fn is_list_of_strings(value: &Value) -> bool {
     value.as_array().is_some_and(|items| items.iter().all(Value::is_string))
 }
 
+/// The keyword under which a schema keeps what it refers to.
+const DEFINITIONS: &str = "definitions";
 const TYPES: [&str; 7] = ["null", "string", "boolean", "array", "object", "integer", "number"];
 
 /// A step from a value or a schema to a part of it.
@@ -227,6 +263,7 @@ enum Keep {
 /// Validates a value against a schema recursively.
 struct Validator<'a> {
     patterns: &'a HashMap<String, Regex>,
+    definitions: &'a Value,
     keep: Keep,
     kept: Vec<Fault<'a>>,
     path: Vec<Step<'a>>,
@@ -234,8 +271,8 @@ struct Validator<'a> {
 }
 
 impl<'a> Validator<'a> {
-    fn new(patterns: &'a HashMap<String, Regex>, keep: Keep) -> Self {
-        Self { patterns, keep, kept: Vec::new(), path: Vec::new(), schema_path: Vec::new() }
+    fn new(patterns: &'a HashMap<String, Regex>, definitions: &'a Value, keep: Keep) -> Self {
+        Self { patterns, definitions, keep, kept: Vec::new(), path: Vec::new(), schema_path: Vec::new() }
     }
 
     fn finds(&self, pattern: &str, text: &str) -> bool {
@@ -244,7 +281,7 @@ impl<'a> Validator<'a> {
     }
 
     fn is_valid(&self, schema: &'a Value, value: &'a Value) -> bool {
-        let mut validator = Validator::new(self.patterns, Keep::Greatest);
+        let mut validator = Validator::new(self.patterns, self.definitions, Keep::Greatest);
         validator.check(schema, value);
         validator.kept.is_empty()
     }
@@ -295,6 +332,13 @@ impl<'a> Validator<'a> {
             }
             Value::Object(keywords) => {
                 for (keyword, argument) in keywords {
+                    if keyword == "$ref" {
+                        // jsonschema's paths do not show references.
+                        if let Some(schema) = resolve(argument, self.definitions) {
+                            self.check(schema, value);
+                        }
+                        continue;
+                    }
                     self.schema_path.push(Step::Key(keyword));
                     self.check_keyword(keyword, argument, value, schema);
                     self.schema_path.pop();
@@ -508,7 +552,7 @@ impl<'a> Validator<'a> {
             return;
         }
         // The paths of these faults begin here, not at the root.
-        let mut inner = Validator::new(self.patterns, Keep::Smallest);
+        let mut inner = Validator::new(self.patterns, self.definitions, Keep::Smallest);
         let mut valid = schemas.iter().enumerate().skip_while(|(n, schema)| {
             let is_valid = self.is_valid(schema, value);
             if !is_valid {

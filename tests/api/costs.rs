@@ -106,6 +106,57 @@ async fn deleting_an_image_costs_seven_statements() {
     }
 }
 
+/// The number of namespaces on the page, and of properties in a namespace, does not matter.
+#[tokio::test]
+async fn metadata_definitions_cost_the_same_for_any_number_of_them() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let admin = s.admin();
+    let body = |name: String, number: usize| {
+        let property = json!({"type": "string", "title": "t"});
+        let properties: serde_json::Map<_, _> = (0..number).map(|n| (format!("p{n}"), property.clone())).collect();
+        let objects: Vec<_> =
+            (0..number).map(|n| json!({"name": format!("o{n}"), "properties": {"p": property}})).collect();
+        let types: Vec<_> = (0..number).map(|n| json!({"name": format!("r{n}"), "prefix": "x"})).collect();
+        json!({
+            "namespace": name, "visibility": "public", "properties": properties, "objects": objects,
+            "resource_type_associations": types, "tags": objects.iter().map(|o| json!({"name": o["name"]})).collect::<Vec<_>>(),
+        })
+    };
+    let path = "/v2/metadefs/namespaces";
+    for n in 0..100 {
+        admin.post(path, &body(format!("small {n}"), 1)).await.expect(201);
+    }
+    let created = admin.post(path, &body("large".to_owned(), 200)).await.expect(201);
+    let expected = [
+        // The namespace, its resource types and associations, its objects, its tags, its properties.
+        &["INSERT", "SELECT"][..],
+        &["SELECT", "SELECT", "INSERT", "SELECT", "INSERT"],
+        &["INSERT"],
+        &["SELECT", "INSERT"],
+        &["INSERT"],
+    ]
+    .concat();
+    assert_eq!(statements(&s, &created).await, expected);
+    for (path, expected) in [
+        (format!("{path}?limit=1"), 2),
+        (format!("{path}?limit=100"), 2),
+        (format!("{path}?limit=100&marker=large&sort_key=namespace&sort_dir=asc"), 3),
+        (format!("{path}/small%201"), 5),
+        (format!("{path}/large"), 5),
+        (format!("{path}/large/properties"), 2),
+        (format!("{path}/large/objects"), 2),
+        (format!("{path}/large/tags"), 2),
+        (format!("{path}/large/tags/o5"), 2),
+        (format!("{path}/large/resource_types"), 2),
+        ("/v2/metadefs/resource_types".to_owned(), 1),
+    ] {
+        let answer = s.reader("p1").get(&path).await.expect(200);
+        assert_eq!(statements(&s, &answer).await, vec!["SELECT"; expected], "{path}");
+    }
+    let answer = admin.delete(&format!("{path}/large")).await.expect(204);
+    assert_eq!(statements(&s, &answer).await, ["SELECT", "DELETE", "DELETE", "DELETE", "DELETE", "DELETE"]);
+}
+
 /// Tests on a database server: the profiles postgres and mysql run them.
 mod on_a_server {
     use std::sync::{

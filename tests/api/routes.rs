@@ -9,7 +9,8 @@ const PERSONAS: [&str; 5] = ["no token", "foreign project", "reader", "member", 
 
 /// Every route of the API: method, path, and the status for each persona in order. `{image}` is a new shared image of
 /// the member's project with the tag `t`, `{community}` is an image that other projects can see, and `{member_id}` is
-/// the foreign project, with which the image is shared if the path contains it. `tests/architecture.rs` compares this
+/// the foreign project, with which the image is shared if the path contains it. `{namespace}` is a new private namespace of the
+/// member's project, with one of everything. `tests/architecture.rs` compares this
 /// table with the route table, so that no route is forgotten.
 const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/images", [401, 200, 200, 200, 200]),
@@ -63,10 +64,64 @@ const ROUTES: &[(&str, &str, [u16; 5])] = &[
     ("GET", "/v2/schemas/members", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/task", [401, 200, 200, 200, 200]),
     ("GET", "/v2/schemas/tasks", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/metadefs/resource_types", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/metadefs/namespaces", [401, 200, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces", [401, 403, 403, 403, 201]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}", [401, 404, 200, 200, 200]),
+    ("PUT", "/v2/metadefs/namespaces/{namespace}", [401, 404, 403, 403, 200]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/resource_types", [401, 404, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces/{namespace}/resource_types", [401, 404, 403, 403, 201]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/resource_types/{resource_type}", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/properties", [401, 404, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces/{namespace}/properties", [401, 404, 403, 403, 201]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/properties", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/properties/{property}", [401, 404, 200, 200, 200]),
+    ("PUT", "/v2/metadefs/namespaces/{namespace}/properties/{property}", [401, 404, 403, 403, 200]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/properties/{property}", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/objects", [401, 404, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces/{namespace}/objects", [401, 404, 403, 403, 201]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/objects", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/objects/{object}", [401, 404, 200, 200, 200]),
+    ("PUT", "/v2/metadefs/namespaces/{namespace}/objects/{object}", [401, 404, 403, 403, 200]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/objects/{object}", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/tags", [401, 404, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces/{namespace}/tags", [401, 404, 403, 403, 201]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/tags", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/metadefs/namespaces/{namespace}/tags/{metadef_tag}", [401, 404, 200, 200, 200]),
+    ("POST", "/v2/metadefs/namespaces/{namespace}/tags/{metadef_tag}", [401, 404, 403, 403, 201]),
+    ("PUT", "/v2/metadefs/namespaces/{namespace}/tags/{metadef_tag}", [401, 404, 403, 403, 200]),
+    ("DELETE", "/v2/metadefs/namespaces/{namespace}/tags/{metadef_tag}", [401, 404, 403, 403, 204]),
+    ("GET", "/v2/schemas/metadefs/namespace", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/namespaces", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/resource_type", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/resource_types", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/property", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/properties", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/object", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/objects", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/tag", [401, 200, 200, 200, 200]),
+    ("GET", "/v2/schemas/metadefs/tags", [401, 200, 200, 200, 200]),
 ];
 
 fn personas(s: &TestServer) -> [Client; 5] {
     [s.anonymous(), s.member("foreign"), s.reader("home"), s.member("home"), s.admin()]
+}
+
+/// The path in a new namespace of the member's project.
+async fn in_new_namespace(s: &TestServer, path: &str, method: &str) -> String {
+    let all = json!({
+        "namespace": format!("n{}", uuid::Uuid::new_v4()),
+        "owner": "home",
+        "resource_type_associations": [{"name": "r"}],
+        "properties": {"p": {"type": "string", "title": "t"}},
+        "objects": [{"name": "o"}],
+        "tags": [{"name": "t"}],
+    });
+    let created = s.admin().post("/v2/metadefs/namespaces", &all).await.expect(201).json();
+    let tag = if method == "POST" { "new" } else { "t" };
+    let path = path.replace("{namespace}", created["namespace"].as_str().unwrap()).replace("{metadef_tag}", tag);
+    path.replace("{resource_type}", "r").replace("{property}", "p").replace("{object}", "o")
 }
 
 #[tokio::test]
@@ -85,9 +140,21 @@ async fn every_route_has_its_status_for_every_persona() {
                 member.post(&format!("{image}/members"), &json!({"member": "foreign"})).await.expect(200);
             }
             let path = template.replace("{image}", id).replace("{community}", id).replace("{tag}", "t");
+            let path = match template.contains("{namespace}") {
+                true => in_new_namespace(&s, &path, method).await,
+                false => path,
+            };
             let request = client.request(method, &path.replace("{member_id}", "foreign"));
             let request = match (*method, template.rsplit('/').next().unwrap()) {
                 ("POST", "images") => request.json(&json!({})),
+                ("POST", "namespaces") => request.json(&json!({"namespace": "new"})),
+                ("PUT", "{namespace}") => request.json(&json!({"namespace": "changed"})),
+                ("POST", "resource_types") => request.json(&json!({"name": "new"})),
+                ("POST", "objects") | ("PUT", "{object}" | "{metadef_tag}") => request.json(&json!({"name": "new"})),
+                ("POST", "properties") | ("PUT", "{property}") => {
+                    request.json(&json!({"name": "new", "type": "string", "title": "t"}))
+                }
+                ("POST", "tags") => request.json(&json!({"tags": [{"name": "new"}]})),
                 ("POST", "members") => request.json(&json!({"member": "other"})),
                 ("PUT", "{member_id}") => request.json(&json!({"status": "accepted"})),
                 ("PATCH", _) => request

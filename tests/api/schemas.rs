@@ -6,7 +6,24 @@ use serde_json::{Value, json};
 
 use crate::support::{Client, Glance, TestServer, program};
 
-const SCHEMAS: [&str; 6] = ["image", "images", "member", "members", "task", "tasks"];
+const SCHEMAS: [&str; 16] = [
+    "image",
+    "images",
+    "member",
+    "members",
+    "task",
+    "tasks",
+    "metadefs/namespace",
+    "metadefs/namespaces",
+    "metadefs/resource_type",
+    "metadefs/resource_types",
+    "metadefs/property",
+    "metadefs/properties",
+    "metadefs/object",
+    "metadefs/objects",
+    "metadefs/tag",
+    "metadefs/tags",
+];
 
 /// A file of custom properties with most of the possible keywords, in the form with `required`.
 fn custom() -> String {

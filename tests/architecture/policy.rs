@@ -14,7 +14,7 @@ use super::{
 /// The file with the rules and the constants.
 const DEFAULTS: &str = "src/policy/defaults.rs";
 /// The folders that enforce rules. A string there that looks like a rule must be one.
-const ENFORCING: [&str; 4] = ["src/access", "src/data", "src/http", "src/images"];
+const ENFORCING: [&str; 5] = ["src/access", "src/data", "src/http", "src/images", "src/metadefs"];
 /// Endings that make a string look like a rule.
 const ENDINGS: [&str; 4] = ["_image", "_images", "_member", "_members"];
 /// The rule whose name is also an ordinary word. Only the policy itself uses it.

@@ -9,7 +9,6 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 
 use self::body::ImageBody;
@@ -93,25 +92,10 @@ pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(p
     let next = page.next_marker.as_deref();
     Ok(json::response(&PageBody {
         images: page.images.iter().map(|view| ImageBody::new(&app, view)).collect(),
-        first: page_link(&pairs, None),
+        first: links::page("/v2/images", &pairs, None),
         schema: "/v2/schemas/images",
-        next: next.map(|marker| page_link(&pairs, Some(marker))),
+        next: next.map(|marker| links::page("/v2/images", &pairs, Some(marker))),
     }))
-}
-
-/// The characters that Python's `urlencode` escapes, except the space.
-pub(super) const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b' ');
-
-/// The link to a page of the same listing, relative to the service. Clients resolve it.
-fn page_link(pairs: &[(String, String)], marker: Option<&str>) -> String {
-    let pairs = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "marker");
-    let mut link = "/v2/images".to_owned();
-    for (n, (name, value)) in pairs.chain(marker.map(|marker| ("marker", marker))).enumerate() {
-        link.push(if n == 0 { '?' } else { '&' });
-        let encode = |text| utf8_percent_encode(text, QUERY).to_string().replace(' ', "+");
-        link.push_str(&format!("{}={}", encode(name), encode(value)));
-    }
-    link
 }
 
 pub(super) async fn delete(

@@ -7,6 +7,7 @@ mod import;
 mod info;
 mod locations;
 mod members;
+mod metadefs;
 mod schemas;
 mod stores;
 mod tags;
@@ -50,12 +51,58 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/info/stores").get(stores::list),
         Resource::new("/v2/info/stores/detail").get(stores::detail),
         Resource::new("/v2/stores/{store_id}/{image_id}").delete(stores::remove_data),
+        Resource::new("/v2/metadefs/resource_types").get(metadefs::resource_types::list),
+        Resource::new("/v2/metadefs/namespaces").get(metadefs::namespaces::list).post(metadefs::namespaces::create),
+        Resource::new("/v2/metadefs/namespaces/{namespace}")
+            .get(metadefs::namespaces::get)
+            .put(metadefs::namespaces::update)
+            .delete(metadefs::namespaces::delete),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/resource_types")
+            .get(metadefs::resource_types::list_associations)
+            .post(metadefs::resource_types::associate),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/resource_types/{resource_type}")
+            .delete(metadefs::resource_types::dissociate),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/properties")
+            .get(metadefs::properties::list)
+            .post(metadefs::properties::create)
+            .delete(metadefs::namespaces::delete_properties),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/properties/{property}")
+            .get(metadefs::properties::get)
+            .put(metadefs::properties::update)
+            .delete(metadefs::properties::delete),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/objects")
+            .get(metadefs::objects::list)
+            .post(metadefs::objects::create)
+            .delete(metadefs::namespaces::delete_objects),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/objects/{object}")
+            .get(metadefs::objects::get)
+            .put(metadefs::objects::update)
+            .delete(metadefs::objects::delete),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/tags")
+            .get(metadefs::tags::list)
+            .post(metadefs::tags::create_all)
+            .delete(metadefs::namespaces::delete_tags),
+        Resource::new("/v2/metadefs/namespaces/{namespace}/tags/{metadef_tag}")
+            .get(metadefs::tags::get)
+            .post(metadefs::tags::create)
+            .put(metadefs::tags::rename)
+            .delete(metadefs::tags::delete),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
         Resource::new("/v2/schemas/member").get(schemas::member),
         Resource::new("/v2/schemas/members").get(schemas::members),
         Resource::new("/v2/schemas/task").get(schemas::task),
         Resource::new("/v2/schemas/tasks").get(schemas::tasks),
+        Resource::new("/v2/schemas/metadefs/namespace").get(schemas::metadefs::namespace),
+        Resource::new("/v2/schemas/metadefs/namespaces").get(schemas::metadefs::namespaces),
+        Resource::new("/v2/schemas/metadefs/resource_type").get(schemas::metadefs::resource_type),
+        Resource::new("/v2/schemas/metadefs/resource_types").get(schemas::metadefs::resource_types),
+        Resource::new("/v2/schemas/metadefs/property").get(schemas::metadefs::property),
+        Resource::new("/v2/schemas/metadefs/properties").get(schemas::metadefs::properties),
+        Resource::new("/v2/schemas/metadefs/object").get(schemas::metadefs::object),
+        Resource::new("/v2/schemas/metadefs/objects").get(schemas::metadefs::objects),
+        Resource::new("/v2/schemas/metadefs/tag").get(schemas::metadefs::tag),
+        Resource::new("/v2/schemas/metadefs/tags").get(schemas::metadefs::tags),
     ];
     resources
         .into_iter()

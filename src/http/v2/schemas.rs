@@ -30,3 +30,48 @@ pub(super) async fn task(State(app): State<SharedApp>, _: NoBody) -> Response {
 pub(super) async fn tasks(State(app): State<SharedApp>, _: NoBody) -> Response {
     json::ascii_response(&app.schemas.tasks)
 }
+
+/// `/v2/schemas/metadefs/…`: the schemas of metadata definitions.
+pub(super) mod metadefs {
+    use super::{NoBody, Response, SharedApp, State, json};
+
+    pub(in crate::http::v2) async fn namespace(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(app.schemas.metadefs.namespace.raw())
+    }
+
+    pub(in crate::http::v2) async fn namespaces(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(&app.schemas.metadefs.namespaces)
+    }
+
+    pub(in crate::http::v2) async fn resource_type(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(app.schemas.metadefs.association.raw())
+    }
+
+    pub(in crate::http::v2) async fn resource_types(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(&app.schemas.metadefs.associations)
+    }
+
+    pub(in crate::http::v2) async fn property(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(app.schemas.metadefs.property.raw())
+    }
+
+    pub(in crate::http::v2) async fn properties(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(&app.schemas.metadefs.properties)
+    }
+
+    pub(in crate::http::v2) async fn object(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(app.schemas.metadefs.object.raw())
+    }
+
+    pub(in crate::http::v2) async fn objects(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(&app.schemas.metadefs.objects)
+    }
+
+    pub(in crate::http::v2) async fn tag(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(app.schemas.metadefs.tag.raw())
+    }
+
+    pub(in crate::http::v2) async fn tags(State(app): State<SharedApp>, _: NoBody) -> Response {
+        json::ascii_response(&app.schemas.metadefs.tags)
+    }
+}

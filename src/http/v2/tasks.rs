@@ -7,10 +7,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use chrono::NaiveDateTime;
-use percent_encoding::utf8_percent_encode;
 use serde_json::{Map, Value, json};
 
-use super::images::{self, QUERY};
+use super::images;
 use crate::{
     app::{App, SharedApp},
     context::Context,
@@ -147,23 +146,15 @@ fn new_task(app: &App, mut body: Map<String, Value>) -> Result<NewTask> {
 pub(super) async fn list(State(app): State<SharedApp>, context: Context, Query(pairs): Query) -> Result<Response> {
     tasks::authorise(&app, &context)?;
     let (tasks, next) = tasks::list(&app, &context, &parse(&pairs)?).await?;
-    let pairs: Vec<_> = pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let pairs: Vec<_> = pairs.into_iter().filter(|(name, _)| *name != "marker").collect();
     let mut page = json!({
         "tasks": tasks.iter().map(|task| body(task, false)).collect::<Vec<_>>(),
-        "first": link(&pairs),
+        "first": links::page("/v2/tasks", &pairs, None),
         "schema": "/v2/schemas/tasks",
     });
     if let Some(marker) = &next {
-        page["next"] = json!(link(&[pairs.as_slice(), &[("marker", marker.as_str())]].concat()));
+        page["next"] = json!(links::page("/v2/tasks", &pairs, Some(marker)));
     }
     Ok(json::response(&page))
-}
-
-fn link(pairs: &[(&str, &str)]) -> String {
-    let encode = |text| utf8_percent_encode(text, QUERY).to_string().replace(' ', "+");
-    let query: Vec<String> = pairs.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
-    if query.is_empty() { "/v2/tasks".to_owned() } else { format!("/v2/tasks?{}", query.join("&")) }
 }
 
 fn parse(pairs: &[(String, String)]) -> Result<TaskQuery> {

@@ -53,12 +53,22 @@ pub(crate) struct Question {
     body: Option<String>,
     ignored: &'static [&'static str],
     ignored_header: Option<&'static str>,
+    verbatim: bool,
 }
 
 impl Question {
     pub(crate) fn new(persona: Persona, method: &'static str, path: impl Into<String>) -> Self {
         let headers = vec![("Accept", "application/json".to_owned())];
-        Self { persona, method, path: path.into(), headers, body: None, ignored: &[], ignored_header: None }
+        Self {
+            persona,
+            method,
+            path: path.into(),
+            headers,
+            body: None,
+            ignored: &[],
+            ignored_header: None,
+            verbatim: false,
+        }
     }
 
     pub(crate) fn header(mut self, name: &'static str, value: &str) -> Self {
@@ -89,6 +99,11 @@ impl Question {
     /// Excludes these keys of the response's JSON from the comparison.
     pub(crate) fn ignoring(self, keys: &'static [&'static str]) -> Self {
         Self { ignored: keys, ..self }
+    }
+
+    /// Compares the body byte for byte, except times.
+    pub(crate) fn verbatim(self) -> Self {
+        Self { verbatim: true, ..self }
     }
 
     async fn put_to(&self, client: &Client) -> Answer {
@@ -124,16 +139,17 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    fn of(answer: &Answer, base: &str, ignored: &[&str]) -> Self {
+    fn of(answer: &Answer, base: &str, question: &Question) -> Self {
         let header = |name: &&'static str| {
             let value = answer.headers.get(*name)?.to_str().ok()?;
             Some((*name, value.replace(base, "")))
         };
         let body = match serde_json::from_str::<Value>(&answer.text) {
+            Ok(_) if question.verbatim => without_times(&answer.text),
             Ok(mut json) => {
                 normalise(&mut json);
                 if let Value::Object(object) = &mut json {
-                    object.retain(|key, _| !ignored.contains(&key.as_str()));
+                    object.retain(|key, _| !question.ignored.contains(&key.as_str()));
                 }
                 json.to_string()
             }
@@ -145,6 +161,25 @@ impl Seen {
             body: body.replace(base, ""),
         }
     }
+}
+
+/// Replaces what has the form `2026-11-29T13:48:08Z`.
+fn without_times(text: &str) -> String {
+    const FORM: &[u8] = b"dddd-dd-ddTdd:dd:ddZ";
+    let mut bytes = text.as_bytes().to_vec();
+    let mut at = 0;
+    while at + FORM.len() <= bytes.len() {
+        let window = &bytes[at..at + FORM.len()];
+        let is_time = window.iter().zip(FORM).all(|(byte, form)| match form {
+            b'd' => byte.is_ascii_digit(),
+            form => byte == form,
+        });
+        if is_time {
+            bytes[at..at + FORM.len()].fill(b'#');
+        }
+        at += if is_time { FORM.len() } else { 1 };
+    }
+    String::from_utf8(bytes).unwrap()
 }
 
 /// Removes times and stores, and sorts tags, which Glance returns in no defined order.
@@ -239,7 +274,7 @@ impl Twins {
         let (ours, theirs) = self.clients(question.persona);
         let (left, right) = tokio::join!(question.put_to(&ours), question.put_to(&theirs));
         let see = |answer: &Answer, base: &str| {
-            let mut seen = Seen::of(answer, base, question.ignored);
+            let mut seen = Seen::of(answer, base, question);
             seen.headers.retain(|(name, _)| Some(*name) != question.ignored_header);
             seen
         };
