@@ -5,6 +5,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY .cargo .cargo
 COPY src src
 COPY migrations migrations
+COPY config/metadefs config/metadefs
 COPY benches benches
 RUN cargo build --release --locked --bin glimpse
 

@@ -4,13 +4,14 @@
 
 use std::{
     io::{self, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    CommandResult, SourceArguments, database,
+    CommandResult, SourceArguments, database, metadefs,
     schema::{self, Program},
     serve, status,
 };
@@ -65,7 +66,7 @@ impl Name {
                 let config = load(arguments.sources, arguments.common)?;
                 match arguments.command.request()? {
                     // Unlike `glimpse`, it has no database of its own to fall back to: the configuration file may be the wrong one.
-                    Request::Database(_) if config.database_is_embedded() => {
+                    Request::Database(_) | Request::Metadefs(_) if config.database_is_embedded() => {
                         Err("No sql_connection parameter is established: [database] connection is not set".into())
                     }
                     Request::Database(command) => database::run(&config, command, Program::GlanceManage),
@@ -73,7 +74,7 @@ impl Name {
                         writeln!(io::stdout(), "{ACTIONS}")?;
                         Ok(ExitCode::from(WRONG_ARGUMENTS))
                     }
-                    Request::Metadefs => Err(NO_METADEFS.into()),
+                    Request::Metadefs(command) => metadefs::run(&config, command, Program::GlanceManage),
                 }
             }
             Self::Status => {
@@ -104,9 +105,6 @@ const ACTIONS: &str = "Available actions for 'db':
 \tupgrade - Upgrade the database's migration level
 \tversion - Print database's current migration level
 \tversion_control - Place a database under migration control";
-
-/// The error of the commands for metadata definitions.
-const NO_METADEFS: &str = "Glimpse does not load, unload or export metadata definitions yet; nothing was changed. Use Glance's own glance-manage, which works on this database too";
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
     Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)
@@ -218,13 +216,25 @@ enum ManageCommand {
     DbContract,
     /// The same as `db load_metadefs`
     #[command(name = "db_load_metadefs")]
-    DbLoadMetadefs(Ignored),
+    DbLoadMetadefs {
+        /// The file or directory
+        path: Option<PathBuf>,
+        /// Anything but an empty text is the same as --merge
+        merge: Option<String>,
+        /// Anything but an empty text is the same as --prefer_new
+        prefer_new: Option<String>,
+        /// Anything but an empty text is the same as --overwrite
+        overwrite: Option<String>,
+    },
     /// The same as `db unload_metadefs`
     #[command(name = "db_unload_metadefs")]
-    DbUnloadMetadefs(Ignored),
+    DbUnloadMetadefs,
     /// The same as `db export_metadefs`
     #[command(name = "db_export_metadefs")]
-    DbExportMetadefs(Ignored),
+    DbExportMetadefs {
+        /// The directory
+        path: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -251,23 +261,55 @@ enum DbCommand {
     /// Permanently remove the rows of deleted images; afterwards, any user can create an image with one of their ids
     #[command(name = "purge_images_table")]
     PurgeImagesTable(database::Purge<180>),
-    /// Not supported by Glimpse; always fails
+    /// Load namespaces of metadata definitions from JSON files
     #[command(name = "load_metadefs")]
-    LoadMetadefs(Ignored),
-    /// Not supported by Glimpse; always fails
+    LoadMetadefs {
+        /// The file or directory [default: `[DEFAULT] metadata_source_path`]
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
+        /// Add what is missing to namespaces that exist already
+        #[arg(long)]
+        merge: bool,
+        /// With --merge: also replace what the files contain, too
+        #[arg(long = "prefer_new")]
+        prefer_new: bool,
+        /// With --merge: remove existing namespaces and load them again
+        #[arg(long)]
+        overwrite: bool,
+        #[command(flatten)]
+        positional: PositionalPath,
+    },
+    /// Remove all metadata definitions
     #[command(name = "unload_metadefs")]
-    UnloadMetadefs(Ignored),
-    /// Not supported by Glimpse; always fails
+    UnloadMetadefs(Superfluous),
+    /// Write each namespace of metadata definitions to a JSON file
     #[command(name = "export_metadefs")]
-    ExportMetadefs(Ignored),
+    ExportMetadefs {
+        /// The directory [default: `[DEFAULT] metadata_source_path`]
+        #[arg(long, value_name = "PATH")]
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        positional: PositionalPath,
+    },
 }
 
-/// The arguments of a command that Glimpse does not support.
+/// A path without `--path`.
 #[derive(Debug, Args)]
-struct Ignored {
-    /// Any arguments of Glance's command
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    arguments: Vec<String>,
+struct PositionalPath {
+    /// The same as --path
+    #[arg(value_name = "PATH", hide = true)]
+    arguments: Vec<PathBuf>,
+}
+
+impl PositionalPath {
+    /// The only path, if there is one.
+    fn or(self, path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
+        let mut paths = path.into_iter().chain(self.arguments);
+        match (paths.next(), paths.next()) {
+            (path, None) => Ok(path),
+            (_, Some(second)) => Err(format!("unexpected argument '{}'; nothing was done", second.display())),
+        }
+    }
 }
 
 /// The arguments of a command that takes none. Glance fails on them while it runs, with exit code 1.
@@ -322,8 +364,7 @@ enum Request {
     Database(database::Command),
     /// `db` without an action.
     Actions,
-    /// The commands for metadata definitions.
-    Metadefs,
+    Metadefs(metadefs::Command),
 }
 
 impl ManageCommand {
@@ -331,9 +372,13 @@ impl ManageCommand {
         let command = match self {
             Self::Db { command: Some(command) } => return command.request(),
             Self::Db { command: None } => return Ok(Request::Actions),
-            Self::DbLoadMetadefs(_) | Self::DbUnloadMetadefs(_) | Self::DbExportMetadefs(_) => {
-                return Ok(Request::Metadefs);
+            Self::DbLoadMetadefs { path, merge, prefer_new, overwrite } => {
+                let given = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
+                let (merge, prefer_new, overwrite) = (given(merge), given(prefer_new), given(overwrite));
+                return Ok(Request::Metadefs(metadefs::Command::Load { path, merge, prefer_new, overwrite }));
             }
+            Self::DbUnloadMetadefs => return Ok(Request::Metadefs(metadefs::Command::Unload)),
+            Self::DbExportMetadefs { path } => return Ok(Request::Metadefs(metadefs::Command::Export { path })),
             Self::DbSync(_) => schema::Command::Sync,
             Self::DbUpgrade(Positional { version: Some(version) }) => schema::Command::Upgrade(version),
             Self::DbUpgrade(Positional { version: None }) => {
@@ -359,7 +404,18 @@ impl DbCommand {
             Self::PurgeImagesTable(options) => {
                 return Ok(Request::Database(database::Command::PurgeImagesTable(options)));
             }
-            Self::LoadMetadefs(_) | Self::UnloadMetadefs(_) | Self::ExportMetadefs(_) => return Ok(Request::Metadefs),
+            Self::LoadMetadefs { path, merge, prefer_new, overwrite, positional } => {
+                let path = positional.or(path)?;
+                return Ok(Request::Metadefs(metadefs::Command::Load { path, merge, prefer_new, overwrite }));
+            }
+            Self::UnloadMetadefs(superfluous) => {
+                superfluous.check()?;
+                return Ok(Request::Metadefs(metadefs::Command::Unload));
+            }
+            Self::ExportMetadefs { path, positional } => {
+                let path = positional.or(path)?;
+                return Ok(Request::Metadefs(metadefs::Command::Export { path }));
+            }
             Self::Sync(version) => (version.get().map(|_| schema::Command::Sync)?, None),
             Self::Upgrade(version) => {
                 (schema::Command::Upgrade(version.get()?.unwrap_or_else(|| "heads".to_owned())), None)

@@ -170,8 +170,8 @@ pub(super) fn run(config: &Config, command: Command) -> CommandResult {
 }
 
 /// Creates the users of the first start, unless the identity file exists, and prints their secrets. They are not shown again. Later
-/// starts log the names of the users.
-pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<(), IdentityError> {
+/// starts log the names of the users. Returns whether this is the first start.
+pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<bool, IdentityError> {
     let path = IdentityFile::path(&config.glimpse.data_dir);
     let endpoint = Endpoint::new(config, address.port());
     let mut names = Vec::new();
@@ -201,7 +201,7 @@ pub(super) fn prepare_users(config: &Config, address: SocketAddr) -> Result<(), 
         let users = names.iter().take(NAMED_USERS).map(String::as_str).collect::<Vec<_>>().join(", ");
         tracing::info!("the users are {users}{more}; `glimpse identity passwd NAME` sets a new password");
     }
-    Ok(())
+    Ok(names.is_empty())
 }
 
 /// The URL at which clients log in.

@@ -5,6 +5,7 @@ mod database;
 mod documents;
 mod glance;
 mod identity;
+mod metadefs;
 mod policy;
 mod schema;
 mod serve;
@@ -110,6 +111,9 @@ enum Command {
     /// Print the policy rules in force, or evaluate one of them
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Load, export or remove metadata definitions: which properties images, flavors and volumes can have
+    #[command(subcommand)]
+    Metadefs(metadefs::Arguments),
     /// Manage the users of a server that runs without Keystone (`[glimpse] auth = standalone`)
     #[command(subcommand)]
     Identity(identity::Command),
@@ -198,6 +202,7 @@ fn run(arguments: CommandLine) -> CommandResult {
         Command::Serve(arguments) => serve::run(Sources { overrides: arguments.overrides(), ..sources }),
         Command::Db(command) => database::run(&Config::load(&sources)?, command.into(), schema::Program::Glimpse),
         Command::Policy(command) => policy::run(&Config::load(&sources)?, command),
+        Command::Metadefs(command) => metadefs::run(&Config::load(&sources)?, command.into(), schema::Program::Glimpse),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),
     }
 }

@@ -4,11 +4,12 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Args;
 
-use super::{CommandResult, identity};
+use super::{CommandResult, identity, metadefs};
 use crate::{
     app::{self, App},
     config::{Auth, Config, Sources},
     log,
+    metadefs::files::Existing,
     server::{self, BoundSocket},
 };
 
@@ -51,11 +52,15 @@ pub(super) fn run(sources: Sources) -> CommandResult {
     let done = runtime.block_on(async {
         // Secrets are shown once, so nothing that is likely to fail comes after them.
         let socket = BoundSocket::bind(&config).await?;
+        let mut is_first = false;
         if config.auth == Auth::Standalone {
             app::create_data_dir(&config)?;
-            identity::prepare_users(&config, socket.local_addr()?)?;
+            is_first = identity::prepare_users(&config, socket.local_addr()?)?;
         }
         let app = Arc::new(App::start(config).await?);
+        if is_first && let Err(error) = metadefs::load_built_in(&app.db, Existing::Skip).await {
+            tracing::warn!(%error, "the metadata definitions that are part of Glimpse cannot be loaded");
+        }
         let running = Arc::clone(&app);
         server::run(app, socket, move || reload(&sources, &running)).await?;
         Ok(ExitCode::SUCCESS)

@@ -77,6 +77,8 @@ group! {
         node_staging_uri: Option<String> = None,
         /// The URL at which other nodes reach this one.
         worker_self_reference_url: Option<String> = None,
+        /// The folder of the files that `glance-manage db load_metadefs` loads.
+        metadata_source_path: PathBuf = PathBuf::from("/etc/glance/metadefs/"),
         /// Whether `glance-scrubber` removes the data of deleted images, instead of Glimpse.
         delayed_delete: bool = false,
     }

@@ -5,6 +5,7 @@
 
 mod access;
 mod content;
+pub(crate) mod files;
 pub(crate) mod namespaces;
 pub(crate) mod objects;
 pub(crate) mod properties;

@@ -459,3 +459,78 @@ async fn openstack_glance_and_openstacksdk_import_images() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/objects.py");
     shell.run(&format!("{inside} && URL={from} python3 -W ignore {script} imports"));
 }
+
+/// `admin` manages the catalogue, and `demo` reads it.
+#[tokio::test]
+async fn openstack_and_glance_manage_metadata_definitions() {
+    let shell = Shell::start().await;
+    Shell::identity(&shell.server, "printf 'pass for admin'", "passwd admin");
+    let openstack =
+        |line: &str| format!("OS_USERNAME=admin OS_PASSWORD='pass for admin' openstack image metadef {line}");
+    let token = STANDARD.encode("admin:pass for admin");
+    let glance = |line: &str| format!("glance --os-image-url \"$BASE\" --os-auth-token {token} {line}");
+    let in_time = (0..50).any(|_| shell.try_run(&openstack("namespace list")).0);
+    assert!(in_time, "{}", shell.try_run(&openstack("namespace list")).1);
+
+    shell.run(&openstack("namespace create --public --description 'a b' --protected OS::Test"));
+    shell.run(&openstack("namespace set --public --unprotected --display-name Tests OS::Test"));
+    shell.run(&openstack("resource type association create OS::Test OS::Glance::Image"));
+    shell.run(&openstack(
+        "property create --name p --title P --type string --schema '{\"enum\": [\"a\", \"b\"]}' OS::Test",
+    ));
+    shell.run(&openstack("property set --title Q OS::Test p"));
+    shell.run(&openstack("object create --namespace OS::Test o"));
+    shell.run(&openstack("object update --name o2 OS::Test o"));
+    let shown = shell.run("openstack image metadef namespace show OS::Test -f json");
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!((&shown["display_name"], &shown["visibility"]), (&Value::from("Tests"), &Value::from("public")));
+    assert!(
+        shell.run("openstack image metadef namespace list --resource-types OS::Glance::Image").contains("OS::Test")
+    );
+    assert!(shell.run("openstack image metadef property show OS::Test p").contains('Q'));
+    assert!(shell.run("openstack image metadef object list OS::Test").contains("o2"));
+    assert!(shell.run("openstack image metadef resource type list").contains("OS::Glance::Image"));
+    let refused = shell.refuse("openstack image metadef namespace delete OS::Test");
+    assert!(refused.contains("delete_metadef_namespace"), "{refused}");
+
+    let shown = shell.run(&glance("md-namespace-show OS::Test"));
+    assert!(shown.contains("OS::Glance::Image") && shown.contains("Tests"), "{shown}");
+    shell.run(&glance("md-tag-create-multiple --names x,y OS::Test"));
+    shell.run(&glance("md-tag-create --name z OS::Test"));
+    shell.run(&glance("md-tag-update --name w OS::Test z"));
+    let tags = shell.run(&glance("md-tag-list OS::Test"));
+    assert!(["w", "x", "y"].iter().all(|tag| tags.contains(&format!("| {tag} "))), "{tags}");
+    shell.run(&glance("md-property-show OS::Test p"));
+    shell.run(&glance("md-object-property-show OS::Test o2 missing || true"));
+    let definition = "{\"namespace\": \"OS::Imported\", \"visibility\": \"public\", \"properties\": {\"q\": {\"title\": \"Q\", \
+                      \"type\": \"integer\"}}, \"objects\": [{\"name\": \"o\", \"required\": [\"a\"]}], \"tags\": [{\"name\": \"t\"}]}";
+    let file = shell.server.data_dir().join("definition.json");
+    std::fs::write(&file, definition).unwrap();
+    shell.run(&glance(&format!("md-namespace-import --file {}", file.display())));
+    assert!(shell.run(&glance("md-namespace-list")).contains("OS::Imported"));
+    shell.run(&glance("md-namespace-tags-delete OS::Test"));
+    shell.run(&glance("md-namespace-properties-delete OS::Test"));
+    shell.run(&glance("md-namespace-objects-delete OS::Test"));
+    shell.run(&glance("md-resource-type-deassociate OS::Test OS::Glance::Image"));
+    shell.run(&openstack("namespace delete OS::Test"));
+    shell.run(&glance("md-namespace-delete OS::Imported"));
+    // What remains is part of a standalone server.
+    let listed = shell.run("openstack image metadef namespace list -f value -c namespace");
+    assert!(listed.lines().count() > 3 && listed.lines().all(|name| name.starts_with("Glimpse::")), "{listed}");
+}
+
+#[tokio::test]
+async fn horizons_own_calls_manage_metadata_definitions() {
+    let shell = Shell::start().await;
+    Shell::identity(&shell.server, "printf 'pass for admin'", "passwd admin");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/");
+    let python = format!("{root}target/test-horizon/bin/python");
+    assert!(std::path::Path::new(&python).exists(), "run tests/install first");
+    let token = STANDARD.encode("admin:pass for admin");
+    let list = format!("glance --os-image-url \"$BASE\" --os-auth-token {token} md-namespace-list");
+    let in_time = (0..50).any(|_| shell.try_run(&list).0);
+    assert!(in_time, "{}", shell.try_run(&list).1);
+    let script =
+        format!("PYTHONDONTWRITEBYTECODE=1 {python} -W ignore {root}tests/horizon_metadefs.py \"$BASE\" {token}");
+    assert!(shell.run(&script).contains("done\n"));
+}

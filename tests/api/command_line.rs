@@ -483,13 +483,6 @@ fn invalid_and_unsupported_db_commands_are_refused_with_a_reason() {
         (["db", "purge", "--max_rows", "-2"], 1, "Minimal rows limit is -1."),
         (["db", "purge", "--max_rows", "2147483648"], 1, "'max_rows' value out of range, must not exceed 2147483647."),
         (["db", "purge_images_table", "--age_in_days", "x"], 2, "invalid"),
-        (
-            ["db", "load_metadefs", "--path", "/x"],
-            1,
-            "Glimpse does not load, unload or export metadata definitions yet",
-        ),
-        (["db_export_metadefs", "/x", "", ""], 1, "Glimpse does not load, unload or export metadata definitions yet"),
-        (["db", "unload_metadefs", "", ""], 1, "Glimpse does not load, unload or export metadata definitions yet"),
     ] {
         let arguments: Vec<&str> = arguments.into_iter().filter(|argument| !argument.is_empty()).collect();
         let (found, error) = run(&arguments);

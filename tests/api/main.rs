@@ -27,6 +27,7 @@ mod listing;
 mod locations;
 mod manage;
 mod members;
+mod metadef_files;
 mod metadefs;
 mod new_locations;
 mod policy;

@@ -176,6 +176,28 @@ async fn ids_of(s: &mut impl Session, namespace_id: i32) -> Result<HashSet<i32>>
     Ok(s.all::<(i32,)>(query).await?.into_iter().map(|(id,)| id).collect())
 }
 
+/// Replaces the association with this resource type. One statement, through the primary key.
+pub(crate) async fn replace(
+    s: &mut impl Session,
+    namespace_id: i32,
+    association: &Association,
+    now: NaiveDateTime,
+) -> Result<()> {
+    let values: [(A, Expr); 3] = [
+        (A::Prefix, association.prefix.clone().into()),
+        (A::PropertiesTarget, association.properties_target.clone().into()),
+        (A::UpdatedAt, now.into()),
+    ];
+    let id = Query::select().column(R::Id).from(R::Table).cond_where(s.exactly(R::Name, &association.name)).take();
+    let update = Query::update()
+        .table(A::Table)
+        .values(values)
+        .and_where(Expr::col(A::NamespaceId).eq(namespace_id))
+        .and_where(Expr::col(A::ResourceTypeId).in_subquery(id))
+        .take();
+    s.execute(update).await.map(drop)
+}
+
 /// Removes an association. One statement, through the primary key.
 pub(crate) async fn delete(s: &mut impl Session, namespace_id: i32, resource_type_id: i32) -> Result<bool> {
     let delete = Query::delete()

@@ -1,7 +1,7 @@
 //! The `metadef_namespaces` table.
 
 use chrono::NaiveDateTime;
-use sea_query::{Cond, Expr, ExprTrait, Query, SelectStatement};
+use sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement};
 
 use super::{
     associations, objects,
@@ -126,6 +126,11 @@ fn key_of(s: &impl Session, key: NamespaceSortKey, marker: Option<&Namespace>) -
             marker.updated_at.unwrap_or(marker.created_at).into()
         }),
     }
+}
+
+/// Reads all namespaces in the order of their creation. One statement.
+pub(crate) async fn all(s: &mut impl Session) -> Result<Vec<Namespace>> {
+    s.all(select().order_by(N::Id, Order::Asc).take()).await
 }
 
 /// Adds a namespace. As in Glance, one from a file has no time of change. One statement.

@@ -68,6 +68,19 @@ pub(crate) async fn list(s: &mut impl Session, namespace_id: i32) -> Result<Vec<
     Ok(s.all::<Row>(query).await?.into_iter().map(Stored::from).collect())
 }
 
+/// Reads the rows of a namespace, sorted by their names, with their JSON as it is stored. One statement, through the unique index.
+pub(crate) async fn rows(s: &mut impl Session, namespace_id: i32) -> Result<Vec<NewRow>> {
+    let query = select(namespace_id).order_by_expr(s.bytewise(Expr::col(O::Name)), Order::Asc).take();
+    let rows: Vec<Row> = s.all(query).await?;
+    let row = |row: Row| NewRow {
+        name: row.name,
+        description: row.description,
+        required: row.required,
+        json_schema: row.json_schema,
+    };
+    Ok(rows.into_iter().map(row).collect())
+}
+
 /// Reads an object. One statement, through the unique index.
 pub(crate) async fn get(s: &mut impl Session, namespace_id: i32, name: &str) -> Result<Option<Stored<MetadefObject>>> {
     if name.contains('\0') {
@@ -120,6 +133,23 @@ pub(crate) async fn update(s: &mut impl Session, id: i32, object: &NewRow, now: 
         (O::UpdatedAt, now.into()),
     ];
     let update = Query::update().table(O::Table).values(values).and_where(Expr::col(O::Id).eq(id)).take();
+    s.execute(update).await.map(drop)
+}
+
+/// Replaces the object with this name. One statement, through the unique index.
+pub(crate) async fn replace(s: &mut impl Session, namespace_id: i32, row: &NewRow, now: NaiveDateTime) -> Result<()> {
+    let values: [(O, Expr); 4] = [
+        (O::Description, row.description.clone().into()),
+        (O::Required, row.required.clone().into()),
+        (O::JsonSchema, row.json_schema.as_str().into()),
+        (O::UpdatedAt, now.into()),
+    ];
+    let update = Query::update()
+        .table(O::Table)
+        .values(values)
+        .and_where(Expr::col(O::NamespaceId).eq(namespace_id))
+        .cond_where(s.exactly(O::Name, &row.name))
+        .take();
     s.execute(update).await.map(drop)
 }
 

@@ -1,0 +1,308 @@
+//! Files of metadata definitions: loaded, exported and removed, by Glimpse and by Glance's own `glance-manage`.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    side_by_side::empty_database,
+    support::{Client, Database, Glance, GlanceManage, TestServer},
+};
+
+/// The files that are part of Glance.
+fn shipped() -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-services/etc/glance/metadefs");
+    assert!(path.is_dir(), "run tests/install first");
+    path
+}
+
+/// Runs Glimpse on a database, under this name.
+fn run(name: &str, database: &Database, arguments: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let (config, link) = (dir.path().join("glance-api.conf"), dir.path().join(name));
+    let url = database.url.replace('$', "$$");
+    fs::write(&config, format!("[DEFAULT]\nmetadata_source_path = /nowhere\n[database]\nconnection = {url}\n"))
+        .unwrap();
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
+    Command::new(link).env_clear().arg("--config-file").arg(&config).args(arguments).output().unwrap()
+}
+
+/// The exit code, and the messages of the log without times and places.
+fn seen(output: &Output) -> (Option<i32>, Vec<String>) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    let message = |line: &str| {
+        let ours = || ["INFO ", "WARN ", "ERROR "].iter().find_map(|level| line.split_once(level));
+        let line = line.split_once("[-] ").or_else(ours)?.1;
+        Some(line.split(" due to: ").next()?.trim().to_owned())
+    };
+    let mut messages: Vec<String> = text.lines().filter_map(message).collect();
+    messages.sort();
+    (output.status.code(), messages)
+}
+
+async fn synced() -> (TempDir, Database) {
+    let (dir, database) = empty_database().await;
+    let output = run("glimpse", &database, &["db", "sync"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (dir, database)
+}
+
+/// Everything that an admin sees, without times. The order of associations is not defined.
+async fn catalogue(client: &Client) -> BTreeMap<String, Value> {
+    let listed = client.get("/v2/metadefs/namespaces?limit=1000").await.expect(200).json();
+    let mut catalogue = BTreeMap::new();
+    for namespace in listed["namespaces"].as_array().unwrap() {
+        let name = namespace["namespace"].as_str().unwrap();
+        let mut shown = client.get(&format!("/v2/metadefs/namespaces/{name}")).await.expect(200).json();
+        remove_times(&mut shown);
+        if let Some(associations) = shown["resource_type_associations"].as_array_mut() {
+            associations.sort_by_key(Value::to_string);
+        }
+        catalogue.insert(name.to_owned(), shown);
+    }
+    catalogue
+}
+
+fn remove_times(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            object.shift_remove("created_at");
+            object.shift_remove("updated_at");
+            object.values_mut().for_each(remove_times);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_times),
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn the_files_that_glance_ships_are_loaded_the_same_and_served_by_either_program() {
+    let ((_ours, ours), (_theirs, theirs)) = (synced().await, synced().await);
+    let path = shipped();
+    let path = path.to_str().unwrap();
+    let output = run("glance-manage", &ours, &["db", "load_metadefs", "--path", path]);
+    let expected = GlanceManage::start(&theirs).run(&["db", "load_metadefs", "--path", path]);
+    assert_eq!(seen(&output).0, Some(0));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(text.matches("loaded to database.").count(), 32, "{text}");
+    assert!(!text.contains("WARN") && !text.contains("ERROR"), "{text}");
+    assert!(expected.status.success());
+
+    let s = TestServer::builder().database(ours.clone()).start().await;
+    let t = TestServer::builder().database(theirs.clone()).start().await;
+    let (by_us, by_glance) = (catalogue(&s.admin()).await, catalogue(&t.admin()).await);
+    assert_eq!(by_us.len(), 32);
+    for (name, namespace) in &by_us {
+        assert_eq!(namespace, &by_glance[name], "{name}");
+    }
+    let glance = Glance::start_synced(&ours).await;
+    let served = catalogue(&glance.admin()).await;
+    for (name, namespace) in &by_us {
+        assert_eq!(namespace, &served[name], "{name}");
+    }
+    for client in [glance.reader("p"), s.reader("p")] {
+        let types = client.get("/v2/metadefs/resource_types").await.expect(200).json();
+        assert!(types["resource_types"].as_array().unwrap().len() > 5, "{types}");
+        assert_eq!(catalogue(&client).await.len(), 30);
+    }
+}
+
+#[tokio::test]
+async fn what_is_exported_is_what_was_loaded() {
+    let (dir, database) = synced().await;
+    let path = shipped();
+    let load = |path: &Path| {
+        let output = run("glimpse", &database, &["metadefs", "load", path.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    load(&path);
+    let read = |path: &Path| {
+        let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+        let files = files.filter(|file| file.extension().is_some_and(|extension| extension == "json"));
+        let definition = |file: PathBuf| {
+            let mut definition: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+            // A file may leave these out.
+            for (name, default) in [
+                ("visibility", Value::Null),
+                ("objects", json!([])),
+                ("properties", json!({})),
+                ("tags", json!([])),
+                ("resource_type_associations", json!([])),
+            ] {
+                if definition.get(name).is_none() {
+                    definition[name] = default;
+                }
+            }
+            for association in definition["resource_type_associations"].as_array_mut().unwrap() {
+                association["prefix"] = association["prefix"].take();
+                association["properties_target"] = association["properties_target"].take();
+            }
+            for list in ["objects", "resource_type_associations"] {
+                definition[list].as_array_mut().unwrap().sort_by_key(|item| item["name"].to_string());
+            }
+            (definition["namespace"].as_str().unwrap().to_owned(), definition)
+        };
+        files.map(definition).collect::<BTreeMap<String, Value>>()
+    };
+    let exported = dir.path().join("exported");
+    fs::create_dir(&exported).unwrap();
+    let export = || {
+        let output = run("glance-manage", &database, &["db", "export_metadefs", "--path", exported.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let first = export();
+    assert!(exported.join("CommonImageProperties.json").is_file(), "{first}");
+    let (before, after) = (read(&path), read(&exported));
+    assert_eq!(before.len(), 32);
+    for (name, definition) in &before {
+        assert_eq!(&after[name], definition, "{name}");
+    }
+    let output = run("glimpse", &database, &["metadefs", "unload"]);
+    assert!(output.status.success());
+    load(&exported);
+    assert!(export().contains("Overwriting: "));
+    assert_eq!(read(&exported), after);
+}
+
+/// Two files for each case: what is there, and what is loaded.
+#[tokio::test]
+async fn existing_namespaces_are_treated_as_by_glance() {
+    let ((dir, ours), (_theirs, theirs)) = (synced().await, synced().await);
+    let file = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let path = dir.path().join("metadefs");
+    fs::create_dir(&path).unwrap();
+    let old = json!({
+        "namespace": "n", "display_name": "N", "description": "old", "visibility": "public", "protected": false,
+        "resource_type_associations": [{"name": "a", "prefix": "old"}, {"name": "b"}],
+        "properties": {"p": {"title": "old", "type": "string"}, "q": {"title": "old", "type": "string", "enum": ["é"]}},
+        "objects": [{"name": "o", "description": "old", "properties": {"p": {"title": "old", "type": "string"}}}],
+        "tags": [{"name": "t"}],
+    });
+    let new = json!({
+        "namespace": "n", "display_name": "New", "visibility": "private", "owner": "someone",
+        "resource_type_associations": [{"name": "a", "prefix": "new"}, {"name": "c"}],
+        "properties": {"p": {"title": "new", "type": "integer", "minimum": 1}, "r": {"title": "new", "type": "string"}},
+        "objects": [{"name": "o", "properties": {}}, {"name": "o2", "description": "new", "properties": {}}],
+        "tags": [{"name": "t"}, {"name": "u"}],
+    });
+    let mut glance = GlanceManage::start(&theirs);
+    let s = TestServer::builder().database(ours.clone()).start().await;
+    let t = TestServer::builder().database(theirs.clone()).start().await;
+    let path = path.to_str().unwrap().to_owned();
+    for arguments in [
+        &["db", "load_metadefs", "--path", &path][..],
+        &["db", "load_metadefs", &path, "--merge"],
+        &["db", "load_metadefs", "--path", &path, "--merge", "--prefer_new"],
+        &["db", "load_metadefs", "--path", &path, "--merge", "--overwrite"],
+        &["db_load_metadefs", &path],
+        &["db_load_metadefs", &path, "yes"],
+        &["db_load_metadefs", &path, "yes", "yes"],
+        &["db_load_metadefs", &path, "yes", "", "yes"],
+        &["db", "load_metadefs", "--path", &path, "--prefer_new"],
+        &["db", "load_metadefs", "--path", &path, "--overwrite"],
+        &["db", "load_metadefs", "--path", &path, "--merge", "--overwrite", "--prefer_new"],
+    ] {
+        for (database, manage) in [(&ours, false), (&theirs, true)] {
+            file("metadefs/n.json", &old.to_string());
+            let first: &[&str] = &["db", "load_metadefs", "--path", &path];
+            for (command, text) in [(&["db", "unload_metadefs"][..], &old), (first, &old)] {
+                file("metadefs/n.json", &text.to_string());
+                let output = if manage { glance.run(command) } else { run("glance-manage", database, command) };
+                assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        file("metadefs/n.json", &new.to_string());
+        let (expected, output) = (glance.run(arguments), run("glance-manage", &ours, arguments));
+        assert_eq!(seen(&output), seen(&expected), "{arguments:?}");
+        assert_eq!(catalogue(&s.admin()).await, catalogue(&t.admin()).await, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_loaded_are_named_and_change_nothing() {
+    let (dir, database) = synced().await;
+    let file = |name: &str, text: &str| fs::write(dir.path().join("metadefs").join(name), text).unwrap();
+    fs::create_dir(dir.path().join("metadefs")).unwrap();
+    let path = dir.path().join("metadefs");
+    let path = path.to_str().unwrap();
+    let load = |name: &str, arguments: &[&str]| {
+        let output = run(name, &database, arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (name, arguments, code, says) in [
+        ("glimpse", &["metadefs", "load", "/nowhere"][..], 1, "/nowhere: No such file"),
+        ("glance-manage", &["db", "load_metadefs"], 0, "/nowhere: No such file"),
+        ("glimpse", &["metadefs", "load", path], 1, "Json schema files not found in"),
+        ("glimpse", &["metadefs", "load", path, "--overwrite"], 2, "--merge"),
+        ("glimpse", &["metadefs", "export", "/nowhere"], 0, ""),
+        ("glance-manage", &["db", "load_metadefs", "a", "b"], 1, "unexpected argument 'b'; nothing was done"),
+        ("glance-manage", &["db", "unload_metadefs", "a"], 1, "unexpected argument 'a'; nothing was done"),
+        ("glance-manage", &["db_unload_metadefs", "a"], 2, "unexpected argument"),
+    ] {
+        let (found, error) = load(name, arguments);
+        assert!(found == Some(code) && error.contains(says), "{arguments:?}: {found:?} {error}");
+    }
+    file("1.json", "{");
+    file("2.json", "{\"namespace\": \"n\", \"tags\": [{\"name\": \"t\"}, {\"name\": \"t\"}]}");
+    file("3.json", &json!({"namespace": "x".repeat(81)}).to_string());
+    file("4.json", "{\"namespace\": \"n\", \"visibility\": \"shared\"}");
+    file("5.json", "{\"namespace\": \"n\", \"properties\": {\"p\": 5}}");
+    file("6.json", "{\"namespace\": \"good\"}");
+    file("7.txt", "{");
+    let (code, error) = load("glimpse", &["metadefs", "load", path]);
+    assert_eq!((code, error.matches("Failed to parse json file").count()), (Some(1), 5), "{error}");
+    assert!(error.contains("6.json loaded to database."), "{error}");
+    let rows = database.pairs("SELECT namespace, owner FROM metadef_namespaces").await;
+    assert_eq!(rows, [("good".to_owned(), "admin".to_owned())]);
+    fs::create_dir(dir.path().join("metadefs/good.json")).unwrap();
+    let (code, error) = load("glimpse", &["metadefs", "export", path]);
+    assert!(code == Some(1) && error.contains("good.json: Is a directory"), "{error}");
+}
+
+#[tokio::test]
+async fn namespaces_with_the_same_display_name_are_exported_to_different_files() {
+    let (dir, database) = synced().await;
+    let s = TestServer::builder().database(database.clone()).start().await;
+    for (name, display_name) in [("a::1", "Same name"), ("b::2", "same_name"), ("c", "")] {
+        let body = json!({"namespace": name, "display_name": display_name, "objects": [{"name": "o", "required": ["x", "y"]}]});
+        s.admin().post("/v2/metadefs/namespaces", &body).await.expect(201);
+    }
+    let output = run("glimpse", &database, &["metadefs", "export", dir.path().to_str().unwrap()]);
+    assert!(output.status.success());
+    for (file, namespace) in [("Samename", "a::1"), ("samenameb2", "b::2"), ("c", "c")] {
+        let text = fs::read_to_string(dir.path().join(format!("{file}.json"))).unwrap();
+        let exported: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            (&exported["namespace"], &exported["objects"][0]["required"]),
+            (&json!(namespace), &json!(["x", "y"]))
+        );
+    }
+}
+
+/// The first start of a standalone server loads them, too.
+#[tokio::test]
+async fn the_definitions_that_are_part_of_glimpse_are_valid_and_loaded_at_the_first_start() {
+    let (_dir, database) = synced().await;
+    let output = run("glimpse", &database, &["metadefs", "load"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let s = TestServer::builder().database(database).start().await;
+    let loaded = catalogue(&s.reader("p")).await;
+    assert!(loaded.len() >= 6, "{:?}", loaded.keys());
+    // Each of them can also be created by a request.
+    for namespace in loaded.values() {
+        let mut body = namespace.clone();
+        body["namespace"] = json!(format!("{} again", body["namespace"].as_str().unwrap()));
+        body.as_object_mut().unwrap().retain(|name, _| name != "self" && name != "schema");
+        s.admin().post("/v2/metadefs/namespaces", &body).await.expect(201);
+    }
+    let standalone = TestServer::builder().option("glimpse", "auth", "standalone").start().await;
+    let rows = standalone.database.pairs("SELECT namespace, owner FROM metadef_namespaces").await;
+    assert_eq!(rows.len(), loaded.len(), "{rows:?}");
+}
