@@ -53,7 +53,7 @@ async fn synced() -> (TempDir, Database) {
     (dir, database)
 }
 
-/// Everything that an admin sees, without times. The order of associations is not defined.
+/// Everything that a caller sees, without times. In Glance, the order of associations and objects depends on the engine.
 async fn catalogue(client: &Client) -> BTreeMap<String, Value> {
     let listed = client.get("/v2/metadefs/namespaces?limit=1000").await.expect(200).json();
     let mut catalogue = BTreeMap::new();
@@ -61,8 +61,10 @@ async fn catalogue(client: &Client) -> BTreeMap<String, Value> {
         let name = namespace["namespace"].as_str().unwrap();
         let mut shown = client.get(&format!("/v2/metadefs/namespaces/{name}")).await.expect(200).json();
         remove_times(&mut shown);
-        if let Some(associations) = shown["resource_type_associations"].as_array_mut() {
-            associations.sort_by_key(Value::to_string);
+        for name in ["resource_type_associations", "objects"] {
+            if let Some(items) = shown.get_mut(name).and_then(Value::as_array_mut) {
+                items.sort_by_key(|item| item["name"].to_string());
+            }
         }
         catalogue.insert(name.to_owned(), shown);
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Client, Persona, Question, TestServer, Twins};
+use crate::support::{Answer, Client, Engine, Persona, Question, TestServer, Twins};
 
 const NAMESPACES: &str = "/v2/metadefs/namespaces";
 
@@ -364,8 +364,10 @@ const ADMIN: Persona = Persona::Admin;
 const PERSONAS: [Persona; 5] =
     [Persona::Anonymous, Persona::Member("p2"), Persona::Reader("p1"), Persona::Member("p1"), ADMIN];
 
+/// On SQLite, bodies are compared byte for byte. The order of lists in Glance's depends on other engines' plans.
 fn ask(persona: Persona, method: &'static str, path: &str) -> Question {
-    Question::new(persona, method, format!("/v2/metadefs{path}")).verbatim()
+    let question = Question::new(persona, method, format!("/v2/metadefs{path}"));
+    if Engine::under_test() == Engine::Sqlite { question.verbatim() } else { question }
 }
 
 /// Sends a request that Glance answers with 500, and Glimpse with 400 or 409.
@@ -638,7 +640,6 @@ async fn invalid_and_unusual_requests_get_glances_answers() {
         "?limit=1&foo=b%20c&foo=d&x=%C3%A9&y",
         "?marker=public&limit=1",
         "?marker=absent",
-        "?marker=",
         "?sort_dir=x",
         "?sort_dir=asc",
         "?sort_key=id&sort_dir=asc",
@@ -726,5 +727,9 @@ async fn invalid_and_unusual_requests_get_glances_answers() {
     ] {
         refused(&twins, &question).await;
     }
+    // Glance fails on this one on PostgreSQL.
+    let (ours, theirs) = twins.ask(&ask(ADMIN, "GET", "/namespaces?marker=")).await;
+    assert!(ours == theirs || theirs.status == 500, "{theirs:?}");
+    assert_eq!(ours.status, 404);
     assert!(twins.request_count() > 400, "only {} requests", twins.request_count());
 }

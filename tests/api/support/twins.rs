@@ -182,7 +182,7 @@ fn without_times(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Removes times and stores, and sorts tags, which Glance returns in no defined order.
+/// Removes times and stores, and sorts tags and the parts of namespaces, which Glance returns in no defined order.
 fn normalise(json: &mut Value) {
     match json {
         Value::Object(object) => {
@@ -191,6 +191,10 @@ fn normalise(json: &mut Value) {
                 match (name.as_str(), &mut *value) {
                     ("created_at" | "updated_at", Value::String(time)) => *time = "a time".to_owned(),
                     ("tags", Value::Array(tags)) => tags.sort_by_key(Value::to_string),
+                    ("objects" | "resource_types" | "resource_type_associations", Value::Array(items)) => {
+                        items.iter_mut().for_each(normalise);
+                        items.sort_by_key(Value::to_string);
+                    }
                     _ => normalise(value),
                 }
             }
