@@ -55,10 +55,8 @@ pub(crate) async fn is_queued_again(client: &Client, image: &str) {
 #[tokio::test]
 async fn staged_data_waits_for_an_import_and_is_removed_with_its_image() {
     let dir = tempfile::tempdir().unwrap();
-    let s = with_staging(dir.path())
-        .option("DEFAULT", "worker_self_reference_url", "http://node1.example:9292")
-        .start()
-        .await;
+    let s =
+        with_staging(dir.path()).option("DEFAULT", "worker_self_reference_url", "http://127.0.0.1:9292").start().await;
     let member = s.member("p1");
     let mut kept = Vec::new();
     for length in [0, 1, 3_000_000] {
@@ -73,7 +71,7 @@ async fn staged_data_waits_for_an_import_and_is_removed_with_its_image() {
         kept.push(image);
     }
     let hosts = "SELECT COUNT(*) FROM image_properties WHERE name = 'os_glance_stage_host' AND \
-        value = 'http://node1.example:9292'";
+        value = 'http://127.0.0.1:9292'";
     assert_eq!(s.database.count(hosts).await, 3);
     let again = stage(&member, &kept[0], "x").await.expect(409);
     again.says("Image status transition from uploading to uploading is not allowed");

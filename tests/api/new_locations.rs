@@ -558,7 +558,7 @@ async fn the_hash_is_computed_although_the_server_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     for (body, meanwhile) in [(json!({}), "active"), (claimed("", "sha512", HASH), "importing")] {
         let (port, heard) = web(vec![page(b"hello"), STALLED.to_vec(), STALLED.to_vec(), page(b"hello")]).await;
-        let url = "http://node1.example:9292";
+        let url = "http://127.0.0.1:9292";
         let mut s = open(dir.path()).option("DEFAULT", "worker_self_reference_url", url).start().await;
         let member = s.member("p1");
         let image = waiting_image(&member).await;
@@ -643,37 +643,42 @@ async fn deleting_an_image_ends_the_computation_of_its_hash() {
     }
 }
 
-/// A Glance and a Glimpse share the database. Each deletes an image whose hash the other one computes.
-#[tokio::test]
-async fn the_computation_of_a_hash_ends_when_the_other_program_deletes_the_image() {
-    let dir = tempfile::tempdir().unwrap();
-    let database = Database::create(dir.path()).await;
-    Glance::sync(&database).await;
-    let options = [
-        ("DEFAULT", "enabled_backends", "fs:file, web:http"),
-        ("DEFAULT", "public_endpoint", "http://images.example:9292"),
-        ("import_filtering_opts", "allowed_hosts", "[127.0.0.1]"),
-        ("import_filtering_opts", "allowed_ports", "[]"),
-    ];
-    let glance = Glance::start_with(&database, &options, &[]).await;
-    let public = open(dir.path()).option("DEFAULT", "public_endpoint", "http://images.example:9292");
-    let s = public.database(database).start().await;
-    let (ours, theirs) = (s.member("p1"), glance.member("p1"));
-    let web = Web::start(&[("/stalled", "200 OK\r\nContent-Length: 5\r\n\r\nheSTALL")]).await;
-    for (n, (adding, deleting)) in [(&ours, &theirs), (&theirs, &ours)].into_iter().enumerate() {
-        let image = waiting_image(adding).await;
-        add(adding, &image, &json!({"url": format!("{}/stalled", web.base())})).await.expect(202);
-        eventually("the data is read", || async {
-            let reads = web.requests().iter().filter(|request| *request == "GET /stalled").count();
-            (reads == n + 1).then_some(())
-        })
-        .await;
-        assert_eq!(deleting.get(&image).await.expect(200).json()["status"], "active");
-        deleting.delete(&image).await.expect(204);
-        adding.get(&image).await.expect(404);
+/// Glance finds an SQLite file locked that Glimpse writes to.
+mod on_a_server {
+    use super::*;
+
+    /// A Glance and a Glimpse share the database. Each deletes an image whose hash the other one computes.
+    #[tokio::test]
+    async fn the_computation_of_a_hash_ends_when_the_other_program_deletes_the_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = Database::create(dir.path()).await;
+        Glance::sync(&database).await;
+        let options = [
+            ("DEFAULT", "enabled_backends", "fs:file, web:http"),
+            ("DEFAULT", "public_endpoint", "http://127.0.0.1:9292"),
+            ("import_filtering_opts", "allowed_hosts", "[127.0.0.1]"),
+            ("import_filtering_opts", "allowed_ports", "[]"),
+        ];
+        let glance = Glance::start_with(&database, &options, &[]).await;
+        let public = open(dir.path()).option("DEFAULT", "public_endpoint", "http://127.0.0.1:9292");
+        let s = public.database(database).start().await;
+        let (ours, theirs) = (s.member("p1"), glance.member("p1"));
+        let web = Web::start(&[("/stalled", "200 OK\r\nContent-Length: 5\r\n\r\nheSTALL")]).await;
+        for (n, (adding, deleting)) in [(&ours, &theirs), (&theirs, &ours)].into_iter().enumerate() {
+            let image = waiting_image(adding).await;
+            add(adding, &image, &json!({"url": format!("{}/stalled", web.base())})).await.expect(202);
+            eventually("the data is read", || async {
+                let reads = web.requests().iter().filter(|request| *request == "GET /stalled").count();
+                (reads == n + 1).then_some(())
+            })
+            .await;
+            assert_eq!(deleting.get(&image).await.expect(200).json()["status"], "active");
+            deleting.delete(&image).await.expect(204);
+            adding.get(&image).await.expect(404);
+        }
+        let jobs = async || s.database.count("SELECT COUNT(*) FROM glimpse_jobs").await;
+        eventually("the job is ended", || async { (jobs().await == 0).then_some(()) }).await;
     }
-    let jobs = async || s.database.count("SELECT COUNT(*) FROM glimpse_jobs").await;
-    eventually("the job is ended", || async { (jobs().await == 0).then_some(()) }).await;
 }
 
 /// With one slot, the second job waits for the first one.
