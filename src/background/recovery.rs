@@ -10,8 +10,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-
 use super::MISSED;
 use crate::{
     app::App,
@@ -23,13 +21,11 @@ use crate::{
         uploads::Upload,
     },
     error::Result,
-    import,
+    import::{self, JobLog},
 };
 
 /// The number of checks for which this process leaves an upload into a store that is not configured here to other processes.
 const FOREIGN: u32 = 30;
-/// The time between two reports of the jobs in the log.
-const REPORT: Duration = Duration::from_secs(60);
 const CANNOT_ROLL_BACK: &str = "an interrupted upload cannot be rolled back now; retrying at the next heartbeat";
 
 /// The state of the other processes as of the last check.
@@ -41,8 +37,8 @@ pub(crate) struct ProcessWatch {
     foreign: HashMap<String, u32>,
     /// Jobs that wait, and the number of checks that found them.
     waiting: HashMap<String, u32>,
-    /// When the numbers of imports that run and wait were last logged.
-    reported: Option<Instant>,
+    /// What the log shows of the jobs.
+    log: JobLog,
     /// Images whose upload could not be rolled back at the last check, and the reason, which was logged.
     stuck: HashMap<String, String>,
 }
@@ -106,22 +102,10 @@ impl ProcessWatch {
         let waiting = jobs.iter().filter(|job| job.process_id.is_empty());
         self.waiting =
             waiting.map(|job| (job.id.clone(), waited.get(&job.id).map_or(0, |checks| checks + 1))).collect();
-        import::log_states(&jobs, &self.waiting);
+        self.log.write(&jobs, &self.waiting);
         let given_up =
             self.waiting.iter().filter(|(_, checks)| **checks >= FOREIGN).map(|(id, _)| id.clone()).collect();
-        self.report(&jobs);
         import::release_abandoned(app, &jobs, &living, &given_up).await
-    }
-
-    /// Logs the state of the jobs, if there are any, at most once per [`REPORT`].
-    fn report(&mut self, jobs: &[Job]) {
-        if jobs.is_empty() || self.reported.is_some_and(|reported| reported.elapsed() < REPORT) {
-            return;
-        }
-        self.reported = Some(Instant::now());
-        let waiting = jobs.iter().filter(|job| job.process_id.is_empty()).count();
-        let oldest = jobs.first().map(|job| job.id.as_str());
-        tracing::info!(running = jobs.len() - waiting, waiting, oldest, "imports are in progress");
     }
 
     /// Records the numbers, and returns the living processes. A process is dead if its number has not changed for too long, or if

@@ -41,7 +41,7 @@ use crate::{
 /// The message of a task that failed for a reason that only operators can read in the log.
 pub(super) const INTERNAL: &str = "Task failed due to Internal Error";
 /// The longest time between two records of a job's progress, and the time between two of them in the log.
-pub(super) const REPORT: Duration = Duration::from_secs(60);
+const REPORT: Duration = Duration::from_secs(60);
 /// The shortest time between two checks whether the image still exists.
 const SHORTEST_CHECK: Duration = Duration::from_millis(100);
 /// How often an interrupted download is begun again, and the pause before.
@@ -153,8 +153,15 @@ pub(super) fn staged_version(job: &Job) -> Option<String> {
     parse(job)?.1.staged
 }
 
+/// Reads and locks the image of a job, if this process still has the job and the image is not being deleted. Two statements.
+pub(super) async fn guard(tx: &mut Tx, job: &Job) -> Result<Option<Image>> {
+    let image = db::images::get_locked(tx, &job.image_id).await?;
+    let image = image.filter(|image| image.status != Status::PendingDelete);
+    Ok(if jobs::is_current(tx, job).await? { image } else { None })
+}
+
 /// When a job's progress is recorded.
-fn report_interval(app: &App) -> tokio::time::Interval {
+pub(super) fn report_interval(app: &App) -> tokio::time::Interval {
     tokio::time::interval(REPORT.min(app.config.glimpse.heartbeat))
 }
 
@@ -274,11 +281,9 @@ impl Import<'_> {
         }
     }
 
-    /// Reads and locks the image, if this process still has the job.
+    /// See [`guard`].
     async fn guard(&self, tx: &mut Tx) -> Result<Option<Image>> {
-        let image = db::images::get_locked(tx, &self.job.image_id).await?;
-        let image = image.filter(|image| image.status != Status::PendingDelete);
-        Ok(if jobs::is_current(tx, self.job).await? { image } else { None })
+        guard(tx, self.job).await
     }
 
     /// Sets the image to `importing`, and names the stores.

@@ -21,7 +21,7 @@ use url::Host;
 
 use super::{
     download, expiry, free_lock, insert_job,
-    job::{INTERNAL, REPORT, Stop, next},
+    job::{INTERNAL, Stop, guard, next, report_interval},
     new_job, new_task,
 };
 use crate::{
@@ -292,11 +292,9 @@ impl Addition<'_> {
         }
     }
 
-    /// Reads and locks the image, if this process still has the job.
+    /// See [`guard`].
     async fn guard(&self, tx: &mut Tx) -> Result<Option<Image>> {
-        let image = db::images::get_locked(tx, &self.job.image_id).await?;
-        let image = image.filter(|image| image.status != Status::PendingDelete);
-        Ok(if jobs::is_current(tx, self.job).await? { image } else { None })
+        guard(tx, self.job).await
     }
 
     /// Adds the location to the image.
@@ -452,7 +450,7 @@ impl Addition<'_> {
             counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
         }));
         let mut computing = pin!(hash::compute(data, image.size, algorithm, download::PATIENCE));
-        let mut report = tokio::time::interval(REPORT.min(app.config.glimpse.heartbeat));
+        let mut report = report_interval(app);
         report.tick().await;
         loop {
             tokio::select! {

@@ -26,7 +26,7 @@ use self::{
 pub(crate) use self::{
     legacy::{NewTask, check_source, create_task},
     location::LocationRequest,
-    report::log_states,
+    report::JobLog,
     runner::{release_abandoned, start_waiting},
 };
 use crate::{

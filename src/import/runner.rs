@@ -70,7 +70,8 @@ pub(crate) async fn release_abandoned(
 
 /// Claims and starts jobs while there are slots. Projects with fewer running jobs come first.
 async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
-    let mut skipped = HashSet::new();
+    // Jobs that this process cannot run now, and those that it has tried to claim.
+    let mut seen = HashSet::new();
     while !app.is_draining() {
         let jobs = db::jobs::all(&mut app.db.acquire().await?).await?;
         let mut running: HashMap<&Option<String>, usize> = HashMap::new();
@@ -78,34 +79,18 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
             *running.entry(&job.project_id).or_default() += 1;
         }
         let mut waiting: Vec<&Job> =
-            jobs.iter().filter(|job| job.process_id.is_empty() && !skipped.contains(&job.id)).collect();
+            jobs.iter().filter(|job| job.process_id.is_empty() && !seen.contains(&job.id)).collect();
         // The sort is stable: of one project's jobs, the oldest comes first.
         waiting.sort_by_key(|job| running.get(&job.project_id).copied().unwrap_or_default());
-        let Some(job) = waiting.into_iter().next() else { return Ok(()) };
-        skipped.insert(job.id.clone());
-        if !is_readable(job) {
-            if app.process.note_unreadable(&job.id) {
-                let (task, image, method) = (&job.id, job.image_id.as_str(), &job.kind);
-                tracing::warn!(
-                    task,
-                    image,
-                    method,
-                    "an import that a newer version of Glimpse has written cannot run here; it waits for such a process"
-                );
+        let mut next = None;
+        for job in waiting {
+            seen.insert(job.id.clone());
+            if can_run(app, job, given_up.contains(&job.id)).await {
+                next = Some(job);
+                break;
             }
-            continue;
         }
-        // Data that was staged on another node is imported there.
-        let needs_staged = job.kind == Method::GlanceDirect.name() && !job::is_at_end(job);
-        let version = job::staged_version(job);
-        let is_here = async || app.stores.has_staged(&job.image_id, version.as_deref()).await;
-        if needs_staged && !given_up.contains(&job.id) && !is_here().await {
-            continue;
-        }
-        let is_held_here = || app.process.token(&job.id).is_some();
-        if job::holder_of_token(job).is_some() && !given_up.contains(&job.id) && !is_held_here() {
-            continue;
-        }
+        let Some(job) = next else { return Ok(()) };
         let slots = app.config.taskflow_executor.max_workers as usize;
         if !app.process.begin_job(&job.id, slots) {
             return Ok(());
@@ -119,7 +104,33 @@ async fn start(app: &Arc<App>, given_up: &HashSet<String>) -> Result<()> {
     Ok(())
 }
 
-/// Whether this process can run the job. A newer version may have written it.
+/// Whether this process has what the job needs: its version, its staged data, the caller's token. A job that is given up needs only the
+/// first, because it is begun in order to fail.
+async fn can_run(app: &App, job: &Job, is_given_up: bool) -> bool {
+    if !is_readable(job) {
+        if app.process.note_unreadable(&job.id) {
+            let (task, image, method) = (&job.id, job.image_id.as_str(), &job.kind);
+            tracing::warn!(
+                task,
+                image,
+                method,
+                "an import that a newer version of Glimpse has written cannot run here; it waits for such a process"
+            );
+        }
+        return false;
+    }
+    if is_given_up {
+        return true;
+    }
+    if job::holder_of_token(job).is_some() && app.process.token(&job.id).is_none() {
+        return false;
+    }
+    // Data that was staged on another node is imported there.
+    let needs_staged = job.kind == Method::GlanceDirect.name() && !job::is_at_end(job);
+    !needs_staged || app.stores.has_staged(&job.image_id, job::staged_version(job).as_deref()).await
+}
+
+/// Whether the job's parameters can be read. A newer version may have written them.
 fn is_readable(job: &Job) -> bool {
     if job.kind == location::KIND { location::is_readable(job) } else { job::is_readable(job) }
 }
