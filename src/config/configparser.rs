@@ -1,4 +1,5 @@
-//! A parser of the dialect of Python's `configparser`, in which paste files and configurations of Python's `logging` are written.
+//! A parser of the dialect of Python's `configparser`, in which paste files, configurations of Python's `logging`
+//! and credentials of S3 clients are written.
 
 use std::{fs, path::Path};
 
@@ -8,7 +9,7 @@ use super::{ConfigError, ini, secret::Secret};
 ///
 /// # Errors
 /// The file cannot be read, or a line is not in the dialect.
-pub(super) fn read(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<ini::Entry>, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
     parse(&text).map_err(|error| ConfigError::Syntax {
         origin: format!("{}:{}", path.display(), error.line),

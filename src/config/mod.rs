@@ -41,7 +41,9 @@ use std::{
 };
 
 pub(crate) use self::{
+    configparser::read as read_configparser,
     database_url::{DatabaseUrl, Target},
+    ini::Entry,
     keystone_login::KeystoneLogin,
     log_config::LogLevel,
     raw::Setting,

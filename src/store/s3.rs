@@ -1,14 +1,16 @@
 //! The `s3` driver: an object in a bucket, with the image's id as its key.
 //!
 //! Data that is larger than a part is stored by a multipart upload, several parts at a time. No client can read the parts before
-//! the server joins them. A part stays in memory until the server has stored it, so that it can be retried. All uploads of the
-//! process share one limit for this memory, and wait for each other when it is used up.
+//! the server joins them. A part is kept until the server has stored it, so that it can be retried: in memory, for which all uploads
+//! of the process share one limit. While others, such as slow clients, occupy all of it, parts are kept in temporary files.
 //!
 //! An interrupted multipart upload stays on the server, invisible to readers. It is identified by the image's id only, so it cannot
 //! be distinguished from an upload by a Glance that shares the bucket. Therefore the driver aborts such uploads only for images
 //! whose upload is known to have been interrupted.
 
 mod client;
+mod credentials;
+mod payload;
 mod signature;
 
 use std::{
@@ -23,11 +25,14 @@ use futures_util::StreamExt as _;
 use reqwest::{Response, StatusCode, header};
 use serde_json::{Map, Value};
 use tokio::{
-    sync::{Semaphore, SemaphorePermit},
+    sync::{AcquireError, Semaphore, SemaphorePermit},
     task::JoinSet,
 };
 
-use self::client::{Client, ObjectPath, Payload, PayloadBuilder, READ_TIMEOUT, S3Error};
+use self::{
+    client::{Client, ObjectPath, READ_TIMEOUT, S3Error, UploadedPart},
+    payload::{Payload, PayloadBuilder},
+};
 use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
 use crate::{
     config::S3Store,
@@ -39,6 +44,11 @@ const MIB: u64 = 1 << 20;
 /// The limit for parts in memory, of all uploads together, in MiB. A part that is larger counts as this many.
 const MAX_MEMORY: u32 = 112;
 static FREE_MEMORY: Semaphore = Semaphore::const_new(MAX_MEMORY as usize);
+/// The limit for parts in temporary files, of all uploads together, in MiB. A part that is larger counts as this many.
+const MAX_FILES: u32 = 2048;
+static FREE_FILES: Semaphore = Semaphore::const_new(MAX_FILES as usize);
+/// How long an upload waits for memory before it uses a temporary file.
+const MEMORY_WAIT: Duration = Duration::from_secs(1);
 /// The maximum number of parts of an object.
 const MAX_PARTS: u64 = 10_000;
 /// If the size of an object is unknown, its parts grow by the size of the first part after each this many parts. So the maximum
@@ -69,10 +79,10 @@ pub(super) struct S3Driver {
 
 /// An object that is not visible to readers yet.
 enum Pending {
-    /// An object in memory, with its permit for that memory.
+    /// An object in one piece, with its permit for the space that it occupies.
     Whole(Payload, SemaphorePermit<'static>),
-    /// A multipart upload whose parts are all on the server, with their entity tags and their total size in bytes.
-    Parts { unfinished: Unfinished, may_have_duplicate: bool, etags: Vec<String>, size: u64 },
+    /// A multipart upload whose parts are all on the server, with their total size in bytes.
+    Parts { unfinished: Unfinished, may_have_duplicate: bool, parts: Vec<UploadedPart>, size: u64 },
 }
 
 impl S3Driver {
@@ -133,8 +143,8 @@ impl S3Driver {
                 let wanted = self.part_size(sender.count, size);
                 let remaining = if size == 0 { wanted } else { size.saturating_sub(source.taken).max(1) };
                 let mut part = sender.wait_for(source.unless_cut(Part::reserve(wanted.min(remaining)))).await???;
-                while part.payload.len < wanted && sender.wait_for(source.has_more()).await?? {
-                    source.fill(&mut part, wanted);
+                while part.payload.len() < wanted && sender.wait_for(source.has_more()).await?? {
+                    source.fill(&mut part, wanted).await?;
                 }
                 sender.send(part).await?;
             }
@@ -148,8 +158,8 @@ impl S3Driver {
         }
         sender.tasks.shutdown().await;
         match sent {
-            Ok(etags) => {
-                self.keep_pending(object, Pending::Parts { unfinished, may_have_duplicate, etags, size: source.taken });
+            Ok(parts) => {
+                self.keep_pending(object, Pending::Parts { unfinished, may_have_duplicate, parts, size: source.taken });
                 Ok(())
             }
             Err(error) => {
@@ -237,14 +247,14 @@ impl Driver for S3Driver {
         let mut source = Source::new(data);
         let wanted = self.part_size(0, size);
         let mut part = source.unless_cut(Part::reserve(if size == 0 { wanted } else { wanted.min(size) })).await??;
-        while part.payload.len < wanted && source.has_more().await? {
-            source.fill(&mut part, wanted);
+        while part.payload.len() < wanted && source.has_more().await? {
+            source.fill(&mut part, wanted).await?;
         }
         let is_whole = !source.has_more().await?;
         // A multipart upload needs at least one byte.
-        if is_whole && (part.payload.len < self.large_object_size || part.payload.len == 0) {
-            let (payload, memory) = part.finish();
-            self.keep_pending(object, Pending::Whole(payload, memory));
+        if is_whole && (part.payload.len() < self.large_object_size || part.payload.len() == 0) {
+            let (payload, space) = part.finish();
+            self.keep_pending(object, Pending::Whole(payload, space));
         } else {
             self.put_parts(object, &mut source, part, size).await?;
         }
@@ -260,12 +270,12 @@ impl Driver for S3Driver {
         let (client, path) = (self.client()?, self.path_of_image(&object.image_id));
         match self.take_pending(object) {
             None => {}
-            Some(Pending::Whole(payload, _memory)) => {
+            Some(Pending::Whole(payload, _space)) => {
                 let put = self.in_bucket(|| client.put(&path, payload.clone())).await;
                 put.inspect_err(|error| self.note_leftover(object, error))?;
             }
-            Some(Pending::Parts { mut unfinished, may_have_duplicate, etags, size }) => {
-                if let Err(error) = client.complete_multipart(&path, &unfinished.id, &etags, size).await {
+            Some(Pending::Parts { mut unfinished, may_have_duplicate, parts, size }) => {
+                if let Err(error) = client.complete_multipart(&path, &unfinished.id, &parts, size).await {
                     self.abort(object, unfinished, may_have_duplicate).await;
                     let error = cannot_write(error);
                     self.note_leftover(object, &error);
@@ -292,6 +302,7 @@ impl Driver for S3Driver {
             None => (client::content_length(&response), 0..client::content_length(&response).unwrap_or(u64::MAX)),
             Some(range) => (Some(check_range(&response, &range)?), range),
         };
+        let crc32 = client::crc32(&response).map(|expected| (crc32fast::Hasher::new(), expected));
         let reader = ObjectReader {
             client: Arc::clone(client),
             path,
@@ -299,6 +310,7 @@ impl Driver for S3Driver {
             unread: range,
             response: Some(response),
             retries: 0,
+            crc32,
         };
         let has_known_size = size.is_some();
         let data = futures_util::stream::try_unfold(reader, move |mut reader| async move {
@@ -428,36 +440,55 @@ impl Source {
     }
 
     /// Moves received bytes into a part, until it has `wanted` bytes.
-    fn fill(&mut self, part: &mut Part, wanted: u64) {
-        while part.payload.len < wanted
+    async fn fill(&mut self, part: &mut Part, wanted: u64) -> Result<()> {
+        while part.payload.len() < wanted
             && let Some(mut frame) = self.received.pop_front()
         {
-            let missing = usize::try_from(wanted - part.payload.len).unwrap_or(usize::MAX);
+            let missing = usize::try_from(wanted - part.payload.len()).unwrap_or(usize::MAX);
             if frame.len() > missing {
                 self.received.push_front(frame.split_off(missing));
             }
             self.taken += frame.len() as u64;
             part.payload.push(frame);
         }
+        part.payload.flush().await.map_err(cannot_buffer)
     }
 }
 
-/// A part that is being filled, with its permit for the memory that all uploads share.
+/// A part that is being filled, with its permit for the space that all uploads share.
 struct Part {
     payload: PayloadBuilder,
-    memory: SemaphorePermit<'static>,
+    space: SemaphorePermit<'static>,
 }
 
 impl Part {
-    /// Waits until there is enough free memory for a part of `bytes` bytes.
+    /// Waits until there is space for a part of `bytes` bytes: in memory, or after a while in a temporary file.
     async fn reserve(bytes: u64) -> Result<Self> {
-        let mebibytes = u32::try_from(bytes.div_ceil(MIB)).unwrap_or(MAX_MEMORY).clamp(1, MAX_MEMORY);
-        let memory = FREE_MEMORY.acquire_many(mebibytes).await.map_err(|error| Error::Unavailable(error.into()))?;
-        Ok(Self { payload: PayloadBuilder::new(), memory })
+        let mebibytes = |limit: u32| u32::try_from(bytes.div_ceil(MIB)).unwrap_or(limit).clamp(1, limit);
+        let no_permit = |error: AcquireError| Error::Unavailable(error.into());
+        let mut memory = std::pin::pin!(FREE_MEMORY.acquire_many(mebibytes(MAX_MEMORY)));
+        let in_memory =
+            |space: Result<_, _>| Ok(Self { payload: PayloadBuilder::in_memory(), space: space.map_err(no_permit)? });
+        if let Ok(space) = tokio::time::timeout(MEMORY_WAIT, &mut memory).await {
+            return in_memory(space);
+        }
+        let space = tokio::select! {
+            biased;
+            space = &mut memory => return in_memory(space),
+            space = FREE_FILES.acquire_many(mebibytes(MAX_FILES)) => space.map_err(no_permit)?,
+        };
+        match PayloadBuilder::in_file().await {
+            Ok(payload) => Ok(Self { payload, space }),
+            Err(error) => {
+                let folder = std::env::temp_dir();
+                tracing::warn!(%error, folder = %folder.display(), "cannot create a temporary file; waiting for memory");
+                in_memory(memory.await)
+            }
+        }
     }
 
     fn finish(self) -> (Payload, SemaphorePermit<'static>) {
-        (self.payload.finish(), self.memory)
+        (self.payload.finish(), self.space)
     }
 }
 
@@ -467,16 +498,16 @@ struct PartSender {
     path: ObjectPath,
     upload_id: String,
     max_in_flight: usize,
-    tasks: JoinSet<(usize, client::Result<String>)>,
-    /// The parts' entity tags, `None` for a part in flight.
-    etags: Vec<Option<String>>,
+    tasks: JoinSet<(usize, client::Result<UploadedPart>)>,
+    /// The parts, `None` for one in flight.
+    parts: Vec<Option<UploadedPart>>,
     /// The number of parts that were sent or are in flight.
     count: u64,
 }
 
 impl PartSender {
     fn new(client: Arc<Client>, path: ObjectPath, upload_id: String, max_in_flight: usize) -> Self {
-        Self { client, path, upload_id, max_in_flight, tasks: JoinSet::new(), etags: Vec::new(), count: 0 }
+        Self { client, path, upload_id, max_in_flight, tasks: JoinSet::new(), parts: Vec::new(), count: 0 }
     }
 
     /// Waits for other work while parts are in flight, and fails if one of them fails.
@@ -485,14 +516,14 @@ impl PartSender {
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                Some(sent) = self.tasks.join_next() => self.record_etag(sent)?,
+                Some(sent) = self.tasks.join_next() => self.record(sent)?,
             }
         }
     }
 
-    fn record_etag(&mut self, sent: Result<(usize, client::Result<String>), tokio::task::JoinError>) -> Result<()> {
-        let (at, etag) = sent.map_err(|error| Error::Unavailable(error.into()))?;
-        self.etags[at] = Some(etag.map_err(cannot_write)?);
+    fn record(&mut self, sent: Result<(usize, client::Result<UploadedPart>), tokio::task::JoinError>) -> Result<()> {
+        let (at, part) = sent.map_err(|error| Error::Unavailable(error.into()))?;
+        self.parts[at] = Some(part.map_err(cannot_write)?);
         Ok(())
     }
 
@@ -500,26 +531,26 @@ impl PartSender {
         while self.tasks.len() >= self.max_in_flight
             && let Some(sent) = self.tasks.join_next().await
         {
-            self.record_etag(sent)?;
+            self.record(sent)?;
         }
-        let at = self.etags.len();
-        self.etags.push(None);
+        let at = self.parts.len();
+        self.parts.push(None);
         self.count += 1;
         let (client, path, id) = (Arc::clone(&self.client), self.path.clone(), self.upload_id.clone());
         self.tasks.spawn(async move {
-            let (payload, _memory) = part.finish();
+            let (payload, _space) = part.finish();
             (at, client.put_part(&path, &id, at + 1, payload).await)
         });
         Ok(())
     }
 
-    /// Waits for the parts in flight, and returns the entity tags of all parts in order.
-    async fn finish(&mut self) -> Result<Vec<String>> {
+    /// Waits for the parts in flight, and returns all parts in order.
+    async fn finish(&mut self) -> Result<Vec<UploadedPart>> {
         while let Some(sent) = self.tasks.join_next().await {
-            self.record_etag(sent)?;
+            self.record(sent)?;
         }
-        let etags: Option<Vec<String>> = self.etags.drain(..).collect();
-        etags.ok_or_else(|| Error::Unavailable("a part was not sent".into()))
+        let parts: Option<Vec<UploadedPart>> = self.parts.drain(..).collect();
+        parts.ok_or_else(|| Error::Unavailable("a part was not sent".into()))
     }
 }
 
@@ -533,6 +564,8 @@ struct ObjectReader {
     response: Option<Response>,
     /// The number of retries since the last bytes were received.
     retries: usize,
+    /// The checksum of the bytes that were read, and the one that the server reports for the whole object.
+    crc32: Option<(crc32fast::Hasher, u32)>,
 }
 
 impl ObjectReader {
@@ -553,6 +586,7 @@ impl ObjectReader {
                 Ok(Some(bytes)) if bytes.len() as u64 <= self.unread.end - self.unread.start => {
                     self.unread.start += bytes.len() as u64;
                     self.retries = 0;
+                    self.verify(&bytes)?;
                     return Ok(Some(bytes));
                 }
                 Ok(Some(_)) => return Err("the S3 server sends more data than requested".into()),
@@ -575,6 +609,19 @@ impl ObjectReader {
     }
 }
 
+impl ObjectReader {
+    /// Adds bytes to the checksum. The last bytes are not passed on if the checksum is wrong.
+    fn verify(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+        let Some((hash, expected)) = &mut self.crc32 else { return Ok(()) };
+        hash.update(bytes);
+        if self.unread.is_empty() && hash.clone().finalize() != *expected {
+            tracing::error!(image = self.path.key, "a download is truncated: the object does not have its checksum");
+            return Err("the object does not have the checksum that the S3 server reports".into());
+        }
+        Ok(())
+    }
+}
+
 /// Checks that the response contains the requested range, and returns the size of the whole object.
 fn check_range(response: &Response, requested: &Range<u64>) -> Result<u64> {
     let wrong_range = || Error::Unavailable("the S3 server sends another range than requested".into());
@@ -592,6 +639,11 @@ fn check_range(response: &Response, requested: &Range<u64>) -> Result<u64> {
 fn path_of_url(url: &LocationUrl) -> Result<ObjectPath> {
     let (bucket, key) = location::bucket_and_key(url)?;
     Ok(ObjectPath { bucket: bucket.to_owned(), key: key.to_owned() })
+}
+
+fn cannot_buffer(error: std::io::Error) -> Error {
+    tracing::error!(%error, folder = %std::env::temp_dir().display(), "cannot keep a part in a temporary file");
+    Error::Unavailable(error.into())
 }
 
 fn cannot_read(error: S3Error) -> Error {

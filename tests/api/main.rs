@@ -40,6 +40,7 @@ mod schemas;
 mod server;
 mod side_by_side;
 mod standalone_clients;
+mod store_contract;
 mod stores;
 mod support;
 mod tags;

@@ -179,6 +179,113 @@ async fn an_upload_aborted_while_it_waits_for_memory_is_rolled_back_at_once() {
     nothing_is_left(&member, &image, &s3).await;
 }
 
+/// The parts of slow clients occupy all memory.
+#[tokio::test]
+async fn slow_uploads_do_not_delay_others() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let member = s.member("p1");
+    let mut slow = Vec::new();
+    // 112 MiB are available for parts, and a part has five MiB here.
+    for _ in 0..=112 / 5 {
+        let image = waiting_image(&member).await;
+        let mut stream = head_of_upload(&s.base, &image, 100_000_000, "").await;
+        stream.write_all(b"slow").await.unwrap();
+        slow.push(stream);
+        eventually("it is begun", || async { (status(&member, &image).await == "saving").then_some(()) }).await;
+    }
+    let data = bytes(12 * MIB + 345);
+    for length in [3, data.len()] {
+        let image = waiting_image(&member).await;
+        upload(&member, &image, chunked(&data[..length])).await.expect(204);
+        assert!(download(&member, &image).await == data[..length]);
+    }
+}
+
+/// The server accepts signatures for its own region only.
+#[tokio::test]
+async fn the_region_that_the_server_names_is_used() {
+    let s3 = S3::start().await;
+    let s = with_options(builder(), &s3.options(&s3.base()))
+        .option("s3", "s3_store_region_name", "eu-west-1")
+        .start()
+        .await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    upload(&member, &image, "abc").await.expect(204);
+    assert_eq!(download(&member, &image).await, b"abc");
+    assert_eq!(s.log().matches("names another region").count(), 1, "{}", s.log());
+}
+
+/// Another program replaces the keys while Glimpse runs.
+#[tokio::test]
+async fn the_keys_of_a_shared_credentials_file_are_used_and_read_again() {
+    let s3 = S3::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credentials");
+    let write_secret = |secret: &str| {
+        let text = format!("[images]\naws_access_key_id = test:glance\naws_secret_access_key = {secret}\n");
+        std::fs::write(&file, text).unwrap();
+    };
+    write_secret("old");
+    let s = with_options(builder(), &s3.options(&s3.base()))
+        .without("s3", "s3_store_access_key")
+        .without("s3", "s3_store_secret_key")
+        .environment("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap())
+        .environment("AWS_PROFILE", "images")
+        .start()
+        .await;
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    upload(&member, &image, "abc").await.expect(503);
+    write_secret("secret");
+    upload(&member, &image, "abc").await.expect(204);
+    assert_eq!(download(&member, &image).await, b"abc");
+}
+
+#[tokio::test]
+async fn a_missing_profile_of_a_shared_credentials_file_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credentials");
+    std::fs::write(&file, "[default]\naws_access_key_id = s3cret\n").unwrap();
+    let s = TestServer::builder()
+        .option("DEFAULT", "enabled_backends", "s3:s3")
+        .option("glance_store", "default_backend", "s3")
+        .option("s3", "s3_store_host", "127.0.0.1")
+        .option("s3", "s3_store_bucket", "images")
+        .environment("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap())
+        .start()
+        .await;
+    assert!(s.log().contains("[default] has no aws_secret_access_key"), "{}", s.log());
+    assert!(!s.log().contains("s3cret"), "{}", s.log());
+}
+
+/// The server compares the checksums of what it receives.
+#[tokio::test]
+async fn checksums_are_sent_and_verified_as_configured() {
+    let s3 = S3::start().await;
+    let proxy = FaultyProxy::start(&s3).await;
+    let s = with_options(builder(), &s3.options(&proxy.base))
+        .option("s3", "s3_store_enable_data_integrity_protection", true)
+        .option("s3", "s3_store_request_checksum_calculation", "when_supported")
+        .option("s3", "s3_store_response_checksum_validation", "when_supported")
+        .start()
+        .await;
+    let member = s.member("p1");
+    let (whole, parts) = (waiting_image(&member).await, waiting_image(&member).await);
+    upload(&member, &whole, "123456789").await.expect(204);
+    upload(&member, &parts, bytes(6 * MIB)).await.expect(204);
+    let sent = proxy.passed().into_iter().filter(|request| request.ends_with("+crc32")).collect::<Vec<_>>();
+    assert_eq!(sent, ["PUT  +crc32", "PUT partNumber +crc32", "PUT partNumber +crc32"]);
+    assert!(download(&member, &parts).await == bytes(6 * MIB));
+    proxy.fail("GET", Fault::Checksum(0xcbf4_3926));
+    assert_eq!(download(&member, &whole).await, b"123456789");
+    proxy.fail("GET", Fault::Checksum(1));
+    let read = async { member.request("GET", &format!("{whole}/file")).send().await?.bytes().await };
+    assert!(read.await.is_err());
+    assert!(s.log().contains("does not have its checksum"), "{}", s.log());
+}
+
 #[tokio::test]
 async fn interrupted_uploads_leave_no_data() {
     let mut s3 = S3::start().await;

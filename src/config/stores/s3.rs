@@ -9,9 +9,11 @@ group! {
     pub(crate) struct S3Store in "glance_store" {
         /// The host of the server, with `https://` in front of it for TLS.
         s3_store_host: Option<String> = None,
-        /// The region that requests are signed for. Default: the one in the name of Amazon's host.
+        /// The region that requests are signed for. Default: the one in the name of Amazon's host. If the server names another
+        /// one as the bucket's, that one is used from then on.
         s3_store_region_name: Option<String> = None,
-        /// The access key.
+        /// The access key. If neither key is set, both are read from the file that `AWS_SHARED_CREDENTIALS_FILE` names, else from
+        /// `~/.aws/credentials`.
         s3_store_access_key: Option<Secret> = None,
         /// The secret key.
         s3_store_secret_key: Option<Secret> = None,
@@ -29,6 +31,12 @@ group! {
         s3_store_thread_pools: u32 = 10 => 1..,
         /// A file of certificate authorities that the server's certificate can be signed by.
         s3_store_cacert: Option<PathBuf> = None,
+        /// Whether the next two options have an effect.
+        s3_store_enable_data_integrity_protection: bool = false,
+        /// Whether a CRC-32 is sent with the data.
+        s3_store_request_checksum_calculation: ChecksumUse = ChecksumUse::WhenRequired,
+        /// Whether data that is read as a whole is compared with the server's CRC-32, if the server has one.
+        s3_store_response_checksum_validation: ChecksumUse = ChecksumUse::WhenRequired,
     }
 }
 
@@ -42,5 +50,16 @@ choice! {
         Virtual = "virtual",
         /// In the path.
         Path = "path",
+    }
+}
+
+choice! {
+    /// When checksums are used.
+    pub(crate) enum ChecksumUse {
+        /// For requests that S3 accepts only with one: Glimpse sends none of these.
+        #[default]
+        WhenRequired = "when_required",
+        /// For all requests that can have one.
+        WhenSupported = "when_supported",
     }
 }

@@ -1,22 +1,28 @@
 //! An S3 client over HTTP. Requests are signed, have a timeout, and are retried after errors that can be transient.
 
 use std::{
-    fs,
+    fs, io,
     ops::Range,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
+use arc_swap::ArcSwap;
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
-use openssl::sha::{Sha256, sha256};
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Response, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use super::signature::{self, Keys, Signed};
-use crate::config::{BucketUrlFormat, S3Store};
+use super::{
+    credentials::Credentials,
+    payload::Payload,
+    signature::{self, Signed},
+};
+use crate::config::{BucketUrlFormat, ChecksumUse, S3Store};
 
 /// The timeout of connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +39,10 @@ const PAUSES: [Duration; 4] =
 const MAX_RESPONSE: usize = 8 << 20;
 /// The region if neither the configuration nor the host name specifies one.
 const DEFAULT_REGION: &str = "us-east-1";
+/// The header with the region of the bucket, also in an error response.
+const BUCKET_REGION: &str = "x-amz-bucket-region";
+/// The header with the CRC-32 of an object or part.
+const CRC32: header::HeaderName = header::HeaderName::from_static("x-amz-checksum-crc32");
 /// The characters that are percent-encoded in a path and in a query.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -54,6 +64,13 @@ pub(super) enum S3Error {
     /// The request cannot be signed.
     #[error("the request cannot be signed")]
     Signature(#[from] openssl::error::ErrorStack),
+    /// The request was signed for another region than the bucket's, or with keys that have been replaced. A retry uses the right
+    /// ones.
+    #[error("the S3 server expects a signature for another region or with newer keys")]
+    OutdatedSignature,
+    /// The data of the request cannot be read.
+    #[error("cannot read buffered data: {0}")]
+    Buffer(#[from] io::Error),
 }
 
 impl S3Error {
@@ -81,56 +98,14 @@ impl S3Error {
                     ["RequestTimeout", "SlowDown", "InternalError", "OperationAborted", "ServiceUnavailable"];
                 matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) || transient.contains(&code.as_str())
             }
-            Self::Connection(_) => true,
-            Self::TimedOut | Self::InvalidResponse(_) | Self::Signature(_) => false,
+            Self::Connection(_) | Self::OutdatedSignature => true,
+            Self::TimedOut | Self::InvalidResponse(_) | Self::Signature(_) | Self::Buffer(_) => false,
         }
     }
 }
 
 /// The result of a request.
 pub(super) type Result<T, E = S3Error> = std::result::Result<T, E>;
-
-/// The body of a request. It is kept in memory, so that the request can be retried.
-#[derive(Clone)]
-pub(super) struct Payload {
-    frames: Vec<Bytes>,
-    pub(super) len: u64,
-    sha256: String,
-}
-
-impl Payload {
-    pub(super) fn empty() -> Self {
-        Self { frames: Vec::new(), len: 0, sha256: signature::hex(&sha256(b"")) }
-    }
-
-    fn from_text(text: String) -> Self {
-        let sha256 = signature::hex(&sha256(text.as_bytes()));
-        Self { len: text.len() as u64, frames: vec![text.into()], sha256 }
-    }
-}
-
-/// A payload that is collected and hashed incrementally.
-pub(super) struct PayloadBuilder {
-    frames: Vec<Bytes>,
-    pub(super) len: u64,
-    hash: Sha256,
-}
-
-impl PayloadBuilder {
-    pub(super) fn new() -> Self {
-        Self { frames: Vec::new(), len: 0, hash: Sha256::new() }
-    }
-
-    pub(super) fn push(&mut self, frame: Bytes) {
-        self.hash.update(&frame);
-        self.len += frame.len() as u64;
-        self.frames.push(frame);
-    }
-
-    pub(super) fn finish(self) -> Payload {
-        Payload { frames: self.frames, len: self.len, sha256: signature::hex(&self.hash.finish()) }
-    }
-}
 
 /// The bucket and the key of an object. An empty key means the bucket itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,7 +131,7 @@ impl<'c> Call<'c> {
     }
 
     fn with_payload(self, payload: Payload) -> Self {
-        let timeout = READ_TIMEOUT + Duration::from_secs(payload.len / MIN_RATE);
+        let timeout = READ_TIMEOUT + Duration::from_secs(payload.len() / MIN_RATE);
         Self { payload, timeout, ..self }
     }
 }
@@ -169,6 +144,13 @@ pub(super) struct Multipart {
     /// Whether the server may have created another, unknown one, because the response to an earlier attempt was lost.
     #[serde(skip)]
     pub(super) may_have_duplicate: bool,
+}
+
+/// A part that the server has.
+#[derive(Debug, Clone)]
+pub(super) struct UploadedPart {
+    etag: String,
+    crc32: u32,
 }
 
 /// The response to `ListMultipartUploads`.
@@ -193,10 +175,13 @@ struct ListedMultipart {
 }
 
 /// The body of an error response.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ErrorBody {
     code: String,
+    /// The region of the bucket, if the request was signed for another one.
+    #[serde(default)]
+    region: Option<String>,
 }
 
 /// A client of one S3 server, with its credentials.
@@ -205,9 +190,15 @@ pub(super) struct Client {
     endpoint: Url,
     /// Whether a bucket's name is a part of the host name (virtual-hosted style) instead of the path.
     virtual_hosts: bool,
-    keys: Keys,
+    credentials: Credentials,
+    /// The region that requests are signed for.
+    region: ArcSwap<String>,
     /// The region in which buckets are created, if it is known.
     constraint: Option<String>,
+    /// Whether a checksum is sent with the data.
+    sends_checksums: bool,
+    /// Whether the server is asked for the checksum of data.
+    wants_checksums: bool,
 }
 
 impl Client {
@@ -216,12 +207,8 @@ impl Client {
     pub(super) fn open(options: &S3Store) -> Result<Self, String> {
         let missing = |name: &str| format!("{name} is missing");
         let host = options.s3_store_host.as_deref().ok_or_else(|| missing("s3_store_host"))?;
-        let access = options.s3_store_access_key.clone().ok_or_else(|| missing("s3_store_access_key"))?;
-        let secret = options.s3_store_secret_key.clone().ok_or_else(|| missing("s3_store_secret_key"))?;
+        let credentials = Credentials::open(options)?;
         let bucket = options.s3_store_bucket.as_deref().ok_or_else(|| missing("s3_store_bucket"))?;
-        if !access.expose().chars().all(|c| c.is_ascii_graphic()) {
-            return Err("s3_store_access_key: only letters, digits and punctuation are allowed".to_owned());
-        }
         let endpoint = if host.contains("://") { host.to_owned() } else { format!("http://{host}") };
         let endpoint = Url::parse(&endpoint).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
         let endpoint = endpoint.filter(|url| url.username().is_empty() && url.password().is_none());
@@ -240,7 +227,7 @@ impl Client {
         };
         let constraint = options.s3_store_region_name.clone().or_else(|| amazon_region(&endpoint));
         let region = constraint.clone().unwrap_or_else(|| DEFAULT_REGION.to_owned());
-        if !region.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
+        if !is_region(&region) {
             return Err(
                 "s3_store_region_name: only letters, digits, dashes, underscores and dots are allowed".to_owned()
             );
@@ -254,14 +241,36 @@ impl Client {
             http = http.tls_certs_only(certificates);
         }
         let http = http.build().map_err(|error| error.to_string())?;
-        Ok(Self { http, endpoint, virtual_hosts, keys: Keys { access, secret, region }, constraint })
+        let has_checksums =
+            |used| options.s3_store_enable_data_integrity_protection && used == ChecksumUse::WhenSupported;
+        Ok(Self {
+            http,
+            endpoint,
+            virtual_hosts,
+            credentials,
+            region: ArcSwap::from_pointee(region),
+            constraint,
+            sends_checksums: has_checksums(options.s3_store_request_checksum_calculation),
+            wants_checksums: has_checksums(options.s3_store_response_checksum_validation),
+        })
+    }
+
+    /// The server for a region. Amazon has one for each region; they do not serve each other's buckets.
+    fn endpoint(&self, region: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        if is_amazon(&url) && amazon_region(&url).is_none_or(|named| named != region) && region != DEFAULT_REGION {
+            let domain = if url.host_str().is_some_and(|host| host.ends_with(".cn")) { ".cn" } else { "" };
+            // A host name with a region in it is valid.
+            let _ = url.set_host(Some(&format!("s3.{region}.amazonaws.com{domain}")));
+        }
+        url
     }
 
     /// The request's URL, with the path and the query in the encoding that is signed.
-    fn url(&self, call: &Call<'_>) -> Result<Url> {
+    fn url(&self, call: &Call<'_>, region: &str) -> Result<Url> {
         let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
         let ObjectPath { bucket, key } = call.path;
-        let mut url = self.endpoint.clone();
+        let mut url = self.endpoint(region);
         let base = url.path().trim_end_matches('/').to_owned();
         if self.virtual_hosts && is_host_name(bucket) {
             let host = format!("{bucket}.{}", url.host_str().unwrap_or_default());
@@ -280,7 +289,8 @@ impl Client {
     }
 
     async fn send_once(&self, call: &Call<'_>) -> Result<Response> {
-        let url = self.url(call)?;
+        let (region, keys) = (self.region.load_full(), self.credentials.keys());
+        let url = self.url(call, &region)?;
         let host = &url[url::Position::BeforeHost..url::Position::AfterPort];
         let payload = &call.payload;
         // The server compares this with its own clock, so it is the real time even in tests that set the time.
@@ -290,22 +300,23 @@ impl Client {
             host,
             path: url.path(),
             query: url.query().unwrap_or_default(),
-            payload: &payload.sha256,
+            payload: payload.sha256(),
         };
-        let authorization = signature::authorization(&self.keys, &signed, now)?;
+        let authorization = signature::authorization(&keys, &region, &signed, now)?;
         let mut request = self
             .http
             .request(call.method.clone(), url.clone())
-            .header("x-amz-content-sha256", &payload.sha256)
+            .header("x-amz-content-sha256", payload.sha256())
             .header("x-amz-date", signature::format_date(now))
             .header(header::AUTHORIZATION, authorization);
+        if let Some(token) = &keys.token {
+            request = request.header("x-amz-security-token", token.expose());
+        }
         for (name, value) in &call.headers {
             request = request.header(name, value);
         }
         if matches!(call.method, Method::PUT | Method::POST) {
-            let frames = payload.frames.clone().into_iter().map(Ok::<_, std::convert::Infallible>);
-            let body = reqwest::Body::wrap_stream(futures_util::stream::iter(frames));
-            request = request.header(header::CONTENT_LENGTH, payload.len).body(body);
+            request = request.header(header::CONTENT_LENGTH, payload.len()).body(payload.to_body()?);
         }
         let sent = tokio::time::timeout(call.timeout, request.send()).await;
         let response = sent.map_err(|_| S3Error::TimedOut)?.map_err(S3Error::from_connection)?;
@@ -313,11 +324,19 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let code = match read_body(response).await {
-            Ok(body) => parse_xml::<ErrorBody>(&body).map(|error| error.code).unwrap_or_default(),
-            Err(_) => String::new(),
-        };
-        let code: String = code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+        let named = response.headers().get(BUCKET_REGION).and_then(|region| region.to_str().ok()).map(str::to_owned);
+        let body = read_body(response).await.unwrap_or_default();
+        let error = parse_xml::<ErrorBody>(&body).unwrap_or_default();
+        if let Some(named) = named.or(error.region).filter(|named| *named != *region && is_region(named)) {
+            tracing::info!(region = named, "the S3 server names another region as the bucket's");
+            self.region.store(Arc::new(named));
+            return Err(S3Error::OutdatedSignature);
+        }
+        let is_rejected = status == StatusCode::FORBIDDEN || error.code == "ExpiredToken";
+        if is_rejected && self.credentials.renew(&keys) {
+            return Err(S3Error::OutdatedSignature);
+        }
+        let code: String = error.code.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
         Err(S3Error::Answer { status, code })
     }
 
@@ -354,6 +373,9 @@ impl Client {
         etag: Option<&header::HeaderValue>,
     ) -> Result<Response> {
         let mut call = Call::new(Method::GET, path, &[]);
+        if self.wants_checksums && range.is_none() {
+            call.headers.push((header::HeaderName::from_static("x-amz-checksum-mode"), "ENABLED".to_owned()));
+        }
         if let Some(range) = range {
             let bytes = format!("bytes={}-{}", range.start, range.end.saturating_sub(1));
             call.headers.push((header::RANGE, bytes));
@@ -366,7 +388,15 @@ impl Client {
 
     /// Stores a whole object.
     pub(super) async fn put(&self, path: &ObjectPath, payload: Payload) -> Result<()> {
-        self.send(&Call::new(Method::PUT, path, &[]).with_payload(payload)).await.map(|_| ())
+        self.send(&self.with_checksum(Call::new(Method::PUT, path, &[]).with_payload(payload))).await.map(|_| ())
+    }
+
+    /// Adds the checksum of the data to a request, if the configuration wants it.
+    fn with_checksum<'c>(&self, mut call: Call<'c>) -> Call<'c> {
+        if self.sends_checksums {
+            call.headers.push((CRC32, checksum(call.payload.crc32())));
+        }
+        call
     }
 
     /// Deletes an object; succeeds if there is none.
@@ -398,24 +428,30 @@ impl Client {
     /// Creates a multipart upload.
     pub(super) async fn create_multipart(&self, path: &ObjectPath) -> Result<Multipart> {
         let mut attempts = 0;
-        let response = self.send_counting(&Call::new(Method::POST, path, &[("uploads", "")]), &mut attempts).await?;
+        let mut call = Call::new(Method::POST, path, &[("uploads", "")]);
+        if self.sends_checksums {
+            call.headers.push((header::HeaderName::from_static("x-amz-checksum-algorithm"), "CRC32".to_owned()));
+        }
+        let response = self.send_counting(&call, &mut attempts).await?;
         let created: Multipart = parse_xml(&read_body(response).await?)?;
         Ok(Multipart { may_have_duplicate: attempts > 1, ..created })
     }
 
-    /// Uploads a part, and returns its entity tag.
+    /// Uploads a part.
     pub(super) async fn put_part(
         &self,
         path: &ObjectPath,
         upload_id: &str,
         number: usize,
         part: Payload,
-    ) -> Result<String> {
+    ) -> Result<UploadedPart> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", upload_id)];
-        let response = self.send(&Call::new(Method::PUT, path, &query).with_payload(part)).await?;
+        let crc32 = part.crc32();
+        let response = self.send(&self.with_checksum(Call::new(Method::PUT, path, &query).with_payload(part))).await?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
-        etag.map(str::to_owned).ok_or(S3Error::InvalidResponse("a part without an entity tag"))
+        let etag = etag.ok_or(S3Error::InvalidResponse("a part without an entity tag"))?;
+        Ok(UploadedPart { etag: etag.to_owned(), crc32 })
     }
 
     /// Completes a multipart upload: the server joins its parts to an object of `size` bytes.
@@ -423,13 +459,17 @@ impl Client {
         &self,
         path: &ObjectPath,
         upload_id: &str,
-        etags: &[String],
+        uploaded: &[UploadedPart],
         size: u64,
     ) -> Result<()> {
         let mut parts = String::from("<CompleteMultipartUpload>");
-        for (number, etag) in (1..).zip(etags) {
-            let etag = quick_xml::escape::escape(etag);
-            parts += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>");
+        for (number, part) in (1..).zip(uploaded) {
+            let etag = quick_xml::escape::escape(&part.etag);
+            parts += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>");
+            if self.sends_checksums {
+                parts += &format!("<ChecksumCRC32>{}</ChecksumCRC32>", checksum(part.crc32));
+            }
+            parts += "</Part>";
         }
         parts += "</CompleteMultipartUpload>";
         let query = [("uploadId", upload_id)];
@@ -458,7 +498,7 @@ impl Client {
         let body =
             tokio::time::timeout(COMPLETE_TIMEOUT, read_body(response)).await.map_err(|_| S3Error::TimedOut)??;
         match parse_xml::<ErrorBody>(&body) {
-            Ok(ErrorBody { code }) => Err(S3Error::Answer { status, code }),
+            Ok(ErrorBody { code, .. }) => Err(S3Error::Answer { status, code }),
             Err(_) => Ok(()),
         }
     }
@@ -508,6 +548,18 @@ pub(super) fn content_length(response: &Response) -> Option<u64> {
     response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
+/// The CRC-32 of the whole object, if the server reports it. Of an object that was uploaded in parts, it reports one of their
+/// checksums, which is marked by a dash.
+pub(super) fn crc32(response: &Response) -> Option<u32> {
+    let value = BASE64.decode(response.headers().get(CRC32)?).ok()?;
+    Some(u32::from_be_bytes(value.try_into().ok()?))
+}
+
+/// A CRC-32 as S3 writes it.
+fn checksum(crc32: u32) -> String {
+    BASE64.encode(crc32.to_be_bytes())
+}
+
 /// Reads the whole body of a response that is not an object's data.
 async fn read_body(response: Response) -> Result<Vec<u8>> {
     let mut body = Vec::new();
@@ -540,11 +592,22 @@ fn is_amazon(endpoint: &Url) -> bool {
     [".amazonaws.com", ".amazonaws.com.cn"].iter().any(|domain| host.ends_with(domain))
 }
 
-/// The region in the name of an Amazon host.
+/// The region in the name of an Amazon host: a part of it like `eu-west-1`, with `s3-` in front of it in old names.
 fn amazon_region(endpoint: &Url) -> Option<String> {
-    let host = endpoint.host_str()?;
-    let rest = host.strip_suffix(".cn").unwrap_or(host).strip_suffix(".amazonaws.com")?;
-    rest.strip_prefix("s3-").or_else(|| rest.strip_prefix("s3.")).map(str::to_owned)
+    let host = endpoint.host_str().filter(|_| is_amazon(endpoint))?;
+    let is_numbered = |label: &&str| {
+        let has_number =
+            |(name, number): (&str, &str)| name.contains('-') && number.bytes().all(|b| b.is_ascii_digit());
+        label.rsplit_once('-').is_some_and(has_number)
+    };
+    let labels = host.split('.').map(|label| label.strip_prefix("s3-").unwrap_or(label));
+    labels.into_iter().find(is_numbered).map(str::to_owned)
+}
+
+/// Whether a text can be the name of a region. It becomes a part of a header, and of a host name.
+fn is_region(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (1..=64).contains(&text.len()) && text.chars().all(is_allowed)
 }
 
 #[cfg(test)]
@@ -583,7 +646,7 @@ mod tests {
         ] {
             let path = ObjectPath { bucket: bucket.to_owned(), key: "a/b".to_owned() };
             let call = Call::new(Method::POST, &path, &[("uploads", "")]);
-            assert_eq!(client(host, bucket, format).unwrap().url(&call).unwrap().as_str(), url);
+            assert_eq!(client(host, bucket, format).unwrap().url(&call, DEFAULT_REGION).unwrap().as_str(), url);
         }
     }
 
@@ -592,10 +655,25 @@ mod tests {
         for (host, region) in [
             ("s3-eu-west-1.amazonaws.com", "eu-west-1"),
             ("https://s3.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+            ("https://s3.dualstack.us-gov-west-1.amazonaws.com", "us-gov-west-1"),
             ("https://s3.amazonaws.com", "us-east-1"),
-            ("s3.example.com", "us-east-1"),
+            ("s3.eu-west-1.example.com", "us-east-1"),
         ] {
-            assert_eq!(client(host, "images", BucketUrlFormat::Auto).unwrap().keys.region, region);
+            assert_eq!(**client(host, "images", BucketUrlFormat::Auto).unwrap().region.load(), region);
+        }
+    }
+
+    #[test]
+    fn a_bucket_in_another_region_of_amazon_has_another_host() {
+        let path = ObjectPath { bucket: "images".to_owned(), key: "a".to_owned() };
+        for (host, url) in [
+            ("https://s3.amazonaws.com", "https://images.s3.eu-west-1.amazonaws.com/a"),
+            ("https://s3.us-east-2.amazonaws.com", "https://images.s3.eu-west-1.amazonaws.com/a"),
+            ("https://s3.dualstack.eu-west-1.amazonaws.com", "https://images.s3.dualstack.eu-west-1.amazonaws.com/a"),
+            ("https://s3.example.com", "https://s3.example.com/images/a"),
+        ] {
+            let client = client(host, "images", BucketUrlFormat::Auto).unwrap();
+            assert_eq!(client.url(&Call::new(Method::GET, &path, &[]), "eu-west-1").unwrap().as_str(), url);
         }
     }
 

@@ -12,6 +12,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse as _, Response},
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -134,6 +135,8 @@ pub(crate) enum Fault {
     AnswerLost,
     /// The connection is closed after N bytes of the response.
     Cut(usize),
+    /// The response reports this CRC-32 of the object.
+    Checksum(u32),
 }
 
 struct Passing {
@@ -183,7 +186,7 @@ impl FaultyProxy {
         self.state.faults.lock().unwrap().len()
     }
 
-    /// The methods and `Range` headers of the requests so far.
+    /// The methods and `Range` headers of the requests so far, with `+crc32` if their data had a checksum.
     pub(crate) fn passed(&self) -> Vec<String> {
         self.state.passed.lock().unwrap().clone()
     }
@@ -194,7 +197,8 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
     let range = head.headers.get("range").map_or("", |range| range.to_str().unwrap());
     let query = head.uri.query().unwrap_or_default();
     let query = query.split('=').next().unwrap_or_default();
-    state.passed.lock().unwrap().push(format!("{} {query}{range}", head.method).trim_end().to_owned());
+    let checksum = if head.headers.contains_key("x-amz-checksum-crc32") { " +crc32" } else { "" };
+    state.passed.lock().unwrap().push(format!("{} {query}{range}{checksum}", head.method).trim_end().to_owned());
     let is_free = |held: &Option<&str>| *held != Some(head.method.as_str());
     state.held.subscribe().wait_for(is_free).await.unwrap();
     let fault = {
@@ -226,6 +230,9 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
     let (status, mut headers) = (answer.status(), answer.headers().clone());
     for hop in ["transfer-encoding", "connection"] {
         headers.remove(hop);
+    }
+    if let Some(Fault::Checksum(crc32)) = fault {
+        headers.insert("x-amz-checksum-crc32", BASE64.encode(crc32.to_be_bytes()).parse().unwrap());
     }
     let mut left = match fault {
         Some(Fault::Cut(after)) => after,
