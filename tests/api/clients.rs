@@ -1,12 +1,10 @@
 //! The real clients (`openstack`, `glance` and `curl`) against the real server, with commands as a user types them.
 
-use std::{
-    os::{fd::OwnedFd, unix::net::UnixListener},
-    process::{Child, Command},
-};
+use std::process::Command;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use crate::support::{Keystone, ServerBuilder, TestServer, Web};
 
@@ -16,17 +14,17 @@ const IMAGE: &str = "4ca46bf1-5c61-48ff-b4f3-0ad4e5e3ba90";
 pub(crate) struct Shell {
     pub(crate) server: TestServer,
     pub(crate) environment: Vec<(&'static str, String)>,
-    _loaded: Loaded,
+    _programs: TempDir,
 }
 
 impl Shell {
     /// A shell with these variables in its environment.
     pub(crate) fn with(server: TestServer, variables: impl IntoIterator<Item = (&'static str, String)>) -> Self {
-        let loaded = Loaded::start(&server.data_dir());
-        let path = format!("{}:{}", loaded.dir.path().display(), Self::path());
+        let programs = programs();
+        let path = format!("{}:{}", programs.path().display(), Self::path());
         let mut environment = vec![("PATH", path)];
         environment.extend(variables);
-        Self { server, environment, _loaded: loaded }
+        Self { server, environment, _programs: programs }
     }
 
     /// The demo user of a standalone server, without a login.
@@ -106,37 +104,17 @@ impl Shell {
     }
 }
 
-/// The programs `openstack` and `glance`, which a process has loaded for all of a test's commands (tests/clients).
-struct Loaded {
-    process: Child,
-    /// The folder with the programs.
-    dir: tempfile::TempDir,
-}
-
-impl Loaded {
-    /// Begins to load them. Commands wait until they are loaded.
-    fn start(home: &std::path::Path) -> Self {
-        const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("socket");
-        let listener = OwnedFd::from(UnixListener::bind(&socket).unwrap());
-        for program in ["openstack", "glance"] {
-            let run = format!("python3 -IS '{SCRIPT}' run '{}' {program}", socket.display());
-            let path = dir.path().join(program);
-            std::fs::write(&path, format!("#!/bin/sh\nexec {run} \"$@\"\n")).unwrap();
-            std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        }
-        let mut python = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-clients/bin/python3"));
-        python.args([SCRIPT, "serve"]).env_clear().env("HOME", home).env("PATH", Shell::path()).stdin(listener);
-        Self { process: python.spawn().unwrap(), dir }
+/// A folder with programs `openstack` and `glance` that are loaded once for all tests (tests/loaded.py).
+fn programs() -> TempDir {
+    const HOME: &str = env!("CARGO_MANIFEST_DIR");
+    let dir = tempfile::tempdir().unwrap();
+    for program in ["openstack", "glance"] {
+        let run = format!("'{HOME}/target/test-clients/bin/python3' -IS '{HOME}/tests/loaded.py' {program}");
+        let path = dir.path().join(program);
+        std::fs::write(&path, format!("#!/bin/sh\nexec {run} \"$@\"\n")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     }
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    dir
 }
 
 /// `<&-` closes standard input: otherwise a client without a terminal uploads its standard input.

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     side_by_side::{described, empty_database, heads},
-    support::{Database, Engine, Glance, GlanceManage},
+    support::{Database, Engine, Glance},
 };
 
 /// Runs Glimpse under the name of Glance's command.
@@ -31,13 +31,9 @@ fn seen(output: &Output) -> (Option<i32>, String, String) {
 /// script sees.
 async fn is_the_same(start: &[&str], commands: &[&str]) {
     let ((_ours, ours), (_theirs, theirs)) = (empty_database().await, empty_database().await);
-    let mut glance = GlanceManage::start(&theirs);
     if !start.is_empty() {
-        let mut glance_on_ours = GlanceManage::start(&ours);
-        for head in start {
-            for manage in [&mut glance, &mut glance_on_ours] {
-                assert!(manage.run(&["db_upgrade", head]).status.success());
-            }
+        for database in [&ours, &theirs] {
+            Glance::sync_to(database, start).await;
         }
     }
     for command in commands {
@@ -46,7 +42,7 @@ async fn is_the_same(start: &[&str], commands: &[&str]) {
             assert!(manage(&ours, &["db", "upgrade"]).status.success());
         }
         let arguments: Vec<&str> = command.split(' ').collect();
-        let expected = glance.run(&arguments);
+        let expected = Glance::try_manage(&theirs, &arguments).await;
         let (code, out, error) = seen(&expected);
         let (our_code, our_out, our_error) = seen(&manage(&ours, &arguments));
         assert_eq!((our_code, &our_out), (code, &out), "{start:?}: {command}: {our_error}, Glance: {error}");
@@ -200,10 +196,13 @@ async fn a_database_that_cannot_be_read_is_an_error_as_in_glance() {
         Engine::Postgres | Engine::MySql => format!("{}-missing", database.url),
     };
     let missing = Database { url: missing, ..database };
-    let mut glance = GlanceManage::start(&missing);
     for command in ["version", "check", "sync"] {
         let (code, _, error) = seen(&manage(&missing, &["db", command]));
-        assert_eq!((code, glance.run(&["db", command]).status.code()), (Some(1), Some(1)), "{command}: {error}");
+        assert_eq!(
+            (code, Glance::try_manage(&missing, &["db", command]).await.status.code()),
+            (Some(1), Some(1)),
+            "{command}: {error}"
+        );
         assert!(error.contains("ERROR: "), "{command}: {error}");
     }
     assert!(dir.path().read_dir().unwrap().next().is_none());

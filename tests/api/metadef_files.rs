@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::{
     side_by_side::empty_database,
-    support::{Client, Database, Glance, GlanceManage, TestServer},
+    support::{Client, Database, Glance, TestServer},
 };
 
 /// The files that are part of Glance.
@@ -89,7 +89,7 @@ async fn the_files_that_glance_ships_are_loaded_the_same_and_served_by_either_pr
     let path = shipped();
     let path = path.to_str().unwrap();
     let output = run("glance-manage", &ours, &["db", "load_metadefs", "--path", path]);
-    let expected = GlanceManage::start(&theirs).run(&["db", "load_metadefs", "--path", path]);
+    let expected = Glance::try_manage(&theirs, &["db", "load_metadefs", "--path", path]).await;
     assert_eq!(seen(&output).0, Some(0));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(text.matches("loaded to database.").count(), 32, "{text}");
@@ -194,7 +194,6 @@ async fn existing_namespaces_are_treated_as_by_glance() {
         "objects": [{"name": "o", "properties": {}}, {"name": "o2", "description": "new", "properties": {}}],
         "tags": [{"name": "t"}, {"name": "u"}],
     });
-    let mut glance = GlanceManage::start(&theirs);
     let s = TestServer::builder().database(ours.clone()).start().await;
     let t = TestServer::builder().database(theirs.clone()).start().await;
     let path = path.to_str().unwrap().to_owned();
@@ -216,12 +215,16 @@ async fn existing_namespaces_are_treated_as_by_glance() {
             let first: &[&str] = &["db", "load_metadefs", "--path", &path];
             for (command, text) in [(&["db", "unload_metadefs"][..], &old), (first, &old)] {
                 file("metadefs/n.json", &text.to_string());
-                let output = if manage { glance.run(command) } else { run("glance-manage", database, command) };
+                let output = if manage {
+                    Glance::try_manage(database, command).await
+                } else {
+                    run("glance-manage", database, command)
+                };
                 assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
             }
         }
         file("metadefs/n.json", &new.to_string());
-        let (expected, output) = (glance.run(arguments), run("glance-manage", &ours, arguments));
+        let (expected, output) = (Glance::try_manage(&theirs, arguments).await, run("glance-manage", &ours, arguments));
         assert_eq!(seen(&output), seen(&expected), "{arguments:?}");
         assert_eq!(catalogue(&s.admin()).await, catalogue(&t.admin()).await, "{arguments:?}");
     }

@@ -1,21 +1,13 @@
 //! A real Glance for one test, on a given database.
 
-use std::{
-    ffi::OsStr,
-    fs,
-    io::{BufRead as _, BufReader, Write as _},
-    os::unix::process::ExitStatusExt as _,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
-};
+use std::{ffi::OsStr, fs, path::PathBuf, process::Output};
 
-use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
     Client, Database,
     database::free_port,
-    keystone::{output, script, script_at_the_end, try_script},
+    keystone::{script, script_at_the_end, try_output, try_script},
 };
 
 /// A running Glance, which is killed at the end of the test.
@@ -78,9 +70,16 @@ impl Glance {
 
     /// Runs `glance-manage` with these arguments, and returns its output.
     pub(crate) async fn manage(database: &Database, arguments: &[&str]) -> String {
+        let output = Self::try_manage(database, arguments).await;
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs `glance-manage` with these arguments, which may fail.
+    pub(crate) async fn try_manage(database: &Database, arguments: &[&str]) -> Output {
         let mut all: Vec<&OsStr> = vec!["manage".as_ref(), database.url.as_ref()];
         all.extend(arguments.iter().map(OsStr::new));
-        output("glance", &all).await
+        try_output("glance", &all).await
     }
 
     pub(crate) async fn start_again(&mut self) {
@@ -151,50 +150,5 @@ impl Drop for Glance {
             let end: Vec<&str> = log.lines().rev().take(40).collect();
             eprintln!("Glance's log, from its end:\n{}", end.join("\n"));
         }
-    }
-}
-
-/// Glance's `glance-manage` for several commands on one database (tests/glance-manage).
-pub(crate) struct GlanceManage {
-    process: Child,
-    results: BufReader<ChildStdout>,
-    _dir: TempDir,
-}
-
-impl GlanceManage {
-    /// Loads it.
-    pub(crate) fn start(database: &Database) -> Self {
-        let home = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let dir = TempDir::with_prefix("glimpse-manage-").unwrap();
-        let config = dir.path().join("glance-api.conf");
-        // As in tests/glance.
-        let url = database.url.replace("postgresql:", "postgresql+psycopg2:").replace('$', "$$");
-        fs::write(&config, format!("[database]\nconnection = {url}\n")).unwrap();
-        let mut process = Command::new(home.join("target/test-services/bin/python"))
-            .args([&home.join("tests/glance-manage"), &config])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let results = BufReader::new(process.stdout.take().unwrap());
-        Self { process, results, _dir: dir }
-    }
-
-    /// Runs a command, which may fail.
-    pub(crate) fn run(&mut self, arguments: &[&str]) -> Output {
-        let mut result = String::new();
-        writeln!(self.process.stdin.as_mut().unwrap(), "{}", json!(arguments)).unwrap();
-        self.results.read_line(&mut result).unwrap();
-        let result: Value = serde_json::from_str(&result).unwrap();
-        let text = |name: &str| result[name].as_str().unwrap().as_bytes().to_owned();
-        let code = i32::try_from(result["code"].as_i64().unwrap()).unwrap();
-        Output { status: ExitStatus::from_raw(code << 8), stdout: text("stdout"), stderr: text("stderr") }
-    }
-}
-
-impl Drop for GlanceManage {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

@@ -19,7 +19,7 @@ pub(crate) use self::{
     database::{Database, DatabaseServer, Engine},
     dns::Dns,
     gate::{Gate, Side},
-    glance::{Glance, GlanceManage},
+    glance::Glance,
     keystone::Keystone,
     proxy::Proxy,
     s3::{Fault, FaultyProxy, S3},
