@@ -4,11 +4,14 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use sqlx::{AnyConnection, AssertSqlSafe, Connection as _};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
+
+use super::program;
 
 /// A database engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +81,66 @@ impl Database {
         }
     }
 
+    /// Like [`Self::create`], with the schema. The program creates it once: other SQLite files and PostgreSQL databases are copies.
+    pub(crate) async fn synced(dir: &Path) -> Self {
+        match std::env::var("GLIMPSE_TEST_DATABASE") {
+            Ok(server) if Engine::of(&server) == Engine::Postgres => Self::synced_on_postgres(&server).await,
+            Ok(server) => {
+                let database = Self::create_on(&server).await;
+                database.sync();
+                database
+            }
+            Err(_) => {
+                let template = Path::new(env!("CARGO_TARGET_TMPDIR")).join("synced.sqlite");
+                if modified(&template).is_none_or(|time| time <= program_time()) {
+                    let making = Self::create(dir).await;
+                    making.sync();
+                    let made = template.with_extension(format!("{:x}", rand::random::<u64>()));
+                    std::fs::copy(making.path(), &made).unwrap();
+                    std::fs::rename(made, template).unwrap();
+                    return making;
+                }
+                let database = Self::create(dir).await;
+                std::fs::copy(template, database.path()).unwrap();
+                database
+            }
+        }
+    }
+
+    async fn synced_on_postgres(server: &str) -> Self {
+        let engine = Engine::Postgres;
+        let admin = Self { engine, url: format!("{server}/postgres") };
+        let template = format!("synced_{}", program_time().duration_since(UNIX_EPOCH).unwrap().as_nanos());
+        for _ in 0..20 {
+            let name = new_name();
+            if admin.try_execute(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.is_ok() {
+                return Self { engine, url: format!("{server}/{name}") };
+            }
+            // There is none yet, or its first user is still connected.
+            let making = Self::create_on(server).await;
+            making.sync();
+            let (_, name) = making.url.rsplit_once('/').unwrap();
+            let _ = admin.try_execute(&format!("ALTER DATABASE {name} RENAME TO {template}")).await;
+        }
+        panic!("no template {template}");
+    }
+
+    /// `glimpse db sync`
+    fn sync(&self) {
+        let config = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(config.path(), format!("[database]\nconnection = {}\n", self.url)).unwrap();
+        let output = program().arg("--config-file").arg(config.path()).args(["db", "sync"]).output().unwrap();
+        assert!(output.status.success(), "db sync: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The path of an SQLite file.
+    fn path(&self) -> &Path {
+        Path::new(self.url.strip_prefix("sqlite:///").unwrap())
+    }
+
     async fn create_on(server: &str) -> Self {
         let engine = Engine::of(server);
-        let name = format!("test_{:032x}", rand::random::<u128>());
+        let name = new_name();
         let admin = match engine {
             Engine::Postgres => format!("{server}/postgres"),
             _ => format!("{server}/mysql"),
@@ -106,8 +166,12 @@ impl Database {
     }
 
     pub(crate) async fn execute(&self, sql: &str) -> u64 {
+        self.try_execute(sql).await.unwrap()
+    }
+
+    async fn try_execute(&self, sql: &str) -> Result<u64, sqlx::Error> {
         let mut connection = self.connect().await;
-        sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap().rows_affected()
+        Ok(sqlx::query(AssertSqlSafe(sql.to_owned())).execute(&mut connection).await?.rows_affected())
     }
 
     /// Executes all of these statements in one transaction.
@@ -135,6 +199,20 @@ impl Database {
         let mut connection = self.connect().await;
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut connection).await.unwrap()
     }
+}
+
+/// The name of a new database.
+fn new_name() -> String {
+    format!("test_{:032x}", rand::random::<u128>())
+}
+
+/// When the program was built.
+fn program_time() -> SystemTime {
+    modified(Path::new(program().get_program())).unwrap()
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|file| file.modified()).ok()
 }
 
 /// A port that is free at this moment.

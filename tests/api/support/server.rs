@@ -59,17 +59,18 @@ impl ServerBuilder {
         one.environment("RUST_LOG", "info,sqlx=debug")
     }
 
-    /// Syncs the database, starts the server, and waits until it listens.
+    /// Starts the server on a synced database, and waits until it listens.
     pub(crate) async fn start(self) -> TestServer {
         self.start_after("sync").await
     }
 
-    /// Prepares the database with this command of `db`, starts the server, and waits until it listens.
+    /// Prepares its database with this command of `db`, starts the server, and waits until it listens.
     pub(crate) async fn start_after(self, prepare: &str) -> TestServer {
         let dir = tempfile::tempdir().unwrap();
+        let is_synced = self.database.is_none();
         let database = match self.database {
             Some(database) => database,
-            None => Database::create(dir.path()).await,
+            None => Database::synced(dir.path()).await,
         };
         let mut text = String::new();
         // If the database is not the embedded one, the default folder of image data is Glance's.
@@ -93,8 +94,10 @@ impl ServerBuilder {
         fs::write(&config, text).unwrap();
         let mut server =
             TestServer { base: String::new(), database, config, dir, environment: self.environment, running: None };
-        let prepared = server.command(&["db", prepare]).output().unwrap();
-        assert!(prepared.status.success(), "db {prepare}: {}", String::from_utf8_lossy(&prepared.stderr));
+        if !is_synced {
+            let prepared = server.command(&["db", prepare]).output().unwrap();
+            assert!(prepared.status.success(), "db {prepare}: {}", String::from_utf8_lossy(&prepared.stderr));
+        }
         server.start_again().await;
         server
     }
