@@ -9,7 +9,7 @@ use crate::{
     app::App,
     error::{Error, Result},
     limits::{StorageLeft, over_quota},
-    model::Image,
+    model::{DataFacts, Image},
     store::{self, Object, Store, Stored},
     stream::{self, Chunk, Demand, Incomplete},
 };
@@ -30,10 +30,32 @@ pub(crate) struct Source {
 pub(crate) struct Ingested {
     /// The stored data.
     pub(crate) stored: Stored,
-    /// The data's size in bytes.
-    pub(crate) size: u64,
-    /// The observers, which have seen all data.
-    pub(crate) observers: Observers,
+    /// What is known of the data.
+    pub(crate) facts: Facts,
+}
+
+/// What is known of data that is stored.
+pub(crate) enum Facts {
+    /// It is a copy of data with these facts.
+    Known(DataFacts),
+    /// Its size in bytes, and the observers, which have seen all of it.
+    Observed {
+        /// The data's size in bytes.
+        size: u64,
+        /// The observers.
+        observers: Observers,
+    },
+}
+
+impl Facts {
+    /// # Errors
+    /// As [`Observers::finish`].
+    pub(crate) async fn finish(self) -> Result<DataFacts> {
+        match self {
+            Self::Known(facts) => Ok(facts),
+            Self::Observed { size, observers } => observers.finish(size).await,
+        }
+    }
 }
 
 /// Moves all data of an image into the store, and shows it to the image's observers.
@@ -49,7 +71,7 @@ pub(crate) async fn ingest(
 ) -> Result<Ingested> {
     let observers = Observers::start(app, image)?;
     match ingest_raw(app, object, store, source, observers.inputs()).await {
-        Ok((stored, size)) => Ok(Ingested { stored, size, observers }),
+        Ok((stored, size)) => Ok(Ingested { stored, facts: Facts::Observed { size, observers } }),
         Err(Interrupted::ByObserver) => Err(observers.into_error().await),
         Err(Interrupted::Because(error)) => Err(error),
     }

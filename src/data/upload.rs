@@ -70,14 +70,14 @@ impl Upload {
         // Until this is dropped, recovery does not take the upload for an abandoned one.
         let _active = self.app.process.begin_upload(transfer.id());
         let image = with_timeout(&self.app, self.begin_after_cleanup(&transfer.record, announced)).await?;
-        let Ingested { stored, size, observers } = match self.receive(&transfer, &image, announced, data).await {
+        let Ingested { stored, facts } = match self.receive(&transfer, &image, announced, data).await {
             Ok(ingested) => ingested,
             Err(error) => return Err(transfer.abort(error).await?),
         };
         let facts = async {
-            let facts = observers.finish(size).await?;
+            let facts = facts.finish().await?;
             // Check the quota again, before the data is moved to its path: uploads that began later may be complete.
-            self.check_storage_quota(Some(size)).await?;
+            self.check_storage_quota(u64::try_from(facts.size).ok()).await?;
             Ok(facts)
         };
         match facts.await {

@@ -22,7 +22,7 @@ use crate::{
     app::App,
     context::{Context, Identity},
     data::{
-        ingest::{Ingested, Interrupted, Source, ingest, ingest_raw, inspect, store_error},
+        ingest::{Facts, Ingested, Interrupted, Source, ingest, ingest_raw, inspect, store_error},
         placement, recovery, removal,
         transfer::Transfer,
     },
@@ -374,16 +374,25 @@ impl Import<'_> {
             counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
         });
         let (supply, demand) = stream::apart(Box::pin(data));
-        let mut ingesting = pin!(ingest(demand));
-        let mut supplying = pin!(supply.send());
-        let mut is_supplied = false;
+        let moving = async {
+            let mut ingesting = pin!(ingest(demand));
+            tokio::select! {
+                ended = &mut ingesting => ended,
+                () = supply.send() => ingesting.await,
+            }
+        };
+        self.with_progress(moved, moving).await
+    }
+
+    /// Moves data by `moving`, which adds the number of bytes to `moved`, and records that as the progress.
+    async fn with_progress<T>(&self, moved: &AtomicU64, moving: impl Future<Output = Result<T>>) -> Result<T, Stop> {
+        let mut moving = pin!(moving);
         let mut report = report_interval(self.app);
         report.tick().await;
         let mut logged = Instant::now();
         loop {
             tokio::select! {
-                ended = &mut ingesting => return Ok(ended?),
-                () = &mut supplying, if !is_supplied => is_supplied = true,
+                ended = &mut moving => return Ok(ended?),
                 _ = report.tick() => {
                     let bytes = moved.load(Ordering::Relaxed);
                     if logged.elapsed() >= REPORT {
@@ -561,11 +570,10 @@ impl Import<'_> {
         Err(Error::store_failed("no location of the image can be read").into())
     }
 
-    /// Copies the data into a store, and shows it to the image's observers. Adds the number of bytes to `moved`.
+    /// Copies the data into a store. Adds the number of bytes to `moved`.
     ///
-    /// Between file stores on one file system, the kernel copies the data or lets both files share it. The image's digest is known, but
-    /// the data may be damaged. So the digests are computed nevertheless, as in Glance, which computes them of the data that it reads:
-    /// of the original, while it is copied. The copy itself is not read again.
+    /// Between file stores on one file system, the kernel copies the data or lets both files share it. If the image's digests are known,
+    /// the data is not read for them: that would take most of the time. Otherwise they are computed of the original, while it is copied.
     async fn receive(
         &self,
         image: &Image,
@@ -576,12 +584,7 @@ impl Import<'_> {
         let app = self.app;
         let Original { size, data, location } = self.open(image).await?;
         let expected = image.size.and_then(|size| u64::try_from(size).ok());
-        if let (Some(size), Some(expected)) = (size, expected)
-            && size != expected
-        {
-            let message = format!("Image size mismatch. Expected {expected} but got {size}");
-            return Err(Error::Invalid(message).into());
-        }
+        check_size(size, expected)?;
         let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
         left.admits(size).map_err(over_quota)?;
         let copy = match &location {
@@ -592,21 +595,31 @@ impl Import<'_> {
             tracing::debug!(store = store.id, "the kernel copies the data");
         }
         let size = size.and_then(|size| i64::try_from(size).ok());
-        let ingest = |data| async {
-            let source = Source { data, size, left, timeout: download::PATIENCE };
-            match copy {
-                Some(copy) => {
-                    let copying = async { copy.complete().await.map_err(store_error) };
-                    let (stored, (size, observers)) = tokio::try_join!(copying, inspect(app, image, source))?;
-                    Ok(Ingested { stored, size, observers })
-                }
-                None if self.method == Method::Legacy => {
-                    ingest(app, image, object, store, source).await.map_err(download_error)
-                }
-                None => ingest(app, image, object, store, source).await,
+        let source = |data| Source { data, size, left, timeout: download::PATIENCE };
+        let known = facts_of(image).filter(|_| self.method == Method::CopyImage);
+        match (copy, known) {
+            (Some(copy), Some(facts)) => {
+                check_size(Some(copy.size()), expected)?;
+                let copying = async { copy.complete(moved).await.map_err(store_error) };
+                let stored = self.with_progress(moved, copying).await?;
+                Ok(Ingested { stored, facts: Facts::Known(facts) })
             }
-        };
-        self.move_data(data, moved, ingest).await
+            (Some(copy), None) => {
+                let ingest = |data| async {
+                    let copying = async { copy.complete(&AtomicU64::default()).await.map_err(store_error) };
+                    let (stored, (size, observers)) = tokio::try_join!(copying, inspect(app, image, source(data)))?;
+                    Ok(Ingested { stored, facts: Facts::Observed { size, observers } })
+                };
+                self.move_data(data, moved, ingest).await
+            }
+            (None, _) => {
+                let ingest = |data| async {
+                    let ingested = ingest(app, image, object, store, source(data)).await;
+                    if self.method == Method::Legacy { ingested.map_err(download_error) } else { ingested }
+                };
+                self.move_data(data, moved, ingest).await
+            }
+        }
     }
 
     /// The store with this name.
@@ -624,11 +637,11 @@ impl Import<'_> {
         let _active = app.process.begin_upload(&id);
         let (transfer, image) = self.begin_transfer(&store, &id).await?;
         let received = self.receive(&image, &transfer.object, &store, &Arc::default()).await;
-        let Ingested { stored, size, observers } = match received {
+        let Ingested { stored, facts } = match received {
             Ok(received) => received,
             Err(stop) => return Err(abort(&transfer, stop).await),
         };
-        let facts = match observers.finish(size).await.and_then(|facts| check_same(&image, &facts).map(|()| facts)) {
+        let facts = match facts.finish().await.and_then(|facts| check_same(&image, &facts).map(|()| facts)) {
             Ok(facts) => facts,
             Err(error) => return Err(discard(&transfer, error.into()).await),
         };
@@ -841,6 +854,27 @@ fn download_error(error: Error) -> Error {
     match error {
         Error::Invalid(_) => Error::StoreUnavailable("The download of the image's data was interrupted.".to_owned()),
         error => error,
+    }
+}
+
+/// The facts of the image's data, if it has data and its digests are known.
+fn facts_of(image: &Image) -> Option<DataFacts> {
+    Some(DataFacts {
+        size: image.size?,
+        virtual_size: image.virtual_size,
+        checksum: image.checksum.clone()?,
+        os_hash_algo: image.os_hash_algo.clone()?,
+        os_hash_value: image.os_hash_value.clone()?,
+    })
+}
+
+/// Checks that the data has the image's size, if both are known.
+fn check_size(size: Option<u64>, expected: Option<u64>) -> Result<()> {
+    match (size, expected) {
+        (Some(size), Some(expected)) if size != expected => {
+            Err(Error::Invalid(format!("Image size mismatch. Expected {expected} but got {size}")))
+        }
+        _ => Ok(()),
     }
 }
 

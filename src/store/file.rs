@@ -10,8 +10,11 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     path::{Component, Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -170,16 +173,17 @@ impl FileDriver {
         let (theirs, url, dirs) = (Arc::clone(&from.dirs), url.clone(), Arc::clone(&self.dirs));
         let opened = self.with_timeout(move || {
             let from = File::open(path_of(&theirs, &url)?).map_err(from_io)?;
-            let size = from.metadata().map_err(from_io)?.len();
-            Ok((from, size, Self::choose_dir(&dirs, size)?.clone()))
+            let original = from.metadata().map_err(from_io)?;
+            let modified = original.modified().map_err(from_io)?;
+            Ok((from, original.len(), modified, Self::choose_dir(&dirs, original.len())?.clone()))
         });
-        let (from, size, dir) = opened.await?;
+        let (from, size, modified, dir) = opened.await?;
         let (path, unfinished) = (join(&dir.path, &object.image_id), unfinished_path(&dir.path, object));
         let stored = Stored { url: format!("file://{path}").into(), metadata: self.metadata_of(&path) };
         let (hole, permissions) = (self.hole, self.permissions);
         blocking(move || {
             let to = Unfinished::create(unfinished, hole).map_err(from_io)?;
-            let mut copy = FileCopy { from, to, size, stored, permissions };
+            let mut copy = FileCopy { from, to, size, modified, stored, permissions };
             let is_begun = copy.share().map_err(from_io)? || copy.begin().map_err(from_io)?;
             Ok(is_begun.then_some(copy))
         })
@@ -556,21 +560,39 @@ pub(crate) struct FileCopy {
     to: Unfinished,
     /// The size of the original in bytes.
     size: u64,
+    /// When the original was last modified.
+    modified: SystemTime,
     stored: Stored,
     permissions: Option<u32>,
 }
 
 impl FileCopy {
-    /// Copies the rest, and syncs the file. If this is dropped, the file is removed.
+    /// The size of the original in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Copies the rest, adds the number of bytes to `moved`, and syncs the file. If this is dropped, the file is removed.
     ///
     /// # Errors
-    /// `Full`, `Unavailable`
-    pub(crate) async fn complete(mut self) -> Result<Stored> {
+    /// `Full`, `Unavailable`, also if the original has changed meanwhile
+    pub(crate) async fn complete(mut self, moved: &AtomicU64) -> Result<Stored> {
+        moved.fetch_add(self.to.written, Ordering::Relaxed);
         while self.to.written < self.size {
+            let before = self.to.written;
             self = blocking(move || self.copy_part(COPY_SIZE).map(|_| self).map_err(from_io)).await?;
+            moved.fetch_add(self.to.written - before, Ordering::Relaxed);
         }
-        let Self { to, stored, permissions, .. } = self;
-        blocking(move || to.finish(permissions).map_err(from_io)).await?;
+        blocking(move || self.finish().map_err(from_io)).await
+    }
+
+    fn finish(self) -> io::Result<Stored> {
+        let Self { from, to, size, modified, stored, permissions } = self;
+        let after = from.metadata()?;
+        if (after.len(), after.modified()?) != (size, modified) || to.written != size {
+            return Err(io::Error::other("the original of a copy has changed meanwhile"));
+        }
+        to.finish(permissions)?;
         Ok(stored)
     }
 
@@ -579,8 +601,7 @@ impl FileCopy {
         if rustix::fs::ioctl_ficlone(&self.to.file, &self.from).is_err() {
             return Ok(false);
         }
-        self.size = self.to.file.metadata()?.len();
-        self.to.written = self.size;
+        self.to.written = self.to.file.metadata()?.len();
         Ok(true)
     }
 

@@ -444,7 +444,8 @@ async fn a_store_that_fails_decides_as_all_stores_must_succeed_says() {
 #[tokio::test]
 async fn an_active_image_is_copied_to_further_stores() {
     let dir = tempfile::tempdir().unwrap();
-    let s = with_stores(dir.path(), 80).start().await;
+    // The kernel does not copy into such a store.
+    let s = with_stores(dir.path(), 80).option("second", "filesystem_thin_provisioning", true).start().await;
     let (member, admin) = (s.member("p1"), s.admin());
     let data = bytes(1_000_000);
     let image = crate::data::image_with(&member, &data).await;
@@ -780,7 +781,6 @@ async fn a_store_that_fails_among_several_at_once_decides_as_all_stores_must_suc
     nothing_is_left(&s, dir.path()).await;
 }
 
-/// The digests are those of the data nevertheless: see `an_active_image_is_copied_to_further_stores` for damaged data.
 #[tokio::test]
 async fn the_kernel_copies_data_between_file_stores() {
     let dir = tempfile::tempdir().unwrap();
@@ -804,6 +804,38 @@ async fn the_kernel_copies_data_between_file_stores() {
         let logged = s.log().matches("the kernel copies the data").count();
         assert_eq!(logged, copies * 3, "{}", s.log());
         s.kill();
+    }
+}
+
+/// The digests of such data are known: it is not read for them. Its size is compared.
+#[tokio::test]
+async fn data_that_the_kernel_copies_is_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for parallel in [1, 2] {
+        let s = with_stores(dir.path(), 80).option("image_import_opts", "max_parallel_stores", parallel).start().await;
+        let admin = s.admin();
+        let image = crate::data::image_with(&admin, &bytes(40_000_000)).await;
+        let before = admin.get(&image).await.expect(200).json();
+        let original = dir.path().join("images").join(id(&image));
+        let copy = json!({"method": {"name": "copy-image"}, "all_stores": true});
+        let damaged = vec![1; 40_000_000];
+        fs::write(&original, &damaged[1..]).unwrap();
+        import(&admin, &image, &copy).await.expect(202);
+        let task = ended(&admin, &image).await;
+        assert_eq!(
+            (&task["status"], &task["message"]),
+            (&json!("failure"), &json!("Image size mismatch. Expected 40000000 but got 39999999"))
+        );
+        fs::write(&original, &damaged).unwrap();
+        s.database.execute("UPDATE tasks SET image_id = NULL").await;
+        import(&admin, &image, &copy).await.expect(202);
+        assert_eq!(ended(&admin, &image).await["status"], "success", "{}", s.log());
+        let shown = admin.get(&image).await.expect(200).json();
+        assert_eq!(shown["stores"], "fs,second");
+        for fact in ["size", "virtual_size", "checksum", "os_hash_algo", "os_hash_value"] {
+            assert_eq!(shown[fact], before[fact], "{fact}");
+        }
+        nothing_is_left(&s, dir.path()).await;
     }
 }
 

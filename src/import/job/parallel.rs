@@ -152,8 +152,8 @@ impl Import<'_> {
         let received = self.receive(image, object, part.transfer.store(), moved).await;
         // A store that fails has removed what it has received. One that is cancelled may not have.
         part.has_data.store(!matches!(received, Err(Stop::Failed(..))), Ordering::Relaxed);
-        let Ingested { stored, size, observers } = received?;
-        let facts = observers.finish(size).await?;
+        let Ingested { stored, facts } = received?;
+        let facts = facts.finish().await?;
         let hold = part.transfer.place(&stored).await?;
         let published = self.publish_part(part, &stored, &facts).await;
         hold.release().await;
