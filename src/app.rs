@@ -19,6 +19,7 @@ use crate::{
         identity_file::{IdentityError, IdentityFile},
         standalone::Standalone,
     },
+    cache::Cache,
     config::{Auth, Config, Database, DatabaseUrl, Target},
     db::{self, Db, migrate::Schema},
     egress::EgressFilter,
@@ -51,6 +52,8 @@ pub(crate) struct App {
     pub(crate) schemas: Schemas,
     /// The stores that keep image data.
     pub(crate) stores: Stores,
+    /// The image cache, if the configuration has one.
+    pub(crate) cache: Option<Arc<Cache>>,
     /// This process.
     pub(crate) process: Process,
     /// Work that outlives its request.
@@ -168,6 +171,7 @@ impl App {
         let filter = Arc::new(EgressFilter::new(&config.import_filtering_opts));
         let stores = Stores::open(&config.stores, &config.image_dir(), &config.staging_dir(), &filter);
         let stores = stores.map_err(StartError::Config)?;
+        let cache = Cache::open(&config, &db, clock).await.map_err(StartError::Config)?;
         Ok(Self {
             config,
             db,
@@ -177,6 +181,7 @@ impl App {
             protections,
             schemas,
             stores,
+            cache,
             process: Process::new(),
             work: TaskTracker::new(),
             egress: filter,

@@ -14,7 +14,7 @@
 //! * `data`: services for the data of images: upload, download, removal, rollback of interrupted uploads.
 //! * `access`: decides whether a caller sees an image, and what the policy allows the caller to do to it.
 //! * `app`: `App`, the parts below, joined once at start.
-//! * `process`: this process among the processes on the same database. `limits`: quotas.
+//! * `process`: this process among the processes on the same database. `limits`: quotas. `cache`: the image cache.
 //! * `db`: the records: connections, transactions, migrations, and one file of queries per noun.
 //! * `store`: the data: the `Driver` trait, the registry of stores, and the drivers.
 //! * `auth`: authenticates callers.
@@ -30,6 +30,7 @@ mod access;
 mod app;
 mod auth;
 mod background;
+mod cache;
 pub mod cli;
 mod config;
 mod context;

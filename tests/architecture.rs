@@ -39,8 +39,8 @@ const LAYOUT: Layout<'_> = Layout {
         &["access"],
         // The application: all parts below, joined once at start.
         &["app"],
-        // The process with its heartbeat id; quotas and limits of projects.
-        &["process", "limits"],
+        // The process with its heartbeat id; quotas and limits of projects; the image cache.
+        &["process", "limits", "cache"],
         // Queries, written once for the three engines.
         &["db"],
         // Drivers for the places where bytes are stored.

@@ -1,6 +1,7 @@
 //! Work that no request waits for: jobs, each with a name, a period, its last run and its last error.
 
 mod audit;
+mod cache;
 mod heartbeat;
 mod policy;
 mod recovery;
@@ -68,6 +69,32 @@ impl Job {
     }
 }
 
+/// The period in which downloads from the image cache are recorded. A process that is killed loses those of one period.
+const HITS_PERIOD: Duration = Duration::from_millis(500);
+
+/// Runs the jobs of the image cache for ever, if there is one.
+async fn run_cache(app: &Arc<App>) {
+    let Some(cache) = &app.cache else { return };
+    let hits = Job::new("recording of cache hits", HITS_PERIOD, "they are recorded later");
+    let period = app.config.glimpse.cache_interval;
+    let tidying = async {
+        if !period.is_zero() {
+            let job = Job::new("housekeeping of the image cache", period, "it is neither pruned nor filled");
+            job.repeat(Duration::ZERO, async || cache::tidy(app, cache).await).await;
+        }
+    };
+    tokio::join!(hits.repeat(HITS_PERIOD, async || cache.record_hits().await), tidying);
+}
+
+/// Records the downloads from the image cache that are not recorded yet, before the process ends.
+pub(crate) async fn record_hits(app: &App) {
+    if let Some(cache) = &app.cache
+        && let Err(error) = cache.record_hits().await
+    {
+        tracing::warn!(%error, "the last downloads from the image cache are not counted");
+    }
+}
+
 /// Runs all jobs for ever, except the heartbeat, which must outlive the others.
 pub(crate) async fn run(app: &Arc<App>) {
     let heartbeat = heartbeat::period(app);
@@ -80,6 +107,7 @@ pub(crate) async fn run(app: &Arc<App>) {
         recovery.repeat(Duration::ZERO, async || watch.check(app, heartbeat).await),
         tidying.repeat(heartbeat, async || tidy::run(app, heartbeat * MISSED).await),
         auditing.repeat(heartbeat, async || audit.run(app, heartbeat * MISSED).await),
+        run_cache(app),
     );
 }
 

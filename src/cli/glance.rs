@@ -1,5 +1,5 @@
-//! Glance's commands by their names. If the program is started through a link named `glance-api`, `glance-manage` or
-//! `glance-status`, it accepts that command's arguments and exits with its codes, so existing scripts keep working. Under the name of
+//! Glance's commands by their names. If the program is started through a link named `glance-api`, `glance-manage`, `glance-status`
+//! or `glance-cache-…`, it accepts that command's arguments and exits with its codes, so existing scripts keep working. Under the name of
 //! another command of Glance, it fails, whatever its arguments are.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 
 use super::{
-    CommandResult, SourceArguments, database, metadefs,
+    CommandResult, SourceArguments, cache, cache_manage, database, metadefs,
     schema::{self, Program},
     serve, status,
 };
@@ -23,20 +23,16 @@ pub(super) enum Name {
     Api,
     Manage,
     Status,
+    CacheCleaner,
+    CacheManage,
+    CachePrefetcher,
+    CachePruner,
     /// A command that Glimpse does not have yet.
     Missing(&'static str),
 }
 
 /// The commands of Glance that Glimpse does not have yet.
-const MISSING: [&str; 7] = [
-    "glance-cache-cleaner",
-    "glance-cache-manage",
-    "glance-cache-prefetcher",
-    "glance-cache-pruner",
-    "glance-control",
-    "glance-replicator",
-    "glance-scrubber",
-];
+const MISSING: [&str; 3] = ["glance-control", "glance-replicator", "glance-scrubber"];
 
 impl Name {
     /// The command that the path of the program names, if it is one of Glance's.
@@ -46,6 +42,10 @@ impl Name {
             "glance-api" => Some(Self::Api),
             "glance-manage" => Some(Self::Manage),
             "glance-status" => Some(Self::Status),
+            "glance-cache-cleaner" => Some(Self::CacheCleaner),
+            "glance-cache-manage" => Some(Self::CacheManage),
+            "glance-cache-prefetcher" => Some(Self::CachePrefetcher),
+            "glance-cache-pruner" => Some(Self::CachePruner),
             _ => MISSING.into_iter().find(|missing| *missing == name).map(Self::Missing),
         }
     }
@@ -82,6 +82,10 @@ impl Name {
                 let StatusCommand::Upgrade(UpgradeCommand::Check) = arguments.command;
                 status::check(load(arguments.sources, arguments.common))
             }
+            Self::CacheCleaner => run_cache(cache::Command::Clean),
+            Self::CacheManage => cache_manage::run(&cache_manage::Arguments::parse()),
+            Self::CachePrefetcher => run_cache(cache::Command::Prefetch),
+            Self::CachePruner => run_cache(cache::Command::Prune),
             Self::Missing(name) => Err(format!("Glimpse does not have {name} yet; nothing was done").into()),
         }
     }
@@ -105,6 +109,14 @@ const ACTIONS: &str = "Available actions for 'db':
 \tupgrade - Upgrade the database's migration level
 \tversion - Print database's current migration level
 \tversion_control - Place a database under migration control";
+
+/// Runs one of the tools of the image cache. They also read `glance-cache.conf`, which overrides the other default files.
+fn run_cache(command: cache::Command) -> CommandResult {
+    let CacheTool { sources, common } = CacheTool::parse();
+    let names_files = !sources.config_file.is_empty();
+    let sources = Sources { overrides: common.overrides(), ..sources.into() };
+    cache::run(Config::load(&if names_files { sources } else { sources.with_cache_file() })?, command)
+}
 
 fn load(sources: SourceArguments, common: Common) -> Result<Config, Box<dyn std::error::Error>> {
     Ok(Config::load(&Sources { overrides: common.overrides(), ..sources.into() })?)
@@ -181,6 +193,16 @@ struct Manage {
     common: Common,
     #[command(subcommand)]
     command: ManageCommand,
+}
+
+/// Tend the image cache (Glimpse in place of Glance's command of this name)
+#[derive(Debug, Parser)]
+#[command(name = "glance-cache", version, max_term_width = 100)]
+struct CacheTool {
+    #[command(flatten)]
+    sources: SourceArguments,
+    #[command(flatten)]
+    common: Common,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,7 @@
 //! The command line: `glimpse` and its subcommands, and Glance's commands by their names.
 
+mod cache;
+mod cache_manage;
 mod configuration;
 mod database;
 mod documents;
@@ -114,6 +116,9 @@ enum Command {
     /// Load, export or remove metadata definitions: which properties images, flavors and volumes can have
     #[command(subcommand)]
     Metadefs(metadefs::Arguments),
+    /// List, prune, clean and fill the image cache of this machine
+    #[command(subcommand)]
+    Cache(cache::Command),
     /// Manage the users of a server that runs without Keystone (`[glimpse] auth = standalone`)
     #[command(subcommand)]
     Identity(identity::Command),
@@ -203,6 +208,7 @@ fn run(arguments: CommandLine) -> CommandResult {
         Command::Db(command) => database::run(&Config::load(&sources)?, command.into(), schema::Program::Glimpse),
         Command::Policy(command) => policy::run(&Config::load(&sources)?, command),
         Command::Metadefs(command) => metadefs::run(&Config::load(&sources)?, command.into(), schema::Program::Glimpse),
+        Command::Cache(command) => cache::run(Config::load(&sources)?, command),
         Command::Identity(command) => identity::run(&Config::load(&sources)?, command),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     group::group,
-    value::{BoundedList, ByteSize, HostAddress, Pairs, choice, word_list},
+    value::{BoundedList, ByteSize, HostAddress, OptionValue, Pairs, choice, word_list},
 };
 
 group! {
@@ -81,6 +81,16 @@ group! {
         metadata_source_path: PathBuf = PathBuf::from("/etc/glance/metadefs/"),
         /// Whether `glance-scrubber` removes the data of deleted images, instead of Glimpse.
         delayed_delete: bool = false,
+        /// The directory of the image cache. Default: images are not cached.
+        image_cache_dir: Option<PathBuf> = None,
+        /// Where the records of cached images are kept.
+        image_cache_driver: CacheDriver = CacheDriver::CentralizedDb,
+        /// The size in bytes that the cache is pruned to.
+        image_cache_max_size: u64 = 10 << 30,
+        /// Seconds without progress after which an incomplete cached file is removed.
+        image_cache_stall_time: u64 = 86400,
+        /// The file of the driver `sqlite` in the directory of the cache.
+        image_cache_sqlite_db: String = "cache.db".to_owned(),
     }
 }
 
@@ -116,6 +126,37 @@ impl DefaultGroup {
 /// A negative quota means no limit.
 fn quota(option: i64) -> Option<u32> {
     (option >= 0).then(|| u32::try_from(option).unwrap_or(u32::MAX))
+}
+
+/// Where the records of cached images are kept, by the name of Glance's driver in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum CacheDriver {
+    /// In the database of the images, for each node.
+    #[default]
+    CentralizedDb,
+    /// In an SQLite file in the cache's directory.
+    Sqlite,
+    /// In extended attributes of the files.
+    Xattr,
+}
+
+impl CacheDriver {
+    const NAMES: [(&str, Self); 3] =
+        [("centralized_db", Self::CentralizedDb), ("sqlite", Self::Sqlite), ("xattr", Self::Xattr)];
+}
+
+impl OptionValue for CacheDriver {
+    fn parse(text: &str) -> Result<Self, String> {
+        let found = Self::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found
+            .map(|(_, driver)| *driver)
+            .ok_or(format!("one of {} is expected", Self::NAMES.map(|(name, _)| name).join(", ")))
+    }
+
+    fn to_text(&self) -> String {
+        let found = Self::NAMES.iter().find(|(_, driver)| driver == self);
+        found.map_or("", |(name, _)| name).to_owned()
+    }
 }
 
 choice! {

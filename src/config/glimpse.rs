@@ -34,6 +34,9 @@ group! {
         body_memory: ByteSize = ByteSize(256 << 20),
         /// Seconds that a limit from Keystone is cached. With 0, concurrent requests share one query.
         limits_cache_time: Duration = Duration::ZERO,
+        /// Seconds between two runs of the image cache's housekeeping, which removes stalled files, fetches queued images and prunes the
+        /// cache. 0 means never.
+        cache_interval: Duration = Duration::from_secs(300),
         /// Seconds that the conversion of an import's data is given, and the processor time that it is given.
         conversion_timeout: u32 = 4 * 3600 => 1..,
     }

@@ -46,6 +46,7 @@ pub(crate) use self::{
     ini::Entry,
     keystone_login::KeystoneLogin,
     log_config::LogLevel,
+    paste::Filters,
     raw::Setting,
     secret::{Password, Secret},
     stores::*,
@@ -64,6 +65,8 @@ const DIR: &str = "/etc/glance";
 const DIR_VARIABLE: &str = "OS_GLANCE_CONFIG_DIR";
 /// The default files in it, in ascending precedence.
 const FILES: [&str; 2] = ["glance-image-import.conf", "glance-api.conf"];
+/// The default file of the tools for the image cache.
+const CACHE_FILE: &str = "glance-cache.conf";
 /// The default folders of files in it, which are read after the files.
 const DIRS: [&str; 2] = ["glance.conf.d", "glance-api.conf.d"];
 
@@ -104,6 +107,8 @@ groups! {
         pub(crate) stores: StoresConfig,
         /// How callers are authenticated: as `[glimpse] auth` says, else the paste pipeline, else by the identity file.
         pub(crate) auth: Auth,
+        /// The filters of the paste pipeline that have an effect only if they are there.
+        pub(crate) filters: Filters,
         /// The folders in which a file that an option names without a folder is looked up, in order.
         pub(crate) folders: Vec<PathBuf>,
         /// `schema-image.json` next to the configuration, if it exists.
@@ -185,6 +190,15 @@ impl Sources {
         }
         files.append(&mut self.files);
         Self { files, ..self }
+    }
+
+    /// Adds the default file of Glance's tools for the image cache, if it exists. It overrides the other files.
+    pub(crate) fn with_cache_file(mut self) -> Self {
+        let path = glance_dir().join(CACHE_FILE);
+        if path.exists() {
+            self.files.push(Source::File(path));
+        }
+        self
     }
 
     /// The folders among them.
@@ -330,6 +344,11 @@ impl Config {
             let what = "[oslo_middleware] enable_proxy_headers_parsing has no effect";
             self.warnings.push(format!("{what}: the paste pipeline has no http_proxy_to_wsgi filter"));
             self.oslo_middleware.enable_proxy_headers_parsing = false;
+        }
+        self.filters = pipeline.filters;
+        if (self.filters.cache || self.filters.cache_manage) && self.default.image_cache_dir.is_none() {
+            let what = "the cache filters of the paste pipeline have no effect";
+            self.warnings.push(format!("{what}: [DEFAULT] image_cache_dir is not set"));
         }
         self.auth = match (self.glimpse.auth, pipeline.auth) {
             (Some(auth), _) => auth,

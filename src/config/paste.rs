@@ -22,6 +22,12 @@ enum Filter {
     Cors,
     ProxyHeaders,
     Healthcheck,
+    /// Downloads go through the image cache.
+    Cache,
+    /// The old calls of the image cache.
+    CacheManage,
+    /// Responses are compressed.
+    Gzip,
     /// Glimpse always does what this filter does.
     AlwaysThere,
     /// Glimpse does not do what this filter does.
@@ -49,10 +55,23 @@ pub(super) struct Pipeline {
     pub(super) cors: bool,
     /// Whether `[oslo_middleware] enable_proxy_headers_parsing` has an effect.
     pub(super) proxy_headers: bool,
+    /// Filters that do something only if they are there.
+    pub(super) filters: Filters,
     /// The options that its filters set.
     pub(super) options: Vec<FilterOptions>,
     /// Warnings for the operator.
     pub(super) warnings: Vec<String>,
+}
+
+/// Filters that Glimpse applies only if they are in the pipeline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Filters {
+    /// Downloads go through the image cache.
+    pub(crate) cache: bool,
+    /// The old calls of the image cache, `/v2/cached_images` and `/v2/queued_images`, exist.
+    pub(crate) cache_manage: bool,
+    /// Responses are compressed if the client accepts gzip.
+    pub(crate) gzip: bool,
 }
 
 /// The options in the section of a filter. They take precedence over those of the group.
@@ -68,7 +87,14 @@ pub(super) struct FilterOptions {
 impl Default for Pipeline {
     /// The effect if there is no pipeline: all options have an effect.
     fn default() -> Self {
-        Self { auth: Ok(Auth::Standalone), cors: true, proxy_headers: true, options: Vec::new(), warnings: Vec::new() }
+        Self {
+            auth: Ok(Auth::Standalone),
+            cors: true,
+            proxy_headers: true,
+            filters: Filters::default(),
+            options: Vec::new(),
+            warnings: Vec::new(),
+        }
     }
 }
 
@@ -194,6 +220,7 @@ fn evaluate(filters: &[(Option<Filter>, String)]) -> Pipeline {
         auth,
         cors: has(Filter::Cors),
         proxy_headers: has(Filter::ProxyHeaders),
+        filters: Filters { cache: has(Filter::Cache), cache_manage: has(Filter::CacheManage), gzip: has(Filter::Gzip) },
         options: Vec::new(),
         warnings: warnings.collect(),
     }
@@ -228,9 +255,9 @@ fn kind(factory: impl AsRef<str>) -> Option<Filter> {
         "oslo_middleware:RequestBodySizeLimiter.factory" | "egg:oslo.middleware#sizelimit" | "sizelimit" => {
             Filter::AlwaysThere
         }
-        "glance.api.middleware.gzip:GzipMiddleware.factory" | "gzip" => Filter::Missing,
-        "glance.api.middleware.cache:CacheFilter.factory" | "cache" => Filter::Missing,
-        "glance.api.middleware.cache_manage:CacheManageFilter.factory" | "cachemanage" => Filter::Missing,
+        "glance.api.middleware.gzip:GzipMiddleware.factory" | "gzip" => Filter::Gzip,
+        "glance.api.middleware.cache:CacheFilter.factory" | "cache" => Filter::Cache,
+        "glance.api.middleware.cache_manage:CacheManageFilter.factory" | "cachemanage" => Filter::CacheManage,
         "osprofiler.web:WsgiMiddleware.factory" | "osprofiler" => Filter::Missing,
         _ => return None,
     })
@@ -240,7 +267,7 @@ fn kind(factory: impl AsRef<str>) -> Option<Filter> {
 mod tests {
     use std::fs;
 
-    use super::{Auth, PasteDeploy, Pipeline, pipeline};
+    use super::{Auth, Filters, PasteDeploy, Pipeline, pipeline};
 
     fn read(flavor: Option<&str>, paste: Option<&str>) -> Result<Option<Pipeline>, String> {
         let dir = tempfile::tempdir().unwrap();
@@ -258,6 +285,10 @@ mod tests {
         assert_eq!(auth("keystone+cachemanagement"), Auth::Keystone);
         assert_eq!(auth("caching"), Auth::None);
         assert_eq!(auth("trusted-auth"), Auth::Proxy);
+        let filters = |flavor| read(Some(flavor), None).unwrap().unwrap().filters;
+        assert_eq!(filters("keystone"), Filters::default());
+        assert_eq!(filters("keystone+caching"), Filters { cache: true, ..Filters::default() });
+        assert_eq!(filters("cachemanagement"), Filters { cache: true, cache_manage: true, gzip: false });
         assert!(read(Some("nope"), None).unwrap_err().contains("none of Glance's"));
         assert_eq!(read(None, None), Ok(None));
     }

@@ -11,6 +11,7 @@ pub(crate) mod ingest;
 mod observers;
 pub(crate) mod other_node;
 pub(crate) mod placement;
+pub(crate) mod prefetch;
 pub(crate) mod range;
 pub(crate) mod recovery;
 pub(crate) mod removal;

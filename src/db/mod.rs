@@ -4,6 +4,7 @@
 //! `Db::acquire`. A write uses `Db::transaction`, which commits if its work returns `Ok`, and repeats the work if the engine
 //! aborted the transaction because of a concurrent one.
 
+pub(crate) mod cached_images;
 pub(crate) mod details;
 mod error;
 mod image_locks;

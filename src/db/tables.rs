@@ -255,3 +255,27 @@ pub(crate) enum GlimpseImageLocks {
     /// The number of times that the lock was taken.
     Taken,
 }
+
+/// The nodes that have an image cache, by their URLs.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum NodeReference {
+    Table,
+    #[iden = "node_reference_id"]
+    Id,
+    #[iden = "node_reference_url"]
+    Url,
+}
+
+/// The images in the caches of nodes. `(image_id, node_reference_id)` is unique.
+#[derive(Debug, Clone, Copy, Iden)]
+pub(crate) enum CachedImages {
+    Table,
+    Id,
+    ImageId,
+    LastAccessed,
+    LastModified,
+    Size,
+    Hits,
+    Checksum,
+    NodeReferenceId,
+}

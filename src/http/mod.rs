@@ -46,6 +46,8 @@ pub(crate) fn router(app: SharedApp) -> Router {
         .layer(from_fn_with_state(Arc::clone(&app), linger::read_rest))
         // Writes the access log.
         .layer(from_fn(middleware::access_log::write))
+        // Compresses bodies, if the paste pipeline says so.
+        .layer(from_fn_with_state(Arc::clone(&app), middleware::gzip::compress))
         // Renders the body of errors in the format that the client accepts.
         .layer(from_fn(error::render))
         // Gives each response a request id.

@@ -13,12 +13,29 @@ use crate::{
     python,
 };
 
-/// The minor versions, in the order of Glance's list. A version whose calls are missing is not among them, because clients choose
-/// their calls by this list.
+/// The minor versions that are always there.
 const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
-/// The versions that are added before and after `v2.9` if stores have names.
-const WITH_STORES: ([&str; 4], [&str; 1]) = (["v2.13", "v2.12", "v2.11", "v2.10"], ["v2.8"]);
-const CURRENT: &str = "v2.17";
+/// The versions that are there if stores have names.
+const WITH_STORES: [&str; 5] = ["v2.13", "v2.12", "v2.11", "v2.10", "v2.8"];
+/// The versions that are there if the node has an image cache.
+const WITH_CACHE: [&str; 3] = ["v2.18", "v2.16", "v2.14"];
+
+/// The minor versions in the order of Glance's list, the current one first. A version whose calls are missing is not among them,
+/// because clients choose their calls by this list.
+fn versions(app: &App) -> (Vec<&'static str>, &'static str) {
+    let (current, newest): (_, &[&str]) = match app.cache {
+        Some(_) => ("v2.18", &["v2.18", "v2.17", "v2.16", "v2.15", "v2.14"]),
+        None => ("v2.17", &["v2.15"]),
+    };
+    let of_stores: &[&str] = match app.stores.are_named {
+        true => &["v2.13", "v2.12", "v2.11", "v2.10", "v2.9", "v2.8"],
+        false => &["v2.9"],
+    };
+    let late: &[&str] = if app.cache.is_some() { &[] } else { &["v2.17"] };
+    let oldest: &[&str] = &["v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
+    ([newest, of_stores, late, oldest].concat(), current)
+}
+
 /// The prefix of the `Accept` header with which a client can select a version instead of in the URL.
 const MEDIA_TYPE: &str = "application/vnd.openstack.images-";
 
@@ -42,13 +59,9 @@ pub(super) async fn redirect(State(app): State<SharedApp>, uri: Uri, headers: He
 
 fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Response {
     let href = format!("{}/v2/", links::base(app, headers, uri));
-    let (before, behind) = &WITH_STORES;
-    let added = |ids: &'static [&'static str], at: &'static str| {
-        ids.iter().filter(move |_| app.stores.are_named && at == "v2.9")
-    };
-    let ids = VERSIONS.iter().flat_map(|id| added(before, id).chain([id]).chain(added(behind, id)));
-    let versions = ids.map(|id| {
-        let status = if *id == CURRENT { "CURRENT" } else { "SUPPORTED" };
+    let (ids, current) = versions(app);
+    let versions = ids.into_iter().map(|id| {
+        let status = if id == current { "CURRENT" } else { "SUPPORTED" };
         json!({ "id": id, "status": status, "links": [{ "rel": "self", "href": href }] })
     });
     let body = json!({ "versions": Value::from_iter(versions) });
@@ -84,7 +97,8 @@ pub(super) fn normalise(app: &App, mut request: Request) -> Request {
 }
 
 fn is_version(app: &App, text: &str) -> bool {
-    let (before, behind) = &WITH_STORES;
-    let is_of_stores = before.contains(&text) || behind.contains(&text);
-    text == "v2" || VERSIONS.contains(&text) || (app.stores.are_named && is_of_stores)
+    text == "v2"
+        || VERSIONS.contains(&text)
+        || (app.stores.are_named && WITH_STORES.contains(&text))
+        || (app.cache.is_some() && WITH_CACHE.contains(&text))
 }

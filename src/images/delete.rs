@@ -37,7 +37,21 @@ const POLL_PAUSE: Duration = Duration::from_millis(100);
 /// when another request has taken over the deletion, `OtherNode` if the node with the image's staged data refuses.
 pub(crate) async fn delete(app: &Arc<App>, context: &Context, id: &RequestedId, incoming: &Incoming) -> Result<()> {
     let (own, context, id, incoming) = (Arc::clone(app), context.clone(), id.clone(), incoming.clone());
-    app.outlive(async move { delete_image(&own, &context, &id, &incoming).await }).await
+    app.outlive(async move {
+        delete_image(&own, &context, &id, &incoming).await?;
+        remove_from_cache(&own, &id.to_string()).await;
+        Ok(())
+    })
+    .await
+}
+
+/// Removes a deleted image from the cache of this node. Other nodes' housekeeping finds it.
+async fn remove_from_cache(app: &App, id: &str) {
+    if let Some(cache) = &app.cache
+        && let Err(error) = cache.remove(id).await
+    {
+        tracing::warn!(image = id, %error, "a deleted image stays in the cache for now; the next cleanup removes it");
+    }
 }
 
 /// How a deletion goes on.

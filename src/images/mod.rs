@@ -4,6 +4,7 @@
 //! values. Its documentation states its cost in database statements; a transaction adds BEGIN and COMMIT.
 
 pub(crate) mod actions;
+pub(crate) mod cache;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod list;

@@ -11,6 +11,11 @@ pub(crate) mod rule {
     pub(crate) const ADD_METADEF_RESOURCE_TYPE_ASSOCIATION: &str = "add_metadef_resource_type_association";
     pub(crate) const ADD_METADEF_TAG: &str = "add_metadef_tag";
     pub(crate) const ADD_METADEF_TAGS: &str = "add_metadef_tags";
+    pub(crate) const CACHE_CLEAN: &str = "cache_clean";
+    pub(crate) const CACHE_DELETE: &str = "cache_delete";
+    pub(crate) const CACHE_IMAGE: &str = "cache_image";
+    pub(crate) const CACHE_LIST: &str = "cache_list";
+    pub(crate) const CACHE_PRUNE: &str = "cache_prune";
     pub(crate) const COMMUNITIZE_IMAGE: &str = "communitize_image";
     pub(crate) const COPY_IMAGE: &str = "copy_image";
     pub(crate) const DEACTIVATE: &str = "deactivate";
@@ -38,7 +43,9 @@ pub(crate) mod rule {
     pub(crate) const GET_METADEF_RESOURCE_TYPE: &str = "get_metadef_resource_type";
     pub(crate) const GET_METADEF_TAG: &str = "get_metadef_tag";
     pub(crate) const GET_METADEF_TAGS: &str = "get_metadef_tags";
+    pub(crate) const LIST_CACHED_NODES: &str = "list_cached_nodes";
     pub(crate) const LIST_METADEF_RESOURCE_TYPES: &str = "list_metadef_resource_types";
+    pub(crate) const MANAGE_IMAGE_CACHE: &str = "manage_image_cache";
     pub(crate) const MODIFY_IMAGE: &str = "modify_image";
     pub(crate) const MODIFY_MEMBER: &str = "modify_member";
     pub(crate) const MODIFY_METADEF_NAMESPACE: &str = "modify_metadef_namespace";
@@ -135,11 +142,11 @@ pub(super) const RULES: &[Default] = &[
     project(rule::GET_MEMBER, OWNER_OR_SHARED_WITH).before(DEFAULT),
     project(rule::GET_MEMBERS, OWNER_OR_SHARED_WITH).before(DEFAULT),
     project(rule::MODIFY_MEMBER, SHARED_WITH).before(DEFAULT),
-    project("manage_image_cache", ADMIN),
+    project(rule::MANAGE_IMAGE_CACHE, ADMIN),
     project(rule::DEACTIVATE, MEMBER).before(DEFAULT),
     project(rule::REACTIVATE, MEMBER).before(DEFAULT),
     project(rule::COPY_IMAGE, ADMIN),
-    project("list_cached_nodes", ADMIN),
+    project(rule::LIST_CACHED_NODES, ADMIN),
     project("get_task", DEFAULT).before(DEFAULT),
     project("get_tasks", DEFAULT).before(DEFAULT),
     project("add_task", DEFAULT).before(DEFAULT),
@@ -173,11 +180,11 @@ pub(super) const RULES: &[Default] = &[
     project(rule::ADD_METADEF_TAGS, METADEF_ADMIN),
     project(rule::DELETE_METADEF_TAG, METADEF_ADMIN),
     project(rule::DELETE_METADEF_TAGS, METADEF_ADMIN),
-    project("cache_image", ADMIN).before(MANAGE_CACHE),
-    project("cache_list", ADMIN).before(MANAGE_CACHE),
-    project("cache_delete", ADMIN).before(MANAGE_CACHE),
-    project("cache_clean", ADMIN),
-    project("cache_prune", ADMIN),
+    project(rule::CACHE_IMAGE, ADMIN).before(MANAGE_CACHE),
+    project(rule::CACHE_LIST, ADMIN).before(MANAGE_CACHE),
+    project(rule::CACHE_DELETE, ADMIN).before(MANAGE_CACHE),
+    project(rule::CACHE_CLEAN, ADMIN),
+    project(rule::CACHE_PRUNE, ADMIN),
     project(rule::STORES_INFO_DETAIL, "rule:context_is_admin or rule:service_api").before(ADMIN),
 ];
 

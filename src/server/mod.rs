@@ -82,6 +82,7 @@ pub(crate) async fn run(
         drop(background);
         server.close().await;
         app.work.wait().await;
+        background::record_hits(&app).await;
         drop(heartbeat);
         app.db.close().await;
     };

@@ -8,16 +8,15 @@ use std::{
     fs::{self, File, OpenOptions, Permissions},
     io::{self, IoSlice, Seek as _, Write as _},
     ops::Range,
-    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::{Component, Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use rustix::io::Errno;
 use serde_json::{Map, Value};
@@ -26,11 +25,9 @@ use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, S
 use crate::{
     config::FileStore,
     model::{ImageId, LocationUrl},
-    stream::{self, Chunk, Chunks},
+    stream::{self, Chunk, Chunks, FileReader, READ_SIZE},
 };
 
-/// The size of a read in bytes.
-const READ_SIZE: usize = 256 * 1024;
 /// The number of bytes that the kernel copies in one call. Between two calls, the copy can be cancelled.
 const COPY_SIZE: usize = 16 * 1024 * 1024;
 /// The number of bytes after which a write starts a sync in the background, so that the final sync is short.
@@ -389,8 +386,16 @@ impl Driver for FileDriver {
             })
             .await?;
         let range = range.unwrap_or(0..size);
-        let reader = FileReader { file, range, buffers: BufferPool::default() };
-        Ok(Blob { size: Some(size), data: Box::pin(stream::read_ahead(reader).map(|part| part.map_err(Into::into))) })
+        let parts = stream::read_ahead(FileReader::new(Arc::new(file), range)).map(|part| {
+            part.map_err(|error| {
+                tracing::error!(
+                    %error,
+                    "a download is truncated: the image's file cannot be read or has become shorter"
+                );
+                error.into()
+            })
+        });
+        Ok(Blob { size: Some(size), data: Box::pin(parts) })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
@@ -653,67 +658,6 @@ fn write_all(file: &mut File, mut frames: &mut [IoSlice<'_>]) -> io::Result<()> 
 
 fn join_thread(thread: std::thread::JoinHandle<io::Result<()>>) -> io::Result<()> {
     thread.join().map_err(|_| io::Error::other("the thread that syncs the file panicked"))?
-}
-
-/// A pool of read buffers. Allocating and zeroing a buffer for each chunk would cost as much as sending the chunk. The pool grows
-/// to the number of chunks that are between the file and the client.
-#[derive(Clone, Default)]
-struct BufferPool(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl BufferPool {
-    fn take(&self) -> Vec<u8> {
-        self.lock().pop().unwrap_or_else(|| vec![0; READ_SIZE])
-    }
-
-    /// Ignores poisoning: the list is consistent whenever the lock is free.
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A chunk of a file. Its buffer returns to the pool when the chunk was sent.
-struct FileChunk {
-    memory: Vec<u8>,
-    length: usize,
-    pool: BufferPool,
-}
-
-impl AsRef<[u8]> for FileChunk {
-    fn as_ref(&self) -> &[u8] {
-        &self.memory[..self.length]
-    }
-}
-
-impl Drop for FileChunk {
-    fn drop(&mut self) {
-        self.pool.lock().push(std::mem::take(&mut self.memory));
-    }
-}
-
-/// Reads a range of a file in chunks. It ends after the first error.
-struct FileReader {
-    file: File,
-    /// The bytes that were not read yet.
-    range: Range<u64>,
-    buffers: BufferPool,
-}
-
-impl Iterator for FileReader {
-    type Item = io::Result<Bytes>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.range.is_empty() {
-            return None;
-        }
-        let length = READ_SIZE.min(usize::try_from(self.range.end - self.range.start).unwrap_or(READ_SIZE));
-        let mut chunk = FileChunk { memory: self.buffers.take(), length, pool: self.buffers.clone() };
-        let read = self.file.read_exact_at(&mut chunk.memory[..length], self.range.start);
-        if let Err(error) = &read {
-            tracing::error!(%error, "a download is truncated: the image's file cannot be read or has become shorter");
-        }
-        self.range.start = if read.is_ok() { self.range.start + length as u64 } else { self.range.end };
-        Some(read.map(|()| Bytes::from_owner(chunk)))
-    }
 }
 
 /// Joins a directory and a file name in the same way as Glance, because the path is a part of the URL.

@@ -3,7 +3,7 @@
 //! In an upload, [`feed`] reads the request body, gathers its frames into [`Chunk`]s, enforces the [`Limits`], and sends each chunk
 //! to the store's queue and to the observers: a store pulls [`Chunks`], and an observer ([`Observer`]) such as a [`Digest`] runs
 //! behind a [`Tap`]. [`apart`] splits the body into a half that reads it and a half that requests chunks of it, for two tasks. In a
-//! download, [`read_ahead`] reads from a disk.
+//! download, [`read_ahead`] reads from a disk with a [`FileReader`]. The image cache reads a store in [`PromptChunks`].
 //!
 //! All queues are bounded, so a slow store or a slow digest slows the client down. Chunks share their bytes; nothing is copied
 //! per consumer. Work that occupies a processor or a disk runs on blocking threads, in turns of limited length, so that a few
@@ -14,8 +14,10 @@ mod chunk;
 mod demand;
 mod digest;
 mod feed;
+mod file;
 #[cfg(test)]
 mod fixture;
+mod prompt;
 mod queue;
 mod tap;
 
@@ -32,6 +34,8 @@ pub(crate) use self::{
     demand::{Demand, apart},
     digest::{Digest, algorithm, hex_length, name},
     feed::{Incomplete, Limits},
+    file::{FileReader, READ_SIZE},
+    prompt::PromptChunks,
     queue::{Chunks, Cut, channel},
     tap::{Observer, Tap},
 };

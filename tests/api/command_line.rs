@@ -405,7 +405,7 @@ async fn links_named_like_glances_commands_run_these_commands() {
 #[test]
 fn links_named_like_commands_that_are_missing_fail_and_start_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["glance-scrubber", "glance-cache-prefetcher", "glance-cache-manage", "glance-replicator"] {
+    for name in ["glance-scrubber", "glance-control", "glance-replicator"] {
         let link = dir.path().join(name);
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
         let mut command = Command::new(&link);

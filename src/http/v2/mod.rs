@@ -1,6 +1,7 @@
 //! The route table of Image API v2, with one row per resource.
 
 mod actions;
+mod cache;
 mod data;
 mod images;
 mod import;
@@ -87,6 +88,11 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
             .post(metadefs::tags::create)
             .put(metadefs::tags::rename)
             .delete(metadefs::tags::delete),
+        Resource::new("/v2/cache").get(cache::state).delete(cache::clear),
+        Resource::new("/v2/cache/{image_id}").put(cache::queue).delete(cache::remove),
+        Resource::new("/v2/cache/nodes/{image_id}").get(cache::nodes),
+        Resource::new("/v2/cache/clean").post(cache::clean),
+        Resource::new("/v2/cache/prune").post(cache::prune),
         Resource::new("/v2/schemas/image").get(schemas::image),
         Resource::new("/v2/schemas/images").get(schemas::images),
         Resource::new("/v2/schemas/member").get(schemas::member),
@@ -104,9 +110,9 @@ pub(super) fn router(app: &SharedApp) -> Router<SharedApp> {
         Resource::new("/v2/schemas/metadefs/tag").get(schemas::metadefs::tag),
         Resource::new("/v2/schemas/metadefs/tags").get(schemas::metadefs::tags),
     ];
-    resources
-        .into_iter()
-        .fold(Router::new(), |router, resource| resource.add_to(router))
+    let routes = resources.into_iter().fold(Router::new(), |router, resource| resource.add_to(router));
+    let routes = if app.config.filters.cache_manage { routes.merge(cache::manage_routes()) } else { routes };
+    routes
         .route("/v2", any(versions::redirect))
         .route("/v2/", any(no_route))
         .route("/v2/{*rest}", any(no_route))

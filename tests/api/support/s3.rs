@@ -147,6 +147,8 @@ struct Passing {
     passed: Mutex<Vec<String>>,
     /// The method whose requests are held.
     held: watch::Sender<Option<&'static str>>,
+    /// The number of bytes after which the responses to downloads stall.
+    stalled: watch::Sender<usize>,
 }
 
 /// A proxy in front of an S3 server. It is also an HTTP proxy, for requests to other hosts.
@@ -165,6 +167,7 @@ impl FaultyProxy {
             faults: Mutex::default(),
             passed: Mutex::default(),
             held: watch::Sender::new(None),
+            stalled: watch::Sender::new(usize::MAX),
         });
         let router = Router::new().fallback(pass).with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -179,6 +182,11 @@ impl FaultyProxy {
     /// Holds requests of this method from now on, or none.
     pub(crate) fn hold(&self, method: Option<&'static str>) {
         self.state.held.send_replace(method);
+    }
+
+    /// Lets each response pass only this number of bytes from now on, and then stall until the number grows.
+    pub(crate) fn stall_after(&self, bytes: usize) {
+        self.state.stalled.send_replace(bytes);
     }
 
     /// The number of faults not used yet.
@@ -238,7 +246,17 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
         Some(Fault::Cut(after)) => after,
         _ => usize::MAX,
     };
-    let data = answer.bytes_stream().map(move |part| {
+    let (mut sent, stalled) = (0, state.stalled.clone());
+    let parts = answer.bytes_stream().then(move |part| {
+        let mut stalled = stalled.subscribe();
+        let at = sent;
+        sent += part.as_ref().map_or(0, Bytes::len);
+        async move {
+            stalled.wait_for(|stalled| *stalled > at).await.unwrap();
+            part
+        }
+    });
+    let data = parts.map(move |part| {
         let mut part: Bytes = part.map_err(std::io::Error::other)?;
         if left == 0 {
             return Err(std::io::Error::other("cut"));

@@ -191,6 +191,11 @@ impl TestServer {
         .await
     }
 
+    /// The id of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.running.as_ref().unwrap().id()
+    }
+
     /// `kill -9`
     pub(crate) fn kill(&mut self) {
         self.running.take().unwrap().kill();
