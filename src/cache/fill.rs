@@ -126,9 +126,14 @@ impl Fill {
         self.set_phase(Phase::Failed(failure));
     }
 
-    /// Tells the followers that the fill's task has ended.
+    /// Tells the followers that the fill's task has ended. If it ended before its time, the file cannot be used.
     pub(super) fn end(&self) {
-        self.progress.send_modify(|progress| progress.is_ended = true);
+        self.progress.send_modify(|progress| {
+            progress.is_ended = true;
+            if !progress.is_over() {
+                progress.phase = Phase::Failed(Failure::Uncached);
+            }
+        });
     }
 
     /// Makes the file available to downloads.

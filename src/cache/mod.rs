@@ -479,21 +479,21 @@ impl Lead {
         let follower = self.fill.follow();
         self.fill.begin(&file, size);
         self.is_over = true;
-        let (cache, id, fill) = (Arc::clone(&self.cache), self.image_id.clone(), Arc::clone(&self.fill));
+        let running =
+            Running { cache: Arc::clone(&self.cache), id: self.image_id.clone(), fill: Arc::clone(&self.fill) };
         work.spawn(async move {
+            let Running { cache, id, fill } = &running;
             let stop = async {
                 stopping.cancelled().await;
                 fill.unfollowed().await;
             };
             tokio::select! {
-                written = fill.write(&file, data, &expected, timeout) => cache.finish(&id, &fill, file, written, &expected).await,
+                written = fill.write(&file, data, &expected, timeout) => cache.finish(id, fill, file, written, &expected).await,
                 () = stop => {
                     fill.fail(Failure::Uncached);
-                    cache.remove_incomplete(&id).await;
+                    cache.remove_incomplete(id).await;
                 }
             }
-            cache.end(&id, &fill);
-            fill.end();
         });
         Ok(follower)
     }
@@ -508,6 +508,20 @@ impl Lead {
         // First, so that a download that sees the failure does not join it again.
         self.cache.end(&self.image_id, &self.fill);
         self.fill.fail(failure);
+    }
+}
+
+/// A fill in progress. When it is dropped, also by a panic, the next download finds its file, or begins another fill.
+struct Running {
+    cache: Arc<Cache>,
+    id: ImageId,
+    fill: Arc<Fill>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.cache.end(&self.id, &self.fill);
+        self.fill.end();
     }
 }
 
