@@ -10,8 +10,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
+    clients::Shell,
     data::{bytes, download, id, image_with, upload, waiting_image, with_store},
-    support::{Answer, Client, Database, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
+    support::{Answer, Client, Database, FaultyProxy, Glance, S3, ServerBuilder, TestServer, Web, eventually},
 };
 
 const MIB: usize = 1 << 20;
@@ -408,6 +409,43 @@ async fn an_image_that_gets_other_data_is_not_served_with_the_old() {
     assert_eq!(fs::read(cached_file(dir.path(), &image)).unwrap(), b"new data");
 }
 
+/// Its data has no hash, and the driver of web servers has no ranges.
+#[tokio::test]
+async fn an_image_on_a_web_server_is_cached_and_its_download_survives_a_full_disk() {
+    let data: String = (0..500_000).map(|number| format!("{number:06}")).collect();
+    let page: &'static str = Box::leak(format!("200 OK\r\nContent-Length: {}\r\n\r\n{data}", data.len()).into());
+    let web = Web::start(&[("/small", "200 OK\r\nContent-Length: 5\r\n\r\nsmall"), ("/large", page)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let s = with_cache(TestServer::builder(), dir.path())
+        .option("DEFAULT", "show_multiple_locations", true)
+        .option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]")
+        .option("import_filtering_opts", "allowed_ports", "[]")
+        .start()
+        .await;
+    let admin = s.admin();
+    let on_web = async |path: &str| {
+        let image = waiting_image(&admin).await;
+        let location = json!({"url": format!("{}{path}", web.base()), "metadata": {}});
+        let patch = json!([{"op": "add", "path": "/locations/-", "value": location}]).to_string();
+        let request = admin.request("PATCH", &image).body(patch);
+        let request = request.header("Content-Type", "application/openstack-images-v2.1-json-patch");
+        admin.send(request).await.expect(200);
+        image
+    };
+    let gets = |path: &str| web.requests().iter().filter(|request| **request == format!("GET {path}")).count();
+    let (small, large) = (on_web("/small").await, on_web("/large").await);
+    for _ in 0..3 {
+        assert_eq!(download(&admin, &small).await, b"small");
+        is_cached(dir.path(), &small).await;
+    }
+    assert_eq!(gets("/small"), 1);
+    s.limit_files(1_000_000);
+    assert!(download(&admin, &large).await == data.as_bytes());
+    // The fill has read it, and the download that went on.
+    assert_eq!(gets("/large"), 2);
+    assert_eq!((names(dir.path(), "").len(), names(dir.path(), "incomplete")), (1, vec![]));
+}
+
 #[tokio::test]
 async fn two_processes_share_a_directory() {
     let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
@@ -524,6 +562,7 @@ async fn every_driver_records_images_and_counts_hits_that_survive_a_kill() {
         // Only images, and the file of the driver, are in the directory: Glance takes anything else for an image.
         let mut expected = vec![id(&other).to_owned()];
         expected.extend((driver == "SQLite").then(|| "cache.db".to_owned()));
+        expected.sort();
         assert_eq!(names(dir.path(), ""), expected, "{driver}");
     }
 }
@@ -919,6 +958,43 @@ async fn the_attributes_of_files_are_glances() {
     assert_eq!(download(&s.admin(), &image).await, b"data");
     assert_eq!(facts(&s.admin()).await, [(id(&image).to_owned(), 4, 6)]);
     assert_eq!(python("import os, sys; print(os.getxattr(sys.argv[1], 'user.hits'))"), "b'6'\n");
+}
+
+#[tokio::test]
+async fn openstack_and_glance_manage_the_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    // glance-client escapes the characters of the tokens of other tests.
+    let s = builder(dir.path()).without("glimpse", "auth").option("glimpse", "auth", "none").start().await;
+    let image = image_with(&s.admin(), b"data").await;
+    let token = "any".to_owned();
+    let variables = [
+        ("OS_AUTH_TYPE", "admin_token".to_owned()),
+        ("OS_ENDPOINT", format!("{}/v2", s.base)),
+        ("OS_TOKEN", token.clone()),
+        ("GLANCE", format!("env -u OS_AUTH_TYPE glance --os-image-url {} --os-auth-token {token}", s.base)),
+        ("ID", id(&image).to_owned()),
+    ];
+    let shell = Shell::with(s, variables);
+    let listed =
+        || serde_json::from_str::<Value>(&shell.run("openstack cached image list -f json 2>/dev/null")).unwrap();
+    shell.run("openstack cached image queue $ID");
+    is_cached(dir.path(), &image).await;
+    eventually("it is listed", || async { (listed()[0]["State"] == "cached").then_some(()) }).await;
+    assert_eq!((listed()[0]["ID"].clone(), listed()[0]["Size"].clone()), (json!(id(&image)), json!(4)));
+    assert!(shell.run("$GLANCE cache-list").contains(id(&image)));
+    assert!(shell.run("$GLANCE cache-nodes-list $ID").contains(NODE));
+    shell.run("openstack cached image delete $ID");
+    assert_eq!(listed(), json!([]));
+    shell.run("$GLANCE cache-queue $ID");
+    is_cached(dir.path(), &image).await;
+    shell.run("$GLANCE cache-clean && $GLANCE cache-prune");
+    shell.run("$GLANCE cache-delete $ID");
+    assert!(!cached_file(dir.path(), &image).exists());
+    shell.run("$GLANCE cache-queue $ID");
+    is_cached(dir.path(), &image).await;
+    shell.run("openstack cached image clear --cache");
+    assert!(!cached_file(dir.path(), &image).exists());
+    shell.run("openstack cached image clear && $GLANCE cache-clear");
 }
 
 #[tokio::test]
