@@ -137,6 +137,29 @@ class Keystone:
         run(f"{HOME}/tests/keystone", "kill", self.dir)
 
 
+class Swift:
+    """OpenStack Swift in one process, with the users of a Keystone."""
+
+    def __init__(self, work, keystone):
+        self.dir, port = f"{work}/swift", free_port()
+        run(f"{HOME}/tests/s3", "start", self.dir, port, keystone.url)
+        self.pid = int(open(f"{self.dir}/pid").read())
+        self.processes = Processes([self.pid])
+        project = keystone.login("glance", "service")[1]
+        account = f"http://127.0.0.1:{port}/account/AUTH_{project}/images"
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(urllib.request.Request(account, method="PUT")):
+            pass
+        # For both servers.
+        self.options = (
+            f"[DEFAULT]\nenabled_backends = swift:swift\n[glance_store]\ndefault_backend = swift\n[swift]\nswift_store_container = images\n"
+            f"swift_store_auth_address = {keystone.url}\nswift_store_user = service:glance\nswift_store_key = secret\n"
+            f"swift_store_endpoint = http://127.0.0.1:{port}/v1/AUTH_{project}\nswift_store_retry_get_count = 1\n"
+        )
+
+    def stop(self):
+        run(f"{HOME}/tests/s3", "kill", self.dir)
+
+
 class Glance:
     """A real Glance: uWSGI with two processes."""
 
@@ -147,11 +170,11 @@ class Glance:
         """Additional configuration."""
         return ""
 
-    def __init__(self, work, url, keystone):
+    def __init__(self, work, url, keystone, store=""):
         self.dir, self.url, self.port = f"{work}/{self.name.replace(' ', '-')}", url, free_port()
         os.makedirs(self.dir, exist_ok=True)
         with open(f"{self.dir}/more.conf", "w") as more:
-            more.write(self.more() + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
+            more.write(store + self.more() + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
         run(f"{HOME}/tests/glance", "sync", url, stderr=open(f"{self.dir}/sync.log", "w"))
         self.processes = None
 
@@ -180,14 +203,14 @@ class Glimpse:
 
     name = "Glimpse"
 
-    def __init__(self, work, url, keystone, program):
+    def __init__(self, work, url, keystone, program, store=""):
         self.dir, self.url, self.port, self.program = f"{work}/glimpse", url, free_port(), program
         os.makedirs(f"{self.dir}/images", exist_ok=True)
         self.config = f"{self.dir}/glance-api.conf"
         with open(self.config, "w") as config:
             config.write(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {self.port}\nlog_file = {self.dir}/log\nenabled_backends = fs:file\n")
             config.write(f"[glance_store]\ndefault_backend = fs\n[fs]\nfilesystem_store_datadir = {self.dir}/images\n")
-            config.write(f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
+            config.write(store + f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
         run(program, "--config-file", self.config, "db", "sync", stderr=open(f"{self.dir}/sync.log", "w"))
         self.process = None
 
@@ -212,17 +235,19 @@ class Glimpse:
 
 
 class Rig:
-    """All servers, in a temporary folder that stop() removes."""
+    """All servers, in a temporary folder that stop() removes. They store data in files, or in a Swift."""
 
-    def __init__(self, engine, program):
+    def __init__(self, engine, program, swift=False):
         self.work = tempfile.mkdtemp(prefix="glimpse-bench.")
         os.chmod(self.work, 0o755)
         self.parts = []
         self.keystone = self.add(Keystone(self.work))
         self.token, self.project = self.keystone.login("member1", "p1")
         self.engine = self.add(ENGINES[engine](self.work, ["glance", "glimpse"]))
-        self.glance = self.add(Glance(self.work, self.sqlalchemy(self.engine.url("glance")), self.keystone))
-        self.glimpse = self.add(Glimpse(self.work, self.engine.url("glimpse"), self.keystone, program))
+        self.swift = self.add(Swift(self.work, self.keystone)) if swift else None
+        store = self.swift.options if swift else ""
+        self.glance = self.add(Glance(self.work, self.sqlalchemy(self.engine.url("glance")), self.keystone, store))
+        self.glimpse = self.add(Glimpse(self.work, self.engine.url("glimpse"), self.keystone, program, store))
 
     def sqlalchemy(self, url):
         return url

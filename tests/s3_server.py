@@ -1,7 +1,9 @@
 """Swift with its S3 API in one process, for tests/s3. tests/loaded.py loads and starts it."""
 
 import array
+import glob
 import os
+import sys
 
 import eventlet
 
@@ -20,7 +22,7 @@ PROXY = """
 swift_dir = FOLDER
 log_level = ERROR
 [pipeline:main]
-pipeline = catch_errors gatekeeper listing_formats s3api tempauth copy slo proxy-server
+pipeline = catch_errors gatekeeper listing_formats bulk LOGIN copy container_quotas slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -38,6 +40,27 @@ storage_domain = s3.test
 use = egg:swift#tempauth
 user_test_glance = secret .admin
 user_test_stranger = secret
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = KEYSTONE
+auth_url = KEYSTONE
+auth_type = password
+username = glance
+password = secret
+project_name = service
+user_domain_id = default
+project_domain_id = default
+delay_auth_decision = true
+service_token_roles_required = true
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+operator_roles = admin, member, service
+[filter:bulk]
+use = egg:swift#bulk
+[filter:container_quotas]
+use = egg:swift#container_quotas
+[filter:dlo]
+use = egg:swift#dlo
 [filter:copy]
 use = egg:swift#copy
 [filter:slo]
@@ -52,6 +75,36 @@ class Silent:
         pass
 
     debug = info = write
+
+
+class Tokens:
+    """The tokens of TempAuth, which need a memcached. Swift itself caches nothing here."""
+
+    def __init__(self):
+        self.tokens = {}
+
+    def get(self, key, **_):
+        return self.tokens.get(key)
+
+    def set(self, key, value, **_):
+        if key.startswith("AUTH_/"):
+            self.tokens[key] = value
+
+    def delete(self, key, **_):
+        self.tokens.pop(key, None)
+
+
+def configuration(folder):
+    """The proxy's configuration, with the users of TempAuth or of the Keystone that the folder names."""
+    with open(os.path.join(folder, "keystone")) as file:
+        keystone = file.read().strip()
+    login = "s3api tempauth"
+    if keystone:
+        login = "authtoken keystoneauth"
+        # The middleware is installed beside Keystone.
+        services = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../target/test-services")
+        sys.path += glob.glob(os.path.join(services, "lib/python3*/site-packages"))
+    return PROXY.replace("FOLDER", folder).replace("LOGIN", login).replace("KEYSTONE", keystone)
 
 
 def serve(at, application):
@@ -85,13 +138,22 @@ def start(folder, port):
         disk |= {"ip": "127.0.0.1", "port": at, "replication_ip": "127.0.0.1", "replication_port": at}
         RingData([array.array("H", [0, 0])], [disk], 31).save(os.path.join(folder, f"{kind}.ring.gz"))
         eventlet.spawn(run)
-    swift = loadapp(ConfigString(PROXY.replace("FOLDER", folder)))
+    swift = loadapp(ConfigString(configuration(folder)))
+    tokens = Tokens()
 
     def application(environ, start_response):
         path = environ["PATH_INFO"]
-        if path.startswith("/bucket/"):
-            environ["PATH_INFO"] = "/v1/AUTH_test/" + path.removeprefix("/bucket/")
-            environ["swift.authorize_override"] = True
+        environ["swift.cache"] = tokens
+        if path == "/forget-tokens":
+            tokens.tokens.clear()
+            start_response("204 No Content", [])
+            return []
+        for prefix, account in [("/bucket/", "AUTH_test/"), ("/account/", "")]:
+            if path.startswith(prefix):
+                environ["PATH_INFO"] = "/v1/" + account + path.removeprefix(prefix)
+                environ["swift.authorize_override"] = True
+                # Shows access control lists.
+                environ["swift_owner"] = True
         return swift(environ, start_response)
 
     return serve(port, application)[1]

@@ -71,7 +71,7 @@ macro_rules! login_group {
     };
     (@login {} $($(#[doc = $doc:literal])+ $field:ident: $ty:ident $(, was $old:literal)*;)+) => {
         /// The options of a login, of any group that has them.
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone, Default)]
         pub(crate) struct KeystoneLogin { $($(#[doc = $doc])+ pub(crate) $field: Option<$ty>),+ }
 
         impl KeystoneLogin {

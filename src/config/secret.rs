@@ -22,6 +22,10 @@ impl Secret {
 pub(crate) struct Password(pub(super) Secret);
 
 impl Password {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(Secret::new(text))
+    }
+
     /// The text itself.
     pub(crate) fn expose(&self) -> &str {
         self.0.expose()

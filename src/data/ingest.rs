@@ -175,6 +175,7 @@ pub(crate) fn store_error(error: store::Error) -> Error {
             Error::StoreUnavailable(format!("Insufficient permissions on image storage media: {error}"))
         }
         store::Error::TimedOut(_) => Error::StoreUnavailable(error.to_string()),
+        store::Error::Duplicate(message) => Error::Conflict(message),
         store::Error::ReadOnly => {
             Error::Gone("Error in store configuration. Adding images to store is disabled.".to_owned())
         }

@@ -1,6 +1,6 @@
 //! A client of Keystone that logs in by itself.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{
@@ -15,8 +15,6 @@ use crate::error::with_causes;
 
 /// The pause before the first retry of a request; it doubles with each retry.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// A token is replaced this long before it expires, or when half of its lifetime is over, whichever is later.
-const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(120);
 /// How long a failed login is remembered, for the requests that wait for it.
 const FAILED_FOR: TimeDelta = TimeDelta::seconds(1);
 /// How long a rejected login is remembered. Another attempt would be rejected too, and Keystone may lock the user out.
@@ -71,6 +69,7 @@ struct Session {
     renew: DateTime<Utc>,
     /// `…/v3`, where requests are sent: the catalog may name another address than the one for logging in.
     endpoint: Url,
+    catalog: Arc<Catalog>,
 }
 
 /// Keystone's response to a login.
@@ -130,11 +129,28 @@ impl Client {
                 StatusCode::OK => return Ok(Some(read_body(response).await?)),
                 StatusCode::NOT_FOUND => return Ok(None),
                 // The token was revoked, or Keystone has new keys.
-                StatusCode::UNAUTHORIZED if may_renew => session = self.session(Some(&session), now).await?,
+                StatusCode::UNAUTHORIZED if may_renew => session = self.session(Some(&session.token), now).await?,
                 status => return Err(self.error_of(status)),
             }
         }
         Err(self.error_of(StatusCode::UNAUTHORIZED))
+    }
+
+    /// A token, and the URL of a service in the catalog, if it is there. The token is a new one if the service has rejected the
+    /// current one.
+    ///
+    /// # Errors
+    /// Keystone is unreachable or fails, or rejects the login.
+    pub(crate) async fn service(
+        &self,
+        service_type: &str,
+        rejected: Option<&HeaderValue>,
+        now: DateTime<Utc>,
+    ) -> Result<(HeaderValue, Option<String>), KeystoneError> {
+        let session = self.session(rejected, now).await?;
+        let (interfaces, region) = (&self.options.interfaces, self.options.region.as_deref());
+        let url = session.catalog.endpoint(service_type, interfaces, region).map(str::to_owned);
+        Ok((session.token, url))
     }
 
     /// The error for the status of an unexpected response.
@@ -146,11 +162,11 @@ impl Client {
     }
 
     /// The current session, or a new one if there is none, if it is about to expire, or if Keystone rejected its token.
-    async fn session(&self, rejected: Option<&Session>, now: DateTime<Utc>) -> Result<Session, KeystoneError> {
+    async fn session(&self, rejected: Option<&HeaderValue>, now: DateTime<Utc>) -> Result<Session, KeystoneError> {
         let mut login = self.login.lock().await;
         match &*login {
             Login::Done(session)
-                if session.renew > now && rejected.is_none_or(|rejected| rejected.token != session.token) =>
+                if session.renew > now && rejected.is_none_or(|rejected| *rejected != session.token) =>
             {
                 return Ok(session.clone());
             }
@@ -183,8 +199,8 @@ impl Client {
         token.set_sensitive(true);
         let TokenBody { expires_at, catalog } = read_body::<LoginResponse>(response).await?.token;
         let left = expires_at - now;
-        let renew = now + (left - RENEW_BEFORE).max(left / 2);
-        Ok(Session { token, renew, endpoint: self.find_endpoint(&catalog) })
+        let renew = now + (left - self.options.renew_before).max(left / 2);
+        Ok(Session { token, renew, endpoint: self.find_endpoint(&catalog), catalog: Arc::new(catalog) })
     }
 
     /// Where Keystone's API is: at `endpoint_override`, else as the catalog says, else at `auth_url`.

@@ -11,4 +11,5 @@ mod options;
 pub(crate) use self::{
     catalog::Catalog,
     client::{Client, KeystoneError},
+    options::ServiceLogin,
 };

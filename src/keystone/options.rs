@@ -2,12 +2,33 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use chrono::TimeDelta;
+
 use crate::config::{KeystoneAuthtoken, KeystoneLogin, OsloLimit};
 
 /// How long Keystone is given to respond if the options do not set it.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long connecting to Keystone may take if the options do not set it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// By default, a token is replaced this long before it expires, or when half of its lifetime is over, whichever is later.
+const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(120);
+
+/// A login for requests to another service than Keystone, by the options of a store.
+pub(crate) struct ServiceLogin {
+    /// The login.
+    pub(crate) login: KeystoneLogin,
+    /// Certificate authorities, in addition to the system's.
+    pub(crate) cafile: Option<PathBuf>,
+    /// Whether any certificate is accepted.
+    pub(crate) insecure: bool,
+    /// The region in which the catalog is searched.
+    pub(crate) region: Option<String>,
+    /// The interface that is looked up in the catalog. Keystone's former names, such as `publicURL`, are accepted.
+    pub(crate) interface: String,
+    /// How long before its expiry a token is replaced.
+    pub(crate) renew_before: Duration,
+}
 
 /// The options of a client of Keystone.
 pub(crate) struct ClientOptions {
@@ -33,6 +54,8 @@ pub(crate) struct ClientOptions {
     pub(super) interfaces: Vec<String>,
     /// The URL of Keystone, instead of the catalog's.
     pub(super) endpoint_override: Option<String>,
+    /// How long before its expiry a token is replaced.
+    pub(super) renew_before: TimeDelta,
 }
 
 impl ClientOptions {
@@ -78,6 +101,7 @@ impl From<&KeystoneAuthtoken> for ClientOptions {
             region: options.region_name.clone(),
             interfaces: vec![options.interface.clone()],
             endpoint_override: None,
+            renew_before: RENEW_BEFORE,
         }
     }
 }
@@ -100,6 +124,28 @@ impl From<&OsloLimit> for ClientOptions {
             region: options.region_name.clone(),
             interfaces: interfaces.collect(),
             endpoint_override: options.endpoint_override.clone(),
+            renew_before: RENEW_BEFORE,
+        }
+    }
+}
+
+impl From<ServiceLogin> for ClientOptions {
+    fn from(options: ServiceLogin) -> Self {
+        let group = "glance_store";
+        Self {
+            group,
+            section: group.to_owned(),
+            // Keystone itself is only needed for the login.
+            endpoint_override: options.login.auth_url.clone(),
+            login: options.login,
+            cafile: options.cafile,
+            insecure: options.insecure,
+            timeout: RESPONSE_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
+            retries: KeystoneAuthtoken::default().http_request_max_retries,
+            region: options.region,
+            interfaces: vec![options.interface.strip_suffix("URL").unwrap_or(&options.interface).to_owned()],
+            renew_before: TimeDelta::from_std(options.renew_before).unwrap_or(RENEW_BEFORE),
         }
     }
 }

@@ -9,6 +9,7 @@ mod http;
 mod location;
 mod registry;
 mod s3;
+mod swift;
 
 use std::{
     collections::HashSet,
@@ -54,6 +55,9 @@ pub(crate) enum Error {
     /// The store is read-only, or its configuration is invalid.
     #[error("Configuration for store failed. Adding images to this store is disabled.")]
     ReadOnly,
+    /// The store has other data of that name.
+    #[error("{0}")]
+    Duplicate(String),
     /// The driver does not support deletion.
     #[error("Deleting images from this store is not supported.")]
     NoDelete,

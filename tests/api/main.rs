@@ -44,6 +44,7 @@ mod standalone_clients;
 mod store_contract;
 mod stores;
 mod support;
+mod swift;
 mod tags;
 mod tasks;
 mod update;

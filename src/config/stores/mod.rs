@@ -6,6 +6,7 @@
 mod file;
 mod http;
 mod s3;
+mod swift;
 
 use std::path::PathBuf;
 
@@ -23,6 +24,7 @@ macro_rules! drivers {
 
         /// The kind of a store, with its options.
         #[derive(Debug, Clone, PartialEq)]
+        #[expect(clippy::large_enum_variant, reason = "there are only a few stores")]
         pub(crate) enum StoreKind {
             $($(#[doc = $doc])+ $kind($options),)+
             /// A kind that only Glance has a driver for.
@@ -62,6 +64,8 @@ drivers! {
     Http(http::HttpStore) = "http",
     /// In a bucket of an S3 server.
     S3(s3::S3Store) = "s3",
+    /// In containers of OpenStack Swift.
+    Swift(swift::SwiftStore) = "swift",
 }
 
 /// The store of data that is staged for an import. It always exists, and clients cannot choose it.

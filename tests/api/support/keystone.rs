@@ -107,6 +107,17 @@ impl Keystone {
         admin.post("/endpoints", &json!({ "endpoint": endpoint })).await.expect(201);
     }
 
+    /// Adds a service to the catalog, with the same URL at each interface.
+    pub(crate) async fn add_service(&self, service_type: &str, url: &str) {
+        let admin = self.client(Some(&self.token("admin", "admin").await));
+        let service = json!({"service": {"type": service_type, "name": service_type}});
+        let service = admin.post("/services", &service).await.expect(201).json()["service"]["id"].clone();
+        for interface in ["public", "internal", "admin"] {
+            let endpoint = json!({"service_id": service, "interface": interface, "region_id": "RegionOne", "url": url});
+            admin.post("/endpoints", &json!({ "endpoint": endpoint })).await.expect(201);
+        }
+    }
+
     /// The id of a token's user.
     pub(crate) async fn user_of(&self, token: &str) -> String {
         self.described(token).await["user"]["id"].as_str().unwrap().to_owned()

@@ -9,6 +9,7 @@ mod keystone;
 mod proxy;
 mod s3;
 mod server;
+mod swift;
 mod twins;
 mod web;
 
@@ -24,6 +25,7 @@ pub(crate) use self::{
     proxy::Proxy,
     s3::{Fault, FaultyProxy, S3},
     server::{Running, ServerBuilder, TestServer, mode, program},
+    swift::Swift,
     twins::{Persona, Question, Twins},
     web::Web,
 };

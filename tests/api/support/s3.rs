@@ -1,6 +1,7 @@
 //! An S3 server for one test, and a proxy in front of it that injects faults.
 
 use std::{
+    ffi::OsStr,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -20,23 +21,32 @@ use tokio::sync::watch;
 use super::{
     client::http,
     database::free_port,
-    keystone::{script, script_at_the_end, try_script},
+    keystone::{Keystone, script, script_at_the_end, try_script},
 };
 
 /// A running Swift with its S3 API, which is killed at the end of the test.
 pub(crate) struct S3 {
     dir: TempDir,
     port: u16,
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
+    /// The URL of the Keystone whose users log in, instead of those of TempAuth.
+    keystone: Option<String>,
     running: bool,
 }
 
 impl S3 {
     /// Starts a server with a bucket `images`.
     pub(crate) async fn start() -> Self {
+        let s3 = Self::start_with(None).await;
+        s3.make_bucket("images").await;
+        s3
+    }
+
+    /// Starts a server without a bucket. With a Keystone, it has no S3 API.
+    pub(super) async fn start_with(keystone: Option<&Keystone>) -> Self {
         let http = http().build().unwrap();
         let dir = TempDir::with_prefix("glimpse-s3-").unwrap();
-        let mut s3 = Self { dir, port: free_port(), http, running: false };
+        let mut s3 = Self { dir, port: free_port(), http, keystone: keystone.map(Keystone::url), running: false };
         // Another process may take the port in the meantime.
         for _ in 0..2 {
             if s3.try_start().await {
@@ -44,13 +54,14 @@ impl S3 {
             }
             s3.port = free_port();
         }
-        s3.make_bucket("images").await;
         s3
     }
 
     async fn try_start(&mut self) -> bool {
         let (folder, port) = (self.folder(), self.port.to_string());
-        self.running = try_script("s3", &["start".as_ref(), folder.as_os_str(), port.as_ref()]).await;
+        let mut arguments: Vec<&OsStr> = vec!["start".as_ref(), folder.as_os_str(), port.as_ref()];
+        arguments.extend(self.keystone.as_deref().map(OsStr::new));
+        self.running = try_script("s3", &arguments).await;
         self.running
     }
 
@@ -129,6 +140,8 @@ pub(crate) enum Fault {
     SlowDown,
     /// The request is answered 403, and not forwarded.
     Denied,
+    /// The request is answered 401, and not forwarded.
+    Unauthorized,
     /// The connection is closed without a response, before the request is forwarded.
     Lost,
     /// The connection is closed without a response, after the request was forwarded and carried out.
@@ -221,6 +234,7 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
         Some(Fault::Denied) => {
             return (StatusCode::FORBIDDEN, "<Error><Code>AccessDenied</Code></Error>").into_response();
         }
+        Some(Fault::Unauthorized) => return StatusCode::UNAUTHORIZED.into_response(),
         // Ending the connection's task closes the connection.
         Some(Fault::Lost) => std::panic::resume_unwind(Box::new(())),
         _ => {}
