@@ -125,6 +125,19 @@ class Keystone:
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
             return answer.headers["X-Subject-Token"], json.load(answer)["token"]["project"]["id"]
 
+    def add_service(self, service_type, url):
+        """Adds a service to the catalog."""
+        token = self.login("admin", "admin")[0]
+
+        def create(kind, body):
+            headers = {"X-Auth-Token": token, "Content-Type": "application/json"}
+            request = urllib.request.Request(f"{self.url}/{kind}s", json.dumps({kind: body}).encode(), headers)
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+                return json.load(answer)[kind]["id"]
+
+        service = create("service", {"type": service_type, "name": service_type})
+        create("endpoint", {"service_id": service, "interface": "public", "region_id": "RegionOne", "url": url})
+
     def environment(self, user, project, images):
         """The environment variables of a command-line user."""
         return {
@@ -153,8 +166,9 @@ class Swift:
         self.options = (
             f"[DEFAULT]\nenabled_backends = swift:swift\n[glance_store]\ndefault_backend = swift\n[swift]\nswift_store_container = images\n"
             f"swift_store_auth_address = {keystone.url}\nswift_store_user = service:glance\nswift_store_key = secret\n"
-            f"swift_store_endpoint = http://127.0.0.1:{port}/v1/AUTH_{project}\nswift_store_retry_get_count = 1\n"
+            f"swift_store_retry_get_count = 1\n"
         )
+        keystone.add_service("object-store", f"http://127.0.0.1:{port}/v1/AUTH_$(project_id)s")
 
     def stop(self):
         run(f"{HOME}/tests/s3", "kill", self.dir)
