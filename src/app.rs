@@ -24,6 +24,7 @@ use crate::{
     db::{self, Db, migrate::Schema},
     egress::EgressFilter,
     error::{Error, Result},
+    keystone::Caller,
     limits::Limits,
     policy::{
         Policy, PolicyError,
@@ -203,7 +204,7 @@ impl App {
         T: Send + 'static,
         W: Future<Output = Result<T>> + Send + 'static,
     {
-        let ended = self.work.spawn(work.in_current_span());
+        let ended = self.work.spawn(Caller::scope(Caller::current(), work).in_current_span());
         async { ended.await.map_err(|error| Error::Internal(error.into()))? }
     }
 

@@ -55,12 +55,13 @@ struct OldService {
     endpoints: Vec<serde_json::Map<String, serde_json::Value>>,
 }
 
-fn endpoint_in_header(catalog: &str, region: &str, interface: &str) -> Option<String> {
+fn endpoint_in_header(catalog: &str, service_type: &str, region: Option<&str>, interface: &str) -> Option<String> {
     let services: Vec<OldService> = serde_json::from_str(catalog).ok()?;
     let endpoints =
-        services.into_iter().filter(|service| service.kind == "image").flat_map(|service| service.endpoints);
+        services.into_iter().filter(|service| service.kind == service_type).flat_map(|service| service.endpoints);
     let is_there = |endpoint: &serde_json::Map<String, serde_json::Value>| {
-        endpoint.get("region").and_then(|name| name.as_str()).is_some_and(|name| name.eq_ignore_ascii_case(region))
+        let own = endpoint.get("region").and_then(|name| name.as_str());
+        region.is_none_or(|region| own.is_some_and(|own| own.eq_ignore_ascii_case(region)))
     };
     let key = format!("{interface}URL");
     let url =
@@ -69,14 +70,15 @@ fn endpoint_in_header(catalog: &str, region: &str, interface: &str) -> Option<St
 }
 
 impl Authenticator {
-    /// The URL of the image service in a region, from the caller's service catalog.
+    /// The URL of a service, in a region if one is given, from the caller's service catalog.
     ///
     /// # Errors
     /// `Unavailable` if Keystone cannot be reached.
-    pub(crate) async fn image_endpoint(
+    pub(crate) async fn endpoint(
         &self,
         credentials: &Credentials,
-        region: &str,
+        service_type: &str,
+        region: Option<&str>,
         interface: &str,
     ) -> Result<Option<String>> {
         match self {
@@ -86,12 +88,12 @@ impl Authenticator {
                     .catalog(token)
                     .await
                     .map_err(|error| Error::Unavailable { service: "Keystone", source: error.into() })?;
-                Ok(catalog.and_then(|catalog| catalog.image_endpoint(region, interface).map(str::to_owned)))
+                Ok(catalog.and_then(|catalog| catalog.find(service_type, region, interface).map(str::to_owned)))
             }
             // As in Glance, the proxy in front of the service is trusted.
             Self::Proxy => {
                 let catalog = credentials.catalog.as_deref();
-                Ok(catalog.and_then(|catalog| endpoint_in_header(catalog, region, interface)))
+                Ok(catalog.and_then(|catalog| endpoint_in_header(catalog, service_type, region, interface)))
             }
             Self::Standalone(_) | Self::Fake | Self::None => Ok(None),
         }

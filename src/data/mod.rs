@@ -5,6 +5,7 @@
 //! data at an image's path in a store only while it has a hold on that path (`store::Hold`), and only if it still owned the row
 //! after it got the hold. So an active image keeps the data that it became active with, no matter how long a process stalls.
 
+pub(crate) mod acls;
 pub(crate) mod download;
 pub(crate) mod hash;
 pub(crate) mod ingest;

@@ -3,6 +3,7 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use super::{
+    acls,
     ingest::{Ingested, Source, ingest, too_large},
     placement,
     transfer::{Transfer, image_gone, with_timeout},
@@ -160,7 +161,7 @@ impl Upload {
         };
         let activated = with_timeout(&self.app, self.activate(&transfer.record, stored, facts)).await;
         hold.release().await;
-        let Err(error) = activated else { return Ok(()) };
+        let Err(error) = activated else { return acls::apply(&self.app, &self.id).await };
         if transfer.has_completed().await && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
 

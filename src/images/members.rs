@@ -8,6 +8,7 @@ use crate::{
     access::{self, Subject},
     app::App,
     context::Context,
+    data::acls,
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Image, Member, MemberId, MemberStatus, RequestedId, Visibility},
@@ -22,7 +23,8 @@ const ONLY_SHARED: &str = "Only shared images have members.";
 /// `NotFound` (image), `Forbidden` (also if the image's visibility is not `shared`), `LimitExceeded`, `Conflict` when the project
 /// is a member already.
 pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: &MemberId) -> Result<Member> {
-    app.db
+    let added = app
+        .db
         .transaction(|mut tx| async move {
             let image = access::find_locked(app, &mut tx, context, id).await?;
             let image = check_shared(image, id, || forbidden("create", id))?;
@@ -44,7 +46,9 @@ pub(crate) async fn add(app: &App, context: &Context, id: &RequestedId, member: 
             db::members::insert(&mut tx, &member).await?;
             Ok((tx, member))
         })
-        .await
+        .await?;
+    apply_acls(app, id).await?;
+    Ok(added)
 }
 
 /// Lists an image's members. The owner sees all of them, and a member sees itself only. Two statements, one more for a member.
@@ -130,7 +134,16 @@ pub(crate) async fn remove(app: &App, context: &Context, id: &RequestedId, membe
             }
             Ok((tx, ()))
         })
-        .await
+        .await?;
+    apply_acls(app, id).await
+}
+
+/// Lets the image's members read its data.
+async fn apply_acls(app: &App, id: &RequestedId) -> Result<()> {
+    match id.id() {
+        Some(id) => acls::apply(app, &id).await,
+        None => Ok(()),
+    }
 }
 
 /// The party that an operation is reserved for.

@@ -14,6 +14,7 @@ use crate::{
     access::{self, Subject},
     app::App,
     context::Context,
+    data::acls,
     db::{self, Session, Tx},
     error::{Error, Result},
     model::{Location, LocationStatus, RequestedId, Status, Tag, UNWRITTEN, Visibility},
@@ -145,6 +146,7 @@ pub(crate) async fn update(
             Ok((tx, (before, after)))
         })
         .await?;
+    acls::apply(app, &after.image.id).await?;
     let released = released_locations(&before, &after);
     if !released.is_empty() {
         remove_data(app, released).await?;

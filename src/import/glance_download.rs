@@ -82,7 +82,7 @@ impl Named {
     /// # Errors
     /// `Unavailable` if Keystone cannot be reached.
     pub(super) async fn resolve(self, app: &App, context: &Context, credentials: &Credentials) -> Result<Origin> {
-        let endpoint = app.authenticator.image_endpoint(credentials, &self.region, &self.interface).await?;
+        let endpoint = app.authenticator.endpoint(credentials, "image", Some(&self.region), &self.interface).await?;
         let Identity { user_id, roles, .. } = &*context.identity;
         Ok(Origin {
             region: self.region,

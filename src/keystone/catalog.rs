@@ -23,12 +23,13 @@ struct Endpoint {
 }
 
 impl Catalog {
-    /// The URL of the image service in a region, at this interface. The case of the region does not matter, as in Glance.
-    pub(crate) fn image_endpoint(&self, region: &str, interface: &str) -> Option<&str> {
-        let services = self.0.iter().filter(|service| service.kind == "image");
+    /// The URL of a service at this interface, in a region if one is given. The case of the region does not matter, as in Glance.
+    pub(crate) fn find(&self, service_type: &str, region: Option<&str>, interface: &str) -> Option<&str> {
+        let services = self.0.iter().filter(|service| service.kind == service_type);
         let mut fitting = services.flat_map(|service| &service.endpoints).filter(|endpoint| {
-            let is_there = |name: &String| name.eq_ignore_ascii_case(region);
-            endpoint.interface.eq_ignore_ascii_case(interface) && endpoint.region_id.as_ref().is_some_and(is_there)
+            let is_there =
+                |region: &str| endpoint.region_id.as_ref().is_some_and(|name| name.eq_ignore_ascii_case(region));
+            endpoint.interface.eq_ignore_ascii_case(interface) && region.is_none_or(is_there)
         });
         fitting.next().map(|endpoint| endpoint.url.as_str())
     }

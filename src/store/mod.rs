@@ -122,6 +122,15 @@ pub(crate) struct Blob {
     pub(crate) data: ByteStream,
 }
 
+/// Who can read an object, in addition to its owner.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Readers {
+    /// Everyone.
+    Everyone,
+    /// These projects.
+    Projects(Vec<String>),
+}
+
 /// What drivers need to open a store, in addition to its options.
 pub(crate) struct Environment<'e> {
     /// The directory of a file store whose options name none.
@@ -183,6 +192,14 @@ pub(crate) trait Driver: Sized {
     fn discard(&self, object: &Object, hold: Option<Hold>) -> impl Future<Output = Result<()>> + Send;
     /// Returns an error if the store cannot be reached. Changes nothing.
     fn probe(&self, _: &Object) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+    /// Whether the store is used with the tokens of callers, and keeps lists of readers.
+    fn acts_for_callers(&self) -> bool {
+        false
+    }
+    /// Sets who can read an object. Without such lists, nobody but the service reads the store.
+    fn share(&self, _: &LocationUrl, _: &Readers) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
     }
     /// Removes what interrupted uploads of an image have left outside of the image's path. No upload of the image is in progress.

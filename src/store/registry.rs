@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path, sync::Arc, time::Duration};
 use serde_json::{Map, Value};
 
 use super::{
-    Blob, Driver, Environment, Error, FileCopy, Hold, Object, Result, STAGING, Stored, file::FileDriver,
+    Blob, Driver, Environment, Error, FileCopy, Hold, Object, Readers, Result, STAGING, Stored, file::FileDriver,
     http::HttpDriver, location, s3::S3Driver, swift::SwiftDriver,
 };
 use crate::{
@@ -181,6 +181,16 @@ impl Store {
         call!(self, |driver| driver.discard_parts(object).await, Err(Error::NoStore))
     }
 
+    /// See `Driver::acts_for_callers`.
+    fn acts_for_callers(&self) -> bool {
+        call!(self, |driver| driver.acts_for_callers(), false)
+    }
+
+    /// See `Driver::share`.
+    pub(crate) async fn share(&self, url: &LocationUrl, readers: &Readers) -> Result<()> {
+        call!(self, |driver| driver.share(url, readers).await, Ok(()))
+    }
+
     /// See `Driver::take_leftovers`.
     pub(crate) fn take_leftovers(&self, object: &Object) -> bool {
         call!(self, |driver| driver.take_leftovers(object), false)
@@ -268,6 +278,11 @@ impl Stores {
     /// All stores, in the order of the configuration.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Store>> {
         self.stores.iter()
+    }
+
+    /// Whether a store is used with the tokens of callers.
+    pub(crate) fn act_for_callers(&self) -> bool {
+        self.stores.iter().any(|store| store.acts_for_callers())
     }
 
     /// The store for uploads that name no other.

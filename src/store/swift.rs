@@ -39,9 +39,10 @@ use self::{
     error::{READ_TIMEOUT, SwiftError},
     url::{AccountUrl, SwiftUrl},
 };
-use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored};
+use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Readers, Result, Stored};
 use crate::{
-    config::{Secret, SwiftAccount, SwiftProof, SwiftStore},
+    config::{OptionValue as _, Secret, SwiftAccount, SwiftProof, SwiftStore},
+    keystone::Caller,
     model::LocationUrl,
     stream::{BoxError, Chunks, Cut},
 };
@@ -73,8 +74,8 @@ pub(super) struct SwiftDriver {
     old_accounts: Mutex<HashMap<(String, String, String), Arc<Account>>>,
     /// Uploads whose segments, or whose object, may be there although the upload has failed.
     leftovers: Leftovers,
-    /// The objects that were stored but not placed yet, by the ids of their uploads.
-    pending: Mutex<HashMap<String, Pending>>,
+    /// The objects that were stored but not placed yet, with their paths, by the ids of their uploads.
+    pending: Mutex<HashMap<String, (SwiftPath, Pending)>>,
 }
 
 /// An object that is not visible to readers yet.
@@ -88,11 +89,12 @@ enum Pending {
 }
 
 impl SwiftDriver {
-    fn keep_pending(&self, object: &Object, pending: Pending) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(object.upload_id.clone(), pending);
+    fn keep_pending(&self, object: &Object, path: SwiftPath, pending: Pending) {
+        let mut all = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(object.upload_id.clone(), (path, pending));
     }
 
-    fn take_pending(&self, object: &Object) -> Option<Pending> {
+    fn take_pending(&self, object: &Object) -> Option<(SwiftPath, Pending)> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&object.upload_id)
     }
 
@@ -109,10 +111,31 @@ impl SwiftDriver {
     }
 
     /// Where an image's object is, or will be.
-    fn path_of_image(&self, image_id: &str) -> Result<SwiftPath> {
+    async fn path_of_image(&self, image_id: &str) -> Result<SwiftPath> {
+        let object = image_id.to_owned();
+        if self.options.swift_store_multi_tenant {
+            let (account, _) = self.account_of_caller().await?;
+            let container = format!("{}_{image_id}", self.options.swift_store_container.trim_matches('/'));
+            return Ok(SwiftPath { account, container, object });
+        }
         let (_, account) = &self.accounts[self.default.ok_or(Error::NoStore)?];
-        let container = self.container_of(image_id);
-        Ok(SwiftPath { account: Arc::clone(account), container, object: image_id.to_owned() })
+        Ok(SwiftPath { account: Arc::clone(account), container: self.container_of(image_id), object })
+    }
+
+    /// The account of the caller's project, and its URL.
+    async fn account_of_caller(&self) -> Result<(Arc<Account>, String)> {
+        let caller = Caller::current().ok_or(Error::NoStore)?;
+        let url = match &self.options.swift_store_endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => {
+                let interface = self.options.swift_store_endpoint_type.to_text();
+                let interface = interface.trim_end_matches("URL");
+                let region = self.options.swift_store_region.as_deref();
+                let found = caller.endpoint(&self.options.swift_store_service_type, region, interface).await;
+                found.ok_or_else(|| Error::Unavailable(SwiftError::NoEndpoint.into()))?
+            }
+        };
+        Ok((Arc::new(Account::of_caller(caller.token().clone(), url.clone())), url))
     }
 
     fn path_of_url(&self, url: &LocationUrl) -> Result<SwiftPath> {
@@ -134,6 +157,15 @@ impl SwiftDriver {
         let same = self.accounts.iter().filter(|(account, _)| {
             with_scheme(&account.auth_address).trim_end_matches('/') == address.trim_end_matches('/')
         });
+        if credentials.is_none() && self.options.swift_store_multi_tenant {
+            let url = address.to_owned();
+            return match (Caller::current(), self.default) {
+                (Some(caller), _) => Ok(Arc::new(Account::of_caller(caller.token().clone(), url))),
+                // No caller waits for this: a deletion is resumed, for example.
+                (None, Some(default)) => Ok(Arc::new(self.accounts[default].1.at(url))),
+                (None, None) => Err(Error::NoStore),
+            };
+        }
         let Some((user, key)) = credentials else {
             let mut found = same.filter(|(account, _)| matches!(account.proof, SwiftProof::ApplicationCredential(..)));
             let missing = "Location is missing user:password or application credential information.";
@@ -330,6 +362,15 @@ impl SwiftDriver {
         self.delete_all(path, listed.into_iter().map(|listed| listed.name).collect()).await
     }
 
+    /// Deletes the container of an image in the account of its project.
+    async fn remove_container(&self, path: &SwiftPath) {
+        if self.options.swift_store_multi_tenant
+            && let Err(error) = self.client.delete(&path.container()).await
+        {
+            tracing::warn!(%error, container = path.container, "cannot delete the container of an image");
+        }
+    }
+
     /// Notes that Swift may have stored the object, unless Swift rejected it.
     fn note_leftover(&self, object: &Object, error: &Error) {
         if matches!(error, Error::Unavailable(_)) {
@@ -355,6 +396,10 @@ impl Driver for SwiftDriver {
         if let Some(fault) = buffer_fault(options) {
             return unusable(fault);
         }
+        let is_multi_tenant = options.swift_store_multi_tenant;
+        if is_multi_tenant && options.swift_store_config_file.is_some() {
+            return unusable("swift_store_multi_tenant and swift_store_config_file exclude each other".to_owned());
+        }
         let mut opened = Vec::new();
         for account in accounts {
             match Account::open(&account, options, &http) {
@@ -363,7 +408,7 @@ impl Driver for SwiftDriver {
             }
         }
         let default = opened.iter().position(|(account, _)| account.reference == options.default_swift_reference);
-        if default.is_none() {
+        if default.is_none() && !is_multi_tenant {
             let missing = match options.swift_store_config_file {
                 Some(_) => format!(
                     "default_swift_reference: swift_store_config_file has no account {}",
@@ -384,9 +429,9 @@ impl Driver for SwiftDriver {
             leftovers: Leftovers::default(),
             pending: Mutex::default(),
         };
-        let fault = (!faults.is_empty()).then(|| match driver.default {
-            None => format!("it cannot be used: {}", faults.join("; ")),
-            Some(_) => faults.join("; "),
+        let fault = (!faults.is_empty()).then(|| match driver.default.is_some() || is_multi_tenant {
+            false => format!("it cannot be used: {}", faults.join("; ")),
+            true => faults.join("; "),
         });
         (Some(driver), fault)
     }
@@ -398,6 +443,7 @@ impl Driver for SwiftDriver {
         let is_ours = container == base || container.strip_prefix(base).is_some_and(|rest| rest.starts_with('_'));
         let has_account = match &account {
             AccountUrl::Reference(reference) => self.accounts.iter().any(|(own, _)| own.reference == *reference),
+            AccountUrl::Address(_, None) if self.options.swift_store_multi_tenant => true,
             AccountUrl::Address(address, _) => self
                 .accounts
                 .iter()
@@ -417,9 +463,14 @@ impl Driver for SwiftDriver {
     }
 
     async fn put(&self, object: &Object, data: Chunks, size: u64) -> Result<Stored> {
-        let path = self.path_of_image(&object.image_id).map_err(|_| Error::ReadOnly)?;
-        let (account, _) = &self.accounts[self.default.ok_or(Error::ReadOnly)?];
-        let prefix = url::prefix(account, self.options.swift_store_config_file.is_some());
+        let prefix = match (self.options.swift_store_multi_tenant, self.default) {
+            (true, _) => url::prefix_at(&self.account_of_caller().await?.1),
+            (false, Some(default)) => {
+                url::prefix(&self.accounts[default].0, self.options.swift_store_config_file.is_some())
+            }
+            (false, None) => return Err(Error::ReadOnly),
+        };
+        let path = self.path_of_image(&object.image_id).await?;
         let url = format!("{prefix}{}/{}", path.container, path.object).into();
         let mut source = Source { data, received: VecDeque::new() };
         let large = u64::from(self.options.swift_store_large_object_size) * UNIT;
@@ -436,7 +487,7 @@ impl Driver for SwiftDriver {
             }
             Pending::Whole(Payload::Memory(frames, len))
         };
-        self.keep_pending(object, pending);
+        self.keep_pending(object, path, pending);
         let mut metadata = Map::new();
         if let Some(name) = &self.name {
             metadata.insert("store".to_owned(), name.clone().into());
@@ -445,21 +496,20 @@ impl Driver for SwiftDriver {
     }
 
     async fn place(&self, object: &Object, _: &Stored, hold: Hold) -> Result<Hold> {
-        let path = self.path_of_image(&object.image_id)?;
-        let placed = match self.take_pending(object) {
-            None => Ok(()),
-            Some(Pending::Whole(payload)) => match self.client.put(&path, payload.clone()).await {
+        let Some((path, pending)) = self.take_pending(object) else { return Ok(hold) };
+        let placed = match pending {
+            Pending::Whole(payload) => match self.client.put(&path, payload.clone()).await {
                 Err(error) if error.is_not_found() => {
                     self.create_container(&path, error).await?;
                     self.client.put(&path, payload).await
                 }
                 put => put,
             },
-            Some(Pending::Open(mut put, last)) => match put.write(last).await {
+            Pending::Open(mut put, last) => match put.write(last).await {
                 Ok(()) => async { put.end().await?.await }.await,
                 Err(error) => Err(error),
             },
-            Some(Pending::Segments) => {
+            Pending::Segments => {
                 let placed = self.client.put_manifest(&path, &format!("{}-", path.object)).await;
                 if placed.is_ok() {
                     self.leftovers.take(object);
@@ -479,6 +529,14 @@ impl Driver for SwiftDriver {
         });
         placed.inspect_err(|error| self.note_leftover(object, error))?;
         Ok(hold)
+    }
+
+    /// Without a caller, the data of an upload cannot be reached.
+    async fn hold(&self, _: &Object) -> Result<Hold> {
+        match self.options.swift_store_multi_tenant && Caller::current().is_none() {
+            true => Err(Error::NoStore),
+            false => Ok(Hold::none()),
+        }
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
@@ -526,7 +584,9 @@ impl Driver for SwiftDriver {
         if head.is_none() {
             return Err(Error::NotFound);
         }
-        self.client.delete_existing(&path).await.map_err(cannot_delete)
+        self.client.delete_existing(&path).await.map_err(cannot_delete)?;
+        self.remove_container(&path).await;
+        Ok(())
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
@@ -537,10 +597,12 @@ impl Driver for SwiftDriver {
     /// Lists the uploads with segments. With several containers, it lists none: those that a process has left are known from the
     /// database.
     async fn unfinished(&self, quiet: Duration) -> Result<Vec<Object>> {
-        if self.default.is_none() || self.options.swift_store_multiple_containers_seed > 0 {
+        let has_several =
+            self.options.swift_store_multi_tenant || self.options.swift_store_multiple_containers_seed > 0;
+        if self.default.is_none() || has_several {
             return Ok(Vec::new());
         }
-        let container = self.path_of_image("")?;
+        let container = self.path_of_image("").await?;
         let quiet = TimeDelta::from_std(quiet).unwrap_or(TimeDelta::days(1));
         let before = DateTime::<Utc>::from(SystemTime::now()).naive_utc() - quiet;
         let listed = self.client.list(&container, MARKER).await.map_err(cannot_read)?;
@@ -555,10 +617,13 @@ impl Driver for SwiftDriver {
 
     async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
         let pending = self.take_pending(object);
-        let path = self.path_of_image(&object.image_id)?;
+        let path = match &pending {
+            Some((path, _)) => path.clone(),
+            None => self.path_of_image(&object.image_id).await?,
+        };
         // Without a hold, the segments can be those of the image's next upload.
         let Some(hold) = hold else {
-            if matches!(pending, Some(Pending::Segments)) {
+            if matches!(pending, Some((_, Pending::Segments))) {
                 self.leftovers.note(object);
             }
             return self.client.delete(&path.with_object(marker_of(object))).await.map_err(cannot_write);
@@ -566,7 +631,9 @@ impl Driver for SwiftDriver {
         let discarded = async {
             self.remove_markers(&path).await?;
             self.client.delete(&path).await.map_err(cannot_write)?;
-            self.remove_segments(&path, MAX_IN_FLIGHT as u64).await
+            self.remove_segments(&path, MAX_IN_FLIGHT as u64).await?;
+            self.remove_container(&path).await;
+            Ok(())
         };
         let discarded = discarded.await;
         hold.release().await;
@@ -574,14 +641,14 @@ impl Driver for SwiftDriver {
     }
 
     async fn probe(&self, object: &Object) -> Result<()> {
-        match self.client.check(&self.path_of_image(&object.image_id)?).await {
+        match self.client.check(&self.path_of_image(&object.image_id).await?).await {
             Err(error) if error.is_not_found() => Ok(()),
             checked => checked.map_err(cannot_read),
         }
     }
 
     async fn discard_parts(&self, object: &Object) -> Result<()> {
-        let path = self.path_of_image(&object.image_id)?;
+        let path = self.path_of_image(&object.image_id).await?;
         self.remove_markers(&path).await?;
         match self.client.head(&path).await {
             // The segments belong to the image.
@@ -589,6 +656,24 @@ impl Driver for SwiftDriver {
             Err(error) if !error.is_not_found() => Err(cannot_read(error)),
             _ => self.remove_segments(&path, MAX_IN_FLIGHT as u64).await,
         }
+    }
+
+    fn acts_for_callers(&self) -> bool {
+        self.options.swift_store_multi_tenant
+    }
+
+    async fn share(&self, url: &LocationUrl, readers: &Readers) -> Result<()> {
+        if !self.options.swift_store_multi_tenant {
+            return Ok(());
+        }
+        let all =
+            |projects: &[String]| projects.iter().map(|project| format!("{project}:*")).collect::<Vec<_>>().join(",");
+        let read = match readers {
+            Readers::Everyone => "*:*".to_owned(),
+            Readers::Projects(projects) => all(projects),
+        };
+        let write = all(&self.options.swift_store_admin_tenants);
+        self.client.set_acls(&self.path_of_url(url)?, &read, &write).await.map_err(cannot_write)
     }
 
     fn take_leftovers(&self, object: &Object) -> bool {

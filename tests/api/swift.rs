@@ -667,3 +667,64 @@ async fn glance_and_glimpse_share_a_container() {
     let (left, right): (Value, Value) = tokio::join!(detail(s.admin()), detail(glance.admin()));
     assert_eq!(left, right);
 }
+
+/// Each image has a container of its own, in the account of its project. Its access control lists follow members and visibility.
+#[tokio::test]
+async fn data_is_in_the_accounts_of_projects_and_readable_for_members() {
+    let keystone = Keystone::start().await;
+    let swift = Swift::start_with(&keystone).await;
+    let s = crate::keystone::with(&keystone)
+        .option("DEFAULT", "enabled_backends", "swift:swift")
+        .option("DEFAULT", "show_image_direct_url", true)
+        .option("glance_store", "default_backend", "swift")
+        .option("swift", "swift_store_multi_tenant", true)
+        .option("swift", "swift_store_create_container_on_put", true)
+        .option("swift", "swift_store_admin_tenants", "one, two")
+        .option("swift", "swift_store_large_object_size", 2)
+        .option("swift", "swift_store_large_object_chunk_size", 1)
+        .start()
+        .await;
+    let (token, others) = (keystone.token("member1", "p1").await, keystone.token("member2", "p2").await);
+    let project = async |token: &str| keystone.described(token).await["project"]["id"].as_str().unwrap().to_owned();
+    let (account, other_project) = (format!("AUTH_{}", project(&token).await), project(&others).await);
+    let (member, other) = (s.client(Some(&token)), s.client(Some(&others)));
+    for length in [400_000, 3 * SEGMENT] {
+        let data = bytes(length);
+        let image = image_with(&member, &data).await;
+        let container = format!("glance_{}", id(&image));
+        let lists = async || {
+            let (head, _) = swift.request_in(&account, "HEAD", &container, &[]).await;
+            (head["x-container-read"].clone(), head["x-container-write"].clone())
+        };
+        let url = format!("swift+http://{}/v1/{account}/{container}/{}", &swift.server.base()[7..], id(&image));
+        assert_eq!(location_of(&s.database, &image).await, url);
+        assert_eq!(member.get(&image).await.json()["direct_url"], url);
+        assert!(download(&member, &image).await == data);
+        assert_eq!(lists().await, (Value::Null, json!("one:*,two:*")));
+        other.get(&format!("{image}/file")).await.expect(404);
+        member.post(&format!("{image}/members"), &json!({"member": other_project})).await.expect(200);
+        assert_eq!(lists().await.0, format!("{other_project}:*"));
+        assert!(download(&other, &image).await == data);
+        member.delete(&format!("{image}/members/{other_project}")).await.expect(204);
+        assert_eq!(lists().await.0, Value::Null);
+        let changes = json!([{"op": "replace", "path": "/visibility", "value": "community"}]).to_string();
+        let request = member.request("PATCH", &image).body(changes);
+        let request = request.header("Content-Type", "application/openstack-images-v2.1-json-patch");
+        member.send(request).await.expect(200);
+        assert_eq!(lists().await.0, "*:*");
+        assert!(download(&other, &image).await == data);
+        member.delete(&image).await.expect(204);
+        assert_eq!(swift.request_in(&account, "HEAD", &container, &[]).await.0["status"], 404);
+
+        // The client sends less data than announced.
+        let image = waiting_image(&member).await;
+        let request =
+            member.request("PUT", &format!("{image}/file")).header("Content-Type", "application/octet-stream");
+        let request = request.header("x-openstack-image-size", data.len() + 1).body(chunked(&data));
+        member.send(request).await.expect(400);
+        let (listed, containers) = swift.request_in(&account, "GET", "", &[]).await;
+        assert_eq!((&listed["status"], containers.as_str()), (&json!(204), ""));
+        assert_eq!(status(&member, &image).await, "queued");
+    }
+    assert!(!s.log().contains(&token) && !s.log().contains(&others));
+}

@@ -50,6 +50,10 @@ group! {
         swift_store_auth_insecure: bool = false,
         /// A file of certificate authorities that the servers' certificates can be signed by.
         swift_store_cacert: Option<PathBuf> = None,
+        /// Whether data is stored in the account of each project, with the token of the caller.
+        swift_store_multi_tenant: bool = false,
+        /// The projects that can read and write the containers in these accounts.
+        swift_store_admin_tenants: Vec<String> = Vec::new(),
         /// How often an interrupted download is resumed.
         swift_store_retry_get_count: u32 = 0,
         /// How many seconds before its expiry a token is replaced.

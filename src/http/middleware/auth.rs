@@ -8,7 +8,35 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::{app::SharedApp, auth::RequestHead, context::Context, error::Error, http::error};
+use futures_util::future::BoxFuture;
+
+use crate::{
+    app::SharedApp,
+    auth::{Credentials, RequestHead},
+    context::Context,
+    error::{Error, with_causes},
+    http::error,
+    keystone::{Caller, FindEndpoint},
+};
+
+/// The catalog of a caller, which is read when a store needs it.
+struct CallersCatalog {
+    app: SharedApp,
+    credentials: Credentials,
+}
+
+impl FindEndpoint for CallersCatalog {
+    fn find(&self, service_type: String, region: Option<String>, interface: String) -> BoxFuture<'_, Option<String>> {
+        Box::pin(async move {
+            let authenticator = &self.app.authenticator;
+            let found = authenticator.endpoint(&self.credentials, &service_type, region.as_deref(), &interface).await;
+            found.unwrap_or_else(|error| {
+                tracing::error!(error = with_causes(&error), "cannot read the catalog of a caller");
+                None
+            })
+        })
+    }
+}
 
 /// Refuses requests to routes without authentication while the server drains.
 pub(in crate::http) async fn refuse_while_draining(
@@ -39,5 +67,9 @@ pub(in crate::http) async fn require(State(app): State<SharedApp>, mut request: 
     span.record("project", identity.project_id.as_deref());
     let is_admin = app.policy.is_admin(&identity);
     request.extensions_mut().insert(Context { identity: Arc::new(identity), is_admin });
-    next.run(request).await
+    let caller = app.stores.act_for_callers().then(|| Credentials::of(request.headers())).and_then(|credentials| {
+        let token = credentials.token()?;
+        Some(Caller::new(token, Arc::new(CallersCatalog { app: Arc::clone(&app), credentials })))
+    });
+    Caller::scope(caller, next.run(request)).await
 }

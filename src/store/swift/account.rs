@@ -1,6 +1,9 @@
 //! Accounts in Swift: the login to each, its token, and its URL.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use reqwest::{StatusCode, header::HeaderValue};
 use tokio::sync::Mutex;
@@ -25,12 +28,14 @@ pub(super) struct Session {
 
 /// An account, to which Glimpse logs in when it first needs it.
 pub(super) struct Account {
-    login: Login,
+    login: Arc<Login>,
     /// The URL of the account, instead of the one that comes with the token.
     endpoint: Option<String>,
 }
 
 enum Login {
+    /// The token of a caller, which is not renewed.
+    Caller(HeaderValue),
     TempAuth {
         http: reqwest::Client,
         address: String,
@@ -77,12 +82,23 @@ impl Account {
                 Login::Keystone { client, service_type: options.swift_store_service_type.clone() }
             }
         };
-        Ok(Self { login, endpoint: options.swift_store_endpoint.clone() })
+        Ok(Self { login: Arc::new(login), endpoint: options.swift_store_endpoint.clone() })
+    }
+
+    /// The account at this URL, with the token of a caller.
+    pub(super) fn of_caller(token: HeaderValue, url: String) -> Self {
+        Self { login: Arc::new(Login::Caller(token)), endpoint: Some(url) }
+    }
+
+    /// Another account, at this URL, with the same login.
+    pub(super) fn at(&self, url: String) -> Self {
+        Self { login: Arc::clone(&self.login), endpoint: Some(url) }
     }
 
     /// The current session, or a new one if there is none, if it is about to expire, or if Swift has rejected its token.
     pub(super) async fn session(&self, rejected: Option<&HeaderValue>) -> Result<Session, SwiftError> {
-        let mut session = match &self.login {
+        let mut session = match &*self.login {
+            Login::Caller(token) => Session { token: token.clone(), url: String::new() },
             Login::Keystone { client, service_type } => {
                 // Keystone and Swift compare this with their own clocks, so it is the real time even in tests that set the time.
                 let (token, url) = client.service(service_type, rejected, SystemTime::now().into()).await?;

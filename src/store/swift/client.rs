@@ -260,6 +260,13 @@ impl Client {
         Ok(OpenPut { frames: sender, sent })
     }
 
+    /// Sets who can read and write the objects of a container.
+    pub(super) async fn set_acls(&self, path: &SwiftPath, read: &str, write: &str) -> Result<()> {
+        let container = path.container();
+        let call = Call::new(Method::POST, &container);
+        self.send(&call.header("X-Container-Read", read).header("X-Container-Write", write)).await.map(drop)
+    }
+
     /// Deletes an object; succeeds if there is none.
     pub(super) async fn delete(&self, path: &SwiftPath) -> Result<()> {
         match self.delete_existing(path).await {

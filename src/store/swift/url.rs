@@ -79,6 +79,14 @@ fn parse_credentials(text: &str) -> Result<(Secret, Secret)> {
     Ok((Secret::new(user), Secret::new(key)))
 }
 
+/// The start of the URLs of the objects in an account with this URL, up to the container.
+pub(super) fn prefix_at(account: &str) -> String {
+    match account.strip_prefix("http://") {
+        Some(account) => format!("swift+http://{}/", account.trim_matches('/')),
+        None => format!("swift+https://{}/", account.strip_prefix("https://").unwrap_or(account).trim_matches('/')),
+    }
+}
+
 /// The start of the URLs of an account's objects, up to the container, as Glance writes them: with the credentials, unless the
 /// configuration has references.
 pub(super) fn prefix(account: &SwiftAccount, has_references: bool) -> String {
