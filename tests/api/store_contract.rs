@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::{
     data::{begun_upload, bytes, download, files, status, upload, waiting_image},
-    support::{Client, S3, ServerBuilder, TestServer, eventually},
+    support::{Client, S3, ServerBuilder, Swift, TestServer, eventually},
 };
 
 const MIB: usize = 1 << 20;
@@ -87,6 +87,28 @@ impl Backend for S3 {
 
     async fn start_again(&mut self) {
         Self::start_again(self).await;
+    }
+}
+
+impl Backend for Swift {
+    async fn begin() -> Self {
+        Self::start().await
+    }
+
+    fn options(&self) -> Vec<(&'static str, &'static str, String)> {
+        Self::options(self, &self.server.base())
+    }
+
+    async fn contents(&self) -> Vec<String> {
+        self.objects().await
+    }
+
+    async fn stop(&mut self) {
+        self.server.kill().await;
+    }
+
+    async fn start_again(&mut self) {
+        self.server.start_again().await;
     }
 }
 
@@ -269,4 +291,5 @@ macro_rules! test_stores {
 test_stores! {
     file: Files,
     s3: S3,
+    swift: Swift,
 }
