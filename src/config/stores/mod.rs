@@ -24,7 +24,6 @@ macro_rules! drivers {
 
         /// The kind of a store, with its options.
         #[derive(Debug, Clone, PartialEq)]
-        #[expect(clippy::large_enum_variant, reason = "there are only a few stores")]
         pub(crate) enum StoreKind {
             $($(#[doc = $doc])+ $kind($options),)+
             /// A kind that only Glance has a driver for.
