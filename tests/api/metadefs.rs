@@ -287,6 +287,36 @@ async fn ten_thousand_tags_are_replaced_in_bounded_time() {
     admin.send(request).await.expect(409).says("A metadata tag with name=tag 5 already exists in namespace=n.");
 }
 
+/// To MySQL's unique keys they are the same, and so they are to Glance.
+#[tokio::test]
+async fn resource_types_may_differ_only_in_case_and_accents() {
+    let s = TestServer::start().await;
+    let admin = s.admin();
+    let are_same = s.database.engine == Engine::MySql;
+    let with = |namespace: &str, types: &[&str]| {
+        let types: Vec<Value> = types.iter().map(|name| json!({ "name": name })).collect();
+        json!({"namespace": namespace, "resource_type_associations": types})
+    };
+    admin.post(NAMESPACES, &with("a", &["r\u{e9}seau"])).await.expect(201);
+    for (namespace, name) in [("b", "reseau"), ("c", "R\u{c9}SEAU"), ("d", "res\u{e9}au")] {
+        admin.post(NAMESPACES, &with(namespace, &["x", name])).await.expect(201);
+        let shown = admin.get(&format!("{NAMESPACES}/{namespace}/resource_types")).await.expect(200).json();
+        let expected = if are_same { "r\u{e9}seau" } else { name };
+        let names: Vec<&Value> =
+            shown["resource_type_associations"].as_array().unwrap().iter().map(|found| &found["name"]).collect();
+        assert!(names.contains(&&json!(expected)) && names.len() == 2, "{shown}");
+    }
+    // Two of one request.
+    for (namespace, types) in [("e", ["reseau", "r\u{e9}seau"]), ("f", ["noeud", "no\u{e9}ud"])] {
+        let answer = admin.post(NAMESPACES, &with(namespace, &types)).await;
+        answer.expect(if are_same { 409 } else { 201 });
+    }
+    let association = json!({"name": "n\u{f6}ud"});
+    for (namespace, body) in [("a", json!({"name": "noud"})), ("b", association.clone())] {
+        admin.post(&format!("{NAMESPACES}/{namespace}/resource_types"), &body).await.expect(201);
+    }
+}
+
 #[tokio::test]
 async fn concurrent_writers_of_one_namespace_do_not_add_a_name_twice() {
     let s = TestServer::start().await;

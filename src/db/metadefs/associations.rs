@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
 
 use crate::{
     db::{
@@ -126,6 +126,8 @@ pub(crate) async fn insert_all(
             for name in missing {
                 insert.values_panic([name.into(), updated_at.is_none().into(), now.into(), updated_at.into()]);
             }
+            // Another transaction may have added one meanwhile. To MySQL, names that differ only in accents are the same.
+            insert.on_conflict(OnConflict::column(R::Name).do_nothing_on([R::Id]).to_owned());
             s.execute(insert).await?;
             known = find_resource_types(s, chunk).await?;
         }
@@ -153,7 +155,8 @@ pub(crate) async fn insert_all(
     Ok(Inserted::All)
 }
 
-/// The ids of the resource types with these names. Where the engine's unique key ignores case, so does this.
+/// The ids of the resource types with these names. Where the engine's unique key ignores case and accents, so does this: one more
+/// statement per name that only differs in accents or does not exist.
 async fn find_resource_types<'a>(s: &mut impl Session, chunk: &'a [Association]) -> Result<HashMap<&'a str, i32>> {
     let names = || chunk.iter().map(|association| association.name.as_str());
     let rows: Vec<ResourceType> = s.all(resource_types().and_where(Expr::col(R::Name).is_in(names())).take()).await?;
@@ -163,7 +166,16 @@ async fn find_resource_types<'a>(s: &mut impl Session, chunk: &'a [Association])
         let folded = || rows.iter().find(|row| ignores_case && row.name.to_lowercase() == name.to_lowercase());
         exactly.or_else(folded).map(|row| (name, row.id))
     };
-    Ok(names().filter_map(find).collect())
+    let mut known: HashMap<&str, i32> = names().filter_map(find).collect();
+    if ignores_case && !rows.is_empty() {
+        for name in names() {
+            if !known.contains_key(name) {
+                let same = resource_types().and_where(Expr::col(R::Name).eq(name)).take();
+                known.extend(s.optional::<ResourceType>(same).await?.map(|row| (name, row.id)));
+            }
+        }
+    }
+    Ok(known)
 }
 
 /// The ids of the resource types that a namespace is associated with. One statement, through the index on `namespace_id`.
