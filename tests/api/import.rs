@@ -840,6 +840,29 @@ async fn data_that_the_kernel_copies_is_not_read() {
 }
 
 #[tokio::test]
+async fn eight_imports_at_once_take_little_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(24_000_000);
+    let (port, _) = web(vec![page(&data)]).await;
+    let s = with_stores(dir.path(), port).option("image_import_opts", "max_parallel_stores", 2).start().await;
+    let admin = s.admin();
+    let mut images = Vec::new();
+    for _ in 0..8 {
+        images.push(waiting_image(&admin).await);
+    }
+    let mut body = web_download(port);
+    body["all_stores"] = json!(true);
+    for image in &images {
+        import(&admin, image, &body).await.expect(202);
+    }
+    for image in &images {
+        assert_eq!(ended(&admin, image).await["status"], "success");
+    }
+    let peak = s.peak_memory() >> 20;
+    assert!(peak < 96, "{peak} MiB");
+}
+
+#[tokio::test]
 async fn an_import_needs_no_token_once_it_is_accepted() {
     let keystone = crate::support::Keystone::start().await;
     let dir = tempfile::tempdir().unwrap();

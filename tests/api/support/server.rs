@@ -238,6 +238,14 @@ impl TestServer {
         strace
     }
 
+    /// The most memory that the program has occupied so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let pid = self.running.as_ref().unwrap().id();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
     /// SIGHUP
     pub(crate) fn hang_up(&self) {
         let pid = self.running.as_ref().unwrap().id().to_string();
