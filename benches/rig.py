@@ -184,11 +184,11 @@ class Glance:
         """Additional configuration."""
         return ""
 
-    def __init__(self, work, url, keystone, store=""):
+    def __init__(self, work, url, keystone, more=""):
         self.dir, self.url, self.port = f"{work}/{self.name.replace(' ', '-')}", url, free_port()
         os.makedirs(self.dir, exist_ok=True)
         with open(f"{self.dir}/more.conf", "w") as more:
-            more.write(store + self.more() + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
+            more.write(self.more() + more + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
         run(f"{HOME}/tests/glance", "sync", url, stderr=open(f"{self.dir}/sync.log", "w"))
         self.processes = None
 
@@ -217,14 +217,14 @@ class Glimpse:
 
     name = "Glimpse"
 
-    def __init__(self, work, url, keystone, program, store=""):
+    def __init__(self, work, url, keystone, program, more=""):
         self.dir, self.url, self.port, self.program = f"{work}/glimpse", url, free_port(), program
         os.makedirs(f"{self.dir}/images", exist_ok=True)
         self.config = f"{self.dir}/glance-api.conf"
         with open(self.config, "w") as config:
             config.write(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {self.port}\nlog_file = {self.dir}/log\nenabled_backends = fs:file\n")
             config.write(f"[glance_store]\ndefault_backend = fs\n[fs]\nfilesystem_store_datadir = {self.dir}/images\n")
-            config.write(store + f"[database]\nconnection = {url}\n" + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
+            config.write(f"[database]\nconnection = {url}\n" + more + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
         run(program, "--config-file", self.config, "db", "sync", stderr=open(f"{self.dir}/sync.log", "w"))
         self.process = None
 
@@ -249,19 +249,19 @@ class Glimpse:
 
 
 class Rig:
-    """All servers, in a temporary folder that stop() removes. They store data in files, or in a Swift."""
+    """All servers, in a temporary folder that stop() removes. `store` makes a store for both image services."""
 
-    def __init__(self, engine, program, swift=False):
+    def __init__(self, engine, program, store=None):
         self.work = tempfile.mkdtemp(prefix="glimpse-bench.")
         os.chmod(self.work, 0o755)
         self.parts = []
         self.keystone = self.add(Keystone(self.work))
         self.token, self.project = self.keystone.login("member1", "p1")
         self.engine = self.add(ENGINES[engine](self.work, ["glance", "glimpse"]))
-        self.swift = self.add(Swift(self.work, self.keystone)) if swift else None
-        store = self.swift.options if swift else ""
-        self.glance = self.add(Glance(self.work, self.sqlalchemy(self.engine.url("glance")), self.keystone, store))
-        self.glimpse = self.add(Glimpse(self.work, self.engine.url("glimpse"), self.keystone, program, store))
+        self.store = self.add(store(self.work, self.keystone)) if store else None
+        more = self.store.options if store else ""
+        self.glance = self.add(Glance(self.work, self.sqlalchemy(self.engine.url("glance")), self.keystone, more))
+        self.glimpse = self.add(Glimpse(self.work, self.engine.url("glimpse"), self.keystone, program, more))
 
     def sqlalchemy(self, url):
         return url
