@@ -82,7 +82,12 @@ pub(crate) async fn remove_all(app: &App, image: &Image, locations: &[Location])
             }
             Err(error) => {
                 may_have_removed |= is_uncertain(&error);
-                Err(removal_error(id, error))
+                Err(match error {
+                    store::Error::InUse => {
+                        Error::Conflict(format!("Image {id} could not be deleted because it is in use: {error}"))
+                    }
+                    error => removal_error(id, error),
+                })
             }
         };
         if let Err(error) = removed {
@@ -166,13 +171,16 @@ pub(crate) async fn resume_removal(app: &App, removal: &Removal) -> Result<bool>
 
 /// Whether the data may have been removed, or may still be, despite the error. Only a refusal is certain.
 fn is_uncertain(error: &store::Error) -> bool {
-    !matches!(error, store::Error::DeleteDenied(_) | store::Error::NoStore)
+    !matches!(error, store::Error::DeleteDenied(_) | store::Error::InUse | store::Error::NoStore)
 }
 
 /// Turns a store's failure to remove data into the client's error.
 fn removal_error(image: &str, error: store::Error) -> Error {
     match error {
         store::Error::DeleteDenied(message) => Error::Forbidden(message),
+        store::Error::InUse => {
+            Error::Conflict(format!("The data for Image {image} could not be deleted because it is in use: {error}"))
+        }
         store::Error::TimedOut(_) => Error::StoreUnavailable(format!(
             "Image {image} could not be deleted because the filesystem store operation timed out: {error}"
         )),

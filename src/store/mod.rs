@@ -7,6 +7,7 @@ mod file;
 mod hold;
 mod http;
 mod location;
+mod rbd;
 mod registry;
 mod s3;
 mod swift;
@@ -55,6 +56,9 @@ pub(crate) enum Error {
     /// The store is read-only, or its configuration is invalid.
     #[error("Configuration for store failed. Adding images to this store is disabled.")]
     ReadOnly,
+    /// The data is in use by others, and was not deleted.
+    #[error("The image cannot be deleted because it is in use through the backend store outside of Glance.")]
+    InUse,
     /// The store has other data of that name.
     #[error("{0}")]
     Duplicate(String),

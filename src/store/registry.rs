@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Blob, Driver, Environment, Error, FileCopy, Hold, Object, Readers, Result, STAGING, Stored, file::FileDriver,
-    http::HttpDriver, location, s3::S3Driver, swift::SwiftDriver,
+    http::HttpDriver, location, rbd::RbdDriver, s3::S3Driver, swift::SwiftDriver,
 };
 use crate::{
     config::{StoreConfig, StoreKind, StoresConfig},
@@ -31,7 +31,7 @@ pub(crate) struct Store {
 /// The list of drivers, each with its variant of [`StoreKind`]. Passes the list to a macro, behind that macro's own arguments.
 macro_rules! with_drivers {
     ($macro:ident! { $($arguments:tt)* }) => {
-        $macro! { { $($arguments)* } File(FileDriver), Http(HttpDriver), S3(S3Driver), Swift(SwiftDriver) }
+        $macro! { { $($arguments)* } File(FileDriver), Http(HttpDriver), Rbd(RbdDriver), S3(S3Driver), Swift(SwiftDriver) }
     };
 }
 

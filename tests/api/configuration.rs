@@ -103,7 +103,7 @@ fn config_check_inspects_the_stores_and_creates_nothing() {
     };
     let stores = |default: &str, dir: &Path| {
         format!(
-            "[DEFAULT]\nenabled_backends = a:file, b:rbd, web:http\nscrub_time = 1\nscrub_tyme = 1\n\
+            "[DEFAULT]\nenabled_backends = a:file, b:cinder, web:http\nscrub_time = 1\nscrub_tyme = 1\n\
              [glance_store]\ndefault_backend = {default}\n\
              [a]\nfilesystem_store_datadir = {}\n[oslo_concurrency]\nlock_path = /l\n",
             dir.display()
@@ -113,7 +113,7 @@ fn config_check_inspects_the_stores_and_creates_nothing() {
     let lines: Vec<&str> = out.lines().skip(1).collect();
     assert_eq!(code, Some(0), "{out}");
     for (line, part) in lines.iter().zip([
-        "warning: the store b: it cannot be used: Glimpse has no driver of the kind rbd",
+        "warning: the store b: it cannot be used: Glimpse has no driver of the kind cinder",
         "a.conf:4: there is no option [DEFAULT] scrub_tyme; was [DEFAULT] scrub_time meant?",
         "a.conf:3: Glimpse does not act on [DEFAULT] scrub_time",
         "1 options have no effect by design; --verbose lists them",
@@ -124,7 +124,7 @@ fn config_check_inspects_the_stores_and_creates_nothing() {
     let (_, out) = check(stores("a", &images), &["--verbose"]);
     assert!(out.contains("a.conf:10: Glimpse does not act on [oslo_concurrency] lock_path"), "{out}");
     for (default, images, fault) in [
-        ("b", images.as_path(), "error: the store b: it cannot be used: Glimpse has no driver of the kind rbd"),
+        ("b", images.as_path(), "error: the store b: it cannot be used: Glimpse has no driver of the kind cinder"),
         ("web", &images, "error: the store web: clients can only read from it"),
         ("a", &file.join("images"), "is not a directory"),
     ] {

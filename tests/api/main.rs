@@ -34,6 +34,7 @@ mod new_locations;
 mod policy;
 mod protections;
 mod races;
+mod rbd;
 mod rigs;
 mod routes;
 mod s3;

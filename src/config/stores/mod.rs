@@ -5,6 +5,7 @@
 
 mod file;
 mod http;
+mod rbd;
 mod s3;
 mod swift;
 
@@ -61,6 +62,8 @@ drivers! {
     File(file::FileStore) = "file",
     /// On external web servers, read-only.
     Http(http::HttpStore) = "http",
+    /// In a pool of a Ceph cluster.
+    Rbd(rbd::RbdStore) = "rbd",
     /// In a bucket of an S3 server.
     S3(s3::S3Store) = "s3",
     /// In containers of OpenStack Swift.

@@ -1,5 +1,6 @@
 //! Real servers (Glimpse, Keystone, Glance), clients by role, and a database for each test.
 
+mod ceph;
 mod client;
 mod database;
 mod dns;
@@ -16,6 +17,7 @@ mod web;
 use std::{future::Future, time::Duration};
 
 pub(crate) use self::{
+    ceph::Ceph,
     client::{Answer, Client, raw, raw_status},
     database::{Database, DatabaseServer, Engine},
     dns::Dns,

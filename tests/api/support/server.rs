@@ -221,6 +221,13 @@ impl TestServer {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
+    /// The maximum of its memory so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.running.as_ref().unwrap().id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
     /// Limits the size of files that the server can write.
     pub(crate) fn limit_files(&self, bytes: u64) {
         let pid = self.running.as_ref().unwrap().id().to_string();
