@@ -151,13 +151,6 @@ fn gets(proxy: &FaultyProxy) -> usize {
     proxy.passed().iter().filter(|request| request.starts_with("GET")).count()
 }
 
-/// The memory of the server in MiB at its peak.
-fn peak_memory(s: &TestServer) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", s.id())).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
-}
-
 #[tokio::test]
 async fn concurrent_cold_downloads_read_the_store_once_whoever_leaves_or_is_slow() {
     let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
@@ -199,7 +192,7 @@ async fn concurrent_cold_downloads_read_the_store_once_whoever_leaves_or_is_slow
     rest(slow.pop().unwrap()).await;
     assert_eq!(gets(&proxy), 1);
     assert!(fs::read(cached_file(dir.path(), &image)).unwrap() == data);
-    let peak = peak_memory(&s);
+    let peak = s.peak_memory() >> 20;
     assert!(peak < 128, "{peak} MiB");
 }
 

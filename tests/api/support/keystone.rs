@@ -243,6 +243,13 @@ pub(super) async fn try_script(name: &str, arguments: &[&OsStr]) -> bool {
     tokio::task::spawn_blocking(move || command.status().unwrap()).await.unwrap().success()
 }
 
+/// Runs a script that must succeed, and returns its output.
+pub(super) async fn output(name: &str, arguments: &[&OsStr]) -> String {
+    let output = try_output(name, arguments).await;
+    assert!(output.status.success(), "tests/{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Runs a script that may fail, and returns its output and its exit code.
 pub(super) async fn try_output(name: &str, arguments: &[&OsStr]) -> Output {
     let mut command = self::command(name, arguments);

@@ -191,11 +191,6 @@ impl TestServer {
         .await
     }
 
-    /// The id of its process.
-    pub(crate) fn id(&self) -> u32 {
-        self.running.as_ref().unwrap().id()
-    }
-
     /// `kill -9`
     pub(crate) fn kill(&mut self) {
         self.running.take().unwrap().kill();
@@ -243,14 +238,6 @@ impl TestServer {
         let strace = Running::spawn(strace, Stdio::null());
         eventually("strace is attached", || std::future::ready(strace.log().contains("attached").then_some(()))).await;
         strace
-    }
-
-    /// The most memory that the program has occupied so far, in bytes.
-    pub(crate) fn peak_memory(&self) -> u64 {
-        let pid = self.running.as_ref().unwrap().id();
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// SIGHUP
