@@ -16,7 +16,7 @@ use crate::{
 };
 
 const MIB: usize = 1 << 20;
-const NODE: &str = "http://node-1:9292";
+const NODE: &str = "http://127.0.0.1:9292";
 
 /// Adds a cache in `cache` in this folder.
 fn with_cache(builder: ServerBuilder, dir: &Path) -> ServerBuilder {
@@ -620,7 +620,7 @@ async fn the_api_of_the_cache_answers_like_glances() {
     let record = &records(&s).await[0];
     assert_eq!((&record["size"], &record["hits"], &record["checksum"]), (&json!(4), &json!(0), &Value::Null));
     for (method, path, status, text) in [
-        ("GET", "/v2/cache/nodes/IMAGE", 200, r#"["http://node-1:9292"]"#),
+        ("GET", "/v2/cache/nodes/IMAGE", 200, r#"["http://127.0.0.1:9292"]"#),
         ("PUT", "/v2/queued_images/IMAGE", 200, "null"),
         ("GET", "/v2/queued_images", 200, r#"{"queued_images": []}"#),
         ("DELETE", "/v2/queued_images/IMAGE", 200, "null"),
