@@ -7,6 +7,7 @@ mod file;
 mod hold;
 mod http;
 mod location;
+mod object_server;
 mod rbd;
 mod registry;
 mod s3;

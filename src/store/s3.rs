@@ -14,14 +14,12 @@ mod payload;
 mod signature;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::StreamExt as _;
 use reqwest::{Response, StatusCode, header};
 use serde_json::{Map, Value};
 use tokio::{
@@ -30,17 +28,22 @@ use tokio::{
 };
 
 use self::{
-    client::{Client, ObjectPath, READ_TIMEOUT, S3Error, UploadedPart},
+    client::{Client, ObjectPath, S3Error, UploadedPart},
     payload::{Payload, PayloadBuilder},
 };
-use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location};
+use super::{
+    Blob, Driver, Environment, Error, Hold, Leftovers, Object, Result, Stored, location,
+    object_server::{Body, OpenedObject, Source, check_range, content_length, pause_before_retry, read_object},
+};
 use crate::{
     config::S3Store,
     model::LocationUrl,
-    stream::{BoxError, Chunks, Cut},
+    stream::{BoxError, Chunks},
 };
 
 const MIB: u64 = 1 << 20;
+/// The server, as messages name it.
+const SERVER: &str = "the S3 server";
 /// The limit for parts in memory, of all uploads together, in MiB. A part that is larger counts as this many.
 const MAX_MEMORY: u32 = 112;
 static FREE_MEMORY: Semaphore = Semaphore::const_new(MAX_MEMORY as usize);
@@ -121,6 +124,10 @@ impl S3Driver {
         }
     }
 
+    async fn reserve(&self, bytes: u64) -> Result<Part> {
+        Part::reserve(bytes, self.client()?.sends_checksums).await
+    }
+
     /// The size in bytes of the part with this number, counted from 0. `size` is the size of the object, or 0 if it is unknown.
     fn part_size(&self, number: u64, size: u64) -> u64 {
         let part = match size {
@@ -142,9 +149,9 @@ impl S3Driver {
             while sender.wait_for(source.has_more()).await?? {
                 let wanted = self.part_size(sender.count, size);
                 let remaining = if size == 0 { wanted } else { size.saturating_sub(source.taken).max(1) };
-                let mut part = sender.wait_for(source.unless_cut(Part::reserve(wanted.min(remaining)))).await???;
+                let mut part = sender.wait_for(source.unless_cut(self.reserve(wanted.min(remaining)))).await???;
                 while part.payload.len() < wanted && sender.wait_for(source.has_more()).await?? {
-                    source.fill(&mut part, wanted).await?;
+                    part.fill(source, wanted).await?;
                 }
                 sender.send(part).await?;
             }
@@ -246,9 +253,9 @@ impl Driver for S3Driver {
         self.client().map_err(|_| Error::ReadOnly)?;
         let mut source = Source::new(data);
         let wanted = self.part_size(0, size);
-        let mut part = source.unless_cut(Part::reserve(if size == 0 { wanted } else { wanted.min(size) })).await??;
+        let mut part = source.unless_cut(self.reserve(if size == 0 { wanted } else { wanted.min(size) })).await??;
         while part.payload.len() < wanted && source.has_more().await? {
-            source.fill(&mut part, wanted).await?;
+            part.fill(&mut source, wanted).await?;
         }
         let is_whole = !source.has_more().await?;
         // A multipart upload needs at least one byte.
@@ -297,27 +304,18 @@ impl Driver for S3Driver {
             return Ok(Blob { size: Some(size), data: Box::pin(futures_util::stream::empty()) });
         }
         let response = client.get(&path, range.as_ref(), None).await.map_err(cannot_read)?;
-        let etag = response.headers().get(header::ETAG).cloned();
         let (size, range) = match range {
-            None => (client::content_length(&response), 0..client::content_length(&response).unwrap_or(u64::MAX)),
-            Some(range) => (Some(check_range(&response, &range)?), range),
+            None => (content_length(&response), content_length(&response).map(|size| 0..size)),
+            Some(range) => (Some(check_range(SERVER, &response, &range)?), Some(range)),
         };
-        let crc32 = client::crc32(&response).map(|expected| (crc32fast::Hasher::new(), expected));
-        let reader = ObjectReader {
+        let object = OpenedS3Object {
             client: Arc::clone(client),
             path,
-            etag,
-            unread: range,
-            response: Some(response),
+            etag: response.headers().get(header::ETAG).cloned(),
             retries: 0,
-            crc32,
+            crc32: client::crc32(&response).map(|expected| (crc32fast::Hasher::new(), expected)),
         };
-        let has_known_size = size.is_some();
-        let data = futures_util::stream::try_unfold(reader, move |mut reader| async move {
-            let bytes = reader.next(has_known_size).await?;
-            Ok::<_, BoxError>(bytes.map(|bytes| (bytes, reader)))
-        });
-        Ok(Blob { size, data: data.boxed() })
+        Ok(Blob { size, data: read_object(object, response, range) })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
@@ -404,57 +402,6 @@ impl Drop for Unfinished {
     }
 }
 
-/// The incoming data of an object, with the bytes that were received but are not in a part yet.
-struct Source {
-    data: Chunks,
-    received: VecDeque<Bytes>,
-    ended: bool,
-    /// The number of bytes that were moved into parts.
-    taken: u64,
-}
-
-impl Source {
-    fn new(data: Chunks) -> Self {
-        Self { data, received: VecDeque::new(), ended: false, taken: 0 }
-    }
-
-    /// Waits until there is more data; returns `false` at its end. Cancel-safe.
-    async fn has_more(&mut self) -> Result<bool, Cut> {
-        while self.received.is_empty() && !self.ended {
-            match self.data.next().await? {
-                Some(chunk) => self.received.extend(chunk.shared()),
-                None => self.ended = true,
-            }
-        }
-        Ok(!self.received.is_empty())
-    }
-
-    /// Waits for other work, and fails if the data is interrupted meanwhile.
-    async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            done = &mut work => return Ok(done),
-            end = self.data.end() => end?,
-        }
-        Ok(work.await)
-    }
-
-    /// Moves received bytes into a part, until it has `wanted` bytes.
-    async fn fill(&mut self, part: &mut Part, wanted: u64) -> Result<()> {
-        while part.payload.len() < wanted
-            && let Some(mut frame) = self.received.pop_front()
-        {
-            let missing = usize::try_from(wanted - part.payload.len()).unwrap_or(usize::MAX);
-            if frame.len() > missing {
-                self.received.push_front(frame.split_off(missing));
-            }
-            self.taken += frame.len() as u64;
-            part.payload.push(frame);
-        }
-        part.payload.flush().await.map_err(cannot_buffer)
-    }
-}
-
 /// A part that is being filled, with its permit for the space that all uploads share.
 struct Part {
     payload: PayloadBuilder,
@@ -463,12 +410,13 @@ struct Part {
 
 impl Part {
     /// Waits until there is space for a part of `bytes` bytes: in memory, or after a while in a temporary file.
-    async fn reserve(bytes: u64) -> Result<Self> {
+    async fn reserve(bytes: u64, has_checksum: bool) -> Result<Self> {
         let mebibytes = |limit: u32| u32::try_from(bytes.div_ceil(MIB)).unwrap_or(limit).clamp(1, limit);
         let no_permit = |error: AcquireError| Error::Unavailable(error.into());
         let mut memory = std::pin::pin!(FREE_MEMORY.acquire_many(mebibytes(MAX_MEMORY)));
-        let in_memory =
-            |space: Result<_, _>| Ok(Self { payload: PayloadBuilder::in_memory(), space: space.map_err(no_permit)? });
+        let in_memory = |space: Result<_, _>| {
+            Ok(Self { payload: PayloadBuilder::new(Body::default(), has_checksum), space: space.map_err(no_permit)? })
+        };
         if let Ok(space) = tokio::time::timeout(MEMORY_WAIT, &mut memory).await {
             return in_memory(space);
         }
@@ -477,14 +425,24 @@ impl Part {
             space = &mut memory => return in_memory(space),
             space = FREE_FILES.acquire_many(mebibytes(MAX_FILES)) => space.map_err(no_permit)?,
         };
-        match PayloadBuilder::in_file().await {
-            Ok(payload) => Ok(Self { payload, space }),
+        let folder = std::env::temp_dir();
+        match Body::in_file(&folder).await {
+            Ok(body) => Ok(Self { payload: PayloadBuilder::new(body, has_checksum), space }),
             Err(error) => {
-                let folder = std::env::temp_dir();
                 tracing::warn!(%error, folder = %folder.display(), "cannot create a temporary file; waiting for memory");
                 in_memory(memory.await)
             }
         }
+    }
+
+    /// Moves received bytes into the part, until it has `wanted` bytes.
+    async fn fill(&mut self, source: &mut Source, wanted: u64) -> Result<()> {
+        while let left @ 1.. = wanted.saturating_sub(self.payload.len())
+            && let Some(frame) = source.take(left)
+        {
+            self.payload.push(frame);
+        }
+        self.payload.flush().await.map_err(cannot_buffer)
     }
 
     fn finish(self) -> (Payload, SemaphorePermit<'static>) {
@@ -554,86 +512,48 @@ impl PartSender {
     }
 }
 
-/// Reads an object. If the connection is interrupted, another request resumes from the same byte.
-struct ObjectReader {
+/// An object that is read.
+struct OpenedS3Object {
     client: Arc<Client>,
     path: ObjectPath,
     etag: Option<header::HeaderValue>,
-    /// The bytes that were not read yet.
-    unread: Range<u64>,
-    response: Option<Response>,
     /// The number of retries since the last bytes were received.
     retries: usize,
     /// The checksum of the bytes that were read, and the one that the server reports for the whole object.
     crc32: Option<(crc32fast::Hasher, u32)>,
 }
 
-impl ObjectReader {
-    /// Reads the next bytes. An object of unknown size ends with its response, and cannot be resumed.
-    async fn next(&mut self, has_known_size: bool) -> Result<Option<Bytes>, BoxError> {
-        loop {
-            if self.unread.is_empty() {
-                return Ok(None);
-            }
-            let read = match &mut self.response {
-                Some(response) => match tokio::time::timeout(READ_TIMEOUT, response.chunk()).await {
-                    Ok(read) => read.map_err(|error| error.without_url().into()),
-                    Err(_) => Err(BoxError::from("the S3 server sends no data")),
-                },
-                None => Err("the response of the S3 server was interrupted".into()),
-            };
-            let error = match read {
-                Ok(Some(bytes)) if bytes.len() as u64 <= self.unread.end - self.unread.start => {
-                    self.unread.start += bytes.len() as u64;
-                    self.retries = 0;
-                    self.verify(&bytes)?;
-                    return Ok(Some(bytes));
-                }
-                Ok(Some(_)) => return Err("the S3 server sends more data than requested".into()),
-                Ok(None) if !has_known_size => return Ok(None),
-                Ok(None) => "the S3 server sends less data than requested".into(),
-                Err(error) => error,
-            };
-            // Without an entity tag, another request could continue with a different version of the object.
-            if self.etag.is_none() || !has_known_size || !client::pause_before_retry(self.retries).await {
-                tracing::error!(%error, image = self.path.key, "a download is truncated: cannot read the object");
-                return Err(error);
-            }
-            self.retries += 1;
-            tracing::warn!(%error, image = self.path.key, from = self.unread.start, "reading an object failed, resuming");
-            self.response = None;
-            let response = self.client.get(&self.path, Some(&self.unread), self.etag.as_ref()).await?;
-            check_range(&response, &self.unread)?;
-            self.response = Some(response);
-        }
-    }
-}
+impl OpenedObject for OpenedS3Object {
+    const SERVER: &'static str = SERVER;
 
-impl ObjectReader {
-    /// Adds bytes to the checksum. The last bytes are not passed on if the checksum is wrong.
-    fn verify(&mut self, bytes: &[u8]) -> Result<(), BoxError> {
+    fn name(&self) -> &str {
+        &self.path.key
+    }
+
+    /// Without an entity tag, another request could continue with a different version of the object.
+    async fn may_reopen(&mut self) -> bool {
+        let may_reopen = self.etag.is_some() && pause_before_retry(self.retries).await;
+        self.retries += 1;
+        may_reopen
+    }
+
+    async fn reopen(&mut self, unread: &Range<u64>) -> Result<Response, BoxError> {
+        let response = self.client.get(&self.path, Some(unread), self.etag.as_ref()).await?;
+        check_range(SERVER, &response, unread)?;
+        Ok(response)
+    }
+
+    /// Adds the bytes to the checksum. The last bytes are not passed on if the checksum is wrong.
+    fn observe(&mut self, bytes: &[u8], is_last: bool) -> Result<(), BoxError> {
+        self.retries = 0;
         let Some((hash, expected)) = &mut self.crc32 else { return Ok(()) };
         hash.update(bytes);
-        if self.unread.is_empty() && hash.clone().finalize() != *expected {
+        if is_last && hash.clone().finalize() != *expected {
             tracing::error!(image = self.path.key, "a download is truncated: the object does not have its checksum");
             return Err("the object does not have the checksum that the S3 server reports".into());
         }
         Ok(())
     }
-}
-
-/// Checks that the response contains the requested range, and returns the size of the whole object.
-fn check_range(response: &Response, requested: &Range<u64>) -> Result<u64> {
-    let wrong_range = || Error::Unavailable("the S3 server sends another range than requested".into());
-    if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Err(wrong_range());
-    }
-    let value = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let (part, size) = value.and_then(|value| value.strip_prefix("bytes ")?.split_once('/')).ok_or_else(wrong_range)?;
-    if part != format!("{}-{}", requested.start, requested.end - 1) {
-        return Err(wrong_range());
-    }
-    size.parse().map_err(|_| wrong_range())
 }
 
 fn path_of_url(url: &LocationUrl) -> Result<ObjectPath> {

@@ -13,14 +13,12 @@
 //! segment whose request began before.
 
 mod account;
-mod buffer;
 mod client;
 mod error;
 mod url;
 
 use std::{
     collections::{HashMap, VecDeque},
-    fs::File,
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -35,18 +33,23 @@ use serde_json::{Map, Value};
 
 use self::{
     account::{Account, with_scheme},
-    client::{Client, OpenPut, Payload, SwiftPath},
-    error::{READ_TIMEOUT, SwiftError},
+    client::{Client, OpenPut, SwiftPath},
+    error::SwiftError,
     url::{AccountUrl, SwiftUrl},
 };
-use super::{Blob, Driver, Environment, Error, Hold, Leftovers, Object, Readers, Result, Stored};
+use super::{
+    Blob, Driver, Environment, Error, Hold, Leftovers, Object, Readers, Result, Stored,
+    object_server::{Body, OpenedObject, Source, check_range, content_length, http_client, read_object},
+};
 use crate::{
     config::{OptionValue as _, Secret, SwiftAccount, SwiftProof, SwiftStore},
     keystone::Caller,
     model::LocationUrl,
-    stream::{BoxError, Chunks, Cut},
+    stream::{BoxError, Chunks},
 };
 
+/// The server, as messages name it.
+const SERVER: &str = "Swift";
 /// The unit of the sizes in the options, in bytes. It is Glance's, and neither a megabyte nor a mebibyte.
 const UNIT: u64 = 1000 * 1024;
 /// The maximum size in bytes of an object that is kept in memory until it is placed.
@@ -81,7 +84,7 @@ pub(super) struct SwiftDriver {
 /// An object that is not visible to readers yet.
 enum Pending {
     /// An object in memory.
-    Whole(Payload),
+    Whole(Body),
     /// An object that Swift has, except for these last bytes.
     Open(OpenPut, Bytes),
     /// A large object whose segments are all there.
@@ -240,7 +243,7 @@ impl SwiftDriver {
         self.leftovers.note(object);
         source.unless_cut(self.remove_segments(path, 0)).await??;
         let marker = path.with_object(marker_of(object));
-        source.unless_cut(self.client.put(&marker, Payload::Empty)).await?.map_err(cannot_write)?;
+        source.unless_cut(self.client.put(&marker, Body::default())).await?.map_err(cannot_write)?;
         let segment_size = u64::from(self.options.swift_store_large_object_chunk_size) * UNIT;
         let mut stored: VecDeque<BoxFuture<'static, error::Result<()>>> = VecDeque::new();
         let mut unsent = size;
@@ -312,16 +315,15 @@ impl SwiftDriver {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::Full,
             _ => Error::Unavailable(error.into()),
         };
-        let mut file: File = buffer::create(dir).map_err(failed)?;
-        let mut len = 0;
+        let mut body = Body::in_file(dir).await.map_err(failed)?;
         let mut next = Some(first);
         while let Some(bytes) = next {
-            len += bytes.len() as u64;
-            file = buffer::append(file, bytes).await.map_err(failed)?;
-            next = if len < wanted { source.next(wanted - len).await? } else { None };
+            body.push(bytes);
+            body.flush().await.map_err(failed)?;
+            next = if body.len() < wanted { source.next(wanted - body.len()).await? } else { None };
         }
-        let payload = Payload::File(Arc::new(file), len);
-        source.unless_cut(self.client.put(path, payload)).await?.map_err(cannot_write)?;
+        let len = body.len();
+        source.unless_cut(self.client.put(path, body)).await?.map_err(cannot_write)?;
         Ok(len)
     }
 
@@ -389,7 +391,11 @@ impl Driver for SwiftDriver {
             Ok(found) => found,
             Err(fault) => return unusable(fault),
         };
-        let http = match client::http_client(options) {
+        let http = match http_client(
+            "swift_store_cacert",
+            options.swift_store_cacert.as_deref(),
+            options.swift_store_auth_insecure,
+        ) {
             Ok(http) => http,
             Err(fault) => return unusable(fault),
         };
@@ -472,7 +478,7 @@ impl Driver for SwiftDriver {
         };
         let path = self.path_of_image(&object.image_id).await?;
         let url = format!("{prefix}{}/{}", path.container, path.object).into();
-        let mut source = Source { data, received: VecDeque::new() };
+        let mut source = Source::new(data);
         let large = u64::from(self.options.swift_store_large_object_size) * UNIT;
         let pending = if size == 0 || size >= large {
             self.put_segments(object, &path, &mut source, size).await?;
@@ -480,12 +486,11 @@ impl Driver for SwiftDriver {
         } else if size > SMALL {
             self.put_open(&path, &mut source, size).await?
         } else {
-            let (mut frames, mut len) = (Vec::new(), 0);
+            let mut body = Body::default();
             while let Some(bytes) = source.next(u64::MAX).await? {
-                len += bytes.len() as u64;
-                frames.push(bytes);
+                body.push(bytes);
             }
-            Pending::Whole(Payload::Memory(frames, len))
+            Pending::Whole(body)
         };
         self.keep_pending(object, path, pending);
         let mut metadata = Map::new();
@@ -498,10 +503,10 @@ impl Driver for SwiftDriver {
     async fn place(&self, object: &Object, _: &Stored, hold: Hold) -> Result<Hold> {
         let Some((path, pending)) = self.take_pending(object) else { return Ok(hold) };
         let placed = match pending {
-            Pending::Whole(payload) => match self.client.put(&path, payload.clone()).await {
+            Pending::Whole(body) => match self.client.put(&path, body.clone()).await {
                 Err(error) if error.is_not_found() => {
                     self.create_container(&path, error).await?;
-                    self.client.put(&path, payload).await
+                    self.client.put(&path, body).await
                 }
                 put => put,
             },
@@ -546,19 +551,18 @@ impl Driver for SwiftDriver {
             return Ok(Blob { size: head.size, data: Box::pin(stream::empty()) });
         }
         let response = self.client.get(&path, range.as_ref()).await.map_err(cannot_read)?;
-        let etag = response.headers().get(header::ETAG).cloned();
-        let (size, unread) = match range {
-            None => (client::content_length(&response), 0..client::content_length(&response).unwrap_or(u64::MAX)),
-            Some(range) => (Some(check_range(&response, &range)?), range),
+        let (size, range) = match range {
+            None => (content_length(&response), content_length(&response).map(|size| 0..size)),
+            Some(range) => (Some(check_range(SERVER, &response, &range)?), Some(range)),
         };
-        let has_known_size = size.is_some();
-        let reader = ObjectReader { path, etag, unread, size, response: Some(response), retries: 0 };
-        let (client, retries) = (self.client.clone(), self.options.swift_store_retry_get_count);
-        let data = stream::try_unfold((reader, client), move |(mut reader, client)| async move {
-            let bytes = reader.next(&client, has_known_size, retries).await?;
-            Ok::<_, BoxError>(bytes.map(|bytes| (bytes, (reader, client))))
-        });
-        Ok(Blob { size, data: data.boxed() })
+        let object = OpenedSwiftObject {
+            client: self.client.clone(),
+            path,
+            etag: response.headers().get(header::ETAG).cloned(),
+            size,
+            retries_left: self.options.swift_store_retry_get_count,
+        };
+        Ok(Blob { size, data: read_object(object, response, range) })
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
@@ -689,7 +693,7 @@ fn buffer_fault(options: &SwiftStore) -> Option<String> {
     let Some(dir) = &options.swift_upload_buffer_dir else {
         return Some("swift_upload_buffer_dir is missing, and swift_buffer_on_upload is set".to_owned());
     };
-    buffer::create(dir).err().map(|error| format!("swift_upload_buffer_dir {}: {error}", dir.display()))
+    tempfile::tempfile_in(dir).err().map(|error| format!("swift_upload_buffer_dir {}: {error}", dir.display()))
 }
 
 fn marker_of(object: &Object) -> String {
@@ -707,107 +711,38 @@ fn segment_number(name: &str, object: &str) -> Option<u64> {
     (segment_name(object, number) == name).then_some(number)
 }
 
-/// The incoming data of an object.
-struct Source {
-    data: Chunks,
-    received: VecDeque<Bytes>,
-}
-
-impl Source {
-    /// The next bytes, at most `limit`; `None` at the end of the data.
-    async fn next(&mut self, limit: u64) -> Result<Option<Bytes>, Cut> {
-        while self.received.is_empty() {
-            match self.data.next().await? {
-                Some(chunk) => self.received.extend(chunk.shared().filter(|frame| !frame.is_empty())),
-                None => return Ok(None),
-            }
-        }
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Ok(self.received.pop_front().map(|mut frame| {
-            if frame.len() > limit {
-                self.received.push_front(frame.split_off(limit));
-            }
-            frame
-        }))
-    }
-
-    /// Waits for other work, and fails if the data is interrupted meanwhile.
-    async fn unless_cut<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Cut> {
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            done = &mut work => return Ok(done),
-            end = self.data.end() => end?,
-        }
-        Ok(work.await)
-    }
-}
-
-/// Reads an object. If the connection is interrupted, another request resumes from the same byte.
-struct ObjectReader {
+/// An object that is read.
+struct OpenedSwiftObject {
+    client: Client,
     path: SwiftPath,
     etag: Option<header::HeaderValue>,
-    /// The bytes that were not read yet.
-    unread: Range<u64>,
     /// The size of the whole object.
     size: Option<u64>,
-    response: Option<Response>,
-    /// The number of retries.
-    retries: u32,
+    /// How often it can still be opened again.
+    retries_left: u32,
 }
 
-impl ObjectReader {
-    /// Reads the next bytes. An object of unknown size ends with its response, and cannot be resumed.
-    async fn next(&mut self, client: &Client, has_known_size: bool, retries: u32) -> Result<Option<Bytes>, BoxError> {
-        loop {
-            if self.unread.is_empty() {
-                return Ok(None);
-            }
-            let read = match &mut self.response {
-                Some(response) => match tokio::time::timeout(READ_TIMEOUT, response.chunk()).await {
-                    Ok(read) => read.map_err(|error| error.without_url().into()),
-                    Err(_) => Err(BoxError::from("Swift sends no data")),
-                },
-                None => Err("the response of Swift was interrupted".into()),
-            };
-            let error = match read {
-                Ok(Some(bytes)) if bytes.len() as u64 <= self.unread.end - self.unread.start => {
-                    self.unread.start += bytes.len() as u64;
-                    return Ok(Some(bytes));
-                }
-                Ok(Some(_)) => return Err("Swift sends more data than requested".into()),
-                Ok(None) if !has_known_size => return Ok(None),
-                Ok(None) => "Swift sends less data than requested".into(),
-                Err(error) => error,
-            };
-            if !has_known_size || self.retries >= retries {
-                tracing::error!(%error, image = self.path.object, "a download is truncated: cannot read the object");
-                return Err(error);
-            }
-            self.retries += 1;
-            tracing::warn!(%error, image = self.path.object, from = self.unread.start, "reading an object failed, resuming");
-            self.response = None;
-            let response = client.get(&self.path, Some(&self.unread)).await?;
-            let is_same = response.headers().get(header::ETAG) == self.etag.as_ref();
-            if !is_same || Some(check_range(&response, &self.unread)?) != self.size {
-                return Err("the object was replaced while it was read".into());
-            }
-            self.response = Some(response);
+impl OpenedObject for OpenedSwiftObject {
+    const SERVER: &'static str = SERVER;
+
+    fn name(&self) -> &str {
+        &self.path.object
+    }
+
+    async fn may_reopen(&mut self) -> bool {
+        let left = self.retries_left.checked_sub(1);
+        self.retries_left = left.unwrap_or_default();
+        left.is_some()
+    }
+
+    async fn reopen(&mut self, unread: &Range<u64>) -> Result<Response, BoxError> {
+        let response = self.client.get(&self.path, Some(unread)).await?;
+        let is_same = response.headers().get(header::ETAG) == self.etag.as_ref();
+        if !is_same || Some(check_range(SERVER, &response, unread)?) != self.size {
+            return Err("the object was replaced while it was read".into());
         }
+        Ok(response)
     }
-}
-
-/// Checks that the response contains the requested range, and returns the size of the whole object.
-fn check_range(response: &Response, requested: &Range<u64>) -> Result<u64> {
-    let wrong_range = || Error::Unavailable("Swift sends another range than requested".into());
-    if response.status() != StatusCode::PARTIAL_CONTENT {
-        return Err(wrong_range());
-    }
-    let value = response.headers().get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let (part, size) = value.and_then(|value| value.strip_prefix("bytes ")?.split_once('/')).ok_or_else(wrong_range)?;
-    if part != format!("{}-{}", requested.start, requested.end - 1) {
-        return Err(wrong_range());
-    }
-    size.parse().map_err(|_| wrong_range())
 }
 
 fn cannot_read(error: SwiftError) -> Error {

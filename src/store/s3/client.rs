@@ -1,7 +1,6 @@
 //! An S3 client over HTTP. Requests are signed, have a timeout, and are retried after errors that can be transient.
 
 use std::{
-    fs, io,
     ops::Range,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -10,33 +9,21 @@ use std::{
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt as _;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, Response, StatusCode, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
 use super::{
+    super::object_server::{self, BodyError, READ_TIMEOUT, content_length, pause_before_retry, read_body},
     credentials::Credentials,
     payload::Payload,
     signature::{self, Signed},
 };
 use crate::config::{BucketUrlFormat, ChecksumUse, S3Store};
 
-/// The timeout of connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The timeout of a response's head, and of each part of its body.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// The timeout of completing a multipart upload, during which the server joins its parts.
 const COMPLETE_TIMEOUT: Duration = Duration::from_secs(300);
-/// The minimum upload rate in bytes per second. A slower server counts as unreachable.
-const MIN_RATE: u64 = 100_000;
-/// The minimum pauses before the retries of a request. Random jitter up to doubles them, so that clients do not retry in step.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(1800)];
-/// The maximum size in bytes of a response that is not an object's data.
-const MAX_RESPONSE: usize = 8 << 20;
 /// The region if neither the configuration nor the host name specifies one.
 const DEFAULT_REGION: &str = "us-east-1";
 /// The header with the region of the bucket, also in an error response.
@@ -68,9 +55,6 @@ pub(super) enum S3Error {
     /// ones.
     #[error("the S3 server expects a signature for another region or with newer keys")]
     OutdatedSignature,
-    /// The data of the request cannot be read.
-    #[error("cannot read buffered data: {0}")]
-    Buffer(#[from] io::Error),
 }
 
 impl S3Error {
@@ -99,7 +83,17 @@ impl S3Error {
                 matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504) || transient.contains(&code.as_str())
             }
             Self::Connection(_) | Self::OutdatedSignature => true,
-            Self::TimedOut | Self::InvalidResponse(_) | Self::Signature(_) | Self::Buffer(_) => false,
+            Self::TimedOut | Self::InvalidResponse(_) | Self::Signature(_) => false,
+        }
+    }
+}
+
+impl From<BodyError> for S3Error {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Connection(error) => Self::from_connection(error),
+            BodyError::TimedOut => Self::TimedOut,
+            BodyError::TooLong => Self::InvalidResponse("it is too long"),
         }
     }
 }
@@ -131,8 +125,9 @@ impl<'c> Call<'c> {
     }
 
     fn with_payload(self, payload: Payload) -> Self {
-        let timeout = READ_TIMEOUT + Duration::from_secs(payload.len() / MIN_RATE);
-        Self { payload, timeout, ..self }
+        let mut headers = self.headers;
+        headers.extend(payload.crc32.map(|crc32| (CRC32, checksum(crc32))));
+        Self { headers, timeout: object_server::timeout_of(payload.body.len()), payload, ..self }
     }
 }
 
@@ -150,7 +145,7 @@ pub(super) struct Multipart {
 #[derive(Debug, Clone)]
 pub(super) struct UploadedPart {
     etag: String,
-    crc32: u32,
+    crc32: Option<u32>,
 }
 
 /// The response to `ListMultipartUploads`.
@@ -196,7 +191,7 @@ pub(super) struct Client {
     /// The region in which buckets are created, if it is known.
     constraint: Option<String>,
     /// Whether a checksum is sent with the data.
-    sends_checksums: bool,
+    pub(super) sends_checksums: bool,
     /// Whether the server is asked for the checksum of data.
     wants_checksums: bool,
 }
@@ -232,15 +227,7 @@ impl Client {
                 "s3_store_region_name: only letters, digits, dashes, underscores and dots are allowed".to_owned()
             );
         }
-        let mut http =
-            reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
-        if let Some(file) = &options.s3_store_cacert {
-            let invalid = |error: &dyn std::fmt::Display| format!("s3_store_cacert {}: {error}", file.display());
-            let pem = fs::read(file).map_err(|error| invalid(&error))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| invalid(&error))?;
-            http = http.tls_certs_only(certificates);
-        }
-        let http = http.build().map_err(|error| error.to_string())?;
+        let http = object_server::http_client("s3_store_cacert", options.s3_store_cacert.as_deref(), false)?;
         let has_checksums =
             |used| options.s3_store_enable_data_integrity_protection && used == ChecksumUse::WhenSupported;
         Ok(Self {
@@ -300,13 +287,13 @@ impl Client {
             host,
             path: url.path(),
             query: url.query().unwrap_or_default(),
-            payload: payload.sha256(),
+            payload: &payload.sha256,
         };
         let authorization = signature::authorization(&keys, &region, &signed, now)?;
         let mut request = self
             .http
             .request(call.method.clone(), url.clone())
-            .header("x-amz-content-sha256", payload.sha256())
+            .header("x-amz-content-sha256", &payload.sha256)
             .header("x-amz-date", signature::format_date(now))
             .header(header::AUTHORIZATION, authorization);
         if let Some(token) = &keys.token {
@@ -316,7 +303,7 @@ impl Client {
             request = request.header(name, value);
         }
         if matches!(call.method, Method::PUT | Method::POST) {
-            request = request.header(header::CONTENT_LENGTH, payload.len()).body(payload.to_body()?);
+            request = request.header(header::CONTENT_LENGTH, payload.body.len()).body(payload.body.to_http());
         }
         let sent = tokio::time::timeout(call.timeout, request.send()).await;
         let response = sent.map_err(|_| S3Error::TimedOut)?.map_err(S3Error::from_connection)?;
@@ -388,15 +375,7 @@ impl Client {
 
     /// Stores a whole object.
     pub(super) async fn put(&self, path: &ObjectPath, payload: Payload) -> Result<()> {
-        self.send(&self.with_checksum(Call::new(Method::PUT, path, &[]).with_payload(payload))).await.map(|_| ())
-    }
-
-    /// Adds the checksum of the data to a request, if the configuration wants it.
-    fn with_checksum<'c>(&self, mut call: Call<'c>) -> Call<'c> {
-        if self.sends_checksums {
-            call.headers.push((CRC32, checksum(call.payload.crc32())));
-        }
-        call
+        self.send(&Call::new(Method::PUT, path, &[]).with_payload(payload)).await.map(|_| ())
     }
 
     /// Deletes an object; succeeds if there is none.
@@ -447,8 +426,8 @@ impl Client {
     ) -> Result<UploadedPart> {
         let number = number.to_string();
         let query = [("partNumber", number.as_str()), ("uploadId", upload_id)];
-        let crc32 = part.crc32();
-        let response = self.send(&self.with_checksum(Call::new(Method::PUT, path, &query).with_payload(part))).await?;
+        let crc32 = part.crc32;
+        let response = self.send(&Call::new(Method::PUT, path, &query).with_payload(part)).await?;
         let etag = response.headers().get(header::ETAG).and_then(|etag| etag.to_str().ok());
         let etag = etag.ok_or(S3Error::InvalidResponse("a part without an entity tag"))?;
         Ok(UploadedPart { etag: etag.to_owned(), crc32 })
@@ -466,8 +445,8 @@ impl Client {
         for (number, part) in (1..).zip(uploaded) {
             let etag = quick_xml::escape::escape(&part.etag);
             parts += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>");
-            if self.sends_checksums {
-                parts += &format!("<ChecksumCRC32>{}</ChecksumCRC32>", checksum(part.crc32));
+            if let Some(crc32) = part.crc32 {
+                parts += &format!("<ChecksumCRC32>{}</ChecksumCRC32>", checksum(crc32));
             }
             parts += "</Part>";
         }
@@ -536,18 +515,6 @@ impl Client {
     }
 }
 
-/// Waits before a retry. Returns `false` if there were enough retries already.
-pub(super) async fn pause_before_retry(retries: usize) -> bool {
-    let Some(pause) = PAUSES.get(retries) else { return false };
-    tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
-    true
-}
-
-/// The length of the response's body in bytes, if the server reports it.
-pub(super) fn content_length(response: &Response) -> Option<u64> {
-    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// The CRC-32 of the whole object, if the server reports it. Of an object that was uploaded in parts, it reports one of their
 /// checksums, which is marked by a dash.
 pub(super) fn crc32(response: &Response) -> Option<u32> {
@@ -558,19 +525,6 @@ pub(super) fn crc32(response: &Response) -> Option<u32> {
 /// A CRC-32 as S3 writes it.
 fn checksum(crc32: u32) -> String {
     BASE64.encode(crc32.to_be_bytes())
-}
-
-/// Reads the whole body of a response that is not an object's data.
-async fn read_body(response: Response) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let mut parts = response.bytes_stream();
-    while let Some(part) = tokio::time::timeout(READ_TIMEOUT, parts.next()).await.map_err(|_| S3Error::TimedOut)? {
-        body.extend_from_slice(&part.map_err(S3Error::from_connection)?);
-        if body.len() > MAX_RESPONSE {
-            return Err(S3Error::InvalidResponse("it is too long"));
-        }
-    }
-    Ok(body)
 }
 
 fn parse_xml<T: DeserializeOwned>(body: &[u8]) -> Result<T> {

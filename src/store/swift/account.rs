@@ -8,7 +8,7 @@ use std::{
 use reqwest::{StatusCode, header::HeaderValue};
 use tokio::sync::Mutex;
 
-use super::error::{READ_TIMEOUT, SwiftError};
+use super::{super::object_server::READ_TIMEOUT, error::SwiftError};
 use crate::{
     config::{
         KeystoneLogin, OptionValue as _, Password, Secret, SwiftAccount, SwiftAuthVersion, SwiftProof, SwiftStore,

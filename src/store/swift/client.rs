@@ -1,30 +1,22 @@
 //! A Swift client over HTTP. Requests have a timeout, are retried after errors that can be transient, and are sent with a new token if
 //! Swift rejects the current one.
 
-use std::{fs, ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Body, Method, Response, StatusCode, header};
+use reqwest::{Method, Response, StatusCode, header};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
+    super::object_server::{Body, READ_TIMEOUT, content_length, pause_before_retry, read_body, timeout_of},
     account::{Account, Session},
-    buffer,
-    error::{READ_TIMEOUT, Result, SwiftError},
+    error::{Result, SwiftError},
 };
-use crate::{config::SwiftStore, stream::BoxError};
+use crate::stream::BoxError;
 
-/// The timeout of connecting.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The minimum pauses before the retries of a request. Random jitter up to doubles them, so that clients do not retry in step.
-const PAUSES: [Duration; 4] =
-    [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(900), Duration::from_millis(1800)];
-/// The maximum size in bytes of a response that is not an object's data.
-const MAX_RESPONSE: usize = 8 << 20;
 /// The number of names in a page of a listing.
 const PAGE: usize = 1000;
 /// The number of frames of a body that wait for the connection.
@@ -53,36 +45,6 @@ impl SwiftPath {
     }
 }
 
-/// The body of a request that can be sent again.
-#[derive(Clone)]
-pub(super) enum Payload {
-    Empty,
-    /// These frames, with their number of bytes.
-    Memory(Vec<Bytes>, u64),
-    /// A file, with its number of bytes.
-    File(Arc<std::fs::File>, u64),
-}
-
-impl Payload {
-    fn len(&self) -> u64 {
-        match self {
-            Self::Empty => 0,
-            Self::Memory(_, len) | Self::File(_, len) => *len,
-        }
-    }
-
-    fn body(&self) -> Body {
-        match self {
-            Self::Empty => Body::from(""),
-            Self::Memory(frames, _) => {
-                let frames = frames.clone().into_iter().map(Ok::<_, std::convert::Infallible>);
-                Body::wrap_stream(futures_util::stream::iter(frames))
-            }
-            Self::File(file, len) => Body::wrap_stream(buffer::read(Arc::clone(file), *len)),
-        }
-    }
-}
-
 /// A request that was not sent yet.
 struct Call<'c> {
     method: Method,
@@ -90,12 +52,12 @@ struct Call<'c> {
     /// The query, encoded.
     query: String,
     headers: Vec<(&'static str, String)>,
-    payload: Payload,
+    body: Body,
 }
 
 impl<'c> Call<'c> {
     fn new(method: Method, path: &'c SwiftPath) -> Self {
-        Self { method, path, query: String::new(), headers: Vec::new(), payload: Payload::Empty }
+        Self { method, path, query: String::new(), headers: Vec::new(), body: Body::default() }
     }
 
     fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
@@ -127,24 +89,6 @@ pub(super) struct Client {
     http: reqwest::Client,
 }
 
-/// An HTTP client with the certificates of a store.
-///
-/// # Errors
-/// A description of the invalid option, which starts with its name.
-pub(super) fn http_client(options: &SwiftStore) -> Result<reqwest::Client, String> {
-    let mut http =
-        reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
-    if options.swift_store_auth_insecure {
-        http = http.tls_danger_accept_invalid_certs(true);
-    } else if let Some(file) = &options.swift_store_cacert {
-        let invalid = |error: &dyn std::fmt::Display| format!("swift_store_cacert {}: {error}", file.display());
-        let pem = fs::read(file).map_err(|error| invalid(&error))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| invalid(&error))?;
-        http = http.tls_certs_only(certificates);
-    }
-    http.build().map_err(|error| error.to_string())
-}
-
 impl Client {
     pub(super) fn new(http: reqwest::Client) -> Self {
         Self { http }
@@ -168,9 +112,9 @@ impl Client {
     async fn send_once(&self, call: &Call<'_>, session: &Session) -> Result<Response> {
         let mut request = self.request(call, session);
         if matches!(call.method, Method::PUT | Method::POST) {
-            request = request.header(header::CONTENT_LENGTH, call.payload.len()).body(call.payload.body());
+            request = request.header(header::CONTENT_LENGTH, call.body.len()).body(call.body.to_http());
         }
-        answer_of(request, READ_TIMEOUT + Duration::from_secs(call.payload.len() / MIN_RATE)).await
+        answer_of(request, timeout_of(call.body.len())).await
     }
 
     /// Sends a request, retries it after transient errors, and renews a rejected token once.
@@ -227,9 +171,9 @@ impl Client {
         self.send(&Call::new(Method::PUT, &path.container())).await.map(drop)
     }
 
-    /// Stores an object from memory or from a file.
-    pub(super) async fn put(&self, path: &SwiftPath, payload: Payload) -> Result<()> {
-        let call = Call { payload, ..Call::new(Method::PUT, path) };
+    /// Stores an object.
+    pub(super) async fn put(&self, path: &SwiftPath, body: Body) -> Result<()> {
+        let call = Call { body, ..Call::new(Method::PUT, path) };
         self.send(&call).await.map(drop)
     }
 
@@ -251,7 +195,8 @@ impl Client {
                 None => Some((Err(BoxError::from("the upload was aborted")), receiver)),
             }
         });
-        let mut request = self.request(&Call::new(Method::PUT, path), &session).body(Body::wrap_stream(frames));
+        let mut request =
+            self.request(&Call::new(Method::PUT, path), &session).body(reqwest::Body::wrap_stream(frames));
         if let Some(size) = size {
             request = request.header(header::CONTENT_LENGTH, size);
         }
@@ -320,9 +265,6 @@ impl Client {
     }
 }
 
-/// The minimum rate in bytes per second at which a payload is sent. A slower server counts as unreachable.
-const MIN_RATE: u64 = 100_000;
-
 /// The response to a deletion of several objects.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -377,29 +319,4 @@ async fn answer_of(request: reqwest::RequestBuilder, timeout: Duration) -> Resul
         status if status.is_success() => Ok(response),
         status => Err(SwiftError::Answer(status)),
     }
-}
-
-/// Waits before a retry. Returns `false` if there were enough retries already.
-async fn pause_before_retry(retries: usize) -> bool {
-    let Some(pause) = PAUSES.get(retries) else { return false };
-    tokio::time::sleep(pause.mul_f64(1.0 + rand::random::<f64>())).await;
-    true
-}
-
-/// The length of the response's body in bytes, if the server reports it.
-pub(super) fn content_length(response: &Response) -> Option<u64> {
-    response.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-/// Reads the whole body of a response that is not an object's data.
-async fn read_body(response: Response) -> Result<Vec<u8>> {
-    let mut body = Vec::new();
-    let mut parts = response.bytes_stream();
-    while let Some(part) = tokio::time::timeout(READ_TIMEOUT, parts.next()).await.map_err(|_| SwiftError::TimedOut)? {
-        body.extend_from_slice(&part.map_err(SwiftError::from_connection)?);
-        if body.len() > MAX_RESPONSE {
-            return Err(SwiftError::InvalidResponse("it is too long"));
-        }
-    }
-    Ok(body)
 }

@@ -1,13 +1,9 @@
 //! Errors of requests to Swift.
 
-use std::time::Duration;
-
 use reqwest::StatusCode;
 
+use super::super::object_server::BodyError;
 use crate::keystone::KeystoneError;
-
-/// The timeout of a response's head, and of each part of a body in either direction.
-pub(super) const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The error of a request. It can be logged, because it contains neither a URL nor text from the server.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +29,6 @@ pub(super) enum SwiftError {
     /// The response is not a valid one.
     #[error("the response of Swift is invalid: {0}")]
     InvalidResponse(&'static str),
-    /// The file that buffers a segment cannot be read.
-    #[error("the buffer of an upload cannot be read")]
-    Buffer(#[from] std::io::Error),
     /// The task that sends a request has failed.
     #[error("a request to Swift failed")]
     Task(#[from] tokio::task::JoinError),
@@ -72,6 +65,16 @@ impl SwiftError {
             Self::Answer(status) => matches!(status.as_u16(), 408 | 429 | 498 | 499 | 500 | 502 | 503 | 504),
             Self::Connection(_) => true,
             _ => false,
+        }
+    }
+}
+
+impl From<BodyError> for SwiftError {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Connection(error) => Self::from_connection(error),
+            BodyError::TimedOut => Self::TimedOut,
+            BodyError::TooLong => Self::InvalidResponse("it is too long"),
         }
     }
 }
