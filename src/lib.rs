@@ -20,7 +20,8 @@
 //! * `auth`: authenticates callers.
 //! * `model`: the vocabulary: `ImageId`, `Image`, `Status`, `Location`, `Member`, `Tag`. It knows no database and no HTTP.
 //! * `policy`: authorisation rules and property protections. `schemas`: JSON schemas. `stream`: data in transit. `egress`: where a
-//!   URL from a user is allowed to lead. `keystone`: Glimpse's login at Keystone. `log`: log outputs.
+//!   URL from a user is allowed to lead. `keystone`: Glimpse's login at Keystone. `lock_file`: files that processes
+//!   lock. `log`: log outputs.
 //! * `config`: the options. `inspect`: disk formats. `context`: the caller. `error`: the errors.
 //! * `python`: Python's notation of integers and values, which Glance's options, requests and messages contain.
 //!
@@ -44,6 +45,7 @@ mod import;
 mod inspect;
 mod keystone;
 mod limits;
+mod lock_file;
 mod log;
 mod metadefs;
 mod model;

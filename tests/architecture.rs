@@ -50,7 +50,7 @@ const LAYOUT: Layout<'_> = Layout {
         // Domain types, without database and HTTP.
         &["model"],
         // Mechanisms that do not know the domain.
-        &["policy", "schemas", "stream", "egress", "keystone", "log"],
+        &["policy", "schemas", "stream", "egress", "keystone", "lock_file", "log"],
         // Vocabulary of all modules, and modules that depend on nothing.
         &["config", "inspect", "error", "context"],
         // Python's notation, which options, requests and messages contain.

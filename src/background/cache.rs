@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use crate::{app::App, cache::Cache, data::prefetch, db, error::Result};
 
+/// The number of images that are looked up in one statement.
+const PAGE: usize = 500;
+
 /// Removes what is not needed any more, fetches queued images, and prunes the cache.
 ///
 /// # Errors
@@ -29,6 +32,3 @@ async fn remove_deleted(app: &App, cache: &Arc<Cache>) -> Result<()> {
     }
     Ok(())
 }
-
-/// The number of images that are looked up in one statement.
-const PAGE: usize = 500;

@@ -1,6 +1,6 @@
 //! The records of cached images: one interface for Glance's three drivers.
 
-use std::path::Path;
+use std::{collections::HashSet, path::Path};
 
 use super::{
     attributes::Attributes,
@@ -115,10 +115,11 @@ impl Index {
 async fn migrate(file: &Path, central: &Central) {
     let moved = async {
         let (old, known) = (SqliteFile::open(file.to_owned()).await?, central.list().await?);
+        let known: HashSet<String> = known.into_iter().map(|record| record.image_id).collect();
         let mut count = 0;
         for record in old.list().await? {
             // As in Glance, a record that is in the database already stays in the file.
-            if known.iter().all(|known| known.image_id != record.image_id) {
+            if !known.contains(&record.image_id) {
                 central.put(&record).await?;
                 old.remove(&record.image_id).await?;
                 count += 1;

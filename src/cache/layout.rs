@@ -7,7 +7,7 @@
 
 use std::{
     collections::HashSet,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -21,6 +21,7 @@ use rustix::{
 
 use crate::{
     error::{Error, Result},
+    lock_file::{self, is_at},
     model::ImageId,
 };
 
@@ -108,29 +109,19 @@ impl Layout {
     /// `StorageFull` if the file system has not enough space for `size` bytes.
     pub(super) fn begin(&self, id: &ImageId, size: Option<u64>) -> io::Result<Option<File>> {
         let path = self.incomplete(id);
-        loop {
-            let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) => return Err(error),
-            }
-            // If not, the other process has completed or removed the file that this call has opened.
-            if !is_at(&file, &path)? {
-                continue;
-            }
-            if self.is_cached(id) {
-                fs::remove_file(&path)?;
-                return Ok(None);
-            }
-            file.set_len(0)?;
-            let space = rustix::fs::fstatvfs(&file)?;
-            if size.is_some_and(|size| size > space.f_bavail.saturating_mul(space.f_frsize)) {
-                fs::remove_file(&path)?;
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            return Ok(Some(file));
+        let Some(file) = lock_file::open(&path, Err)? else { return Ok(None) };
+        // Another process may have completed the file since this one looked for it.
+        if self.is_cached(id) {
+            fs::remove_file(&path)?;
+            return Ok(None);
         }
+        file.set_len(0)?;
+        let space = rustix::fs::fstatvfs(&file)?;
+        if size.is_some_and(|size| size > space.f_bavail.saturating_mul(space.f_frsize)) {
+            fs::remove_file(&path)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(Some(file))
     }
 
     /// Syncs a filled file, so that it is complete after a power failure, and notes the digest that it was verified with.
@@ -308,16 +299,6 @@ fn seconds(whole: i64, nanoseconds: i64) -> f64 {
 /// Whether this is the file of a fill whose process died: no process has the lock.
 fn is_of_dead_process(path: &Path) -> bool {
     path.to_string_lossy().ends_with(UNFINISHED) && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
-}
-
-/// Whether this open file is still the one at the path.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Removes a file. Returns `false` if there is none.

@@ -431,12 +431,12 @@ impl Cache {
     async fn reconcile(&self) -> Result<()> {
         // The records are read first: a file that is cached meanwhile has both, or only the file.
         let (records, files) = (self.list().await?, self.files().await?);
-        let has_file = |record: &&Record| files.iter().any(|file| file.image_id.as_str() == record.image_id);
-        for record in records.iter().filter(|record| !has_file(record)) {
+        let with_file: HashSet<&str> = files.iter().map(|file| file.image_id.as_str()).collect();
+        for record in records.iter().filter(|record| !with_file.contains(record.image_id.as_str())) {
             self.forget(&record.image_id).await;
         }
-        let has_record = |file: &&CachedFile| records.iter().any(|record| record.image_id == file.image_id.as_str());
-        for file in files.iter().filter(|file| !has_record(file)) {
+        let with_record: HashSet<&str> = records.iter().map(|record| record.image_id.as_str()).collect();
+        for file in files.iter().filter(|file| !with_record.contains(file.image_id.as_str())) {
             self.record(&file.image_id, file.size, file.modified, file.modified).await?;
         }
         Ok(())

@@ -4,13 +4,14 @@
 //! the system releases the lock. If the holder stalls, it keeps the lock: its pending changes to the path can still take effect.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Once,
     time::Duration,
 };
+
+use crate::lock_file::{self, is_at};
 
 /// The first pause between two attempts to take a lock; it doubles with each attempt.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
@@ -54,19 +55,15 @@ impl Hold {
 
     /// Takes the lock on the file at `path`, unless another process has it.
     fn try_take(path: PathBuf) -> io::Result<Option<Self>> {
-        loop {
-            let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Ok(None),
-                Err(TryLockError::Error(error)) if is_unsupported(&error) => warn_unsupported(&error),
-                Err(TryLockError::Error(error)) => return Err(error),
+        let unless_unsupported = |error: io::Error| match is_unsupported(&error) {
+            true => {
+                warn_unsupported(&error);
+                Ok(())
             }
-            // If not, the previous holder removed the file that this call has opened.
-            if is_at(&file, &path)? {
-                return Ok(Some(Self { lock: Some(LockFile { file, path }) }));
-            }
-        }
+            false => Err(error),
+        };
+        let file = lock_file::open(&path, unless_unsupported)?;
+        Ok(file.map(|file| Self { lock: Some(LockFile { file, path }) }))
     }
 
     /// Removes the lock file at `path` if a process that was killed has left it.
@@ -93,16 +90,6 @@ impl Drop for Hold {
         }
         // The lock is released last: until now, no other process could take it.
         drop(file);
-    }
-}
-
-/// Whether this open file is still the one at the path.
-fn is_at(file: &File, path: &Path) -> io::Result<bool> {
-    let ours = file.metadata()?;
-    match fs::metadata(path) {
-        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 
