@@ -13,13 +13,6 @@ use crate::{
     python,
 };
 
-/// The minor versions that are always there.
-const VERSIONS: [&str; 11] = ["v2.15", "v2.9", "v2.17", "v2.7", "v2.6", "v2.5", "v2.4", "v2.3", "v2.2", "v2.1", "v2.0"];
-/// The versions that are there if stores have names.
-const WITH_STORES: [&str; 5] = ["v2.13", "v2.12", "v2.11", "v2.10", "v2.8"];
-/// The versions that are there if the node has an image cache.
-const WITH_CACHE: [&str; 3] = ["v2.18", "v2.16", "v2.14"];
-
 /// The minor versions in the order of Glance's list, the current one first. A version whose calls are missing is not among them,
 /// because clients choose their calls by this list.
 fn versions(app: &App) -> (Vec<&'static str>, &'static str) {
@@ -97,8 +90,6 @@ pub(super) fn normalise(app: &App, mut request: Request) -> Request {
 }
 
 fn is_version(app: &App, text: &str) -> bool {
-    text == "v2"
-        || VERSIONS.contains(&text)
-        || (app.stores.are_named && WITH_STORES.contains(&text))
-        || (app.cache.is_some() && WITH_CACHE.contains(&text))
+    // Almost every request has this one.
+    text == "v2" || versions(app).0.contains(&text)
 }

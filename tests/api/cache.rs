@@ -35,10 +35,7 @@ fn builder(dir: &Path) -> ServerBuilder {
 /// A server with an S3 store behind a proxy, and a cache.
 async fn on_s3(dir: &Path, s3: &S3) -> (FaultyProxy, ServerBuilder) {
     let proxy = FaultyProxy::start(s3).await;
-    let options = s3.options(&proxy.base);
-    let builder = options.iter().fold(TestServer::builder(), |builder, (group, name, value)| {
-        builder.without(group, name).option(group, name, value)
-    });
+    let builder = TestServer::builder().options(&s3.options(&proxy.base));
     (proxy, with_cache(builder, dir))
 }
 
@@ -444,10 +441,7 @@ async fn two_processes_share_a_directory() {
     let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
     let (proxy, builder) = on_s3(dir.path(), &s3).await;
     let one = builder.start().await;
-    let options = s3.options(&proxy.base);
-    let builder = options.iter().fold(TestServer::builder(), |builder, (group, name, value)| {
-        builder.without(group, name).option(group, name, value)
-    });
+    let builder = TestServer::builder().options(&s3.options(&proxy.base));
     let two = with_cache(builder, dir.path()).database(one.database.clone()).start().await;
     let data = bytes(4 * MIB);
     let image = image_with(&one.member("p1"), &data).await;

@@ -19,12 +19,21 @@ use crate::support::{Answer, Client, Database, Glance, ServerBuilder, TestServer
 /// Builds a server with one named store, in this folder.
 pub(crate) fn with_store(dir: &Path) -> ServerBuilder {
     let images = dir.join("images");
-    TestServer::builder()
+    with_short_heartbeat()
         .option("DEFAULT", "enabled_backends", "fs:file")
         .option("glance_store", "default_backend", "fs")
         .option("fs", "filesystem_store_datadir", images.display())
-        // Interrupted uploads are rolled back soon.
-        .option("glimpse", "heartbeat", "0.3")
+}
+
+/// Builds a server that soon rolls back interrupted uploads.
+pub(crate) fn with_short_heartbeat() -> ServerBuilder {
+    TestServer::builder().option("glimpse", "heartbeat", "0.3")
+}
+
+/// A body of unknown length.
+pub(crate) fn chunked(data: &[u8]) -> reqwest::Body {
+    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
+    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
 }
 
 /// Creates a queued image.
@@ -117,15 +126,10 @@ async fn uploaded_data_is_downloaded_unchanged() {
     let member = s.member("p1");
     for length in [0, 1, 255 * 1024, 256 * 1024, 3_000_000] {
         let data = bytes(length);
-        for chunked in [false, true] {
+        for is_told in [true, false] {
             let image = waiting_image(&member).await;
             member.get(&format!("{image}/file")).await.expect(204);
-            let body = if chunked {
-                let parts: Vec<Result<Vec<u8>, std::io::Error>> = data.chunks(10_000).map(|c| Ok(c.to_vec())).collect();
-                reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
-            } else {
-                data.clone().into()
-            };
+            let body = if is_told { data.clone().into() } else { chunked(&data) };
             upload(&member, &image, body).await.expect(204);
             let shown = member.get(&image).await.expect(200).json();
             assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(length)));

@@ -478,14 +478,7 @@ async fn no_caller_can_add_a_file() {
 async fn a_service_adds_an_object_of_a_bucket() {
     let s3 = S3::start().await;
     s3.make_bucket("other").await;
-    let options = s3.options(&s3.base());
-    let s = options
-        .iter()
-        .fold(TestServer::builder(), |builder, (group, name, value)| {
-            builder.without(group, name).option(group, name, value)
-        })
-        .start()
-        .await;
+    let s = TestServer::builder().options(&s3.options(&s3.base())).start().await;
     let (client, member) = (service(&s), s.member("p1"));
     let host = s3.base().trim_start_matches("http://").to_owned();
     let url = |rest: &str| format!("s3://{host}/{rest}");

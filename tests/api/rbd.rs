@@ -7,26 +7,14 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    data::{answered, begun_upload, bytes, download, id, image_with, status, upload, waiting_image},
-    support::{Ceph, Client, Database, Glance, ServerBuilder, TestServer, eventually},
+    data::{
+        answered, begun_upload, bytes, chunked, download, id, image_with, status, upload, waiting_image,
+        with_short_heartbeat,
+    },
+    support::{Ceph, Client, Database, Glance, TestServer, eventually},
 };
 
 const MIB: usize = 1 << 20;
-
-fn builder(options: &[(&'static str, &'static str, String)]) -> ServerBuilder {
-    // Interrupted uploads are rolled back soon.
-    with_options(TestServer::builder().option("glimpse", "heartbeat", "0.3"), options)
-}
-
-fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, String)]) -> ServerBuilder {
-    options.iter().fold(builder, |builder, (group, name, value)| builder.option(group, name, value))
-}
-
-/// A body of unknown length.
-fn chunked(data: &[u8]) -> reqwest::Body {
-    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
-    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
-}
 
 /// What `rbd info` shows of an image or snapshot, without its id and its times.
 async fn info(ceph: &Ceph, image: &str) -> Value {
@@ -60,7 +48,8 @@ async fn data_is_there(ceph: &Ceph) {
 #[tokio::test]
 async fn uploaded_data_is_downloaded_unchanged_and_removed() {
     let ceph = Ceph::shared().await;
-    let s = builder(&ceph.options())
+    let s = with_short_heartbeat()
+        .options(&ceph.options())
         .option("rbd", "rbd_store_chunk_size", 4)
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "show_multiple_locations", true)
@@ -125,7 +114,7 @@ async fn uploaded_data_is_downloaded_unchanged_and_removed() {
 #[tokio::test]
 async fn zeros_are_not_written_with_thin_provisioning() {
     let ceph = Ceph::shared().await;
-    let s = builder(&ceph.options()).option("rbd", "rbd_thin_provisioning", true).start().await;
+    let s = with_short_heartbeat().options(&ceph.options()).option("rbd", "rbd_thin_provisioning", true).start().await;
     let member = s.member("p1");
     let mut data = vec![0; 30 * MIB];
     data[9 * MIB..10 * MIB].copy_from_slice(&bytes(MIB));
@@ -150,7 +139,7 @@ async fn glance_and_glimpse_share_a_pool() {
     let theirs: Vec<(&str, &str, &str)> =
         options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
     let glance = Glance::start_with(&database, &theirs, &[]).await;
-    let s = with_options(TestServer::builder(), &options).database(database.clone()).start().await;
+    let s = TestServer::builder().options(&options).database(database.clone()).start().await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
     for data in [bytes(3), bytes(17 * MIB)] {
         let (mut rows, mut layouts) = (Vec::new(), Vec::new());
@@ -224,7 +213,8 @@ async fn glance_and_glimpse_share_a_pool() {
 async fn a_service_adds_an_rbd_snapshot_as_a_location() {
     let ceph = Ceph::shared().await;
     let other_pool = ceph.another_pool().await;
-    let s = builder(&ceph.options()).option("DEFAULT", "show_image_direct_url", true).start().await;
+    let s =
+        with_short_heartbeat().options(&ceph.options()).option("DEFAULT", "show_image_direct_url", true).start().await;
     let (member, service) = (s.member("p1"), s.client(Some("nova:p1:service,member,reader")));
     let theirs = image_with(&member, b"data of another image").await;
     ceph.tool("rbd", &["create", "--size", "2M", "volume 1"]).await;
@@ -268,7 +258,7 @@ async fn a_service_adds_an_rbd_snapshot_as_a_location() {
 #[tokio::test]
 async fn old_and_escaped_locations_are_read() {
     let ceph = Ceph::shared().await;
-    let s = builder(&ceph.options()).start().await;
+    let s = with_short_heartbeat().options(&ceph.options()).start().await;
     let member = s.member("p1");
     let image = image_with(&member, b"data").await;
     ceph.tool("rbd", &["rename", id(&image), "an image é"]).await;
@@ -296,7 +286,7 @@ async fn old_and_escaped_locations_are_read() {
 #[tokio::test]
 async fn interrupted_uploads_leave_no_image() {
     let ceph = Ceph::shared().await;
-    let mut s = builder(&ceph.options()).start().await;
+    let mut s = with_short_heartbeat().options(&ceph.options()).start().await;
     let member = s.member("p1");
     let data = bytes(12 * MIB);
 
@@ -363,7 +353,7 @@ async fn interrupted_uploads_leave_no_image() {
 #[tokio::test]
 async fn the_memory_of_eight_uploads_is_bounded() {
     let ceph = Ceph::shared().await;
-    let s = builder(&ceph.options()).start().await;
+    let s = with_short_heartbeat().options(&ceph.options()).start().await;
     let member = s.member("p1");
     let part = bytes(MIB);
     let body = || {
@@ -398,7 +388,7 @@ async fn a_user_without_permission_and_a_missing_pool_are_reported() {
             options.push((store, name, value.to_owned()));
         }
     }
-    let s = builder(&options).start().await;
+    let s = with_short_heartbeat().options(&options).start().await;
     let member = s.member("p1");
     for (store, reason) in [
         ("denied", "Insufficient permissions on image storage media: Permission to write image storage media denied."),
@@ -434,7 +424,7 @@ async fn a_user_without_permission_and_a_missing_pool_are_reported() {
 async fn a_cluster_that_fails_is_reported_in_time_and_leaves_nothing() {
     let ceph = Ceph::start().await;
     // An OSD needs some seconds until it responds again.
-    let s = builder(&ceph.options()).without("rbd", "rados_connect_timeout");
+    let s = with_short_heartbeat().options(&ceph.options()).without("rbd", "rados_connect_timeout");
     let s = s.option("rbd", "rados_connect_timeout", 10).start().await;
     let member = s.member("p1");
     let data = bytes(20 * MIB);
@@ -501,7 +491,7 @@ async fn a_cluster_that_fails_is_reported_in_time_and_leaves_nothing() {
 #[tokio::test]
 async fn an_upload_into_a_full_pool_is_reported_and_leaves_nothing() {
     let ceph = Ceph::shared().await;
-    let s = builder(&ceph.options()).start().await;
+    let s = with_short_heartbeat().options(&ceph.options()).start().await;
     let member = s.member("p1");
     let data = bytes(20 * MIB);
     let kept = image_with(&member, &data).await;

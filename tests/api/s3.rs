@@ -4,28 +4,14 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
-    data::{answered, begun_upload, bytes, download, head_of_upload, id, image_with, status, upload, waiting_image},
-    support::{Client, Database, Fault, FaultyProxy, Glance, S3, ServerBuilder, TestServer, eventually},
+    data::{
+        answered, begun_upload, bytes, chunked, download, head_of_upload, id, image_with, status, upload,
+        waiting_image, with_short_heartbeat,
+    },
+    support::{Client, Database, Fault, FaultyProxy, Glance, S3, TestServer, eventually},
 };
 
 const MIB: usize = 1 << 20;
-
-fn builder() -> ServerBuilder {
-    // Interrupted uploads are rolled back soon.
-    TestServer::builder().option("glimpse", "heartbeat", "0.3")
-}
-
-fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, String)]) -> ServerBuilder {
-    options
-        .iter()
-        .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
-}
-
-/// A body of unknown length.
-fn chunked(data: &[u8]) -> reqwest::Body {
-    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
-    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
-}
 
 /// Waits until the image is queued again and no data is left on the S3 server; then checks that an upload succeeds.
 async fn nothing_is_left(client: &Client, image: &str, s3: &S3) {
@@ -42,7 +28,8 @@ async fn nothing_is_left(client: &Client, image: &str, s3: &S3) {
 #[tokio::test]
 async fn uploaded_data_is_downloaded_unchanged_and_removed() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base()))
+    let s = with_short_heartbeat()
+        .options(&s3.options(&s3.base()))
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "show_multiple_locations", true)
         .environment("RUST_LOG", "trace")
@@ -98,7 +85,7 @@ async fn uploaded_data_is_downloaded_unchanged_and_removed() {
 async fn failed_s3_requests_are_retried() {
     let s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
-    let s = with_options(builder(), &s3.options(&proxy.base)).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&proxy.base)).start().await;
     let member = s.member("p1");
     let data = bytes(11 * MIB);
     for (method, fault) in [
@@ -157,7 +144,7 @@ async fn failed_s3_requests_are_retried() {
 #[tokio::test]
 async fn an_upload_aborted_while_it_waits_for_memory_is_rolled_back_at_once() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&s3.base())).start().await;
     let member = s.member("p1");
     let begun = async || {
         let image = waiting_image(&member).await;
@@ -183,7 +170,7 @@ async fn an_upload_aborted_while_it_waits_for_memory_is_rolled_back_at_once() {
 #[tokio::test]
 async fn slow_uploads_do_not_delay_others() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&s3.base())).start().await;
     let member = s.member("p1");
     let mut slow = Vec::new();
     // 112 MiB are available for parts, and a part has five MiB here.
@@ -206,7 +193,8 @@ async fn slow_uploads_do_not_delay_others() {
 #[tokio::test]
 async fn the_region_that_the_server_names_is_used() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base()))
+    let s = with_short_heartbeat()
+        .options(&s3.options(&s3.base()))
         .option("s3", "s3_store_region_name", "eu-west-1")
         .start()
         .await;
@@ -228,7 +216,8 @@ async fn the_keys_of_a_shared_credentials_file_are_used_and_read_again() {
         std::fs::write(&file, text).unwrap();
     };
     write_secret("old");
-    let s = with_options(builder(), &s3.options(&s3.base()))
+    let s = with_short_heartbeat()
+        .options(&s3.options(&s3.base()))
         .without("s3", "s3_store_access_key")
         .without("s3", "s3_store_secret_key")
         .environment("AWS_SHARED_CREDENTIALS_FILE", file.to_str().unwrap())
@@ -265,7 +254,8 @@ async fn a_missing_profile_of_a_shared_credentials_file_is_reported() {
 async fn checksums_are_sent_and_verified_as_configured() {
     let s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
-    let s = with_options(builder(), &s3.options(&proxy.base))
+    let s = with_short_heartbeat()
+        .options(&s3.options(&proxy.base))
         .option("s3", "s3_store_enable_data_integrity_protection", true)
         .option("s3", "s3_store_request_checksum_calculation", "when_supported")
         .option("s3", "s3_store_response_checksum_validation", "when_supported")
@@ -289,7 +279,7 @@ async fn checksums_are_sent_and_verified_as_configured() {
 #[tokio::test]
 async fn interrupted_uploads_leave_no_data() {
     let mut s3 = S3::start().await;
-    let mut s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let mut s = with_short_heartbeat().options(&s3.options(&s3.base())).start().await;
     let member = s.member("p1");
     let data = bytes(12 * MIB);
     let parts_are_there = async |s3: &S3| {
@@ -349,7 +339,7 @@ async fn interrupted_uploads_leave_no_data() {
 async fn an_upload_that_fails_because_its_store_is_unreachable_can_be_retried_immediately() {
     let mut s3 = S3::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let builder = with_options(builder(), &s3.options(&s3.base())).without("DEFAULT", "enabled_backends");
+    let builder = with_short_heartbeat().options(&s3.options(&s3.base())).without("DEFAULT", "enabled_backends");
     let mut s = builder
         .option("DEFAULT", "enabled_backends", "s3:s3, fs:file")
         .option("fs", "filesystem_store_datadir", dir.path().display())
@@ -401,7 +391,7 @@ async fn an_upload_that_fails_because_its_store_is_unreachable_can_be_retried_im
 #[tokio::test]
 async fn a_cleanup_keeps_the_data_that_a_later_upload_has_stored() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&s3.base())).start().await;
     let member = s.member("p1");
     let image = image_with(&member, b"abc").await;
     let columns = "image_id, upload_id, process_id, store";
@@ -417,7 +407,7 @@ async fn a_cleanup_keeps_the_data_that_a_later_upload_has_stored() {
 async fn an_upload_waits_for_the_cleanup_of_its_image() {
     let s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
-    let s = with_options(builder(), &s3.options(&proxy.base)).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&proxy.base)).start().await;
     let member = s.member("p1");
     let image = waiting_image(&member).await;
     proxy.hold(Some("DELETE"));
@@ -439,7 +429,7 @@ async fn an_upload_waits_for_the_cleanup_of_its_image() {
 #[tokio::test]
 async fn a_late_upload_does_not_overwrite_a_newer_one() {
     let s3 = S3::start().await;
-    let s = with_options(builder(), &s3.options(&s3.base())).start().await;
+    let s = with_short_heartbeat().options(&s3.options(&s3.base())).start().await;
     let member = s.member("p1");
     for length in [3, 6 * MIB] {
         let image = waiting_image(&member).await;
@@ -468,8 +458,8 @@ async fn an_unavailable_or_refusing_store_is_reported() {
     let mut s3 = S3::start().await;
     let key = |name: &'static str, key: &str| ("s3", name, key.to_owned());
     let at = |more: &[(&'static str, &'static str, String)]| {
-        let store = with_options(builder(), &s3.options(&s3.base()));
-        with_options(store, more)
+        let store = with_short_heartbeat().options(&s3.options(&s3.base()));
+        store.options(more)
     };
     let stranger = at(&[key("s3_store_access_key", "test:stranger")]).start().await;
     let liar = at(&[key("s3_store_secret_key", "s3cret")]).start().await;
@@ -554,8 +544,8 @@ async fn an_unavailable_or_refusing_store_is_reported() {
 async fn deletions_are_resumed_once_the_s3_server_is_back() {
     let mut s3 = S3::start().await;
     let proxy = FaultyProxy::start(&s3).await;
-    let builder = builder().without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1");
-    let mut s = with_options(builder, &s3.options(&proxy.base)).start().await;
+    let builder = with_short_heartbeat().without("glimpse", "heartbeat").option("glimpse", "heartbeat", "0.1");
+    let mut s = builder.options(&s3.options(&proxy.base)).start().await;
     let member = s.member("p1");
     let mut images = Vec::new();
     for _ in 0..10 {
@@ -594,8 +584,11 @@ async fn a_location_whose_removal_another_process_resumed_is_not_restored() {
     let dir = tempfile::tempdir().unwrap();
     let mut options = s3.options(&proxy.base);
     options.push(("DEFAULT", "enabled_backends", "s3:s3, fs:file".to_owned()));
-    let s =
-        with_options(builder(), &options).option("fs", "filesystem_store_datadir", dir.path().display()).start().await;
+    let s = with_short_heartbeat()
+        .options(&options)
+        .option("fs", "filesystem_store_datadir", dir.path().display())
+        .start()
+        .await;
     let member = s.member("p1");
     for goes_on in [false, true] {
         let image = image_with(&member, b"abc").await;
@@ -632,7 +625,8 @@ async fn a_location_whose_removal_another_process_resumed_is_not_restored() {
 #[tokio::test]
 async fn the_keys_in_old_locations_are_not_shown_and_do_not_hide_the_data() {
     let s3 = S3::start().await;
-    let builder = with_options(builder(), &s3.options(&s3.base()))
+    let builder = with_short_heartbeat()
+        .options(&s3.options(&s3.base()))
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "show_multiple_locations", true)
         .option("DEFAULT", "enabled_backends", "other:s3, s3:s3")
@@ -712,7 +706,7 @@ async fn glance_and_glimpse_share_a_bucket() {
     let theirs: Vec<(&str, &str, &str)> =
         options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
     let glance = Glance::start_with(&database, &theirs, &[]).await;
-    let s = with_options(TestServer::builder(), &options).database(database.clone()).start().await;
+    let s = TestServer::builder().options(&options).database(database.clone()).start().await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
     for data in [bytes(3), bytes(11 * MIB)] {
         let mut rows = Vec::new();

@@ -10,7 +10,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::{
-    data::{begun_upload, bytes, download, files, status, upload, waiting_image},
+    data::{begun_upload, bytes, chunked, download, files, status, upload, waiting_image, with_short_heartbeat},
     support::{Ceph, Client, S3, ServerBuilder, Swift, TestServer, eventually},
 };
 
@@ -148,18 +148,7 @@ impl Backend for Ceph {
 }
 
 fn server(store: &impl Backend) -> ServerBuilder {
-    // Interrupted uploads are rolled back soon.
-    let builder = TestServer::builder().option("glimpse", "heartbeat", "0.3");
-    store
-        .options()
-        .into_iter()
-        .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
-}
-
-/// A body of unknown length.
-fn chunked(data: &[u8]) -> reqwest::Body {
-    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
-    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
+    with_short_heartbeat().options(&store.options())
 }
 
 async fn range(client: &Client, image: &str, range: &str) -> (u16, Vec<u8>) {

@@ -9,29 +9,15 @@ use tokio::{
 };
 
 use crate::{
-    data::{answered, begun_upload, bytes, download, head_of_upload, id, image_with, status, upload, waiting_image},
-    support::{Client, Database, Fault, FaultyProxy, Glance, Keystone, ServerBuilder, Swift, TestServer, eventually},
+    data::{
+        answered, begun_upload, bytes, chunked, download, head_of_upload, id, image_with, status, upload,
+        waiting_image, with_short_heartbeat,
+    },
+    support::{Client, Database, Fault, FaultyProxy, Glance, Keystone, Swift, TestServer, eventually},
 };
 
 /// The size of a segment in these tests.
 const SEGMENT: usize = 1_024_000;
-
-fn builder() -> ServerBuilder {
-    // Interrupted uploads are rolled back soon.
-    TestServer::builder().option("glimpse", "heartbeat", "0.3")
-}
-
-fn with_options(builder: ServerBuilder, options: &[(&'static str, &'static str, String)]) -> ServerBuilder {
-    options
-        .iter()
-        .fold(builder, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
-}
-
-/// A body of unknown length.
-fn chunked(data: &[u8]) -> reqwest::Body {
-    let parts: Vec<_> = data.chunks(100_000).map(|part| Ok::<_, std::io::Error>(part.to_vec())).collect();
-    reqwest::Body::wrap_stream(futures_util::stream::iter(parts))
-}
 
 /// Waits until the image is queued again and Swift has no data; then checks that an upload succeeds.
 async fn nothing_is_left(client: &Client, image: &str, swift: &Swift) {
@@ -62,7 +48,8 @@ async fn set_location(database: &Database, image: &str, url: &str) {
 }
 
 async fn is_stored_and_removed(swift: &Swift, lengths: &[usize]) {
-    let s = with_options(builder(), &swift.options(&swift.server.base()))
+    let s = with_short_heartbeat()
+        .options(&swift.options(&swift.server.base()))
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "show_multiple_locations", true)
         .environment("RUST_LOG", "trace")
@@ -151,7 +138,7 @@ async fn accounts_have_references_and_containers_have_seeds() {
     let path = dir.path().join("swift.conf");
     std::fs::write(&path, accounts).unwrap();
     // The options of a single store.
-    let s = builder()
+    let s = with_short_heartbeat()
         .option("glance_store", "stores", "file,swift")
         .option("glance_store", "default_store", "swift")
         .option("glance_store", "swift_store_config_file", path.display())
@@ -192,7 +179,8 @@ async fn accounts_have_references_and_containers_have_seeds() {
 async fn every_form_of_locations_is_read_and_shows_no_credentials() {
     let (keystone, swift) = (Keystone::start().await, Swift::start().await);
     let other = Swift::start_with(&keystone).await;
-    let s = with_options(builder(), &swift.options(&swift.server.base()))
+    let s = with_short_heartbeat()
+        .options(&swift.options(&swift.server.base()))
         .option("DEFAULT", "show_image_direct_url", true)
         .option("DEFAULT", "enabled_backends", "other:swift, swift:swift")
         .option("other", "swift_store_auth_address", other.auth_address(""))
@@ -243,7 +231,7 @@ async fn failed_swift_requests_are_retried_and_downloads_are_resumed() {
     let resumes = ("swift", "swift_store_retry_get_count", "2".to_owned());
     let mut options = swift.options(&proxy.base);
     options.push(resumes);
-    let s = with_options(builder(), &options).start().await;
+    let s = with_short_heartbeat().options(&options).start().await;
     let member = s.member("p1");
     let data = bytes(3 * SEGMENT + 5);
     // A marker, segments and a manifest.
@@ -309,7 +297,7 @@ async fn upload_in_its_second_segment(s: &TestServer, image: &str, data: &[u8], 
 #[tokio::test]
 async fn a_rejected_token_is_renewed() {
     let swift = Swift::start().await;
-    let s = with_options(builder(), &swift.options(&swift.server.base())).start().await;
+    let s = with_short_heartbeat().options(&swift.options(&swift.server.base())).start().await;
     let member = s.member("p1");
     let data = bytes(4 * SEGMENT);
     let image = image_with(&member, b"abc").await;
@@ -341,7 +329,7 @@ async fn a_rejected_token_is_renewed() {
     let soon = ("swift", "swift_store_expire_soon_interval", "100000".to_owned());
     let mut options = swift.options(&swift.server.base());
     options.push(soon);
-    let s = with_options(builder(), &options).start().await;
+    let s = with_short_heartbeat().options(&options).start().await;
     let member = s.member("p1");
     let logins = keystone.logins();
     let image = image_with(&member, &data).await;
@@ -353,7 +341,7 @@ async fn a_rejected_token_is_renewed() {
 #[tokio::test]
 async fn interrupted_uploads_leave_no_data() {
     let mut swift = Swift::start().await;
-    let mut s = with_options(builder(), &swift.options(&swift.server.base())).start().await;
+    let mut s = with_short_heartbeat().options(&swift.options(&swift.server.base())).start().await;
     let member = s.member("p1");
     for length in [4 * SEGMENT, SEGMENT] {
         let data = bytes(length);
@@ -418,7 +406,7 @@ async fn interrupted_uploads_leave_no_data() {
 async fn an_upload_that_is_killed_at_any_point_leaves_no_data() {
     let swift = Swift::start().await;
     let proxy = FaultyProxy::start(&swift.server).await;
-    let mut s = with_options(builder(), &swift.options(&proxy.base)).start().await;
+    let mut s = with_short_heartbeat().options(&swift.options(&proxy.base)).start().await;
     // Requests: the login, the container, the old segments, the marker, two for each segment, and the manifest.
     let data = bytes(12 * SEGMENT);
     let sent = |s: &TestServer, image: String| {
@@ -447,7 +435,7 @@ async fn an_upload_that_is_killed_at_any_point_leaves_no_data() {
 #[tokio::test]
 async fn a_late_upload_does_not_overwrite_a_newer_one() {
     let swift = Swift::start().await;
-    let s = with_options(builder(), &swift.options(&swift.server.base())).start().await;
+    let s = with_short_heartbeat().options(&swift.options(&swift.server.base())).start().await;
     let member = s.member("p1");
     for length in [3, 500_000, 4 * SEGMENT] {
         for newer in [bytes(5), bytes(2 * SEGMENT + 7)] {
@@ -478,8 +466,8 @@ async fn an_unavailable_or_refusing_store_is_reported() {
     let mut swift = Swift::start().await;
     let option = |name: &'static str, value: &str| ("swift", name, value.to_owned());
     let at = |more: &[(&'static str, &'static str, String)]| {
-        let store = with_options(builder(), &swift.options(&swift.server.base()));
-        with_options(store, more)
+        let store = with_short_heartbeat().options(&swift.options(&swift.server.base()));
+        store.options(more)
     };
     let stranger = at(&[option("swift_store_user", "test:stranger")]).start().await;
     let liar = at(&[option("swift_store_key", "s3cret")]).start().await;
@@ -547,7 +535,7 @@ async fn a_buffered_segment_is_sent_again() {
     let mut options = swift.options(&proxy.base);
     options.push(("swift", "swift_buffer_on_upload", "true".to_owned()));
     options.push(("swift", "swift_upload_buffer_dir", dir.path().display().to_string()));
-    let s = with_options(builder(), &options).start().await;
+    let s = with_short_heartbeat().options(&options).start().await;
     let member = s.member("p1");
     let data = bytes(3 * SEGMENT + 5);
     let image = waiting_image(&member).await;
@@ -628,7 +616,7 @@ async fn glance_and_glimpse_share_a_container() {
     let theirs: Vec<(&str, &str, &str)> =
         options.iter().map(|(group, name, value)| (*group, *name, value.as_str())).collect();
     let glance = Glance::start_with(&database, &theirs, &[]).await;
-    let s = with_options(TestServer::builder(), &options).database(database.clone()).start().await;
+    let s = TestServer::builder().options(&options).database(database.clone()).start().await;
     let (ours, theirs) = (s.member("p1"), glance.member("p1"));
     for (data, is_told) in [
         (bytes(3), true),

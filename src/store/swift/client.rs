@@ -5,7 +5,10 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use reqwest::{Method, Response, StatusCode, header};
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{self, HeaderValue},
+};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -119,13 +122,13 @@ impl Client {
 
     /// Sends a request, retries it after transient errors, and renews a rejected token once.
     async fn send(&self, call: &Call<'_>) -> Result<Response> {
-        let mut session = call.path.account.session(None).await?;
+        let mut session = session(call.path, None).await?;
         let (mut retries, mut may_renew) = (0, true);
         loop {
             match self.send_once(call, &session).await {
                 Err(SwiftError::Answer(StatusCode::UNAUTHORIZED)) if may_renew => {
                     may_renew = false;
-                    session = call.path.account.session(Some(&session.token)).await?;
+                    session = self::session(call.path, Some(&session.token)).await?;
                 }
                 Err(error) if error.is_transient() && pause_before_retry(retries).await => {
                     tracing::warn!(%error, method = %call.method, "a request to Swift failed; retrying");
@@ -185,7 +188,7 @@ impl Client {
 
     /// Begins to store an object whose bytes follow. They cannot be sent again, so the request is not retried.
     pub(super) async fn open_put(&self, path: &SwiftPath, size: Option<u64>) -> Result<OpenPut> {
-        let session = path.account.session(None).await?;
+        let session = session(path, None).await?;
         let (sender, receiver) = mpsc::channel::<Frame>(QUEUE);
         let frames = futures_util::stream::unfold(receiver, |mut receiver| async move {
             match receiver.recv().await {
@@ -308,6 +311,21 @@ impl OpenPut {
             drop(frames);
             stored.map_err(|_| SwiftError::TimedOut)??.map(drop)
         })
+    }
+}
+
+/// The session of the path's account, as in [`Account::session`](super::account::Account::session). A login that is needed for it is
+/// retried after transient errors.
+async fn session(path: &SwiftPath, rejected: Option<&HeaderValue>) -> Result<Session> {
+    let mut retries = 0;
+    loop {
+        match path.account.session(rejected).await {
+            Err(error) if error.is_transient() && pause_before_retry(retries).await => {
+                tracing::warn!(%error, "a login to Swift failed; retrying");
+                retries += 1;
+            }
+            session => return session,
+        }
     }
 }
 

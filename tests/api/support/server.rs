@@ -29,6 +29,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets options in its configuration file.
+    pub(crate) fn options(self, options: &[(&'static str, &'static str, String)]) -> Self {
+        options
+            .iter()
+            .fold(self, |builder, (group, name, value)| builder.without(group, name).option(group, name, value))
+    }
+
     /// Removes an option from its configuration file.
     pub(crate) fn without(mut self, group: &str, name: &str) -> Self {
         self.options.retain(|option| (option.0.as_str(), option.1.as_str()) != (group, name));
