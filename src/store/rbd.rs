@@ -115,12 +115,10 @@ impl Failure {
         }
     }
 
-    /// Whether the connection may be of no use any more.
+    /// Whether the connection may be of no use any more. The libraries themselves wait for daemons that do not respond.
     fn is_of_connection(&self) -> bool {
-        // A client that the cluster has blocked gets SHUTDOWN. After a timeout, the library may still expect a restarted OSD at its
-        // old address: it asks the monitors for the new one only for an operation that has waited for ten seconds.
-        let errnos = [Errno::SHUTDOWN, Errno::NOTCONN, Errno::TIMEDOUT];
-        matches!(self, Self::Abandoned) || self.errno().is_some_and(|errno| errnos.contains(&errno))
+        // A client that the cluster has blocked gets SHUTDOWN.
+        matches!(self, Self::Abandoned) || matches!(self.errno(), Some(Errno::SHUTDOWN | Errno::NOTCONN))
     }
 }
 

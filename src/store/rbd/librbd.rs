@@ -237,6 +237,12 @@ impl Cluster {
         for option in [c"rados_osd_op_timeout", c"rados_mon_op_timeout", c"client_mount_timeout"] {
             cluster.set_option(option, &seconds).map_err(describe)?;
         }
+        // An operation that waits asks the monitors where its OSD is now: after ten seconds, if this was not set. If it timed out before,
+        // a restarted OSD would not be found again.
+        let seconds = cluster.timeout.as_secs_f64();
+        for (option, share) in [(c"objecter_timeout", 0.4), (c"objecter_tick_interval", 0.2)] {
+            cluster.set_option(option, &(seconds * share).to_string()).map_err(describe)?;
+        }
         // A write is complete when the cluster has it.
         cluster.set_option(c"rbd_cache", "false").map_err(describe)?;
         // SAFETY: the handle is valid.
