@@ -8,6 +8,7 @@ use std::{
 
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::{
     data::{begun_upload, bytes, chunked, download, files, status, upload, waiting_image, with_short_heartbeat},
@@ -229,8 +230,9 @@ async fn interrupted_uploads<B: Backend>() {
     is_queued(&member).await;
 
     // The image is deleted.
-    let _stream = begun(&s, &image).await;
+    let mut stream = begun(&s, &image).await;
     member.delete(&image).await.expect(204);
+    stream.write_all(&[1; 10]).await.unwrap();
     is_empty(&store, "nothing is left of a deleted image").await;
 
     // Another client uploads data to the same image.

@@ -164,6 +164,9 @@ struct Passing {
     stalled: watch::Sender<usize>,
 }
 
+/// The maximum size in bytes of the pieces in which the proxy passes responses on.
+const PIECE: usize = 64 << 10;
+
 /// A proxy in front of an S3 server. It is also an HTTP proxy, for requests to other hosts.
 pub(crate) struct FaultyProxy {
     pub(crate) base: String,
@@ -261,7 +264,15 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
         _ => usize::MAX,
     };
     let (mut sent, stalled) = (0, state.stalled.clone());
-    let parts = answer.bytes_stream().then(move |part| {
+    // So that little more passes than the limit.
+    let pieces = answer.bytes_stream().flat_map(|part| {
+        let pieces = match part {
+            Ok(part) => part.chunks(PIECE).map(|piece| Ok(part.slice_ref(piece))).collect(),
+            Err(error) => vec![Err(error)],
+        };
+        futures_util::stream::iter(pieces)
+    });
+    let parts = pieces.then(move |part| {
         let mut stalled = stalled.subscribe();
         let at = sent;
         sent += part.as_ref().map_or(0, Bytes::len);
