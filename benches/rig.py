@@ -187,8 +187,8 @@ class Glance:
     def __init__(self, work, url, keystone, more=""):
         self.dir, self.url, self.port = f"{work}/{self.name.replace(' ', '-')}", url, free_port()
         os.makedirs(self.dir, exist_ok=True)
-        with open(f"{self.dir}/more.conf", "w") as more:
-            more.write(self.more() + more + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
+        with open(f"{self.dir}/more.conf", "w") as config:
+            config.write(self.more() + more + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
         run(f"{HOME}/tests/glance", "sync", url, stderr=open(f"{self.dir}/sync.log", "w"))
         self.processes = None
 
