@@ -14,7 +14,7 @@ use std::{
     ops::Range,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, OnceLock},
+    sync::{Arc, LazyLock, OnceLock},
     time::Duration,
 };
 
@@ -50,10 +50,10 @@ const UPLOAD_KEY: &str = "glimpse_upload";
 const PIECE: u64 = MIB;
 /// The maximum number of writes of an upload, and of reads of a download, at a time.
 const IN_FLIGHT: usize = 8;
-/// The limit for data in memory that is being written, of all uploads together, in pieces.
-static FREE_TO_WRITE: Semaphore = Semaphore::const_new(32);
+/// The limit for data in memory that is being written, of all uploads together, in pieces: more processors compute more digests.
+static FREE_TO_WRITE: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(4 * processors()));
 /// The limit for data in memory that was read before it is needed, of all downloads together, in pieces.
-static FREE_TO_READ: Semaphore = Semaphore::const_new(64);
+static FREE_TO_READ: LazyLock<Semaphore> = LazyLock::new(|| Semaphore::new(16 * processors()));
 /// The maximum number of blocking calls to a cluster at a time. Calls that were abandoned count until they end.
 const BLOCKING: usize = 32;
 /// How much longer than its timeout a call may take before it is abandoned.
@@ -62,6 +62,11 @@ const GRACE: Duration = Duration::from_secs(5);
 const MAX_GROWTH: u64 = 8 << 30;
 /// The characters that Python's `quote` leaves alone.
 const QUOTED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'.').remove(b'-').remove(b'~');
+
+/// The number of processors, within limits.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 16)
+}
 
 /// A store in one pool.
 pub(super) struct RbdDriver {
