@@ -8,6 +8,8 @@ use std::{
 use axum::http::HeaderValue;
 use uuid::Uuid;
 
+use crate::keystone::Caller;
+
 /// This process, and the uploads and jobs that it is working on.
 pub(crate) struct Process {
     /// A new id at every start.
@@ -23,6 +25,8 @@ pub(crate) struct Process {
 /// The token of the caller who has requested a job. It is kept in memory only.
 struct JobToken {
     token: HeaderValue,
+    /// The caller, for stores that are used with the caller's token.
+    caller: Option<Caller>,
     /// Whether the job was seen in the database since.
     is_seen: bool,
 }
@@ -62,15 +66,20 @@ impl Process {
         self.forget_token(id);
     }
 
-    /// Keeps the token of the caller who has requested a job.
-    pub(crate) fn keep_token(&self, job: &str, token: HeaderValue) {
-        let kept = JobToken { token, is_seen: false };
+    /// Keeps the token of the caller who has requested a job, and the caller if stores need it.
+    pub(crate) fn keep_token(&self, job: &str, token: HeaderValue, caller: Option<Caller>) {
+        let kept = JobToken { token, caller, is_seen: false };
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(job.to_owned(), kept);
     }
 
     /// The token of the caller who has requested a job.
     pub(crate) fn token(&self, job: &str) -> Option<HeaderValue> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(job).map(|kept| kept.token.clone())
+    }
+
+    /// The caller who has requested a job, if stores need it.
+    pub(crate) fn caller(&self, job: &str) -> Option<Caller> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).get(job)?.caller.clone()
     }
 
     /// Forgets the token of a job that needs it no more.

@@ -3,10 +3,23 @@
 use crate::{
     app::App,
     db,
-    error::{Error, Result},
+    error::{Error, Result, with_causes},
     model::{ImageId, LocationStatus, Visibility},
     store::Readers,
 };
+
+/// Sets the readers of data that was just stored. The image is complete without that, so a failure is only logged: the caller's token
+/// may have expired since the upload began.
+pub(crate) async fn apply_to_new(app: &App, image_id: &ImageId) {
+    if let Err(error) = apply(app, image_id).await {
+        let (image, error) = (image_id.as_str(), with_causes(&error));
+        tracing::error!(
+            image,
+            error,
+            "cannot set the readers of new data; the next change of members or visibility sets them"
+        );
+    }
+}
 
 /// Sets the readers of an image's data: everyone, or the image's members. Three statements if a store has such lists, otherwise none.
 ///

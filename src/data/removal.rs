@@ -129,6 +129,18 @@ pub(crate) async fn finish_removal(app: &App, location: &Location) -> Result<()>
     Err(removal_error(&location.image_id, error))
 }
 
+/// Like [`finish_removal`], for a location of an import that has failed: it stays released if the store refuses, because the image must
+/// not keep it. One statement.
+///
+/// # Errors
+/// As deletion of an image. Housekeeping retries the removal.
+pub(crate) async fn remove_undone(app: &App, location: &Location) -> Result<()> {
+    if app.config.default.delayed_delete {
+        return Ok(());
+    }
+    remove_released(app, location).await.map_err(|error| removal_error(&location.image_id, error))
+}
+
 /// Removes the data of a released location.
 async fn remove_released(app: &App, location: &Location) -> store::Result<()> {
     remove_data(app, location).await?;

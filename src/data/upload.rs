@@ -161,7 +161,10 @@ impl Upload {
         };
         let activated = with_timeout(&self.app, self.activate(&transfer.record, stored, facts)).await;
         hold.release().await;
-        let Err(error) = activated else { return acls::apply(&self.app, &self.id).await };
+        let Err(error) = activated else {
+            acls::apply_to_new(&self.app, &self.id).await;
+            return Ok(());
+        };
         if transfer.has_completed().await && self.is_active(stored, facts).await { Ok(()) } else { Err(error) }
     }
 

@@ -17,11 +17,12 @@ use chrono::NaiveDateTime;
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
-use super::{Input, Method, change_list, checksum::Checksum, download, expiry};
+use super::{Input, Method, change_list, checksum::Checksum, download, expiry, glance_download::token_is_lost};
 use crate::{
     app::App,
     context::{Context, Identity},
     data::{
+        acls,
         ingest::{Facts, Ingested, Interrupted, Source, ingest, ingest_raw, inspect, store_error},
         placement, recovery, removal,
         transfer::Transfer,
@@ -32,6 +33,7 @@ use crate::{
         uploads,
     },
     error::{Error, Result, with_causes},
+    keystone::Caller,
     limits::{Resource, StorageLeft, over_quota},
     model::{DataFacts, FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, Location, LocationUrl, STAGE_HOST, Status},
     store::{self, Object, Store, Stored},
@@ -143,6 +145,9 @@ pub(super) fn is_at_end(job: &Job) -> bool {
 /// The process that has the caller's token, if the job still needs it.
 pub(super) fn holder_of_token(job: &Job) -> Option<String> {
     let (method, input) = parse(job)?;
+    if input.holder.is_some() {
+        return input.holder.filter(|_| !is_at_end(job));
+    }
     let download = steps(method, &input).iter().position(|step| *step == Step::Download)?;
     let is_needed = usize::try_from(job.step).is_ok_and(|step| step <= download);
     input.origin.filter(|origin| is_needed && origin.needs_token()).map(|origin| origin.holder)
@@ -178,6 +183,7 @@ pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let download = steps.iter().position(|step| *step == Step::Download).filter(|_| method == Method::WebDownload);
     while let Some(current) = steps.get(step) {
         let executing = async {
+            import.check_caller(*current)?;
             match import.find_beginning(step, download.filter(|_| *current != Step::Finish)).await {
                 Ok(beginning) if beginning == step => import.execute(*current, step).await,
                 other => other,
@@ -251,6 +257,14 @@ impl Import<'_> {
             Step::Finish => self.finish().await?,
         }
         Ok(step + 1)
+    }
+
+    /// Checks that the caller is known if stores are used with the caller's token.
+    fn check_caller(&self, current: Step) -> Result<(), Stop> {
+        match self.input.holder.is_some() && current != Step::Finish && Caller::current().is_none() {
+            true => Err(Stop::Failed(token_is_lost(), self.all_stores())),
+            false => Ok(()),
+        }
     }
 
     /// Acts on the reason why a step did not complete. Returns whether the job has ended.
@@ -439,7 +453,9 @@ impl Import<'_> {
                 Err(Stop::Failed(error, _)) => return Err(Stop::Failed(error, self.all_stores())),
                 Err(stop) => return Err(stop),
                 Ok(()) => {
-                    self.app.process.forget_token(&self.job.id);
+                    if self.input.holder.is_none() {
+                        self.app.process.forget_token(&self.job.id);
+                    }
                     return Ok(());
                 }
             }
@@ -653,7 +669,10 @@ impl Import<'_> {
         let published = self.publish(&transfer.record, name, &stored, &facts, activates, step).await;
         hold.release().await;
         match published {
-            Ok(true) => Ok(()),
+            Ok(true) => {
+                acls::apply_to_new(self.app, &self.job.image_id).await;
+                Ok(())
+            }
             // Another process rolls back the transfer.
             Ok(false) => Err(Stop::Lost),
             Err(error) => match Stop::from(error) {
@@ -815,7 +834,7 @@ impl Import<'_> {
         let Some(released) = released.await? else { return Ok(()) };
         // If the process dies here, housekeeping removes the data.
         for location in &released {
-            if let Err(error) = removal::finish_removal(app, location).await {
+            if let Err(error) = removal::remove_undone(app, location).await {
                 tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
             }
         }

@@ -15,6 +15,7 @@ use crate::{
     egress::Strictness,
     error::{Error, Result},
     images::create::{self, Creation, NewImage},
+    keystone::Caller,
     model::{Status, Task, check_described},
 };
 
@@ -82,15 +83,21 @@ pub(crate) async fn create_task(
         Some(message) => Err(message),
         None => check_image(app, context, image).await?,
     };
+    let needs_caller = app.stores.default().acts_for_callers();
     let job = match &creation {
         Err(_) => None,
         Ok(creation) => {
-            let parameters = Input { uri: url, stores: vec![None], must_succeed: true, ..Input::default() };
+            let holder = needs_caller.then(|| app.process.id.clone());
+            let parameters = Input { uri: url, stores: vec![None], must_succeed: true, holder, ..Input::default() };
             Some((creation, new_job(context, Method::Legacy.name(), &creation.image().id, task, &parameters)?))
         }
     };
     let (job, message) = (job.as_ref(), creation.as_ref().err());
-    app.db
+    if let (Some((_, job)), Some(caller)) = (job, Caller::current().filter(|_| needs_caller)) {
+        app.process.keep_token(&job.id, caller.token().clone(), Some(caller));
+    }
+    let inserted = app
+        .db
         .transaction(|mut tx| async move {
             db::tasks::insert(&mut tx, task).await?;
             if let Some((creation, job)) = job {
@@ -102,7 +109,11 @@ pub(crate) async fn create_task(
             }
             Ok((tx, ()))
         })
-        .await?;
+        .await;
+    if let (Err(_), Some((_, job))) = (&inserted, job) {
+        app.process.forget_token(&job.id);
+    }
+    inserted?;
     if job.is_some() {
         start_waiting(app);
     }

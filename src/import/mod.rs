@@ -41,6 +41,7 @@ use crate::{
     db::{self, Session, Tx, jobs::Job, locations::ascii_json, uploads::Upload},
     egress::Strictness,
     error::{Error, Result},
+    keystone::Caller,
     limits::Resource,
     model::{FAILED_IMPORT, IMPORT_TASK, IMPORTING_TO, Image, ImageId, RequestedId, Status, Task, TaskStatus},
     policy::rule,
@@ -181,6 +182,9 @@ struct Input {
     /// The source of an import from another region.
     #[serde(default)]
     origin: Option<Origin>,
+    /// The process that has the caller's token, if stores are used with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    holder: Option<String>,
 }
 
 /// An image's formats.
@@ -226,8 +230,10 @@ pub(crate) async fn begin(
         _ => None,
     };
     let new = &NewJob { id: Uuid::new_v4().to_string(), request, request_id: &incoming.request_id, origin };
-    if let (Method::GlanceDownload, Some(token)) = (request.method, incoming.credentials.token()) {
-        app.process.keep_token(&new.id, token);
+    let caller = Caller::current();
+    let may_need_token = request.method == Method::GlanceDownload || caller.is_some();
+    if let Some(token) = incoming.credentials.token().filter(|_| may_need_token) {
+        app.process.keep_token(&new.id, token, caller);
     }
     let begun = accept(app, context, id, new, incoming).await;
     if !matches!(begun, Ok(Begun::Here)) {
@@ -325,8 +331,10 @@ async fn insert(
     let (kind, image_id) = ("api_image_import", Some(image.id.to_string()));
     let task = new_task(app, context, kind, image_id, Some(new.request_id), &task_input)?;
     let task = Task { id: new.id.clone(), ..task };
+    let needs_caller = needs_caller(app, tx, request.method, &image.id, &stores).await?;
     let input = Input {
         uri: request.uri.clone(),
+        holder: needs_caller.then(|| app.process.id.clone()),
         checksum: request.checksum.clone(),
         in_parallel: is_parallel(app, request.method, &stores),
         stores,
@@ -338,6 +346,32 @@ async fn insert(
     };
     let job = new_job(context, request.method.name(), &image.id, &task, &input)?;
     insert_job(tx, &task, &job).await
+}
+
+/// Whether a job writes to a store, or reads from one, that is used with the caller's token.
+async fn needs_caller(
+    app: &App,
+    tx: &mut Tx,
+    method: Method,
+    image_id: &ImageId,
+    stores: &[Option<String>],
+) -> Result<bool> {
+    if !app.stores.act_for_callers() {
+        return Ok(false);
+    }
+    let mut targets = stores.iter().filter_map(|name| match name {
+        Some(name) => app.stores.named(name),
+        None => Some(app.stores.default()),
+    });
+    if targets.any(|store| store.acts_for_callers()) {
+        return Ok(true);
+    }
+    let locations = match method {
+        Method::CopyImage => db::locations::list(tx, image_id).await?,
+        _ => Vec::new(),
+    };
+    let mut sources = locations.iter().filter_map(|location| app.stores.find(&location.url, &location.metadata).ok());
+    Ok(sources.any(|store| store.acts_for_callers()))
 }
 
 /// Adds a task and its job, which locks the image.

@@ -12,6 +12,7 @@ use crate::{
     app::App,
     db::{self, jobs::Job},
     error::Result,
+    keystone::Caller,
 };
 
 /// A job that runs in this process, until it is dropped.
@@ -147,7 +148,7 @@ fn spawn(slot: Slot, job: Job) {
     app.work.clone().spawn(
         async move {
             tokio::select! {
-                () = run(&app, &job) => {}
+                () = Caller::scope(app.process.caller(&job.id), run(&app, &job)) => {}
                 () = app.stopping.cancelled() => {
                     let released = async { db::jobs::release(&mut app.db.acquire_to_write().await?, &job).await };
                     match released.await {

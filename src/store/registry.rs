@@ -182,7 +182,7 @@ impl Store {
     }
 
     /// See `Driver::acts_for_callers`.
-    fn acts_for_callers(&self) -> bool {
+    pub(crate) fn acts_for_callers(&self) -> bool {
         call!(self, |driver| driver.acts_for_callers(), false)
     }
 

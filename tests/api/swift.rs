@@ -13,7 +13,8 @@ use crate::{
         answered, begun_upload, bytes, chunked, download, head_of_upload, id, image_with, status, upload,
         waiting_image, with_short_heartbeat,
     },
-    support::{Client, Database, Fault, FaultyProxy, Glance, Keystone, Swift, TestServer, eventually},
+    import::{ended, import, page, stage, staging, web, web_download},
+    support::{Client, Database, Fault, FaultyProxy, Glance, Keystone, ServerBuilder, Swift, TestServer, eventually},
 };
 
 /// The size of a segment in these tests.
@@ -662,25 +663,34 @@ async fn glance_and_glimpse_share_a_container() {
     assert_eq!(left, right);
 }
 
-/// Each image has a container of its own, in the account of its project. Its access control lists follow members and visibility.
-#[tokio::test]
-async fn data_is_in_the_accounts_of_projects_and_readable_for_members() {
-    let keystone = Keystone::start().await;
-    let swift = Swift::start_with(&keystone).await;
-    let s = crate::keystone::with(&keystone)
+/// Builds a server whose store keeps data in the accounts of projects.
+fn multi_tenant(keystone: &Keystone) -> ServerBuilder {
+    crate::keystone::with(keystone)
         .option("DEFAULT", "enabled_backends", "swift:swift")
         .option("DEFAULT", "show_image_direct_url", true)
         .option("glance_store", "default_backend", "swift")
+        .option("glimpse", "heartbeat", "0.3")
         .option("swift", "swift_store_multi_tenant", true)
         .option("swift", "swift_store_create_container_on_put", true)
         .option("swift", "swift_store_admin_tenants", "one, two")
         .option("swift", "swift_store_large_object_size", 2)
         .option("swift", "swift_store_large_object_chunk_size", 1)
-        .start()
-        .await;
+}
+
+/// The account of a token's project.
+async fn account_of(keystone: &Keystone, token: &str) -> String {
+    format!("AUTH_{}", keystone.described(token).await["project"]["id"].as_str().unwrap())
+}
+
+/// Each image has a container of its own, in the account of its project. Its access control lists follow members and visibility.
+#[tokio::test]
+async fn data_is_in_the_accounts_of_projects_and_readable_for_members() {
+    let keystone = Keystone::start().await;
+    let swift = Swift::start_with(&keystone).await;
+    let s = multi_tenant(&keystone).start().await;
     let (token, others) = (keystone.token("member1", "p1").await, keystone.token("member2", "p2").await);
-    let project = async |token: &str| keystone.described(token).await["project"]["id"].as_str().unwrap().to_owned();
-    let (account, other_project) = (format!("AUTH_{}", project(&token).await), project(&others).await);
+    let (account, other_account) = (account_of(&keystone, &token).await, account_of(&keystone, &others).await);
+    let other_project = other_account.strip_prefix("AUTH_").unwrap();
     let (member, other) = (s.client(Some(&token)), s.client(Some(&others)));
     for length in [400_000, 3 * SEGMENT] {
         let data = bytes(length);
@@ -721,4 +731,86 @@ async fn data_is_in_the_accounts_of_projects_and_readable_for_members() {
         assert_eq!(status(&member, &image).await, "queued");
     }
     assert!(!s.log().contains(&token) && !s.log().contains(&others));
+}
+
+/// Imports run after their request, with the caller's token. Another process does not have it: there, the import fails.
+#[tokio::test]
+async fn imports_into_the_accounts_of_projects_use_the_callers_token() {
+    let keystone = Keystone::start().await;
+    let swift = Swift::start_with(&keystone).await;
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(3 * SEGMENT);
+    let half = page(&data)[..SEGMENT].to_vec();
+    let (port, requests) = web(vec![page(&data), [half, b"STALL".to_vec()].concat()]).await;
+    let mut s = multi_tenant(&keystone)
+        .option("DEFAULT", "enabled_backends", "swift:swift, fs:file")
+        .option("DEFAULT", "enabled_import_methods", "[glance-direct,web-download,copy-image]")
+        .option("fs", "filesystem_store_datadir", dir.path().join("images").display())
+        .option("os_glance_staging_store", "filesystem_store_datadir", staging(dir.path()).display())
+        .option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]")
+        .option("import_filtering_opts", "allowed_ports", format!("[{port}]"))
+        .option("image_import_opts", "max_parallel_stores", 2)
+        .start()
+        .await;
+    let (token, others) = (keystone.token("member1", "p1").await, keystone.token("member2", "p2").await);
+    let admin_token = keystone.token("admin", "admin").await;
+    let (account, other) = (account_of(&keystone, &token).await, account_of(&keystone, &others).await);
+    let member = s.client(Some(&token));
+    let succeeds = async |client: &Client, image: &str, body: Value, stores: &[&str]| {
+        import(client, image, &body).await.expect(202);
+        let task = ended(client, image).await;
+        assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+        let shown = client.get(image).await.json();
+        let mut found: Vec<&str> = shown["stores"].as_str().unwrap().split(',').collect();
+        found.sort_unstable();
+        assert_eq!(found, stores);
+        assert!(download(client, image).await == data);
+    };
+    let direct = |stores: &[&str]| json!({"method": {"name": "glance-direct"}, "stores": stores});
+    let images = [waiting_image(&member).await, waiting_image(&member).await, waiting_image(&member).await];
+    let shared = json!({"member": other.strip_prefix("AUTH_").unwrap()});
+    member.post(&format!("{}/members", images[0]), &shared).await.expect(200);
+    stage(&member, &images[0], data.clone()).await.expect(204);
+    succeeds(&member, &images[0], direct(&["swift"]), &["swift"]).await;
+    let container = format!("glance_{}", id(&images[0]));
+    let (head, _) = swift.request_in(&account, "HEAD", &container, &[]).await;
+    assert_eq!(head["x-container-read"], format!("{}:*", shared["member"].as_str().unwrap()));
+    assert_eq!(head["x-container-write"], "one:*,two:*");
+    assert!(download(&s.client(Some(&others)), &images[0]).await == data);
+    stage(&member, &images[1], data.clone()).await.expect(204);
+    succeeds(&member, &images[1], direct(&["swift", "fs"]), &["fs", "swift"]).await;
+    succeeds(&member, &images[2], web_download(port), &["swift"]).await;
+    for image in &images {
+        member.delete(image).await.expect(204);
+    }
+    let admin = s.client(Some(&admin_token));
+    for (from, to) in [("swift", "fs"), ("fs", "swift")] {
+        let image = waiting_image(&admin).await;
+        let sending = admin.request("PUT", &format!("{image}/file")).header("Content-Type", "application/octet-stream");
+        admin.send(sending.header("X-Image-Meta-Store", from).body(data.clone())).await.expect(204);
+        let copy = json!({"method": {"name": "copy-image"}, "stores": [to]});
+        succeeds(&admin, &image, copy, &["fs", "swift"]).await;
+        admin.delete(&image).await.expect(204);
+    }
+
+    let image = waiting_image(&member).await;
+    import(&member, &image, &web_download(port)).await.expect(202);
+    eventually("the download is begun", || async { (requests.lock().unwrap().len() > 1).then_some(()) }).await;
+    let jobs = s.database.pairs("SELECT input, input FROM glimpse_jobs").await;
+    assert!(jobs.len() == 1 && !jobs[0].0.contains(&token), "{jobs:?}");
+    s.kill();
+    s.start_again().await;
+    let member = s.client(Some(&token));
+    let task = ended(&member, &image).await;
+    let says = "The process that had the caller's token has ended before the data was copied. Import the image again.";
+    assert_eq!((&task["status"], &task["message"]), (&json!("failure"), &json!(says)));
+    let shown = member.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["os_glance_failed_import"]), (&json!("queued"), &json!("swift")));
+    crate::import::nothing_is_left(&s, dir.path()).await;
+    for account in [&account, &account_of(&keystone, &admin_token).await] {
+        assert_eq!(swift.request_in(account, "GET", "", &[]).await.1, "");
+    }
+    for token in [&token, &others, &admin_token] {
+        assert!(!s.log().contains(token));
+    }
 }

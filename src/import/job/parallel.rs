@@ -12,7 +12,7 @@ use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::Fu
 
 use super::{Import, Stop, check_same, next};
 use crate::{
-    data::{ingest::Ingested, recovery, transfer::Transfer},
+    data::{acls, ingest::Ingested, recovery, transfer::Transfer},
     db::{
         self, jobs, leftovers,
         uploads::{self, Upload},
@@ -184,6 +184,10 @@ impl Import<'_> {
             db::tasks::set_message(&mut tx, &job.id, &self.progress(size), now).await?;
             Ok((tx, true))
         });
-        if published.await? { Ok(()) } else { Err(Stop::Lost) }
+        if !published.await? {
+            return Err(Stop::Lost);
+        }
+        acls::apply_to_new(app, &job.image_id).await;
+        Ok(())
     }
 }
