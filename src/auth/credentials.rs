@@ -1,12 +1,11 @@
 //! The credentials of a request, with which this service acts for the caller at other services.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use serde::Deserialize;
 
 use super::{Authenticator, text};
 use crate::{
     error::{Error, Result},
-    keystone::Catalog,
+    keystone::{Catalog, KeystoneError},
 };
 
 /// The headers that prove a caller's identity.
@@ -46,30 +45,25 @@ impl Credentials {
     }
 }
 
-/// The catalog in the form of Identity v2, which a proxy sends.
-#[derive(Debug, Deserialize)]
-struct OldService {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(default)]
-    endpoints: Vec<serde_json::Map<String, serde_json::Value>>,
-}
-
-fn endpoint_in_header(catalog: &str, service_type: &str, region: Option<&str>, interface: &str) -> Option<String> {
-    let services: Vec<OldService> = serde_json::from_str(catalog).ok()?;
-    let endpoints =
-        services.into_iter().filter(|service| service.kind == service_type).flat_map(|service| service.endpoints);
-    let is_there = |endpoint: &serde_json::Map<String, serde_json::Value>| {
-        let own = endpoint.get("region").and_then(|name| name.as_str());
-        region.is_none_or(|region| own.is_some_and(|own| own.eq_ignore_ascii_case(region)))
-    };
-    let key = format!("{interface}URL");
-    let url =
-        |endpoint: serde_json::Map<_, _>| endpoint.get(&key).and_then(serde_json::Value::as_str).map(str::to_owned);
-    endpoints.filter(is_there).find_map(url)
-}
-
 impl Authenticator {
+    /// The caller's service catalog; `None` if there is none.
+    ///
+    /// # Errors
+    /// `Unavailable` if Keystone cannot be reached.
+    pub(crate) async fn catalog(&self, credentials: &Credentials) -> Result<Option<Catalog>> {
+        match self {
+            Self::Keystone(keystone) => {
+                let Some(token) = credentials.token() else { return Ok(None) };
+                let unavailable =
+                    |error: KeystoneError| Error::Unavailable { service: "Keystone", source: error.into() };
+                keystone.catalog(token).await.map_err(unavailable)
+            }
+            // As in Glance, the proxy in front of the service is trusted.
+            Self::Proxy => Ok(credentials.catalog.as_deref().and_then(Catalog::parse_v2)),
+            Self::Standalone(_) | Self::Fake | Self::None => Ok(None),
+        }
+    }
+
     /// The URL of a service, in a region if one is given, from the caller's service catalog.
     ///
     /// # Errors
@@ -81,21 +75,7 @@ impl Authenticator {
         region: Option<&str>,
         interface: &str,
     ) -> Result<Option<String>> {
-        match self {
-            Self::Keystone(keystone) => {
-                let Some(token) = credentials.token() else { return Ok(None) };
-                let catalog: Option<Catalog> = keystone
-                    .catalog(token)
-                    .await
-                    .map_err(|error| Error::Unavailable { service: "Keystone", source: error.into() })?;
-                Ok(catalog.and_then(|catalog| catalog.find(service_type, region, interface).map(str::to_owned)))
-            }
-            // As in Glance, the proxy in front of the service is trusted.
-            Self::Proxy => {
-                let catalog = credentials.catalog.as_deref();
-                Ok(catalog.and_then(|catalog| endpoint_in_header(catalog, service_type, region, interface)))
-            }
-            Self::Standalone(_) | Self::Fake | Self::None => Ok(None),
-        }
+        let catalog = self.catalog(credentials).await?;
+        Ok(catalog.and_then(|catalog| catalog.find(service_type, region, interface).map(str::to_owned)))
     }
 }

@@ -3,29 +3,32 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use reqwest::header::HeaderValue;
+use reqwest::{Url, header::HeaderValue};
+use tokio::sync::OnceCell;
+
+use super::catalog::Catalog;
 
 tokio::task_local! {
     static CALLER: Caller;
 }
 
-/// Finds the URL of a service in the catalog of a caller.
-pub(crate) trait FindEndpoint: Send + Sync {
-    /// The URL of the service of this type, in a region if one is given, at an interface such as `public`; `None` if the catalog has none,
-    /// or cannot be read now.
-    fn find(&self, service_type: String, region: Option<String>, interface: String) -> BoxFuture<'_, Option<String>>;
+/// Reads the service catalog of a caller.
+pub(crate) trait ReadCatalog: Send + Sync {
+    /// The catalog; `None` if there is none, or if it cannot be read now.
+    fn read(&self) -> BoxFuture<'_, Option<Catalog>>;
 }
 
-/// A caller: the token, and the catalog.
+/// A caller: the token, and the catalog, which is read when it is first needed.
 #[derive(Clone)]
 pub(crate) struct Caller {
     token: HeaderValue,
-    catalog: Arc<dyn FindEndpoint>,
+    source: Arc<dyn ReadCatalog>,
+    catalog: Arc<OnceCell<Catalog>>,
 }
 
 impl Caller {
-    pub(crate) fn new(token: HeaderValue, catalog: Arc<dyn FindEndpoint>) -> Self {
-        Self { token, catalog }
+    pub(crate) fn new(token: HeaderValue, source: Arc<dyn ReadCatalog>) -> Self {
+        Self { token, source, catalog: Arc::default() }
     }
 
     /// The caller on whose behalf this task works, if there is one.
@@ -46,8 +49,20 @@ impl Caller {
         &self.token
     }
 
-    /// The URL of a service in the caller's catalog.
+    /// The catalog; `None` if there is none, or if it cannot be read now.
+    async fn catalog(&self) -> Option<&Catalog> {
+        self.catalog.get_or_try_init(async || self.source.read().await.ok_or(())).await.ok()
+    }
+
+    /// The URL of the service of this type in the caller's catalog, in a region if one is given, at an interface such as `public`;
+    /// `None` if the catalog has none, or cannot be read now.
     pub(crate) async fn endpoint(&self, service_type: &str, region: Option<&str>, interface: &str) -> Option<String> {
-        self.catalog.find(service_type.to_owned(), region.map(str::to_owned), interface.to_owned()).await
+        self.catalog().await?.find(service_type, region, interface).map(str::to_owned)
+    }
+
+    /// Whether a URL is on a server of this service, at any interface in any region of the caller's catalog; `None` if the catalog
+    /// cannot be read now.
+    pub(crate) async fn has_server(&self, service_type: &str, url: &Url) -> Option<bool> {
+        Some(self.catalog().await?.has_server(service_type, url))
     }
 }

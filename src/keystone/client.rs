@@ -153,6 +153,19 @@ impl Client {
         Ok((session.token, url))
     }
 
+    /// Whether a URL is on a server of a service, at any interface in any region of the catalog.
+    ///
+    /// # Errors
+    /// Keystone is unreachable or fails, or rejects the login.
+    pub(crate) async fn has_server(
+        &self,
+        service_type: &str,
+        url: &Url,
+        now: DateTime<Utc>,
+    ) -> Result<bool, KeystoneError> {
+        Ok(self.session(None, now).await?.catalog.has_server(service_type, url))
+    }
+
     /// The error for the status of an unexpected response.
     fn error_of(&self, status: StatusCode) -> KeystoneError {
         match status {

@@ -10,7 +10,7 @@ mod credentials;
 mod options;
 
 pub(crate) use self::{
-    caller::{Caller, FindEndpoint},
+    caller::{Caller, ReadCatalog},
     catalog::Catalog,
     client::{Client, KeystoneError},
     options::ServiceLogin,

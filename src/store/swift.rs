@@ -141,7 +141,7 @@ impl SwiftDriver {
         Ok((Arc::new(Account::of_caller(caller.token().clone(), url.clone())), url))
     }
 
-    fn path_of_url(&self, url: &LocationUrl) -> Result<SwiftPath> {
+    async fn path_of_url(&self, url: &LocationUrl) -> Result<SwiftPath> {
         let SwiftUrl { account, container, object } = SwiftUrl::parse(url)?;
         let account = match account {
             AccountUrl::Reference(reference) => {
@@ -149,9 +149,40 @@ impl SwiftDriver {
                 let unknown = "Badly formed Swift URI. Credentials not found for account reference";
                 Arc::clone(&found.next().ok_or(Error::BadLocation(unknown))?.1)
             }
+            AccountUrl::Address(address, None) if self.options.swift_store_multi_tenant => {
+                Arc::new(self.account_of_project(address).await?)
+            }
             AccountUrl::Address(address, credentials) => self.account_at(&address, credentials)?,
         };
         Ok(SwiftPath { account, container, object })
+    }
+
+    /// The account of a project at this URL, which is used with the caller's token. Without a caller, when a deletion is resumed for
+    /// example, it is used with the token of the configured account. No server gets a token unless it is one of Swift's.
+    async fn account_of_project(&self, url: String) -> Result<Account> {
+        let malformed = |_| Error::BadLocation("Badly formed Swift URI.");
+        let server = reqwest::Url::parse(&url).map_err(malformed)?;
+        let (account, is_swift) = match (Caller::current(), self.default) {
+            (Some(caller), _) => {
+                let is_swift = match &self.options.swift_store_endpoint {
+                    Some(own) => Some(reqwest::Url::parse(own).is_ok_and(|own| own.origin() == server.origin())),
+                    None => caller.has_server(&self.options.swift_store_service_type, &server).await,
+                };
+                let is_swift = is_swift.ok_or_else(|| Error::Unavailable(SwiftError::NoEndpoint.into()))?;
+                (Account::of_caller(caller.token().clone(), url), is_swift)
+            }
+            (None, Some(default)) => {
+                let own = &self.accounts[default].1;
+                (own.at(url), own.has_server(&server).await.map_err(cannot_read)?)
+            }
+            (None, None) => return Err(Error::NoStore),
+        };
+        if is_swift {
+            return Ok(account);
+        }
+        let host = server.host_str().unwrap_or_default();
+        tracing::error!(host, port = server.port(), "a location is on a server that is not Swift's; it gets no token");
+        Err(Error::BadLocation("The location is on a server that is not Swift's."))
     }
 
     /// The account at an address: one of the configuration, also if its password has changed since the location was written.
@@ -160,15 +191,6 @@ impl SwiftDriver {
         let same = self.accounts.iter().filter(|(account, _)| {
             with_scheme(&account.auth_address).trim_end_matches('/') == address.trim_end_matches('/')
         });
-        if credentials.is_none() && self.options.swift_store_multi_tenant {
-            let url = address.to_owned();
-            return match (Caller::current(), self.default) {
-                (Some(caller), _) => Ok(Arc::new(Account::of_caller(caller.token().clone(), url))),
-                // No caller waits for this: a deletion is resumed, for example.
-                (None, Some(default)) => Ok(Arc::new(self.accounts[default].1.at(url))),
-                (None, None) => Err(Error::NoStore),
-            };
-        }
         let Some((user, key)) = credentials else {
             let mut found = same.filter(|(account, _)| matches!(account.proof, SwiftProof::ApplicationCredential(..)));
             let missing = "Location is missing user:password or application credential information.";
@@ -545,7 +567,7 @@ impl Driver for SwiftDriver {
     }
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
-        let path = self.path_of_url(url)?;
+        let path = self.path_of_url(url).await?;
         if range.as_ref().is_some_and(Range::is_empty) {
             let head = self.client.head(&path).await.map_err(cannot_read)?;
             return Ok(Blob { size: head.size, data: Box::pin(stream::empty()) });
@@ -566,7 +588,7 @@ impl Driver for SwiftDriver {
     }
 
     async fn delete(&self, url: &LocationUrl) -> Result<()> {
-        let path = self.path_of_url(url)?;
+        let path = self.path_of_url(url).await?;
         let head = match self.client.head(&path).await {
             Ok(head) => Some(head),
             Err(error) if error.is_not_found() => None,
@@ -594,7 +616,7 @@ impl Driver for SwiftDriver {
     }
 
     async fn size(&self, url: &LocationUrl) -> Result<u64> {
-        let head = self.client.head(&self.path_of_url(url)?).await.map_err(cannot_read)?;
+        let head = self.client.head(&self.path_of_url(url).await?).await.map_err(cannot_read)?;
         head.size.ok_or_else(|| Error::Unavailable("Swift does not report the size of an object".into()))
     }
 
@@ -677,7 +699,7 @@ impl Driver for SwiftDriver {
             Readers::Projects(projects) => all(projects),
         };
         let write = all(&self.options.swift_store_admin_tenants);
-        self.client.set_acls(&self.path_of_url(url)?, &read, &write).await.map_err(cannot_write)
+        self.client.set_acls(&self.path_of_url(url).await?, &read, &write).await.map_err(cannot_write)
     }
 
     fn take_leftovers(&self, object: &Object) -> bool {

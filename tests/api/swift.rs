@@ -814,3 +814,42 @@ async fn imports_into_the_accounts_of_projects_use_the_callers_token() {
         assert!(!s.log().contains(token));
     }
 }
+
+/// A location in the database can name any server. Such a server gets neither the caller's token nor Glimpse's own.
+#[tokio::test]
+async fn a_server_that_is_not_swifts_gets_no_token() {
+    let keystone = Keystone::start().await;
+    let swift = Swift::start_with(&keystone).await;
+    let stranger = FaultyProxy::start(&swift.server).await;
+    let mut s = multi_tenant(&keystone)
+        .option("swift", "swift_store_auth_address", keystone.url())
+        .option("swift", "swift_store_user", "service:glance")
+        .option("swift", "swift_store_key", "secret")
+        .start()
+        .await;
+    let token = keystone.token("member1", "p1").await;
+    let member = s.client(Some(&token));
+    let (image, other) = (image_with(&member, b"abc").await, image_with(&member, b"abc").await);
+    for image in [&image, &other] {
+        assert_eq!(download(&member, image).await, b"abc");
+        let elsewhere = location_of(&s.database, image).await.replace(&swift.server.base()[7..], &stranger.base[7..]);
+        set_location(&s.database, image, &elsewhere).await;
+    }
+    member.get(&format!("{image}/file")).await.expect(503);
+    let ranged = member.request("GET", &format!("{image}/file")).header("Range", "bytes=1-2");
+    member.send(ranged).await.expect(503);
+    // Its access control lists cannot be changed either.
+    member.post(&format!("{image}/members"), &json!({"member": "p9"})).await;
+    member.delete(&image).await.expect(204);
+    // A deletion is resumed without its caller.
+    let sql = format!("UPDATE images SET status = 'pending_delete' WHERE id = '{}'", id(&other));
+    assert_eq!(s.database.execute(&sql).await, 1);
+    s.kill();
+    s.start_again().await;
+    let member = s.client(Some(&token));
+    eventually("the deletion is resumed", || async { (member.get(&other).await.status == 404).then_some(()) }).await;
+    let deleted = format!("SELECT COUNT(*) FROM images WHERE status = 'deleted' AND id = '{}'", id(&other));
+    eventually("it is complete", || async { (s.database.count(&deleted).await == 1).then_some(()) }).await;
+    assert_eq!(stranger.passed(), [""; 0]);
+    assert!(s.log().contains("it gets no token"), "{}", s.log());
+}

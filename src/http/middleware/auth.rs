@@ -16,7 +16,7 @@ use crate::{
     context::Context,
     error::{Error, with_causes},
     http::error,
-    keystone::{Caller, FindEndpoint},
+    keystone::{Caller, Catalog, ReadCatalog},
 };
 
 /// The catalog of a caller, which is read when a store needs it.
@@ -25,12 +25,11 @@ struct CallersCatalog {
     credentials: Credentials,
 }
 
-impl FindEndpoint for CallersCatalog {
-    fn find(&self, service_type: String, region: Option<String>, interface: String) -> BoxFuture<'_, Option<String>> {
+impl ReadCatalog for CallersCatalog {
+    fn read(&self) -> BoxFuture<'_, Option<Catalog>> {
         Box::pin(async move {
-            let authenticator = &self.app.authenticator;
-            let found = authenticator.endpoint(&self.credentials, &service_type, region.as_deref(), &interface).await;
-            found.unwrap_or_else(|error| {
+            let catalog = self.app.authenticator.catalog(&self.credentials).await;
+            catalog.unwrap_or_else(|error| {
                 tracing::error!(error = with_causes(&error), "cannot read the catalog of a caller");
                 None
             })

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use reqwest::{StatusCode, header::HeaderValue};
+use reqwest::{StatusCode, Url, header::HeaderValue};
 use tokio::sync::Mutex;
 
 use super::{super::object_server::READ_TIMEOUT, error::SwiftError};
@@ -93,6 +93,21 @@ impl Account {
     /// Another account, at this URL, with the same login.
     pub(super) fn at(&self, url: String) -> Self {
         Self { login: Arc::clone(&self.login), endpoint: Some(url) }
+    }
+
+    /// Whether a URL is on a server of this account's Swift, so that the server can get the account's token.
+    ///
+    /// # Errors
+    /// The login fails.
+    pub(super) async fn has_server(&self, url: &Url) -> Result<bool, SwiftError> {
+        let is_same = |own: &str| Url::parse(own).is_ok_and(|own| own.origin() == url.origin());
+        match (&self.endpoint, &*self.login) {
+            (Some(endpoint), _) => Ok(is_same(endpoint)),
+            (None, Login::Keystone { client, service_type }) => {
+                Ok(client.has_server(service_type, url, SystemTime::now().into()).await?)
+            }
+            (None, _) => Ok(is_same(&self.session(None).await?.url)),
+        }
     }
 
     /// The current session, or a new one if there is none, if it is about to expire, or if Swift has rejected its token.
