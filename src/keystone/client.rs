@@ -70,6 +70,8 @@ struct Session {
     /// `…/v3`, where requests are sent: the catalog may name another address than the one for logging in.
     endpoint: Url,
     catalog: Arc<Catalog>,
+    /// The id of the user.
+    user_id: String,
 }
 
 /// Keystone's response to a login.
@@ -83,6 +85,12 @@ struct TokenBody {
     expires_at: DateTime<Utc>,
     #[serde(default)]
     catalog: Catalog,
+    user: User,
+}
+
+#[derive(Deserialize)]
+struct User {
+    id: String,
 }
 
 impl Client {
@@ -153,6 +161,52 @@ impl Client {
         Ok((session.token, url))
     }
 
+    /// The current token, or a new one if there is none, if it is about to expire, or if it was rejected.
+    ///
+    /// # Errors
+    /// Keystone is unreachable or fails, or rejects the login.
+    pub(super) async fn token(
+        &self,
+        rejected: Option<&HeaderValue>,
+        now: DateTime<Utc>,
+    ) -> Result<HeaderValue, KeystoneError> {
+        Ok(self.session(rejected, now).await?.token)
+    }
+
+    /// The id of the user who logs in.
+    ///
+    /// # Errors
+    /// Keystone is unreachable or fails, or rejects the login.
+    pub(super) async fn user_id(&self, now: DateTime<Utc>) -> Result<String, KeystoneError> {
+        Ok(self.session(None, now).await?.user_id)
+    }
+
+    /// Whether [`Self::for_trust`] returns a client.
+    pub(super) fn can_have_trusts(&self) -> bool {
+        self.credentials.for_trust("").is_some()
+    }
+
+    /// A client with the same login, for a trust. `None` if the login cannot use one.
+    pub(super) fn for_trust(&self, id: &str) -> Option<Self> {
+        Some(Self {
+            http: self.http.clone(),
+            options: self.options.clone(),
+            credentials: self.credentials.for_trust(id)?,
+            auth_url: self.auth_url.clone(),
+            endpoint: self.endpoint.clone(),
+            login: Mutex::new(Login::None),
+        })
+    }
+
+    /// The URL of a resource at a path below `/v3`, where the client logs in.
+    pub(super) fn url_of(&self, path: &str) -> String {
+        format!("{}{path}", self.auth_url)
+    }
+
+    pub(super) fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
     /// Whether a URL is on a server of a service, at any interface in any region of the catalog.
     ///
     /// # Errors
@@ -210,10 +264,11 @@ impl Client {
         let token = response.headers().get("X-Subject-Token").cloned();
         let mut token = token.ok_or_else(|| KeystoneError::Http("Keystone answered without a token".to_owned()))?;
         token.set_sensitive(true);
-        let TokenBody { expires_at, catalog } = read_body::<LoginResponse>(response).await?.token;
+        let TokenBody { expires_at, catalog, user } = read_body::<LoginResponse>(response).await?.token;
         let left = expires_at - now;
         let renew = now + (left - self.options.renew_before).max(left / 2);
-        Ok(Session { token, renew, endpoint: self.find_endpoint(&catalog), catalog: Arc::new(catalog) })
+        let endpoint = self.find_endpoint(&catalog);
+        Ok(Session { token, renew, endpoint, catalog: Arc::new(catalog), user_id: user.id })
     }
 
     /// Where Keystone's API is: at `endpoint_override`, else as the catalog says, else at `auth_url`.
@@ -231,9 +286,11 @@ impl Client {
         })
     }
 
-    /// Sends a request. It is retried as often as the options say if the connection or Keystone fails; both kinds of requests,
-    /// logins and reads, are idempotent.
-    async fn send(&self, request: impl Fn() -> reqwest::RequestBuilder) -> Result<reqwest::Response, KeystoneError> {
+    /// Sends a request, which must be idempotent. It is retried as often as the options say if the connection or Keystone fails.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> reqwest::RequestBuilder,
+    ) -> Result<reqwest::Response, KeystoneError> {
         let mut pause = RETRY_PAUSE;
         for _ in 0..self.options.retries.min(MAX_RETRIES) {
             match request().send().await {
@@ -250,7 +307,7 @@ impl Client {
 }
 
 /// Parses the body of a response.
-async fn read_body<T: DeserializeOwned>(mut response: reqwest::Response) -> Result<T, KeystoneError> {
+pub(super) async fn read_body<T: DeserializeOwned>(mut response: reqwest::Response) -> Result<T, KeystoneError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if bytes.len() + chunk.len() > MAX_RESPONSE {

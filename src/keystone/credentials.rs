@@ -6,35 +6,43 @@ use super::options::ClientOptions;
 use crate::config::{KeystoneLogin, Password};
 
 /// Credentials, and the scope that is requested with them.
+#[derive(Clone)]
 pub(super) struct Credentials {
     identity: Identity,
     scope: Option<Scope>,
 }
 
 /// What proves the identity of the service user.
+#[derive(Clone)]
 enum Identity {
     Password { user: User, password: Password },
     ApplicationCredential { credential: ApplicationCredential, secret: Password },
     Token(Password),
 }
 
+#[derive(Clone)]
 enum ApplicationCredential {
     Id(String),
     Name(String, User),
 }
 
+#[derive(Clone)]
 enum User {
     Id(String),
     Name(String, Domain),
 }
 
+#[derive(Clone)]
 enum Domain {
     Id(String),
     Name(String),
 }
 
+#[derive(Clone)]
 enum Scope {
     System,
+    /// The trust with this id.
+    Trust(String),
     Domain(Domain),
     ProjectId(String),
     ProjectName(String, Domain),
@@ -54,6 +62,16 @@ impl Credentials {
             Identity::Password { .. } | Identity::Token(_) => Scope::new(options)?,
         };
         Ok(Self { identity, scope })
+    }
+
+    /// The same credentials, for a trust. `None` if they are bound to another scope.
+    pub(super) fn for_trust(&self, id: &str) -> Option<Self> {
+        match self.identity {
+            Identity::Password { .. } => {
+                Some(Self { identity: self.identity.clone(), scope: Some(Scope::Trust(id.to_owned())) })
+            }
+            Identity::ApplicationCredential { .. } | Identity::Token(_) => None,
+        }
     }
 
     /// The body of the request that logs in.
@@ -189,6 +207,7 @@ impl Scope {
     fn to_json(&self) -> Value {
         match self {
             Self::System => json!({ "system": { "all": true } }),
+            Self::Trust(id) => json!({ "OS-TRUST:trust": { "id": id } }),
             Self::Domain(domain) => json!({ "domain": domain.to_json() }),
             Self::ProjectId(id) => json!({ "project": { "id": id } }),
             Self::ProjectName(name, domain) => json!({ "project": { "name": name, "domain": domain.to_json() } }),

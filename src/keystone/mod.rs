@@ -8,10 +8,12 @@ mod catalog;
 mod client;
 mod credentials;
 mod options;
+mod trust;
 
 pub(crate) use self::{
     caller::{Caller, ReadCatalog},
     catalog::Catalog,
     client::{Client, KeystoneError},
     options::ServiceLogin,
+    trust::Trust,
 };

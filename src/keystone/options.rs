@@ -31,6 +31,7 @@ pub(crate) struct ServiceLogin {
 }
 
 /// The options of a client of Keystone.
+#[derive(Clone)]
 pub(crate) struct ClientOptions {
     /// The group.
     pub(super) group: &'static str,

@@ -185,6 +185,20 @@ impl SwiftDriver {
         Err(Error::BadLocation("The location is on a server that is not Swift's."))
     }
 
+    /// The same path with tokens that are renewed while a long transfer runs. If no trust can be created, the caller's token is used, as
+    /// in Glance.
+    async fn with_trust(&self, path: SwiftPath) -> SwiftPath {
+        let Some(default) = self.default.filter(|_| self.options.swift_store_use_trusts) else { return path };
+        match path.account.with_trust(&self.accounts[default].1).await {
+            Ok(Some(account)) => SwiftPath { account: Arc::new(account), ..path },
+            Ok(None) => path,
+            Err(error) => {
+                tracing::warn!(%error, "cannot create a trust; the caller's token is used, and not renewed");
+                path
+            }
+        }
+    }
+
     /// The account at an address: one of the configuration, also if its password has changed since the location was written.
     /// Otherwise, the credentials of the location are used.
     fn account_at(&self, address: &str, credentials: Option<(Secret, Secret)>) -> Result<Arc<Account>> {
@@ -263,6 +277,10 @@ impl SwiftDriver {
         source.unless_cut(self.ensure_container(path)).await??;
         // From now on, something may have to be removed.
         self.leftovers.note(object);
+        if path.account.has_trust() {
+            // What a failed upload leaves is removed with the same login: the caller's token may have expired by then.
+            self.keep_pending(object, path.clone(), Pending::Segments);
+        }
         source.unless_cut(self.remove_segments(path, 0)).await??;
         let marker = path.with_object(marker_of(object));
         source.unless_cut(self.client.put(&marker, Body::default())).await?.map_err(cannot_write)?;
@@ -502,7 +520,9 @@ impl Driver for SwiftDriver {
         let url = format!("{prefix}{}/{}", path.container, path.object).into();
         let mut source = Source::new(data);
         let large = u64::from(self.options.swift_store_large_object_size) * UNIT;
-        let pending = if size == 0 || size >= large {
+        let is_large = size == 0 || size >= large;
+        let path = if is_large { self.with_trust(path).await } else { path };
+        let pending = if is_large {
             self.put_segments(object, &path, &mut source, size).await?;
             Pending::Segments
         } else if size > SMALL {
@@ -568,6 +588,7 @@ impl Driver for SwiftDriver {
 
     async fn get(&self, url: &LocationUrl, range: Option<Range<u64>>) -> Result<Blob> {
         let path = self.path_of_url(url).await?;
+        let path = if self.options.swift_store_retry_get_count > 0 { self.with_trust(path).await } else { path };
         if range.as_ref().is_some_and(Range::is_empty) {
             let head = self.client.head(&path).await.map_err(cannot_read)?;
             return Ok(Blob { size: head.size, data: Box::pin(stream::empty()) });
@@ -651,6 +672,9 @@ impl Driver for SwiftDriver {
         let Some(hold) = hold else {
             if matches!(pending, Some((_, Pending::Segments))) {
                 self.leftovers.note(object);
+                if path.account.has_trust() {
+                    self.keep_pending(object, path.clone(), Pending::Segments);
+                }
             }
             return self.client.delete(&path.with_object(marker_of(object))).await.map_err(cannot_write);
         };

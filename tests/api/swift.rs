@@ -853,3 +853,107 @@ async fn a_server_that_is_not_swifts_gets_no_token() {
     assert_eq!(stranger.passed(), [""; 0]);
     assert!(s.log().contains("it gets no token"), "{}", s.log());
 }
+
+/// For long transfers the caller delegates roles to Glimpse's user, which can renew its tokens then.
+#[tokio::test]
+async fn a_trust_renews_the_token_of_a_long_transfer_and_is_deleted_at_its_end() {
+    let keystone = Keystone::start().await;
+    let swift = Swift::start_with(&keystone).await;
+    let proxy = FaultyProxy::start(&swift.server).await;
+    let token = keystone.token("member1", "p1").await;
+    let account = account_of(&keystone, &token).await;
+    let with_login = |login: &[(&str, &str)]| {
+        let server = multi_tenant(&keystone)
+            .option("swift", "swift_store_auth_address", keystone.url())
+            .option("swift", "swift_store_endpoint", format!("{}/v1/{account}", proxy.base))
+            .option("swift", "swift_store_retry_get_count", 2);
+        login.iter().fold(server, |server, (name, value)| server.option("swift", name, value))
+    };
+    let user = [("swift_store_user", "service:glance"), ("swift_store_key", "secret")];
+    let created = || keystone.requests().iter().filter(|line| line.contains(" POST /v3/OS-TRUST/trusts 201")).count();
+    let left = async || {
+        let admin = keystone.client(Some(&keystone.token("admin", "admin").await));
+        admin.get("/OS-TRUST/trusts").await.expect(200).json()["trusts"].as_array().unwrap().len()
+    };
+    let no_trust_is_left =
+        async || eventually("no trust is left", || async { (left().await == 0).then_some(()) }).await;
+    let data = bytes(4 * SEGMENT);
+
+    let s = with_login(&user).start().await;
+    let member = s.client(Some(&token));
+    // A small object needs none.
+    let small = image_with(&member, b"abc").await;
+    assert_eq!((created(), left().await), (0, 0), "{:?}", keystone.requests());
+    let image = waiting_image(&member).await;
+    let (parts, received) = tokio::sync::mpsc::channel(1);
+    let body = futures_util::stream::unfold(received, |mut received| async move {
+        received.recv().await.map(|part| (Ok::<Vec<u8>, std::io::Error>(part), received))
+    });
+    let sending = async {
+        parts.send(data[..2 * SEGMENT].to_vec()).await.unwrap();
+        let first = format!("{}-00001", id(&image));
+        let container = format!("glance_{}", id(&image));
+        let is_there = async || swift.request_in(&account, "GET", &container, &[]).await.1.contains(&first);
+        eventually("a segment is there", || async { is_there().await.then_some(()) }).await;
+        // The caller's token has expired, and so has the one that is used.
+        keystone.revoke(&token).await;
+        proxy.fail("HEAD", Fault::Unauthorized);
+        // The access control list cannot be set, because that needs the caller's token.
+        proxy.fail("POST", Fault::Denied);
+        parts.send(data[2 * SEGMENT..].to_vec()).await.unwrap();
+        drop(parts);
+    };
+    let (uploaded, ()) = tokio::join!(upload(&member, &image, reqwest::Body::wrap_stream(body)), sending);
+    uploaded.expect(204);
+    assert_eq!((proxy.faults_left(), created()), (0, 1));
+    assert!(s.log().contains("cannot set the readers"), "{}", s.log());
+    no_trust_is_left().await;
+    let token = keystone.token("member1", "p1").await;
+    let member = s.client(Some(&token));
+    for fault in [Fault::Unauthorized, Fault::Cut(1_500_000), Fault::Unauthorized] {
+        proxy.fail("GET", fault);
+    }
+    assert!(download(&member, &image).await == data);
+    assert_eq!((proxy.faults_left(), created()), (0, 2));
+    no_trust_is_left().await;
+    // The client disconnects.
+    let interrupted = waiting_image(&member).await;
+    let request = member.request("PUT", &format!("{interrupted}/file"));
+    let request = request.header("Content-Type", "application/octet-stream");
+    let request = request.header("x-openstack-image-size", data.len() + 1).body(chunked(&data));
+    member.send(request).await.expect(400);
+    assert_eq!(created(), 3);
+    no_trust_is_left().await;
+    for image in [small, image, interrupted] {
+        member.delete(&image).await.expect(204);
+    }
+    assert_eq!(swift.request_in(&account, "GET", "", &[]).await.1, "");
+
+    // Without a trust, the caller's token is used, and an upload fails when it is rejected.
+    let service = keystone.token("glance", "service").await;
+    let issued = keystone.application_credential(&service, None).await;
+    let credential = keystone.described(&issued).await["application_credential"]["id"].as_str().unwrap().to_owned();
+    let credential = [
+        ("swift_store_application_credential_id", credential.as_str()),
+        ("swift_store_application_credential_secret", "s3cret"),
+    ];
+    let without = [user[0], user[1], ("swift_store_use_trusts", "false")];
+    let of_application = keystone.application_credential(&token, None).await;
+    for (login, token) in [(&credential[..], &token), (&without, &token), (&user, &of_application)] {
+        let s = with_login(login).start().await;
+        let member = s.client(Some(token));
+        let image = image_with(&member, &data).await;
+        assert!(download(&member, &image).await == data);
+        member.delete(&image).await.expect(204);
+        let is_refused = s.log().contains("cannot create a trust; the caller's token is used");
+        assert_eq!((created(), is_refused), (3, *token == of_application), "{}", s.log());
+        assert!(!s.log().contains(token) && !s.log().contains("s3cret"));
+    }
+    let s = with_login(&without).start().await;
+    let member = s.client(Some(&token));
+    let image = waiting_image(&member).await;
+    for _ in 0..2 {
+        proxy.fail("HEAD", Fault::Unauthorized);
+    }
+    upload(&member, &image, data.clone()).await.expect(503);
+}

@@ -54,6 +54,9 @@ group! {
         swift_store_multi_tenant: bool = false,
         /// The projects that can read and write the containers in these accounts.
         swift_store_admin_tenants: Vec<String> = Vec::new(),
+        /// Whether a trust is created for an upload in segments, and for a download that can be resumed, so that the token is renewed
+        /// meanwhile.
+        swift_store_use_trusts: bool = true,
         /// How often an interrupted download is resumed.
         swift_store_retry_get_count: u32 = 0,
         /// How many seconds before its expiry a token is replaced.

@@ -36,6 +36,8 @@ pub(super) struct Account {
 enum Login {
     /// The token of a caller, which is not renewed.
     Caller(HeaderValue),
+    /// Tokens of a caller who has delegated the roles for them.
+    Trust(keystone::Trust),
     TempAuth {
         http: reqwest::Client,
         address: String,
@@ -90,6 +92,24 @@ impl Account {
         Self { login: Arc::new(Login::Caller(token)), endpoint: Some(url) }
     }
 
+    /// The same account of a caller, with tokens that are renewed by a trust to the user of another account. `None` if these logins
+    /// do not support that.
+    ///
+    /// # Errors
+    /// Keystone is unreachable, or does not allow the caller to create a trust.
+    pub(super) async fn with_trust(&self, service: &Self) -> Result<Option<Self>, SwiftError> {
+        let (Login::Caller(token), Login::Keystone { client, .. }) = (&*self.login, &*service.login) else {
+            return Ok(None);
+        };
+        let trust = keystone::Trust::create(client, token).await?;
+        Ok(trust.map(|trust| Self { login: Arc::new(Login::Trust(trust)), endpoint: self.endpoint.clone() }))
+    }
+
+    /// Whether its tokens are renewed by a trust.
+    pub(super) fn has_trust(&self) -> bool {
+        matches!(*self.login, Login::Trust(_))
+    }
+
     /// Another account, at this URL, with the same login.
     pub(super) fn at(&self, url: String) -> Self {
         Self { login: Arc::clone(&self.login), endpoint: Some(url) }
@@ -114,6 +134,9 @@ impl Account {
     pub(super) async fn session(&self, rejected: Option<&HeaderValue>) -> Result<Session, SwiftError> {
         let mut session = match &*self.login {
             Login::Caller(token) => Session { token: token.clone(), url: String::new() },
+            Login::Trust(trust) => {
+                Session { token: trust.token(rejected, SystemTime::now().into()).await?, url: String::new() }
+            }
             Login::Keystone { client, service_type } => {
                 // Keystone and Swift compare this with their own clocks, so it is the real time even in tests that set the time.
                 let (token, url) = client.service(service_type, rejected, SystemTime::now().into()).await?;
