@@ -174,6 +174,29 @@ class Swift:
         run(f"{HOME}/tests/s3", "kill", self.dir)
 
 
+class S3:
+    """The same server with its S3 API and users of its own."""
+
+    def __init__(self, work, _):
+        self.dir, self.port = f"{work}/s3", free_port()
+        run(f"{HOME}/tests/s3", "start", self.dir, self.port)
+        self.processes = Processes([int(open(f"{self.dir}/pid").read())])
+        bucket = urllib.request.Request(f"http://127.0.0.1:{self.port}/bucket/images", method="PUT")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(bucket):
+            pass
+        self.options = self.at(self.port)
+
+    def at(self, port):
+        """The options of a store on this server, for both image services, at its own port or at that of a relay."""
+        return (
+            f"[DEFAULT]\nenabled_backends = s3:s3\n[glance_store]\ndefault_backend = s3\n[s3]\ns3_store_host = http://127.0.0.1:{port}\n"
+            f"s3_store_access_key = test:glance\ns3_store_secret_key = secret\ns3_store_bucket = images\n"
+        )
+
+    def stop(self):
+        run(f"{HOME}/tests/s3", "kill", self.dir)
+
+
 class Glance:
     """A real Glance: uWSGI with two processes."""
 
@@ -216,15 +239,20 @@ class Glimpse:
     """Glimpse as `cargo build --release` builds it."""
 
     name = "Glimpse"
+    flavor = "keystone"
+
+    def more(self):
+        """Additional configuration."""
+        return ""
 
     def __init__(self, work, url, keystone, program, more=""):
-        self.dir, self.url, self.port, self.program = f"{work}/glimpse", url, free_port(), program
+        self.dir, self.url, self.port, self.program = f"{work}/{self.name.replace(' ', '-')}", url, free_port(), program
         os.makedirs(f"{self.dir}/images", exist_ok=True)
         self.config = f"{self.dir}/glance-api.conf"
         with open(self.config, "w") as config:
             config.write(f"[DEFAULT]\nbind_host = 127.0.0.1\nbind_port = {self.port}\nlog_file = {self.dir}/log\nenabled_backends = fs:file\n")
             config.write(f"[glance_store]\ndefault_backend = fs\n[fs]\nfilesystem_store_datadir = {self.dir}/images\n")
-            config.write(f"[database]\nconnection = {url}\n" + more + AUTHTOKEN.format(keystone=keystone.url, flavor="keystone"))
+            config.write(f"[database]\nconnection = {url}\n" + self.more() + more + AUTHTOKEN.format(keystone=keystone.url, flavor=self.flavor))
         run(program, "--config-file", self.config, "db", "sync", stderr=open(f"{self.dir}/sync.log", "w"))
         self.process = None
 
