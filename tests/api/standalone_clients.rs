@@ -124,6 +124,92 @@ for image in cloud.list_images():
     assert_eq!(shell.run(libcloud).trim(), "from fog active");
 }
 
+/// Definitions for the image manager: an image with one version at a time, and one whose latest version has the plain name.
+fn definitions(mirror: &str, versions: &[&str]) -> String {
+    let image = |name: &str, multi: bool, versions: &[&str]| {
+        let version = |version: &&str| json!({"version": version, "url": format!("{mirror}/{name}-{version}.raw"), "build_date": "BUILT"});
+        json!({
+            "name": name, "enable": true, "format": "raw", "login": "admin", "min_disk": 1, "min_ram": 64, "multi": multi,
+            "status": "active", "visibility": "public", "tags": ["mirrored"],
+            "meta": {
+                "architecture": "x86_64", "hw_disk_bus": "virtio", "hypervisor_type": "qemu", "os_distro": "debian",
+                "os_purpose": "minimal", "replace_frequency": "monthly", "uuid_validity": "none",
+                "provided_until": "none",
+            },
+            "versions": versions.iter().map(version).collect::<Vec<_>>(),
+        })
+    };
+    let images = json!({"images": [image("small", false, &["13"]), image("rolling", true, versions)]});
+    // JSON is YAML, but has no dates.
+    images.to_string().replace("\"BUILT\"", "2026-01-01")
+}
+
+/// The image manager of OSISM, with a mirror on this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn openstack_image_manager_imports_images_from_a_mirror_once() {
+    let data = crate::data::bytes(3_000_000);
+    let (port, requests) = crate::import::web(vec![crate::import::page(&data)]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let builder = standalone()
+        .option("DEFAULT", "node_staging_uri", format!("file://{}", dir.path().display()))
+        .option("import_filtering_opts", "allowed_hosts", "[127.0.0.1]")
+        .option("import_filtering_opts", "allowed_ports", format!("[{port}]"));
+    let shell = logged_in(builder.start().await, "admin", "admin");
+    let token = shell.run("openstack token issue -f value -c id");
+    let admin = Client::new(&shell.server.base, Some(token.trim()));
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-image-manager/bin/python3");
+    assert!(std::path::Path::new(python).exists(), "run tests/install first");
+    let file = dir.path().join("images.yml");
+    // It looks at an image that is being imported every ten seconds; the test does not wait for that long.
+    let program = "import time; sleep = time.sleep; time.sleep = lambda seconds: sleep(min(seconds, 2)); \
+        from openstack_image_manager.main import main; main()";
+    let manage = |versions: &[&str]| {
+        std::fs::write(&file, definitions(&format!("http://127.0.0.1:{port}"), versions)).unwrap();
+        shell.run(&format!("{python} -W ignore -c '{program}' --images {} --prefetch never", file.display()))
+    };
+    let downloads = || requests.lock().unwrap().iter().filter(|head| head.starts_with("get ")).count();
+    let listing = async || {
+        let mut images = admin.get("/v2/images?sort=name:asc").await.expect(200).json()["images"].take();
+        images
+            .as_array_mut()
+            .unwrap()
+            .iter_mut()
+            .for_each(|image| image["tags"].as_array_mut().unwrap().sort_by_key(Value::to_string));
+        images
+    };
+    let names = |images: &Value| -> Vec<String> {
+        images.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned()).collect()
+    };
+
+    let log = manage(&["1"]);
+    let images = listing().await;
+    assert_eq!(names(&images), ["rolling", "small 13"], "{log}");
+    for image in images.as_array().unwrap() {
+        let state = ["status", "visibility", "size", "min_disk", "os_distro"].map(|key| &image[key]);
+        assert_eq!(
+            state,
+            [&json!("active"), &json!("public"), &json!(3_000_000), &json!(1), &json!("debian")],
+            "{log}"
+        );
+        assert_eq!(image["tags"], json!(["managed_by_osism", "mirrored", "os:debian"]));
+        let path = shell.server.data_dir().parent().unwrap().join("images").join(image["id"].as_str().unwrap());
+        assert!(std::fs::read(path).unwrap() == data, "{image}");
+    }
+    assert_eq!(downloads(), 2, "{log}");
+
+    let log = manage(&["1"]);
+    assert_eq!((listing().await, downloads()), (images, 2), "{log}");
+
+    let log = manage(&["1", "2"]);
+    let images = listing().await;
+    assert_eq!(
+        (names(&images), downloads()),
+        (vec!["rolling".into(), "rolling (1)".into(), "small 13".into()], 3),
+        "{log}"
+    );
+    assert_eq!([&images[0]["internal_version"], &images[1]["internal_version"]], [&json!("2"), &json!("1")], "{log}");
+}
+
 /// A browser, as far as Horizon notices.
 struct Browser {
     client: Client,
