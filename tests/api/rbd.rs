@@ -11,6 +11,7 @@ use crate::{
         answered, begun_upload, bytes, chunked, download, id, image_with, status, upload, waiting_image,
         with_short_heartbeat,
     },
+    import::{ended, import},
     support::{Ceph, Client, Database, Glance, TestServer, eventually},
 };
 
@@ -517,4 +518,113 @@ async fn an_upload_into_a_full_pool_is_reported_and_leaves_nothing() {
     drop(part);
     member.delete(&image).await.expect(204);
     eventually("nothing is left", || async { ceph.objects().await.is_empty().then_some(()) }).await;
+}
+
+/// Two stores in different clusters: each has its own connection, and a location belongs to the cluster that it names.
+#[tokio::test]
+async fn stores_in_two_clusters_work_side_by_side() {
+    let (ceph, other) = tokio::join!(Ceph::shared(), Ceph::start());
+    let mut options = ceph.options();
+    options.retain(|(_, name, _)| *name != "enabled_backends");
+    options.push(("DEFAULT", "enabled_backends", "rbd:rbd, other:rbd".to_owned()));
+    let of_other = other.options().into_iter().filter(|(group, ..)| *group == "rbd");
+    options.extend(of_other.map(|(_, name, value)| ("other", name, value)));
+    let s = with_short_heartbeat().options(&options).option("DEFAULT", "show_multiple_locations", true).start().await;
+    let admin = s.admin();
+    let data = bytes(5 * MIB + 7);
+    let image = image_with(&admin, &data).await;
+    assert_eq!((ceph.images().await, other.images().await), (vec![id(&image).to_owned()], vec![]));
+    let copy = json!({"method": {"name": "copy-image"}, "stores": ["other"]});
+    import(&admin, &image, &copy).await.expect(202);
+    let task = ended(&admin, &image).await;
+    assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+    let shown = admin.get(&image).await.expect(200).json();
+    assert_eq!(shown["stores"], "rbd,other");
+    for (at, ceph) in [(0, &ceph), (1, &other)] {
+        let url = format!("rbd://{}/{}/{}/snap", ceph.fsid(), ceph.pool, id(&image));
+        assert_eq!(shown["locations"][at]["url"], url);
+        assert_eq!(ceph.images().await, [id(&image)]);
+    }
+    let detail = admin.get("/v2/info/stores/detail").await.expect(200).json();
+    let fsids = [&detail["stores"][0]["properties"]["fsid"], &detail["stores"][1]["properties"]["fsid"]];
+    assert_eq!(fsids, [&json!(ceph.fsid()), &json!(other.fsid())]);
+    // Without the store's name, the id of the cluster decides.
+    let sql = format!("UPDATE image_locations SET meta_data = '{{}}' WHERE image_id = '{}'", id(&image));
+    assert_eq!(s.database.execute(&sql).await, 2);
+    admin.delete(&format!("/v2/stores/rbd/{}", id(&image))).await.expect(204);
+    assert_eq!((ceph.objects().await, other.images().await), (vec![], vec![id(&image).to_owned()]));
+    assert!(download(&admin, &image).await == data);
+    let here = image_with(&admin, &data).await;
+    for image in [&here, &image] {
+        admin.delete(image).await.expect(204);
+    }
+    assert_eq!(ceph.objects().await, [""; 0]);
+    assert_eq!(other.objects().await, [""; 0]);
+}
+
+/// The cluster blocks a client, for example when an operator evicts it. The next call connects as another client.
+#[tokio::test]
+async fn a_blocked_client_connects_again() {
+    let ceph = Ceph::shared().await;
+    let s = with_short_heartbeat().options(&ceph.options()).start().await;
+    let member = s.member("p1");
+    let data = bytes(12 * MIB);
+    let kept = image_with(&member, &data).await;
+    let image = waiting_image(&member).await;
+    let mut stream = begun_upload(&s.base, &image, &data).await;
+    let written = || async {
+        let names = ceph.images().await;
+        let name = names.iter().find(|name| name.starts_with(".glimpse-upload."))?;
+        let shown = ceph.tool("rbd", &["status", "--format", "json", name]).await;
+        let shown: Value = serde_json::from_str(&shown).unwrap();
+        Some(shown["watchers"].as_array()?.first()?["address"].as_str()?.to_owned())
+    };
+    let client = eventually("the upload has its image open", written).await;
+    ceph.tool("ceph", &["osd", "blocklist", "add", &client]).await;
+    stream.write_all(&[1; 10]).await.unwrap();
+    assert_eq!(answered(&mut stream).await, "HTTP/1.1 503");
+    assert_eq!(status(&member, &image).await, "queued");
+    eventually("an upload succeeds", || async {
+        (upload(&member, &image, data.clone()).await.status == 204).then_some(())
+    })
+    .await;
+    assert!(download(&member, &kept).await == data && download(&member, &image).await == data);
+    for image in [&kept, &image] {
+        member.delete(image).await.expect(204);
+    }
+    eventually("nothing is left", || async { ceph.objects().await.is_empty().then_some(()) }).await;
+    ceph.tool("ceph", &["osd", "blocklist", "rm", &client]).await;
+}
+
+#[tokio::test]
+async fn missing_libraries_are_one_clear_error_and_other_stores_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut s = with_short_heartbeat()
+        .option("DEFAULT", "enabled_backends", "fs:file, rbd:rbd")
+        .option("glance_store", "default_backend", "fs")
+        .option("fs", "filesystem_store_datadir", dir.path().join("images").display())
+        .start()
+        .await;
+    s.kill();
+    let loaded = std::process::Command::new("/sbin/ldconfig").arg("-p").output().unwrap();
+    let loaded = String::from_utf8(loaded.stdout).unwrap();
+    let library = loaded.lines().find(|line| line.trim_start().starts_with("librados.so.2 ")).unwrap();
+    let library = library.split(" => ").last().unwrap();
+    let empty = dir.path().join("empty");
+    std::fs::write(&empty, "").unwrap();
+    if let Err(error) = s.start_again_with(&empty, library).await {
+        eprintln!("NOT TESTED: missing libraries of Ceph. {error}");
+        return;
+    }
+    let says = "the store has a fault: it cannot be used: Ceph's libraries librados2 and librbd1 are needed";
+    let log = s.log();
+    assert_eq!(log.matches(says).count(), 1, "{log}");
+    assert!(log.contains("librados.so.2"), "{log}");
+    let member = s.member("p1");
+    let image = waiting_image(&member).await;
+    let sending = member.request("PUT", &format!("{image}/file")).header("Content-Type", "application/octet-stream");
+    let answer = member.send(sending.header("X-Image-Meta-Store", "rbd").body("abc")).await.expect(410);
+    answer.says("Error in store configuration. Adding images to store is disabled.");
+    upload(&member, &image, "abc").await.expect(204);
+    assert_eq!(download(&member, &image).await, b"abc");
 }

@@ -25,6 +25,8 @@ use libloading::Library;
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use crate::error::with_causes;
+
 /// An error of a call to Ceph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{call}: {}", io::Error::from(*.errno))]
@@ -139,11 +141,11 @@ fn api() -> Result<&'static Api, &'static str> {
         let open = |name: &str| {
             // SAFETY: Ceph's libraries may be loaded at any time, by any thread.
             let library = unsafe { Library::new(name) };
-            library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| error.to_string())
+            library.map(|library| &*Box::leak(Box::new(library))).map_err(|error| with_causes(&error))
         };
         let (rados, rbd) = (open("librados.so.2")?, open("librbd.so.1")?);
-        let rados = Rados::find(rados).map_err(|error| error.to_string())?;
-        let rbd = Rbd::find(rbd).map_err(|error| error.to_string())?;
+        let rados = Rados::find(rados).map_err(|error| with_causes(&error))?;
+        let rbd = Rbd::find(rbd).map_err(|error| with_causes(&error))?;
         Ok(Api { rados, rbd })
     };
     API.get_or_init(load).as_ref().map_err(String::as_str)
