@@ -7,6 +7,7 @@ PYTHON is that of the environment in which the program is installed. The program
 
     openstack, glance            the clients (in target/test-clients)
     glance-manage                Glance's command (in target/test-services, as the others)
+    glance-cache-pruner, glance-cache-cleaner
     glance-api FOLDER PORT       start the service that is configured in the folder (tests/keystone, tests/glance), wait until it
     keystone-api FOLDER PORT     listens, and print its process id; what it prints itself is in FOLDER/server.log
     s3-api FOLDER PORT           likewise, for Swift on the data in the folder (in target/test-swift, tests/s3)
@@ -31,7 +32,7 @@ SERVICES = "constraints-services.txt"
 LOADED = {
     "clients": (["openstack", "glance"], "requirements.txt"),
     "manage": (["glance-manage"], SERVICES),
-    "glance": (["glance-api"], SERVICES),
+    "glance": (["glance-api", "glance-cache-pruner", "glance-cache-cleaner"], SERVICES),
     "keystone": (["keystone-api"], SERVICES),
     "s3": (["s3-api"], "constraints-s3.txt"),
 }
@@ -192,7 +193,14 @@ def load_glance():
 
         return wsgi_app.init_app()
 
-    return {"glance-api": lambda: start_service(wsgi_service("glance", application))}
+    def tool(name):
+        # It changes options when it is loaded.
+        return lambda: importlib.import_module(f"glance.cmd.cache_{name}").main()
+
+    return {
+        "glance-api": lambda: start_service(wsgi_service("glance", application)),
+        "glance-cache-pruner": tool("pruner"), "glance-cache-cleaner": tool("cleaner"),
+    }
 
 
 def load_s3():

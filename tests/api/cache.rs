@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::{
     clients::Shell,
@@ -37,6 +39,11 @@ async fn on_s3(dir: &Path, s3: &S3) -> (FaultyProxy, ServerBuilder) {
     let proxy = FaultyProxy::start(s3).await;
     let builder = TestServer::builder().options(&s3.options(&proxy.base));
     (proxy, with_cache(builder, dir))
+}
+
+/// A folder on a file system with user extended attributes, which `/tmp` may not have.
+fn on_disk() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
 /// The names in a folder of the cache, in order.
@@ -184,7 +191,7 @@ async fn concurrent_cold_downloads_read_the_store_once_whoever_leaves_or_is_slow
         }
         assert_eq!(at, data.len());
     };
-    futures_util::future::join_all(running.into_iter().map(rest)).await;
+    join_all(running.into_iter().map(rest)).await;
     is_cached(dir.path(), &image).await;
     rest(slow.pop().unwrap()).await;
     assert_eq!(gets(&proxy), 1);
@@ -517,7 +524,7 @@ async fn deleting_an_image_removes_it_from_the_cache_also_while_it_is_filled() {
 #[tokio::test]
 async fn every_driver_records_images_and_counts_hits_that_survive_a_kill() {
     for driver in ["centralized_db", "SQLite", "xattr"] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = on_disk();
         let mut s = builder(dir.path()).option("DEFAULT", "image_cache_driver", driver).start().await;
         let image = image_with(&s.member("p1"), b"data").await;
         let other = image_with(&s.member("p1"), b"others").await;
@@ -693,7 +700,7 @@ async fn versions_of_the_cache_are_listed_if_there_is_one() {
 #[tokio::test]
 async fn pruning_removes_what_was_not_used_for_the_longest_time() {
     for driver in ["centralized_db", "sqlite", "xattr"] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = on_disk();
         let s = builder(dir.path())
             .option("DEFAULT", "image_cache_driver", driver)
             .option("DEFAULT", "image_cache_max_size", 250)
@@ -871,6 +878,7 @@ async fn glance_with_cache(database: &Database, dir: &Path, driver: &str) -> Gla
     let options = [
         ("DEFAULT", "image_cache_dir", cache.to_str().unwrap()),
         ("DEFAULT", "image_cache_driver", driver),
+        ("DEFAULT", "image_cache_max_size", "20"),
         ("DEFAULT", "worker_self_reference_url", NODE),
         ("paste_deploy", "flavor", "trusted-cache"),
         ("paste_deploy", "config_file", paste.to_str().unwrap()),
@@ -891,46 +899,79 @@ async fn facts(client: &Client) -> Vec<(String, i64, i64)> {
     facts
 }
 
+/// Puts a wrong file into the cache, and one without progress for more than a day.
+fn leave_behind(dir: &Path, invalid: &str, stalled: &str) {
+    fs::write(dir.join("cache/invalid").join(invalid), "wrong").unwrap();
+    let stalled = fs::File::create(dir.join("cache/incomplete").join(stalled)).unwrap();
+    stalled.set_modified(std::time::SystemTime::now() - Duration::from_secs(90_000)).unwrap();
+}
+
+fn has_nothing_left(dir: &Path) -> bool {
+    names(dir, "invalid").is_empty() && names(dir, "incomplete").is_empty()
+}
+
 #[tokio::test]
 async fn glance_and_glimpse_use_the_caches_that_the_other_one_has_filled() {
-    for driver in ["centralized_db", "sqlite"] {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir_all(dir.path().join("images")).unwrap();
-        let mut s = builder(dir.path()).option("DEFAULT", "image_cache_driver", driver).start().await;
-        let ours = image_with(&s.admin(), b"cached by Glimpse").await;
-        for _ in 0..3 {
-            download(&s.admin(), &ours).await;
-            is_cached(dir.path(), &ours).await;
-        }
-        has_hits(&s, &ours, 2).await;
-        s.kill();
-        let mut glance = glance_with_cache(&s.database, dir.path(), driver).await;
-        let admin = glance.admin();
-        assert_eq!(facts(&admin).await, [(id(&ours).to_owned(), 17, 2)], "{driver}");
-        // Without the store's file, only the cache has the data.
-        fs::remove_file(dir.path().join("images").join(id(&ours))).unwrap();
-        assert_eq!(download(&admin, &ours).await, b"cached by Glimpse");
-        let theirs = image_with(&admin, b"by Glance").await;
-        for _ in 0..2 {
-            download(&admin, &theirs).await;
-        }
-        let expected = facts(&admin).await;
-        assert_eq!(expected.iter().map(|fact| fact.2).sum::<i64>(), 4, "{driver}");
-        glance.kill().await;
-        fs::remove_file(dir.path().join("images").join(id(&theirs))).unwrap();
-        s.start_again().await;
-        assert_eq!(facts(&s.admin()).await, expected, "{driver}");
-        assert_eq!(download(&s.admin(), &theirs).await, b"by Glance");
-        assert_eq!(download(&s.admin(), &ours).await, b"cached by Glimpse");
-        s.admin().post("/v2/cache/clean", &json!({})).await.expect(200);
-        assert_eq!(facts(&s.admin()).await.len(), 2, "{driver}");
+    join_all(["centralized_db", "sqlite", "xattr"].map(use_each_others_cache)).await;
+}
+
+async fn use_each_others_cache(driver: &str) {
+    let dir = on_disk();
+    let dir = dir.path();
+    let images = dir.join("images");
+    fs::create_dir_all(&images).unwrap();
+    let builder = builder(dir).option("DEFAULT", "image_cache_max_size", 20);
+    let mut s = builder.option("DEFAULT", "image_cache_driver", driver).start().await;
+    let ours = image_with(&s.admin(), b"cached by Glimpse").await;
+    for _ in 0..3 {
+        download(&s.admin(), &ours).await;
+        is_cached(dir, &ours).await;
     }
+    has_hits(&s, &ours, 2).await;
+    s.kill();
+    let mut glance = glance_with_cache(&s.database, dir, driver).await;
+    let admin = glance.admin();
+    assert_eq!(facts(&admin).await, [(id(&ours).to_owned(), 17, 2)], "{driver}");
+    // Without the store's file, only the cache has the data.
+    fs::remove_file(images.join(id(&ours))).unwrap();
+    assert_eq!(download(&admin, &ours).await, b"cached by Glimpse");
+    // Times have a resolution of a second.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let theirs = image_with(&admin, b"by Glance").await;
+    for _ in 0..2 {
+        download(&admin, &theirs).await;
+    }
+    let expected = facts(&admin).await;
+    assert_eq!(expected.iter().map(|fact| fact.2).sum::<i64>(), 4, "{driver}");
+    glance.kill().await;
+    fs::remove_file(images.join(id(&theirs))).unwrap();
+    s.start_again().await;
+    assert_eq!(facts(&s.admin()).await, expected, "{driver}");
+    // Glimpse's tools on what Glance has left.
+    leave_behind(dir, id(&ours), id(&ours));
+    assert!(run(&s, dir, Some("glance-cache-cleaner"), &[]).status.success() && has_nothing_left(dir), "{driver}");
+    let pruned = run(&s, dir, Some("glance-cache-pruner"), &[]);
+    assert_eq!(String::from_utf8_lossy(&pruned.stdout), "1 images of 17 bytes removed\n", "{driver}");
+    assert_eq!(facts(&s.admin()).await, [(id(&theirs).to_owned(), 9, 1)], "{driver}");
+    assert_eq!(download(&s.admin(), &theirs).await, b"by Glance");
+    has_hits(&s, &theirs, 2).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    fs::write(images.join(id(&ours)), "cached by Glimpse").unwrap();
+    assert_eq!(download(&s.admin(), &ours).await, b"cached by Glimpse");
+    eventually("it is recorded", || async { (records(&s).await.len() == 2).then_some(()) }).await;
+    // Glance's tools on what Glimpse has left.
+    leave_behind(dir, id(&ours), &format!("{}.glimpse", id(&ours)));
+    glance.cache_tool("cleaner").await;
+    assert!(has_nothing_left(dir), "{driver}");
+    glance.cache_tool("pruner").await;
+    assert!(!cached_file(dir, &theirs).exists(), "{driver}");
+    assert_eq!(facts(&s.admin()).await, [(id(&ours).to_owned(), 17, 0)], "{driver}");
 }
 
 /// Glance's driver `xattr` keeps the number of hits as decimal digits in the attribute `user.hits`.
 #[tokio::test]
 async fn the_attributes_of_files_are_glances() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = on_disk();
     let s = builder(dir.path()).option("DEFAULT", "image_cache_driver", "xattr").start().await;
     let image = image_with(&s.admin(), b"data").await;
     let file = cached_file(dir.path(), &image);

@@ -99,6 +99,11 @@ impl Glance {
         self.running = false;
     }
 
+    /// Runs `glance-cache-<tool>` with its configuration.
+    pub(crate) async fn cache_tool(&self, tool: &str) {
+        script("glance", &["cache-tool".as_ref(), self.folder().as_os_str(), tool.as_ref()]).await;
+    }
+
     /// `http://127.0.0.1:<port>`
     pub(crate) fn base(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
