@@ -216,6 +216,14 @@ impl FaultyProxy {
     }
 }
 
+/// Splits a part of a response into pieces, so that little more passes than the limit.
+fn pieces(part: reqwest::Result<Bytes>) -> Vec<reqwest::Result<Bytes>> {
+    match part {
+        Ok(part) => part.chunks(PIECE).map(|piece| Ok(part.slice_ref(piece))).collect(),
+        Err(error) => vec![Err(error)],
+    }
+}
+
 async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Response {
     let (head, body) = request.into_parts();
     let range = head.headers.get("range").map_or("", |range| range.to_str().unwrap());
@@ -264,14 +272,7 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
         _ => usize::MAX,
     };
     let (mut sent, stalled) = (0, state.stalled.clone());
-    // So that little more passes than the limit.
-    let pieces = answer.bytes_stream().flat_map(|part| {
-        let pieces = match part {
-            Ok(part) => part.chunks(PIECE).map(|piece| Ok(part.slice_ref(piece))).collect(),
-            Err(error) => vec![Err(error)],
-        };
-        futures_util::stream::iter(pieces)
-    });
+    let pieces = answer.bytes_stream().flat_map(|part| futures_util::stream::iter(pieces(part)));
     let parts = pieces.then(move |part| {
         let mut stalled = stalled.subscribe();
         let at = sent;
