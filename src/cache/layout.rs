@@ -117,7 +117,9 @@ impl Layout {
         }
         file.set_len(0)?;
         let space = rustix::fs::fstatvfs(&file)?;
-        if size.is_some_and(|size| size > space.f_bavail.saturating_mul(space.f_frsize)) {
+        // A file system that does not know its size reports zeros.
+        let is_known = space.f_blocks > 0;
+        if is_known && size.is_some_and(|size| size > space.f_bavail.saturating_mul(space.f_frsize)) {
             fs::remove_file(&path)?;
             return Err(io::ErrorKind::StorageFull.into());
         }

@@ -340,18 +340,33 @@ fn logged(s: &TestServer, text: &str) -> usize {
 
 const UNUSABLE: &str = "the image cache cannot be used";
 
+/// A file system that is mounted on the folder of the cache until the end of the test.
+struct Mounted(PathBuf);
+
+/// Mounts one, if the system allows that.
+fn mount(dir: &Path, arguments: &[&str]) -> Option<Mounted> {
+    let cache = dir.join("cache");
+    fs::create_dir_all(&cache).unwrap();
+    let mount = Command::new("mount").args(arguments).arg(&cache).output().unwrap();
+    if !mount.status.success() {
+        // .config/nextest.toml makes nextest show this output.
+        eprintln!("NOT TESTED: a file system. {}", String::from_utf8_lossy(&mount.stderr));
+        return None;
+    }
+    Some(Mounted(cache))
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
 /// A small file system that is soon full.
 #[tokio::test]
 async fn a_full_file_system_of_the_cache_does_not_disturb_downloads() {
     let dir = tempfile::tempdir().unwrap();
-    let cache = dir.path().join("cache");
-    fs::create_dir_all(&cache).unwrap();
-    let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(&cache).output().unwrap();
-    if !mount.status.success() {
-        // .config/nextest.toml makes nextest show this output.
-        eprintln!("NOT TESTED: a full file system. {}", String::from_utf8_lossy(&mount.stderr));
-        return;
-    }
+    let Some(_mounted) = mount(dir.path(), &["-t", "tmpfs", "-o", "size=1m", "tmpfs"]) else { return };
     let s = builder(dir.path()).start().await;
     let member = s.member("p1");
     let data = bytes(3 * MIB);
@@ -362,8 +377,22 @@ async fn a_full_file_system_of_the_cache_does_not_disturb_downloads() {
     assert_eq!((logged(&s, UNUSABLE), names(dir.path(), "incomplete")), (1, vec![]));
     assert_eq!(download(&member, &small).await, b"small");
     is_cached(dir.path(), &small).await;
-    drop(s);
-    assert!(Command::new("umount").arg(&cache).status().unwrap().success());
+}
+
+/// A file system in memory has no extended attributes, and does not know how much space is left.
+#[tokio::test]
+async fn sqlite_replaces_xattr_on_a_file_system_without_attributes() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(_mounted) = mount(dir.path(), &["-t", "ramfs", "ramfs"]) else { return };
+    let s = builder(dir.path()).option("DEFAULT", "image_cache_driver", "xattr").start().await;
+    assert_eq!(logged(&s, "sqlite is used instead of xattr"), 1);
+    let image = image_with(&s.admin(), b"data").await;
+    for _ in 0..2 {
+        assert_eq!(download(&s.admin(), &image).await, b"data");
+        is_cached(dir.path(), &image).await;
+    }
+    has_hits(&s, &image, 1).await;
+    assert!(dir.path().join("cache/cache.db").exists());
 }
 
 /// The file system has enough space at first. The limit of the size of files fails like a full file system.
