@@ -146,13 +146,17 @@ async fn who_may_not_download_gets_nothing_from_the_cache() {
     s.member("p2").get(&file).await.expect(404);
     s.reader("p1").get(&file).await.expect(403);
     s.anonymous().get(&file).await.expect(401);
+    member.post(&format!("{image}/members"), &json!({"member": "p2"})).await.expect(200);
+    assert_eq!(download(&s.member("p2"), &image).await, b"secret");
+    member.delete(&format!("{image}/members/p2")).await.expect(204);
+    s.member("p2").get(&file).await.expect(404);
     member.send(member.request("POST", &format!("{image}/actions/deactivate"))).await.expect(204);
     member.get(&file).await.expect(403);
     assert_eq!(s.admin().get(&file).await.expect(200).text, "secret");
     member.send(member.request("POST", &format!("{image}/actions/reactivate"))).await.expect(204);
-    assert_eq!(records(&s).await[0]["hits"], 0);
-    assert_eq!(download(&member, &image).await, b"secret");
     assert_eq!(records(&s).await[0]["hits"], 1);
+    assert_eq!(download(&member, &image).await, b"secret");
+    assert_eq!(records(&s).await[0]["hits"], 2);
 }
 
 /// The number of downloads that the store has seen.
@@ -279,6 +283,24 @@ async fn data_that_is_not_what_it_should_be_is_not_cached_and_not_completed() {
 }
 
 #[tokio::test]
+async fn the_md5_is_checked_if_an_image_has_no_other_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).start().await;
+    let admin = s.admin();
+    let image = image_with(&admin, b"right").await;
+    s.database.execute("UPDATE images SET os_hash_algo = NULL, os_hash_value = NULL").await;
+    assert_eq!(download(&admin, &image).await, b"right");
+    is_cached(dir.path(), &image).await;
+    admin.delete(&format!("/v2/cache/{}", id(&image))).await.expect(204);
+    fs::write(dir.path().join("images").join(id(&image)), "wrong").unwrap();
+    let response = admin.request("GET", &format!("{image}/file")).send().await.unwrap();
+    assert!(response.bytes().await.is_err(), "the client takes wrong data for complete");
+    let is_there = || async { (names(dir.path(), "invalid") == [id(&image)]).then_some(()) };
+    eventually("it is among the invalid files", is_there).await;
+    assert_eq!(names(dir.path(), ""), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_store_that_breaks_off_leaves_no_cached_file() {
     let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
     let (proxy, builder) = on_s3(dir.path(), &s3).await;
@@ -291,7 +313,10 @@ async fn a_store_that_breaks_off_leaves_no_cached_file() {
     let response = member.request("GET", &format!("{image}/file")).send().await.unwrap();
     s3.kill().await;
     assert!(response.bytes().await.is_err());
-    eventually("nothing is left", || async { names(dir.path(), "incomplete").is_empty().then_some(()) }).await;
+    eventually("it is among the invalid files", || async {
+        (names(dir.path(), "invalid") == [id(&image)] && names(dir.path(), "incomplete").is_empty()).then_some(())
+    })
+    .await;
     assert_eq!(names(dir.path(), ""), [""; 0]);
     s3.start_again().await;
     proxy.stall_after(usize::MAX);
@@ -473,12 +498,15 @@ async fn an_image_that_gets_other_data_is_not_served_with_the_old() {
     assert_eq!(fs::read(cached_file(dir.path(), &image)).unwrap(), b"new data");
 }
 
-/// Its data has no hash, and the driver of web servers has no ranges.
+/// Its data has no hash, or gets one later, and not always a size. The driver of web servers has no ranges.
 #[tokio::test]
 async fn an_image_on_a_web_server_is_cached_and_its_download_survives_a_full_disk() {
     let data: String = (0..500_000).map(|number| format!("{number:06}")).collect();
     let page: &'static str = Box::leak(format!("200 OK\r\nContent-Length: {}\r\n\r\n{data}", data.len()).into());
-    let web = Web::start(&[("/small", "200 OK\r\nContent-Length: 5\r\n\r\nsmall"), ("/large", page)]).await;
+    let small = "200 OK\r\nContent-Length: 5\r\n\r\nsmall";
+    let web =
+        Web::start(&[("/small", small), ("/unsized", "200 OK\r\nContent-Length: 7\r\n\r\nunsized"), ("/large", page)])
+            .await;
     let dir = tempfile::tempdir().unwrap();
     let s = with_cache(TestServer::builder(), dir.path())
         .option("DEFAULT", "show_multiple_locations", true)
@@ -503,11 +531,23 @@ async fn an_image_on_a_web_server_is_cached_and_its_download_survives_a_full_dis
         is_cached(dir.path(), &small).await;
     }
     assert_eq!(gets("/small"), 1);
+    // As the task does that hashes the data of a location.
+    let hash =
+        "os_hash_algo = 'sha256', os_hash_value = '81db8ebbbbc69c6c6ad4a6aa92b76e0c08af547da236b9e2c9dbe1d8285a8130'";
+    s.database.execute(&format!("UPDATE images SET {hash} WHERE id = '{}'", id(&small))).await;
+    assert_eq!((download(&admin, &small).await, gets("/small")), (b"small".to_vec(), 1));
+    let without_size = on_web("/unsized").await;
+    s.database.execute(&format!("UPDATE images SET size = NULL WHERE id = '{}'", id(&without_size))).await;
+    for _ in 0..3 {
+        assert_eq!(download(&admin, &without_size).await, b"unsized");
+        is_cached(dir.path(), &without_size).await;
+    }
+    assert_eq!(gets("/unsized"), 1);
     s.limit_files(1_000_000);
     assert!(download(&admin, &large).await == data.as_bytes());
     // The fill has read it, and the download that went on.
     assert_eq!(gets("/large"), 2);
-    assert_eq!((names(dir.path(), "").len(), names(dir.path(), "incomplete")), (1, vec![]));
+    assert_eq!((names(dir.path(), "").len(), names(dir.path(), "incomplete")), (2, vec![]));
 }
 
 #[tokio::test]
@@ -629,6 +669,25 @@ async fn every_driver_records_images_and_counts_hits_that_survive_a_kill() {
 }
 
 #[tokio::test]
+async fn downloads_from_the_cache_are_counted_without_a_write_for_each() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).logging_statements().start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"data").await;
+    download(&member, &image).await;
+    is_cached(dir.path(), &image).await;
+    let start = std::time::Instant::now();
+    for _ in 0..100 {
+        download(&member, &image).await;
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert_eq!(records(&s).await[0]["hits"], 100);
+    let periods = usize::try_from(start.elapsed().as_millis() / 500).unwrap() + 1;
+    let writes = logged(&s, r#"summary="UPDATE \"cached_images\""#);
+    assert!((1..=periods).contains(&writes), "{writes} writes in {periods} periods");
+}
+
+#[tokio::test]
 async fn the_cache_needs_the_nodes_url_for_records_in_the_database() {
     let dir = tempfile::tempdir().unwrap();
     let s = builder(dir.path()).option("DEFAULT", "image_cache_driver", "sqlite").start().await;
@@ -729,6 +788,59 @@ async fn the_api_of_the_cache_answers_like_glances() {
         let says = format!("You are not authorized to complete {rule} action.");
         member.send(member.request(method, path)).await.expect(403).says(&says);
     }
+}
+
+#[tokio::test]
+async fn what_concerns_an_image_in_the_cache_has_a_policy_for_the_image() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).start().await;
+    let member = s.member("p1");
+    let image = image_with(&member, b"data").await;
+    for (method, rule) in [("PUT", "cache_image"), ("DELETE", "cache_delete")] {
+        let path = format!("/v2/cache/{}", id(&image));
+        let says = format!("You are not authorized to complete {rule} action.");
+        member.send(member.request(method, &path)).await.expect(403).says(&says);
+        // Another project does not see the image.
+        s.member("p2").send(s.member("p2").request(method, &path)).await.expect(404);
+    }
+    assert_eq!((names(dir.path(), ""), names(dir.path(), "queue")), (vec![], vec![]));
+}
+
+#[tokio::test]
+async fn the_api_says_what_the_configuration_does_not_have() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).without("DEFAULT", "image_cache_dir").start().await;
+    assert!(s.log().contains("image_cache_dir is not set"));
+    let admin = s.admin();
+    let image = image_with(&admin, b"data").await;
+    assert_eq!(download(&admin, &image).await, b"data");
+    for (method, path) in [
+        ("GET", "/v2/cache"),
+        ("DELETE", "/v2/cache"),
+        ("PUT", "/v2/cache/IMAGE"),
+        ("DELETE", "/v2/cache/IMAGE"),
+        ("GET", "/v2/cache/nodes/IMAGE"),
+        ("POST", "/v2/cache/clean"),
+        ("POST", "/v2/cache/prune"),
+        ("GET", "/v2/cached_images"),
+        ("PUT", "/v2/queued_images/IMAGE"),
+    ] {
+        let answer = admin.send(admin.request(method, &path.replace("IMAGE", id(&image)))).await.expect(404);
+        answer.says("Caching via API is not supported at this site.");
+    }
+    // Without the filter, nothing is cached, and the older API is not there.
+    let s = builder(dir.path()).without("paste_deploy", "flavor").option("paste_deploy", "flavor", "keystone");
+    let s = s.start().await;
+    let image = image_with(&s.admin(), b"data").await;
+    assert_eq!(download(&s.admin(), &image).await, b"data");
+    assert_eq!(records(&s).await, [Value::Null; 0]);
+    assert_eq!(names(dir.path(), ""), [""; 0]);
+    s.admin().get("/v2/cached_images").await.expect(404);
+    // The records of other drivers are this node's alone.
+    let s = builder(dir.path()).option("DEFAULT", "image_cache_driver", "sqlite").start().await;
+    let image = image_with(&s.admin(), b"data").await;
+    let nodes = format!("/v2/cache/nodes/{}", id(&image));
+    s.admin().get(&nodes).await.expect(409).says("Centralized caching is not enabled");
 }
 
 #[tokio::test]
