@@ -46,6 +46,12 @@ async fn on_s3(dir: &Path, s3: &S3) -> (FaultyProxy, ServerBuilder) {
     (proxy, with_cache(builder, dir))
 }
 
+/// The ids of the queued images.
+async fn queued(client: &Client) -> Vec<String> {
+    let lists = client.get("/v2/cache").await.expect(200).json();
+    serde_json::from_value(lists["queued_images"].clone()).unwrap()
+}
+
 /// A folder on a file system with user extended attributes, which `/tmp` may not have.
 fn on_disk() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
@@ -807,6 +813,57 @@ async fn what_concerns_an_image_in_the_cache_has_a_policy_for_the_image() {
 }
 
 #[tokio::test]
+async fn nodes_that_share_a_database_have_records_of_their_own() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = builder(dirs[0].path()).start().await;
+    let two = with_cache(with_store(dirs[0].path()), dirs[1].path())
+        .without("DEFAULT", "worker_self_reference_url")
+        .option("DEFAULT", "worker_self_reference_url", "http://127.0.0.1:9393")
+        .database(one.database.clone())
+        .start()
+        .await;
+    let (image, other) = (image_with(&one.admin(), b"data").await, image_with(&one.admin(), b"other").await);
+    let nodes = async |s: &TestServer, image: &str| {
+        let listed = s.admin().get(&format!("/v2/cache/nodes/{image}")).await.expect(200).json();
+        let mut nodes: Vec<String> = serde_json::from_value(listed).unwrap();
+        nodes.sort();
+        nodes
+    };
+    let caches = [(&one, &dirs[0]), (&two, &dirs[1])];
+    for (s, dir) in caches {
+        download(&s.admin(), &image).await;
+        is_cached(dir.path(), &image).await;
+        eventually("it is recorded", || async { (records(s).await.len() == 1).then_some(()) }).await;
+    }
+    for s in [&one, &two] {
+        assert_eq!(nodes(s, id(&image)).await, [NODE, "http://127.0.0.1:9393"]);
+        assert_eq!(nodes(s, id(&other)).await, [""; 0]);
+        s.admin().get("/v2/cache/nodes/not-a-uuid").await.expect(404).says("Image not-a-uuid not found.");
+    }
+    one.admin().delete(&format!("/v2/cache/{}", id(&image))).await.expect(204);
+    assert_eq!(nodes(&one, id(&image)).await, ["http://127.0.0.1:9393"]);
+    assert_eq!((records(&one).await.len(), records(&two).await.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn what_is_queued_of_a_deleted_image_can_be_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).start().await;
+    let admin = s.admin();
+    let image = image_with(&admin, b"data").await;
+    let path = format!("/v2/cache/{}", id(&image));
+    admin.put(&format!("/v2/queued_images/{}", id(&image))).await.expect(200);
+    admin.delete(&image).await.expect(204);
+    assert_eq!(queued(&admin).await, [id(&image)]);
+    admin.delete(&path).await.expect(204);
+    assert_eq!(queued(&admin).await, [""; 0]);
+    admin.delete(&path).await.expect(404);
+    for method in ["PUT", "DELETE"] {
+        admin.send(admin.request(method, "/v2/cache/not-a-uuid")).await.expect(404);
+    }
+}
+
+#[tokio::test]
 async fn the_api_says_what_the_configuration_does_not_have() {
     let dir = tempfile::tempdir().unwrap();
     let s = builder(dir.path()).without("DEFAULT", "image_cache_dir").start().await;
@@ -1058,6 +1115,7 @@ async fn glance_with_cache(database: &Database, dir: &Path, driver: &str) -> Gla
         ("DEFAULT", "image_cache_dir", cache.to_str().unwrap()),
         ("DEFAULT", "image_cache_driver", driver),
         ("DEFAULT", "image_cache_max_size", "20"),
+        ("DEFAULT", "image_cache_sqlite_db", "records.db"),
         ("DEFAULT", "worker_self_reference_url", NODE),
         ("paste_deploy", "flavor", "trusted-cache"),
         ("paste_deploy", "config_file", paste.to_str().unwrap()),
@@ -1100,8 +1158,11 @@ async fn use_each_others_cache(driver: &str) {
     let images = dir.join("images");
     fs::create_dir_all(&images).unwrap();
     let builder = builder(dir).option("DEFAULT", "image_cache_max_size", 20);
+    let builder = builder.option("DEFAULT", "image_cache_sqlite_db", "records.db");
     let mut s = builder.option("DEFAULT", "image_cache_driver", driver).start().await;
     let ours = image_with(&s.admin(), b"cached by Glimpse").await;
+    let [ours_queued, theirs_queued] = [waiting_image(&s.admin()).await, waiting_image(&s.admin()).await];
+    s.admin().put(&format!("/v2/queued_images/{}", id(&ours_queued))).await.expect(200);
     for _ in 0..3 {
         download(&s.admin(), &ours).await;
         is_cached(dir, &ours).await;
@@ -1111,6 +1172,10 @@ async fn use_each_others_cache(driver: &str) {
     let mut glance = glance_with_cache(&s.database, dir, driver).await;
     let admin = glance.admin();
     assert_eq!(facts(&admin).await, [(id(&ours).to_owned(), 17, 2)], "{driver}");
+    assert_eq!(dir.join("cache/records.db").exists(), driver == "sqlite");
+    assert_eq!(queued(&admin).await, [id(&ours_queued)], "{driver}");
+    admin.delete(&format!("/v2/queued_images/{}", id(&ours_queued))).await.expect(200);
+    admin.put(&format!("/v2/queued_images/{}", id(&theirs_queued))).await.expect(200);
     // Without the store's file, only the cache has the data.
     fs::remove_file(images.join(id(&ours))).unwrap();
     assert_eq!(download(&admin, &ours).await, b"cached by Glimpse");
@@ -1126,6 +1191,7 @@ async fn use_each_others_cache(driver: &str) {
     fs::remove_file(images.join(id(&theirs))).unwrap();
     s.start_again().await;
     assert_eq!(facts(&s.admin()).await, expected, "{driver}");
+    assert_eq!(queued(&s.admin()).await, [id(&theirs_queued)], "{driver}");
     // Glimpse's tools on what Glance has left.
     leave_behind(dir, id(&ours), id(&ours));
     assert!(run(&s, dir, Some("glance-cache-cleaner"), &[]).status.success() && has_nothing_left(dir), "{driver}");
