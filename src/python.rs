@@ -248,6 +248,18 @@ pub(crate) fn string_repr(text: &str, max: usize) -> String {
     out.into_truncated(written)
 }
 
+/// The `repr` of each text, with commas between them, all together truncated to `max` characters.
+pub(crate) fn string_reprs(texts: &[&str], max: usize) -> String {
+    let mut out = BoundedString::new(max);
+    let written = texts.iter().enumerate().try_for_each(|(n, text)| {
+        if n > 0 {
+            out.push_str(", ")?;
+        }
+        out.push_string_repr(text)
+    });
+    out.into_truncated(written)
+}
+
 /// `pprint.pformat(value, width=72, sort_dicts=False)`, truncated to `max` characters.
 pub(crate) fn pretty(value: &Value, max: usize) -> String {
     let mut out = BoundedString::new(max);

@@ -232,6 +232,30 @@ mod tests {
         let body = json!({"name": "x".repeat(1_000_000), "tags": ["y".repeat(100)]});
         let error = schemas.check_image(body.as_object().unwrap()).unwrap_err();
         assert!(error.to_string().len() < 100_000);
+        // What is wrong with the value is in the first part, which the response has room for.
+        for (body, says) in [
+            (
+                json!({"name": "x".repeat(1_000_000)}),
+                "x… is too long\n\nFailed validating 'maxLength' in schema['properties']['name']",
+            ),
+            (json!({"tags": {"a": vec!["x"; 100_000]}}), "… is not of type 'array'"),
+        ] {
+            let error = schemas.check_image(body.as_object().unwrap()).unwrap_err().to_string();
+            assert!(error.find(says).is_some_and(|position| position < 8_000), "{error:.5000}");
+        }
+    }
+
+    #[test]
+    fn a_search_for_a_catastrophic_pattern_ends_soon_and_finds_nothing() {
+        let started = std::time::Instant::now();
+        // The last two need backtracking.
+        for pattern in ["^(a+)+$", "^(?=(a+)+$)", "^(a+)+\\1$"] {
+            let schemas = with(&json!({"a": {"pattern": pattern}})).unwrap();
+            let body = json!({"a": "a".repeat(10_000) + "!"});
+            let error = schemas.check_image(body.as_object().unwrap()).unwrap_err().to_string();
+            assert!(error.contains(" does not match '"), "{pattern}: {error:.200}");
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(10), "{:?}", started.elapsed());
     }
 
     #[test]

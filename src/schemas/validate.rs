@@ -10,8 +10,12 @@ use serde_json::{Map, Value};
 
 use crate::python;
 
-/// The maximum length of each part of a message in characters, so that a response does not repeat a megabyte of the request.
+/// The maximum length of the schema and of the value that follow a message, each in characters, so that a response does not repeat a
+/// megabyte of the request.
 const MAX_PART: usize = 16 * 1024;
+/// The maximum length of the value, or of the list of names, that a message itself repeats. The response is cut at 16 Ki characters, so
+/// what follows the value must fit.
+const MAX_VALUE: usize = 4 * 1024;
 
 /// A schema that has been checked: all its keywords are supported, and have valid values. Keywords that are only annotations are
 /// not checked.
@@ -327,7 +331,7 @@ impl<'a> Validator<'a> {
     fn check(&mut self, schema: &'a Value, value: &'a Value) {
         match schema {
             Value::Bool(false) => {
-                let text = || format!("False schema does not allow {}", repr(value));
+                let text = || format!("False schema does not allow {}", repr_value(value));
                 self.add(None, schema, value, text, Vec::new());
             }
             Value::Object(keywords) => {
@@ -371,11 +375,11 @@ impl<'a> Validator<'a> {
                         Value::Array(names) => names.iter().map(repr).collect::<Vec<_>>().join(", "),
                         name => repr(name),
                     };
-                    format!("{} is not of type {names}", repr(value))
+                    format!("{} is not of type {names}", repr_value(value))
                 }
-                "enum" => format!("{} is not one of {}", repr(value), repr(argument)),
+                "enum" => format!("{} is not one of {}", repr_value(value), repr(argument)),
                 "const" => format!("{} was expected", repr(argument)),
-                _ => format!("{} should not be valid under {}", repr(value), repr(argument)),
+                _ => format!("{} should not be valid under {}", repr_value(value), repr(argument)),
             };
             self.add(Some(keyword), schema, value, text, Vec::new());
         }
@@ -390,7 +394,7 @@ impl<'a> Validator<'a> {
             _ => None,
         };
         if let Some(fault) = fault {
-            self.add(Some(keyword), schema, value, || format!("{} {fault}", repr(value)), Vec::new());
+            self.add(Some(keyword), schema, value, || format!("{} {fault}", repr_value(value)), Vec::new());
         }
     }
 
@@ -404,7 +408,7 @@ impl<'a> Validator<'a> {
             "multipleOf" if (number / bound).fract() != 0.0 => "is not a multiple of",
             _ => return,
         };
-        let text = || format!("{} {fault} {}", repr(value), repr(argument));
+        let text = || format!("{} {fault} {}", repr_value(value), repr(argument));
         self.add(Some(keyword), schema, value, text, Vec::new());
     }
 
@@ -418,7 +422,8 @@ impl<'a> Validator<'a> {
     ) {
         let fault = match keyword {
             "items" if *argument == Value::Bool(false) => {
-                let (total, rest) = (items.len(), if let [item] = items { repr(item) } else { repr(value) });
+                let (total, rest) =
+                    (items.len(), if let [item] = items { repr_value(item) } else { repr_value(value) });
                 if total > 0 {
                     let text = || format!("Expected at most 0 items but found {total} extra: {rest}");
                     self.add(Some(keyword), schema, value, text, Vec::new());
@@ -438,7 +443,7 @@ impl<'a> Validator<'a> {
             _ => None,
         };
         if let Some(fault) = fault {
-            self.add(Some(keyword), schema, value, || format!("{} {fault}", repr(value)), Vec::new());
+            self.add(Some(keyword), schema, value, || format!("{} {fault}", repr_value(value)), Vec::new());
         }
     }
 
@@ -489,7 +494,7 @@ impl<'a> Validator<'a> {
             }
             "minProperties" | "maxProperties" => {
                 if let Some(fault) = size_fault(keyword, argument, entries.len()) {
-                    self.add(Some(keyword), schema, value, || format!("{} {fault}", repr(value)), Vec::new());
+                    self.add(Some(keyword), schema, value, || format!("{} {fault}", repr_value(value)), Vec::new());
                 }
             }
             _ => {}
@@ -522,16 +527,14 @@ impl<'a> Validator<'a> {
                 let mut names: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
                 names.sort_unstable();
                 let one = names.len() == 1;
-                let names: Vec<String> = names.into_iter().map(|name| python::string_repr(name, MAX_PART)).collect();
-                let names = names.join(", ");
+                let names = python::string_reprs(&names, MAX_VALUE);
                 match patterns {
                     Some(patterns) => {
                         let mut patterns: Vec<&str> = patterns.keys().map(String::as_str).collect();
                         patterns.sort_unstable();
-                        let patterns: Vec<String> =
-                            patterns.into_iter().map(|pattern| python::string_repr(pattern, MAX_PART)).collect();
+                        let patterns = python::string_reprs(&patterns, MAX_VALUE);
                         let does = if one { "does" } else { "do" };
-                        format!("{names} {does} not match any of the regexes: {}", patterns.join(", "))
+                        format!("{names} {does} not match any of the regexes: {patterns}")
                     }
                     None => {
                         let was = if one { "was" } else { "were" };
@@ -561,7 +564,7 @@ impl<'a> Validator<'a> {
             !is_valid
         });
         let Some((_, first)) = valid.next() else {
-            let text = || format!("{} is not valid under any of the given schemas", repr(value));
+            let text = || format!("{} is not valid under any of the given schemas", repr_value(value));
             return self.add(Some(keyword), schema, value, text, inner.kept);
         };
         if keyword == "oneOf" {
@@ -571,7 +574,7 @@ impl<'a> Validator<'a> {
                 more.push(first);
                 let text = || {
                     let schemas: Vec<String> = more.iter().map(|schema| repr(schema)).collect();
-                    format!("{} is valid under each of {}", repr(value), schemas.join(", "))
+                    format!("{} is valid under each of {}", repr_value(value), schemas.join(", "))
                 };
                 self.add(Some(keyword), schema, value, text, Vec::new());
             }
@@ -579,8 +582,14 @@ impl<'a> Validator<'a> {
     }
 }
 
-fn repr(value: &Value) -> String {
-    python::repr(value, MAX_PART)
+/// A value, in the middle of a message.
+fn repr_value(value: &Value) -> String {
+    python::repr(value, MAX_VALUE)
+}
+
+/// A part of the schema.
+fn repr(schema: &Value) -> String {
+    python::repr(schema, MAX_PART)
 }
 
 /// The second half of the message about a size that violates the keyword's bound; `None` if it does not.

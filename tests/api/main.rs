@@ -30,6 +30,7 @@ mod manage;
 mod members;
 mod metadef_files;
 mod metadefs;
+mod metadefs_bad_input;
 mod new_locations;
 mod policy;
 mod protections;
