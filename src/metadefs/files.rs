@@ -28,8 +28,9 @@ use crate::{
 const DEFAULT_OWNER: &str = "admin";
 
 /// The definitions that are part of Glimpse: name and text of each file.
-pub(crate) const BUILT_IN: [(&str, &str); 6] = [
+pub(crate) const BUILT_IN: [(&str, &str); 7] = [
     ("flavor-machine.json", include_str!("../../config/metadefs/flavor-machine.json")),
+    ("flavor-traits.json", include_str!("../../config/metadefs/flavor-traits.json")),
     ("image-devices.json", include_str!("../../config/metadefs/image-devices.json")),
     ("image-handling.json", include_str!("../../config/metadefs/image-handling.json")),
     ("image-machine.json", include_str!("../../config/metadefs/image-machine.json")),

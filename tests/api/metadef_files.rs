@@ -311,3 +311,82 @@ async fn the_definitions_that_are_part_of_glimpse_are_valid_and_loaded_at_the_fi
     let rows = standalone.database.pairs("SELECT namespace, owner FROM metadef_namespaces").await;
     assert_eq!(rows.len(), loaded.len(), "{rows:?}");
 }
+
+/// The values that Nova 34 accepts of image properties and of a flavor's extra specs. With any other value, a server is not created.
+const ACCEPTED_BY_NOVA: [(&str, &str); 33] = [
+    (
+        "hw_architecture hw_emulation_architecture",
+        "alpha armv6 armv7l armv7b aarch64 cris i686 ia64 lm32 m68k microblaze microblazeel mips mipsel mips64 mips64el openrisc \
+         parisc parisc64 ppc ppcle ppc64 ppc64le ppcemb s390 s390x sh4 sh4eb sparc sparc64 unicore32 x86_64 xtensa xtensaeb",
+    ),
+    ("hw_disk_bus hw_cdrom_bus hw_rescue_bus", "fdc ide sata scsi usb virtio xen lxc uml"),
+    ("hw_cpu_policy hw:cpu_policy", "dedicated shared mixed"),
+    ("hw_cpu_thread_policy hw:cpu_thread_policy", "prefer isolate require"),
+    ("hw:emulator_threads_policy", "share isolate"),
+    ("hw_ephemeral_encryption_format hw:ephemeral_encryption_format", "plain luks luksv2"),
+    ("hw_firmware_type", "uefi bios"),
+    ("hw_input_bus", "usb virtio"),
+    ("hw_maxphysaddr_mode hw:maxphysaddr_mode", "passthrough emulate"),
+    ("hw_mem_encryption_model hw:mem_encryption_model", "amd-sev amd-sev-es amd-sev-snp intel-tdx"),
+    ("hw_pci_numa_affinity_policy hw:pci_numa_affinity_policy", "required legacy preferred socket"),
+    ("hw_pointer_model", "usbtablet"),
+    ("hw_rescue_device", "cdrom disk floppy fs lun"),
+    ("hw_rng_model", "virtio"),
+    ("hw_scsi_model", "buslogic ibmvscsi lsilogic lsisas1068 lsisas1078 virtio-scsi vmpvscsi"),
+    ("hw_sound_model hw:sound_model", "sb16 es1370 pcspk ac97 ich6 ich9 usb virtio"),
+    ("hw_tpm_model hw:tpm_model", "tpm-tis tpm-crb"),
+    ("hw_tpm_version hw:tpm_version", "1.2 2.0"),
+    ("hw:tpm_secret_security", "user host deployment"),
+    ("hw_usb_model hw:usb_model", "none nec-xhci qemu-xhci"),
+    ("hw_video_model", "cirrus qxl vga vmvga xen virtio gop none bochs"),
+    ("hw_vif_model", "virtio ne2k_pci pcnet rtl8139 e1000 e1000e netfront spapr-vlan lan9118 sriov vmxnet vmxnet3 igb"),
+    ("hw_viommu_model hw:viommu_model", "intel smmuv3 virtio auto"),
+    ("hw_vm_mode", "hvm xen uml exe"),
+    ("hw_watchdog_action hw:watchdog_action", "none pause poweroff reset disabled"),
+    ("hw_qemu_guest_agent os_require_quiesce", "yes no"),
+    ("img_config_drive", "optional mandatory"),
+    (
+        "img_hv_type",
+        "baremetal bhyve docker fake hyperv ironic kqemu kvm lxc lxd openvz parallels vz phyp qemu test uml vbox vmware xen zvm prsm",
+    ),
+    ("img_signature_hash_method", "SHA-224 SHA-256 SHA-384 SHA-512"),
+    (
+        "img_signature_key_type",
+        "DSA ECC_SECP384R1 ECC_SECP521R1 ECC_SECT409K1 ECC_SECT409R1 ECC_SECT571K1 ECC_SECT571R1 RSA-PSS",
+    ),
+    ("os_secure_boot", "required disabled optional"),
+    ("os_type", "linux windows"),
+    // Of Ironic and Cinder.
+    ("img_type cinder_encryption_key_deletion_policy", "partition whole-disk on_image_deletion do_not_delete"),
+];
+
+#[test]
+fn the_definitions_that_are_part_of_glimpse_offer_only_what_nova_ironic_and_cinder_accept() {
+    let accepted = |name: &str| -> Vec<&str> {
+        let found = ACCEPTED_BY_NOVA.iter().find(|(names, _)| names.split(' ').any(|known| known == name));
+        found.unwrap_or_else(|| panic!("{name} has an enum, but is not in the table")).1.split(' ').collect()
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/metadefs");
+    let mut checked = 0;
+    for entry in fs::read_dir(path).unwrap() {
+        let definition: Value = serde_json::from_str(&fs::read_to_string(entry.unwrap().path()).unwrap()).unwrap();
+        let types = definition["resource_type_associations"].as_array().unwrap();
+        let prefix = types[0]["prefix"].as_str().unwrap_or_default();
+        for (name, property) in definition["properties"].as_object().unwrap() {
+            assert!(property["title"].is_string() && property["description"].is_string(), "{name}");
+            let Some(values) = property.get("enum") else { continue };
+            let values: Vec<&str> = values.as_array().unwrap().iter().map(|value| value.as_str().unwrap()).collect();
+            let name = format!("{prefix}{name}");
+            if name.starts_with("trait:") {
+                // Of an image, Nova reads only which traits are required.
+                let is_flavor = types.iter().all(|associated| associated["name"] == "OS::Nova::Flavor");
+                assert_eq!(values, if is_flavor { &["required", "forbidden"][..] } else { &["required"] }, "{name}");
+            } else {
+                let accepted = accepted(&name);
+                assert!(values.iter().all(|value| accepted.contains(value)), "{name}: {values:?}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked > 60, "{checked}");
+}
