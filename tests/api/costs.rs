@@ -157,6 +157,29 @@ async fn metadata_definitions_cost_the_same_for_any_number_of_them() {
     assert_eq!(statements(&s, &answer).await, ["SELECT", "DELETE", "DELETE", "DELETE", "DELETE", "DELETE"]);
 }
 
+/// One statement looks for 500 names, and one adds 500 tags.
+#[tokio::test]
+async fn ten_thousand_tags_cost_two_statements_per_500() {
+    let s = TestServer::builder().logging_statements().start().await;
+    let admin = s.admin();
+    let tags = |from: usize| (from..from + 10_000).map(|n| json!({"name": format!("t{n}")})).collect::<Vec<_>>();
+    let path = "/v2/metadefs/namespaces";
+    let expected = |first: [&'static str; 2]| [&first[..], &["SELECT"; 20], &["INSERT"; 20]].concat();
+    let created = admin.post(path, &json!({"namespace": "n", "tags": tags(0)})).await.expect(201);
+    assert_eq!(statements(&s, &created).await, expected(["INSERT", "SELECT"]));
+    let path = format!("{path}/n/tags");
+    let replaced = admin.post(&path, &json!({"tags": tags(5_000)})).await.expect(201);
+    assert_eq!(statements(&s, &replaced).await, expected(["SELECT", "DELETE"]));
+    let more = admin.request("POST", &path).header("X-Openstack-Append", "true").json(&json!({"tags": tags(15_000)}));
+    let added = admin.send(more).await.expect(201);
+    assert_eq!(statements(&s, &added).await, [["SELECT"; 21].as_slice(), &["INSERT"; 20]].concat());
+    let listed = admin.get(&path).await.expect(200);
+    assert_eq!(statements(&s, &listed).await, ["SELECT", "SELECT"]);
+    assert_eq!(listed.json()["tags"].as_array().unwrap().len(), 20_000);
+    let deleted = admin.delete(&path).await.expect(204);
+    assert_eq!(statements(&s, &deleted).await, ["SELECT", "DELETE"]);
+}
+
 /// Tests on a database server: the profiles postgres and mysql run them.
 mod on_a_server {
     use std::sync::{
