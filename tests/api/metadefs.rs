@@ -662,6 +662,37 @@ async fn invalid_and_unusual_requests_get_glances_answers() {
     let object = json!({"name": "o", "self": "x", "schema": "y", "created_at": "z"});
     let body = json!({"namespace": "private", "objects": [object], "tags": [{"name": "t"}]});
     twins.same(&ask(ADMIN, "PUT", "/namespaces/private").json(&body)).await;
+    // New names, and names that are taken.
+    for tag in ["one", "two"] {
+        twins.same(&ask(ADMIN, "POST", &format!("/namespaces/private/tags/{tag}"))).await;
+    }
+    let named = |name: &str| definition(json!({ "name": name }));
+    for (path, body, status) in [
+        ("/namespaces/other", json!({"namespace": "public"}), 409),
+        ("/namespaces/other", json!({"namespace": "renamed", "description": "new"}), 200),
+        ("/namespaces/other", json!({"namespace": "other"}), 404),
+        ("/namespaces/private/properties/number", named("renamed"), 200),
+        ("/namespaces/private/properties/number", named("number"), 404),
+        ("/namespaces/private/objects/empty", json!({"name": "renamed"}), 200),
+        ("/namespaces/private/tags/one", json!({"name": "two"}), 409),
+    ] {
+        assert_eq!(twins.same(&ask(ADMIN, "PUT", path).json(&body)).await, status, "{path} {body}");
+    }
+    for path in ["/namespaces/renamed", "/namespaces/private/properties/renamed", "/namespaces/private/objects/renamed"]
+    {
+        assert_eq!(twins.same(&ask(ADMIN, "GET", path)).await, 200);
+    }
+    for (path, body) in [
+        ("/namespaces", json!({"namespace": "public"})),
+        ("/namespaces/private/objects", json!({"name": "numa"})),
+        ("/namespaces/private/properties", named("cpu")),
+        ("/namespaces/private/tags/two", Value::Null),
+        ("/namespaces/private/resource_types", json!({"name": "OS::Nova::Flavor"})),
+    ] {
+        let question = ask(ADMIN, "POST", path);
+        let question = if body.is_null() { question } else { question.json(&body) };
+        assert_eq!(twins.same(&question).await, 409, "{path}");
+    }
 
     for query in [
         "?limit=-1",
@@ -762,4 +793,108 @@ async fn invalid_and_unusual_requests_get_glances_answers() {
     assert!(ours == theirs || theirs.status == 500, "{theirs:?}");
     assert_eq!(ours.status, 404);
     assert!(twins.request_count() > 400, "only {} requests", twins.request_count());
+}
+
+/// Policy rules do not depend on the engine.
+mod on_sqlite {
+    use super::*;
+
+    /// The rules that the policy denies to one user each, who may do everything else. The rules of one line guard different calls.
+    const DENIED: [&[&str]; 13] = [
+        &[],
+        &["get_metadef_namespace"],
+        &["get_metadef_namespaces"],
+        &["add_metadef_namespace"],
+        &["modify_metadef_namespace"],
+        &["delete_metadef_namespace"],
+        &["get_metadef_tags", "get_metadef_object", "add_metadef_property", "remove_metadef_resource_type_association"],
+        &["get_metadef_tag", "get_metadef_objects", "modify_metadef_property", "get_metadef_resource_type"],
+        &["add_metadef_tag", "modify_metadef_object", "get_metadef_properties"],
+        &["add_metadef_tags", "add_metadef_object", "get_metadef_property"],
+        &["modify_metadef_tag", "delete_metadef_object", "list_metadef_resource_types"],
+        &["delete_metadef_tag", "remove_metadef_property", "add_metadef_resource_type_association"],
+        &["delete_metadef_tags"],
+    ];
+
+    #[tokio::test]
+    async fn each_rule_guards_the_same_calls_as_in_glance() {
+        let rules = DENIED.iter().enumerate();
+        let rules = rules.flat_map(|(n, rules)| rules.iter().map(move |rule| format!("{rule}: not user_id:user{n}\n")));
+        let rules: String = rules.collect();
+        let options = [("oslo_policy", "policy_file", "policy.yaml")];
+        let twins = Twins::start_alike(TestServer::builder(), &options, &[("policy.yaml", &rules)]).await;
+        let property = json!({"name": "cpu", "type": "string", "title": "t"});
+        let all = json!({
+            "namespace": "n", "owner": "p1", "visibility": "public",
+            "resource_type_associations": [{"name": "OS::Glance::Image", "prefix": "hw_"}, {"name": "OS::Nova::Flavor"}],
+            "properties": {"cpu": {"type": "string", "title": "t"}}, "objects": [{"name": "numa"}], "tags": [{"name": "bsd"}],
+        });
+        let part = |name: &str| json!({ name: all[name] });
+        let calls = [
+            ("GET", "/resource_types", Value::Null),
+            ("GET", "/namespaces", Value::Null),
+            ("POST", "/namespaces", json!({})),
+            ("POST", "/namespaces", part("objects")),
+            ("POST", "/namespaces", part("properties")),
+            ("POST", "/namespaces", part("tags")),
+            ("POST", "/namespaces", part("resource_type_associations")),
+            ("GET", "/namespaces/n", Value::Null),
+            ("PUT", "/namespaces/n", json!({"namespace": "n"})),
+            ("GET", "/namespaces/n/resource_types", Value::Null),
+            ("POST", "/namespaces/n/resource_types", json!({"name": "x"})),
+            ("DELETE", "/namespaces/n/resource_types/OS::Nova::Flavor", Value::Null),
+            ("GET", "/namespaces/n/properties", Value::Null),
+            ("GET", "/namespaces/n/properties/cpu", Value::Null),
+            ("GET", "/namespaces/n/properties/hw_cpu?resource_type=OS::Glance::Image", Value::Null),
+            ("PUT", "/namespaces/n/properties/cpu", property.clone()),
+            ("DELETE", "/namespaces/n/properties/cpu", Value::Null),
+            ("POST", "/namespaces/n/properties", property),
+            ("GET", "/namespaces/n/objects", Value::Null),
+            ("GET", "/namespaces/n/objects/numa", Value::Null),
+            ("PUT", "/namespaces/n/objects/numa", json!({"name": "numa"})),
+            ("DELETE", "/namespaces/n/objects/numa", Value::Null),
+            ("POST", "/namespaces/n/objects", json!({"name": "numa"})),
+            ("GET", "/namespaces/n/tags", Value::Null),
+            ("GET", "/namespaces/n/tags/bsd", Value::Null),
+            ("PUT", "/namespaces/n/tags/bsd", json!({"name": "bsd"})),
+            ("DELETE", "/namespaces/n/tags/bsd", Value::Null),
+            ("POST", "/namespaces/n/tags/bsd", Value::Null),
+            ("POST", "/namespaces/n/tags", json!({"tags": [{"name": "new"}]})),
+            ("DELETE", "/namespaces/n/objects", Value::Null),
+            ("DELETE", "/namespaces/n/properties", Value::Null),
+            ("DELETE", "/namespaces/n/tags", Value::Null),
+            ("DELETE", "/namespaces/n", Value::Null),
+        ];
+        let mut differences = Vec::new();
+        for (user, rules) in DENIED.iter().enumerate() {
+            let user = format!("user{user}");
+            let ours = twins.ours.client(Some(&format!("{user}:p1:member")));
+            let theirs = twins.theirs.client(&user, "p1", "member");
+            let mut denied = 0;
+            for client in [twins.ours.admin(), twins.theirs.admin()] {
+                client.delete(&format!("{NAMESPACES}/n")).await;
+                create(&client, &all).await;
+            }
+            for (n, (method, path, body)) in calls.iter().enumerate() {
+                let path = format!("/v2/metadefs{path}");
+                let mut body = body.clone();
+                if *method == "POST" && path == NAMESPACES {
+                    body["namespace"] = json!(format!("{user} {n}"));
+                }
+                let (left, right) =
+                    tokio::join!(send(&ours, method, &path, &body), send(&theirs, method, &path, &body));
+                denied += usize::from(left.status == 403 || left.status == 404);
+                // Of a refusal, the message names the rule.
+                let seen = |answer: &Answer| {
+                    let is_refusal = answer.status.is_client_error();
+                    (answer.status.as_u16(), if is_refusal { answer.text.clone() } else { String::new() })
+                };
+                if seen(&left) != seen(&right) {
+                    differences.push(format!("{rules:?}: {method} {path}: {:?}, not {:?}", seen(&left), seen(&right)));
+                }
+            }
+            assert!(denied >= rules.len() && (denied > 0) == !rules.is_empty(), "{rules:?}: {denied}");
+        }
+        assert!(differences.is_empty(), "{}", differences.join("\n"));
+    }
 }
