@@ -15,9 +15,14 @@ use std::{
 
 use chrono::NaiveDateTime;
 use futures_util::StreamExt as _;
-use tokio::time::Instant;
 
-use super::{Input, Method, change_list, checksum::Checksum, download, expiry, glance_download::token_is_lost};
+use super::{
+    Input, Method, change_list,
+    checksum::Checksum,
+    download, expiry,
+    glance_download::token_is_lost,
+    steps::{self, Progress, Steps, Stop, guard, next},
+};
 use crate::{
     app::App,
     context::{Context, Identity},
@@ -40,40 +45,9 @@ use crate::{
     stream::{self, ByteStream, Demand},
 };
 
-/// The message of a task that failed for a reason that only operators can read in the log.
-pub(super) const INTERNAL: &str = "Task failed due to Internal Error";
-/// The longest time between two records of a job's progress, and the time between two of them in the log.
-const REPORT: Duration = Duration::from_secs(60);
-/// The shortest time between two checks whether the image still exists.
-const SHORTEST_CHECK: Duration = Duration::from_millis(100);
 /// How often an interrupted download is begun again, and the pause before.
 const RESTARTS: u32 = 3;
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
-
-/// Why a step did not complete.
-pub(super) enum Stop {
-    /// The image is deleted, or another process has the job.
-    Lost,
-    /// The database is unavailable: the step is repeated.
-    Later(Error),
-    /// The import has failed, because of these stores.
-    Failed(Error, Vec<String>),
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        match error {
-            Error::Unavailable { service: "the database", .. } | Error::Contended(_) => Self::Later(error),
-            error => Self::Failed(error, Vec::new()),
-        }
-    }
-}
-
-impl From<db::Error> for Stop {
-    fn from(error: db::Error) -> Self {
-        Error::from(error).into()
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -109,9 +83,13 @@ struct Import<'j> {
     input: Input,
     /// Acts for the project that has requested the import.
     context: Context,
+    /// The number of bytes that the current step has moved.
+    moved: Arc<AtomicU64>,
+    /// The message of the task after a number of bytes.
+    message: fn(u64) -> String,
 }
 
-fn steps(method: Method, input: &Input) -> Vec<Step> {
+fn plan(method: Method, input: &Input) -> Vec<Step> {
     let mut steps = vec![Step::Begin];
     match method {
         Method::GlanceDownload => steps.extend([Step::Metadata, Step::Download]),
@@ -139,7 +117,7 @@ pub(super) fn is_readable(job: &Job) -> bool {
 /// Whether the job needs its staged data no more.
 pub(super) fn is_at_end(job: &Job) -> bool {
     let Some((method, input)) = parse(job) else { return true };
-    usize::try_from(job.step).is_ok_and(|step| step + 1 >= steps(method, &input).len())
+    usize::try_from(job.step).is_ok_and(|step| step + 1 >= plan(method, &input).len())
 }
 
 /// The process that has the caller's token, if the job still needs it.
@@ -148,7 +126,7 @@ pub(super) fn holder_of_token(job: &Job) -> Option<String> {
     if input.holder.is_some() {
         return input.holder.filter(|_| !is_at_end(job));
     }
-    let download = steps(method, &input).iter().position(|step| *step == Step::Download)?;
+    let download = plan(method, &input).iter().position(|step| *step == Step::Download)?;
     let is_needed = usize::try_from(job.step).is_ok_and(|step| step <= download);
     input.origin.filter(|origin| is_needed && origin.needs_token()).map(|origin| origin.holder)
 }
@@ -158,78 +136,34 @@ pub(super) fn staged_version(job: &Job) -> Option<String> {
     parse(job)?.1.staged
 }
 
-/// Reads and locks the image of a job, if this process still has the job and the image is not being deleted. Two statements.
-pub(super) async fn guard(tx: &mut Tx, job: &Job) -> Result<Option<Image>> {
-    let image = db::images::get_locked(tx, &job.image_id).await?;
-    let image = image.filter(|image| image.status != Status::PendingDelete);
-    Ok(if jobs::is_current(tx, job).await? { image } else { None })
-}
-
-/// When a job's progress is recorded.
-pub(super) fn report_interval(app: &App) -> tokio::time::Interval {
-    tokio::time::interval(REPORT.min(app.config.glimpse.heartbeat))
-}
-
 /// Runs a job that this process has claimed to its end.
 pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let Some((method, input)) = parse(job) else { return };
     let identity = Identity { project_id: job.project_id.clone(), ..Identity::default() };
     let context = Context { identity: identity.into(), is_admin: false };
-    let steps = steps(method, &input);
-    let mut import = Import { app, job, method, input, context };
-    let mut step = usize::try_from(job.step).unwrap_or_default();
-    tracing::info!(step, "the import runs in this process");
-    // A download that needs the caller's token cannot be repeated in another process.
-    let download = steps.iter().position(|step| *step == Step::Download).filter(|_| method == Method::WebDownload);
-    while let Some(current) = steps.get(step) {
-        let executing = async {
-            import.check_caller(*current)?;
-            match import.find_beginning(step, download.filter(|_| *current != Step::Finish)).await {
-                Ok(beginning) if beginning == step => import.execute(*current, step).await,
-                other => other,
-            }
-        };
-        // The step's transaction decides: the check only ends steps that wait or move data.
-        let executed = tokio::select! {
-            biased;
-            executed = executing => executed,
-            () = is_lost(app, job) => Err(Stop::Lost),
-        };
-        match executed {
-            Ok(next) => step = next,
-            Err(stop) => {
-                if import.stopped(stop).await {
-                    return;
-                }
-            }
-        }
-    }
-    tracing::info!("the import is complete");
+    // As in Glance, a task of the type `import` has no message.
+    let message: fn(u64) -> String = match method {
+        Method::Legacy => |_| String::new(),
+        _ => |bytes| format!("Copied {} MiB", bytes >> 20),
+    };
+    let moved = Arc::new(AtomicU64::default());
+    let progress = Progress { moved: &moved, message };
+    let import = Import { app, job, method, input, context, moved: Arc::clone(&moved), message };
+    steps::run(app, job, progress, import).await;
 }
 
-/// Returns once the image is deleted, or another process has the job. Two statements per heartbeat.
-async fn is_lost(app: &App, job: &Job) {
-    loop {
-        tokio::time::sleep(app.config.glimpse.heartbeat.max(SHORTEST_CHECK)).await;
-        let check = async {
-            let mut conn = app.db.acquire().await?;
-            let image = db::images::get(&mut conn, &job.image_id).await?;
-            let exists = image.is_some_and(|image| image.status != Status::PendingDelete);
-            Ok::<_, db::Error>(exists && jobs::is_current(&mut conn, job).await?)
-        };
-        match check.await {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => {
-                tracing::debug!(%error, "it cannot be checked now whether an import's image still exists")
-            }
+impl Steps for Import<'_> {
+    async fn execute(&mut self, step: usize) -> Result<Option<usize>, Stop> {
+        let plan = plan(self.method, &self.input);
+        let Some(current) = plan.get(step).copied() else { return Ok(None) };
+        self.check_caller(current)?;
+        // A download that needs the caller's token cannot be repeated in another process.
+        let is_repeatable = self.method == Method::WebDownload && current != Step::Finish;
+        let download = plan.iter().position(|step| *step == Step::Download).filter(|_| is_repeatable);
+        let beginning = self.find_beginning(step, download).await?;
+        if beginning != step {
+            return Ok(Some(beginning));
         }
-    }
-}
-
-impl Import<'_> {
-    /// Executes a step, and returns the number of the next one.
-    async fn execute(&mut self, current: Step, step: usize) -> Result<usize, Stop> {
         match current {
             Step::Begin => self.begin(step).await?,
             Step::Metadata => self.copy_metadata(step).await?,
@@ -256,9 +190,72 @@ impl Import<'_> {
             Step::Stores => self.copy_to_all(step).await?,
             Step::Finish => self.finish().await?,
         }
-        Ok(step + 1)
+        Ok(Some(step + 1))
     }
 
+    /// Removes the locations that it has added, their data and the staged data, and returns the image to `queued`.
+    async fn undo(&self, message: &str, failed: &[String]) -> Result<()> {
+        match self.clear().await {
+            Err(Stop::Later(error) | Stop::Failed(error, _)) => return Err(error),
+            Ok(()) | Err(Stop::Lost) => {}
+        }
+        let (app, job) = (&**self.app, self.job);
+        let failed: &Vec<&str> = &failed.iter().map(String::as_str).collect();
+        let released = app.db.transaction(|mut tx| async move {
+            let image = db::images::get_locked(&mut tx, &job.image_id).await?;
+            if !jobs::remove(&mut tx, job).await? {
+                return Ok((tx, None));
+            }
+            let now = app.now();
+            db::tasks::fail(&mut tx, &job.id, message, now, expiry(app)).await?;
+            let mut released = Vec::new();
+            if self.method == Method::Legacy {
+                if let Some(image) = image.filter(|image| image.status == Status::Saving) {
+                    delete_image(&mut tx, &image, now).await?;
+                }
+            } else if let Some(image) = &image {
+                let stores = self.input.named_stores();
+                let is_copied = |location: &Location| {
+                    stores.is_empty() || placement::name_of(app, location).is_some_and(|name| stores.contains(&name))
+                };
+                // Data of an active image that a part of the stores has is kept: see `all_stores_must_succeed`.
+                let is_undone = image.status == Status::Importing
+                    || (self.method == Method::CopyImage && image.status == Status::Active);
+                if is_undone {
+                    let locations = db::locations::list(&mut tx, &image.id).await?;
+                    released.extend(locations.into_iter().filter(is_copied));
+                }
+                for location in &released {
+                    db::locations::release(&mut tx, location.id, now).await?;
+                }
+                if self.method != Method::CopyImage {
+                    if let (Some(formats), Status::Importing) = (&self.input.formats, image.status) {
+                        let mut before = image.clone();
+                        formats.apply(&mut before);
+                        db::images::set_imported(&mut tx, &before, now).await?;
+                        self.restore_properties(&mut tx, &image.id).await?;
+                    }
+                    db::images::reset_import(&mut tx, &image.id, now).await?;
+                }
+                change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
+                change_list(app, &mut tx, &image.id, FAILED_IMPORT, failed, &[]).await?;
+                db::properties::delete(&mut tx, &image.id, &[IMPORT_TASK]).await?;
+            }
+            Ok((tx, Some(released)))
+        });
+        let Some(released) = released.await? else { return Ok(()) };
+        // If the process dies here, housekeeping removes the data.
+        for location in &released {
+            if let Err(error) = removal::remove_undone(app, location).await {
+                tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
+            }
+        }
+        self.discard_staged().await;
+        Ok(())
+    }
+}
+
+impl Import<'_> {
     /// Checks that the caller is known if stores are used with the caller's token.
     fn check_caller(&self, current: Step) -> Result<(), Stop> {
         match self.input.holder.is_some() && current != Step::Finish && Caller::current().is_none() {
@@ -267,44 +264,11 @@ impl Import<'_> {
         }
     }
 
-    /// Acts on the reason why a step did not complete. Returns whether the job has ended.
-    async fn stopped(&self, stop: Stop) -> bool {
-        let (message, failed) = match stop {
-            Stop::Later(error) => {
-                tracing::warn!(%error, "an import waits for the database");
-                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
-                return false;
-            }
-            Stop::Lost => {
-                tracing::warn!("the image is deleted, or another process has the import");
-                ("Image has been deleted, aborting import.".to_owned(), Vec::new())
-            }
-            Stop::Failed(error, failed) => {
-                tracing::warn!(error = with_causes(&error), "the import has failed");
-                let is_internal = matches!(error, Error::Unavailable { .. } | Error::Internal(_));
-                (if is_internal { INTERNAL.to_owned() } else { error.to_string() }, failed)
-            }
-        };
-        match self.undo(&message, &failed).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "a failed import cannot be undone now; retrying");
-                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
-                false
-            }
-        }
-    }
-
-    /// See [`guard`].
-    async fn guard(&self, tx: &mut Tx) -> Result<Option<Image>> {
-        guard(tx, self.job).await
-    }
-
     /// Sets the image to `importing`, and names the stores.
     async fn begin(&self, step: usize) -> Result<(), Stop> {
         let (app, job) = (&**self.app, self.job);
         let image = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, None)) };
             let now = app.now();
             db::tasks::begin(&mut tx, &job.id, now).await?;
             if self.method == Method::Legacy {
@@ -368,7 +332,7 @@ impl Import<'_> {
         self.clear().await?;
         let app = &**self.app;
         let begun = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, None)) };
             let transfer = Transfer::for_job(self.app, &image.id, store, image.status, id);
             uploads::begin(&mut tx, &transfer.record).await?;
             Ok((tx, Some((transfer, image))))
@@ -376,66 +340,26 @@ impl Import<'_> {
         begun.await?.ok_or(Stop::Lost)
     }
 
-    /// Moves data by `ingest`, adds the number of bytes to `moved`, and records that as the progress.
+    /// Counts the bytes of a step from zero.
+    fn begin_count(&self) {
+        self.moved.store(0, Ordering::Relaxed);
+    }
+
+    /// Moves data by `ingest`, and counts its bytes.
     async fn move_data<T, F: Future<Output = Result<T>>>(
         &self,
         data: ByteStream,
-        moved: &Arc<AtomicU64>,
         ingest: impl FnOnce(Demand) -> F,
-    ) -> Result<T, Stop> {
-        let counter = Arc::clone(moved);
+    ) -> Result<T> {
+        let counter = Arc::clone(&self.moved);
         let data = data.inspect(move |part| {
             counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
         });
         let (supply, demand) = stream::apart(Box::pin(data));
-        let moving = async {
-            let mut ingesting = pin!(ingest(demand));
-            tokio::select! {
-                ended = &mut ingesting => ended,
-                () = supply.send() => ingesting.await,
-            }
-        };
-        self.with_progress(moved, moving).await
-    }
-
-    /// Moves data by `moving`, which adds the number of bytes to `moved`, and records that as the progress.
-    async fn with_progress<T>(&self, moved: &AtomicU64, moving: impl Future<Output = Result<T>>) -> Result<T, Stop> {
-        let mut moving = pin!(moving);
-        let mut report = report_interval(self.app);
-        report.tick().await;
-        let mut logged = Instant::now();
-        loop {
-            tokio::select! {
-                ended = &mut moving => return Ok(ended?),
-                _ = report.tick() => {
-                    let bytes = moved.load(Ordering::Relaxed);
-                    if logged.elapsed() >= REPORT {
-                        logged = Instant::now();
-                        tracing::info!(bytes, "the import makes progress");
-                    }
-                    self.report(bytes).await?;
-                }
-            }
-        }
-    }
-
-    /// Records the number of bytes that the step has moved. While the database is unavailable, the work goes on.
-    async fn report(&self, bytes: u64) -> Result<(), Stop> {
-        let (app, job) = (&**self.app, self.job);
-        let recorded = app.db.transaction(|mut tx| async move {
-            let is_current = jobs::set_done(&mut tx, job, i64::try_from(bytes).unwrap_or(i64::MAX)).await?;
-            if is_current {
-                db::tasks::set_message(&mut tx, &job.id, &self.progress(bytes), app.now()).await?;
-            }
-            Ok((tx, is_current))
-        });
-        match recorded.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Stop::Lost),
-            Err(error) => {
-                tracing::warn!(%error, "the progress of an import cannot be recorded now");
-                Ok(())
-            }
+        let mut ingesting = pin!(ingest(demand));
+        tokio::select! {
+            ended = &mut ingesting => ended,
+            () = supply.send() => ingesting.await,
         }
     }
 
@@ -508,6 +432,7 @@ impl Import<'_> {
         // Until this is dropped, recovery does not take the transfer for an abandoned one.
         let _active = app.process.begin_upload(&id);
         let (transfer, _) = self.begin_transfer(&store, &id).await?;
+        self.begin_count();
         let size = size.and_then(|size| i64::try_from(size).ok());
         let ingest = |data| async {
             let source = Source { data, size, left: StorageLeft::unbounded(), timeout: download::PATIENCE };
@@ -517,9 +442,9 @@ impl Import<'_> {
                 Interrupted::ByObserver => Error::Internal("the digest cannot be computed".into()),
             })
         };
-        let stored = match self.move_data(data, &Arc::default(), ingest).await {
+        let stored = match self.move_data(data, ingest).await {
             Ok((stored, _)) => stored,
-            Err(stop) => return Err(abort(&transfer, stop).await),
+            Err(error) => return Err(abort(&transfer, error.into()).await),
         };
         if let Some(verification) = verification
             && let Err(error) = verification.finish().await
@@ -532,7 +457,7 @@ impl Import<'_> {
         };
         let record = &transfer.record;
         let completed = app.db.transaction(|mut tx| async move {
-            let is_ours = self.guard(&mut tx).await?.is_some() && uploads::end(&mut tx, record).await?;
+            let is_ours = guard(&mut tx, self.job).await?.is_some() && uploads::end(&mut tx, record).await?;
             if is_ours {
                 jobs::set_step(&mut tx, job, next(step)).await?;
             }
@@ -586,17 +511,11 @@ impl Import<'_> {
         Err(Error::store_failed("no location of the image can be read").into())
     }
 
-    /// Copies the data into a store. Adds the number of bytes to `moved`.
+    /// Copies the data into a store, and counts its bytes.
     ///
     /// Between file stores on one file system, the kernel copies the data or lets both files share it. If the image's digests are known,
     /// the data is not read for them: that would take most of the time. Otherwise they are computed of the original, while it is copied.
-    async fn receive(
-        &self,
-        image: &Image,
-        object: &Object,
-        store: &Arc<Store>,
-        moved: &Arc<AtomicU64>,
-    ) -> Result<Ingested, Stop> {
+    async fn receive(&self, image: &Image, object: &Object, store: &Arc<Store>) -> Result<Ingested, Stop> {
         let app = self.app;
         let Original { size, data, location } = self.open(image).await?;
         let expected = image.size.and_then(|size| u64::try_from(size).ok());
@@ -616,8 +535,7 @@ impl Import<'_> {
         match (copy, known) {
             (Some(copy), Some(facts)) => {
                 check_size(Some(copy.size()), expected)?;
-                let copying = async { copy.complete(moved).await.map_err(store_error) };
-                let stored = self.with_progress(moved, copying).await?;
+                let stored = copy.complete(&self.moved).await.map_err(store_error)?;
                 Ok(Ingested { stored, facts: Facts::Known(facts) })
             }
             (Some(copy), None) => {
@@ -626,14 +544,14 @@ impl Import<'_> {
                     let (stored, (size, observers)) = tokio::try_join!(copying, inspect(app, image, source(data)))?;
                     Ok(Ingested { stored, facts: Facts::Observed { size, observers } })
                 };
-                self.move_data(data, moved, ingest).await
+                Ok(self.move_data(data, ingest).await?)
             }
             (None, _) => {
                 let ingest = |data| async {
                     let ingested = ingest(app, image, object, store, source(data)).await;
                     if self.method == Method::Legacy { ingested.map_err(download_error) } else { ingested }
                 };
-                self.move_data(data, moved, ingest).await
+                Ok(self.move_data(data, ingest).await?)
             }
         }
     }
@@ -652,7 +570,8 @@ impl Import<'_> {
         // Until this is dropped, recovery does not take the transfer for an abandoned one.
         let _active = app.process.begin_upload(&id);
         let (transfer, image) = self.begin_transfer(&store, &id).await?;
-        let received = self.receive(&image, &transfer.object, &store, &Arc::default()).await;
+        self.begin_count();
+        let received = self.receive(&image, &transfer.object, &store).await;
         let Ingested { stored, facts } = match received {
             Ok(received) => received,
             Err(stop) => return Err(abort(&transfer, stop).await),
@@ -698,7 +617,7 @@ impl Import<'_> {
         let admission = &app.limits.data_admission(&self.context, 0).await?;
         app.db
             .transaction(|mut tx| async move {
-                let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+                let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
                 if !uploads::end(&mut tx, record).await? {
                     return Ok((tx, false));
                 }
@@ -718,16 +637,11 @@ impl Import<'_> {
                 if self.method != Method::Legacy {
                     change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
                 }
-                db::tasks::set_message(&mut tx, &job.id, &self.progress(size), now).await?;
+                db::tasks::set_message(&mut tx, &job.id, &(self.message)(size), now).await?;
                 jobs::set_step(&mut tx, job, next(step)).await?;
                 Ok((tx, true))
             })
             .await
-    }
-
-    /// The message of the task while it is in progress. As in Glance, a task of the type `import` has none.
-    fn progress(&self, bytes: u64) -> String {
-        if self.method == Method::Legacy { String::new() } else { format!("Copied {} MiB", bytes >> 20) }
     }
 
     /// Goes on without a store that has failed.
@@ -742,7 +656,7 @@ impl Import<'_> {
     async fn remove_from_lists(&self, name: &str) -> Result<(), Stop> {
         let app = &**self.app;
         let moved = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
             change_list(app, &mut tx, &image.id, FAILED_IMPORT, &[name], &[]).await?;
             change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &[name]).await?;
             Ok((tx, true))
@@ -761,7 +675,7 @@ impl Import<'_> {
         let result = format!("{{\"image_id\": \"{}\"}}", job.image_id);
         let result = result.as_str();
         let finished = app.db.transaction(|mut tx| async move {
-            let is_ours = self.guard(&mut tx).await?.is_some();
+            let is_ours = guard(&mut tx, self.job).await?.is_some();
             if is_ours {
                 db::tasks::succeed(&mut tx, &job.id, result, app.now(), expiry(app)).await?;
                 db::properties::delete(&mut tx, &job.image_id, &[IMPORT_TASK]).await?;
@@ -780,71 +694,6 @@ impl Import<'_> {
             tracing::warn!(%error, "the staged data of an import cannot be removed now; housekeeping will retry");
         }
     }
-
-    /// Undoes the import: removes the locations that it has added, their data and the staged data, and returns the image to `queued`.
-    async fn undo(&self, message: &str, failed: &[String]) -> Result<()> {
-        match self.clear().await {
-            Err(Stop::Later(error) | Stop::Failed(error, _)) => return Err(error),
-            Ok(()) | Err(Stop::Lost) => {}
-        }
-        let (app, job) = (&**self.app, self.job);
-        let failed: &Vec<&str> = &failed.iter().map(String::as_str).collect();
-        let released = app.db.transaction(|mut tx| async move {
-            let image = db::images::get_locked(&mut tx, &job.image_id).await?;
-            if !jobs::remove(&mut tx, job).await? {
-                return Ok((tx, None));
-            }
-            let now = app.now();
-            db::tasks::fail(&mut tx, &job.id, message, now, expiry(app)).await?;
-            let mut released = Vec::new();
-            if self.method == Method::Legacy {
-                if let Some(image) = image.filter(|image| image.status == Status::Saving) {
-                    delete_image(&mut tx, &image, now).await?;
-                }
-            } else if let Some(image) = &image {
-                let stores = self.input.named_stores();
-                let is_copied = |location: &Location| {
-                    stores.is_empty() || placement::name_of(app, location).is_some_and(|name| stores.contains(&name))
-                };
-                // Data of an active image that a part of the stores has is kept: see `all_stores_must_succeed`.
-                let is_undone = image.status == Status::Importing
-                    || (self.method == Method::CopyImage && image.status == Status::Active);
-                if is_undone {
-                    let locations = db::locations::list(&mut tx, &image.id).await?;
-                    released.extend(locations.into_iter().filter(is_copied));
-                }
-                for location in &released {
-                    db::locations::release(&mut tx, location.id, now).await?;
-                }
-                if self.method != Method::CopyImage {
-                    if let (Some(formats), Status::Importing) = (&self.input.formats, image.status) {
-                        let mut before = image.clone();
-                        formats.apply(&mut before);
-                        db::images::set_imported(&mut tx, &before, now).await?;
-                        self.restore_properties(&mut tx, &image.id).await?;
-                    }
-                    db::images::reset_import(&mut tx, &image.id, now).await?;
-                }
-                change_list(app, &mut tx, &image.id, IMPORTING_TO, &[], &stores).await?;
-                change_list(app, &mut tx, &image.id, FAILED_IMPORT, failed, &[]).await?;
-                db::properties::delete(&mut tx, &image.id, &[IMPORT_TASK]).await?;
-            }
-            Ok((tx, Some(released)))
-        });
-        let Some(released) = released.await? else { return Ok(()) };
-        // If the process dies here, housekeeping removes the data.
-        for location in &released {
-            if let Err(error) = removal::remove_undone(app, location).await {
-                tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
-            }
-        }
-        self.discard_staged().await;
-        Ok(())
-    }
-}
-
-pub(super) fn next(step: usize) -> i32 {
-    i32::try_from(step + 1).unwrap_or(i32::MAX)
 }
 
 /// Whether a download begins again, because its data did not arrive completely, or because the server was unavailable. Then waits.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Input, Method, expiry, job::INTERNAL, new_job, new_task, start_waiting};
+use super::{Input, Method, expiry, new_job, new_task, start_waiting, steps::INTERNAL};
 use crate::{
     app::App,
     context::Context,

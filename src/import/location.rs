@@ -6,7 +6,6 @@
 //! location is removed again, together with its data where the store supports that.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,9 +19,8 @@ use serde_json::{Map, Value, json};
 use url::Host;
 
 use super::{
-    download, expiry, free_lock, insert_job,
-    job::{INTERNAL, Stop, guard, next, report_interval},
-    new_job, new_task,
+    download, expiry, free_lock, insert_job, new_job, new_task,
+    steps::{self, INTERNAL, Progress, Steps, Stop, guard, next},
 };
 use crate::{
     access::{self, Subject},
@@ -33,7 +31,7 @@ use crate::{
         removal,
     },
     db::{
-        self, Tx,
+        self,
         jobs::{self, Job},
     },
     egress::{self, Strictness},
@@ -227,6 +225,8 @@ struct Addition<'j> {
     url: LocationUrl,
     /// Acts for the project that has requested it.
     context: Context,
+    /// The number of bytes that were read to compute the hash.
+    read: Arc<AtomicU64>,
 }
 
 fn parse(job: &Job) -> Option<Input> {
@@ -244,64 +244,73 @@ pub(super) async fn run(app: &Arc<App>, job: &Job) {
     let identity = Identity { project_id: job.project_id.clone(), ..Identity::default() };
     let context = Context { identity: identity.into(), is_admin: false };
     let url = LocationUrl::from(input.url.clone());
-    let addition = Addition { app, job, input, url, context };
-    let mut step = usize::try_from(job.step).unwrap_or_default();
-    while step <= FINISH {
-        match addition.execute(step).await {
-            Ok(next) => step = next,
-            Err(stop) => {
-                if addition.stopped(stop).await {
-                    return;
-                }
-            }
-        }
-    }
-    tracing::info!("the location is added");
+    let read = Arc::new(AtomicU64::default());
+    let progress = Progress { moved: &read, message: |_| String::new() };
+    let addition = Addition { app, job, input, url, context, read: Arc::clone(&read) };
+    steps::run(app, job, progress, addition).await;
 }
 
-impl Addition<'_> {
-    /// Executes a step, and returns the number of the next one.
-    async fn execute(&self, step: usize) -> Result<usize, Stop> {
+impl Steps for Addition<'_> {
+    async fn execute(&mut self, step: usize) -> Result<Option<usize>, Stop> {
         match step {
             ADD => self.add().await?,
             HASH if self.input.is_hashed => self.hash().await?,
             HASH => {}
-            _ => self.finish().await?,
+            FINISH => self.finish().await?,
+            _ => return Ok(None),
         }
-        Ok(step + 1)
+        Ok(Some(step + 1))
     }
 
-    /// Acts on the reason why a step did not complete. Returns whether the job has ended.
-    async fn stopped(&self, stop: Stop) -> bool {
-        match stop {
-            Stop::Later(error) => {
-                tracing::warn!(%error, "a job waits for the database");
-                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
-                return false;
+    /// An image whose data does not have the claimed hash loses its location, and is queued again.
+    async fn undo(&self, _message: &str, _failed: &[String]) -> Result<()> {
+        let (app, job) = (&**self.app, self.job);
+        let released = app.db.transaction(|mut tx| async move {
+            let image = db::images::get_locked(&mut tx, &job.image_id).await?;
+            if !jobs::remove(&mut tx, job).await? {
+                return Ok((tx, Vec::new()));
             }
-            Stop::Lost => tracing::info!("the image is deleted, or another process has the job"),
-            Stop::Failed(error, _) => tracing::warn!(error = with_causes(&error), "the location cannot be added"),
-        }
-        match self.undo().await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(%error, "a failed job cannot be undone now; retrying");
-                tokio::time::sleep(self.app.config.glimpse.heartbeat).await;
-                false
+            let now = app.now();
+            db::tasks::fail(&mut tx, &job.id, INTERNAL, now, expiry(app)).await?;
+            let Some(image) = image else { return Ok((tx, Vec::new())) };
+            db::properties::delete(&mut tx, &image.id, &[IMPORT_TASK, HASH_HOST]).await?;
+            let mut released = Vec::new();
+            let mut after = Image { updated_at: Some(now), ..image.clone() };
+            match image.status {
+                Status::Importing => {
+                    released.extend(db::locations::list(&mut tx, &image.id).await?);
+                    released.retain(|location| self.is_added(location));
+                    after.status = Status::Queued;
+                    (after.size, after.checksum) = (None, None);
+                    (after.os_hash_algo, after.os_hash_value) = (None, None);
+                }
+                Status::Active | Status::Deactivated if self.input.is_hashed && image.os_hash_value.is_none() => {
+                    after.os_hash_algo = None;
+                }
+                _ => return Ok((tx, released)),
+            }
+            for location in &released {
+                db::locations::release(&mut tx, location.id, now).await?;
+            }
+            db::images::update(&mut tx, &image, &after).await?;
+            Ok((tx, released))
+        });
+        // If the process dies here, housekeeping removes the data.
+        for location in &released.await? {
+            if let Err(error) = removal::finish_removal(app, location).await {
+                tracing::warn!(%error, location = location.id, "data with another hash cannot be removed now; will retry");
             }
         }
+        Ok(())
     }
+}
 
-    /// See [`guard`].
-    async fn guard(&self, tx: &mut Tx) -> Result<Option<Image>> {
-        guard(tx, self.job).await
-    }
-
+impl Addition<'_> {
     /// Adds the location to the image.
     async fn add(&self) -> Result<(), Stop> {
         let (app, job, url) = (&**self.app, self.job, &self.url);
         let begun = app.db.transaction(|mut tx| async move {
-            let image = self.guard(&mut tx).await?;
+            let image = guard(&mut tx, self.job).await?;
             if image.is_some() {
                 db::tasks::begin(&mut tx, &job.id, app.now()).await?;
             }
@@ -315,7 +324,7 @@ impl Addition<'_> {
             let metadata = &metadata;
             async move {
                 app.limits.lock_storage(&mut tx, &self.context).await?;
-                let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+                let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
                 if image.status != Status::Queued {
                     return Err(Error::image_changed(&image.id));
                 }
@@ -419,7 +428,7 @@ impl Addition<'_> {
     async fn begin_hash(&self) -> Result<Image, Stop> {
         let app = &**self.app;
         let begun = app.db.transaction(|mut tx| async move {
-            let image = self.guard(&mut tx).await?;
+            let image = guard(&mut tx, self.job).await?;
             if let Some(image) = &image {
                 db::properties::delete(&mut tx, &image.id, &[HASH_HOST]).await?;
                 if let Some(host) = app.config.default.worker_self_reference_url.as_deref() {
@@ -444,49 +453,19 @@ impl Addition<'_> {
             })?;
         let algorithm = image.os_hash_algo.as_deref().and_then(stream::algorithm);
         let algorithm = algorithm.unwrap_or(app.config.default.hashing_algorithm);
-        let read = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&read);
+        self.read.store(0, Ordering::Relaxed);
+        let counter = Arc::clone(&self.read);
         let data: ByteStream = Box::pin(blob.data.inspect(move |part| {
             counter.fetch_add(part.as_ref().map_or(0, |part| part.len() as u64), Ordering::Relaxed);
         }));
-        let mut computing = pin!(hash::compute(data, image.size, algorithm, download::PATIENCE));
-        let mut report = report_interval(app);
-        report.tick().await;
-        loop {
-            tokio::select! {
-                computed = &mut computing => return computed.map_err(Unread::Interrupted),
-                _ = report.tick() => self.report(read.load(Ordering::Relaxed)).await?,
-            }
-        }
-    }
-
-    /// Records the number of bytes that were read, and that the task is not stuck. While the database is unavailable, the work goes
-    /// on.
-    async fn report(&self, bytes: u64) -> Result<(), Stop> {
-        let (app, job) = (&**self.app, self.job);
-        let recorded = app.db.transaction(|mut tx| async move {
-            let is_ours = self.guard(&mut tx).await?.is_some();
-            if is_ours {
-                jobs::set_done(&mut tx, job, i64::try_from(bytes).unwrap_or(i64::MAX)).await?;
-                db::tasks::set_message(&mut tx, &job.id, "", app.now()).await?;
-            }
-            Ok((tx, is_ours))
-        });
-        match recorded.await {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(Stop::Lost),
-            Err(error) => {
-                tracing::warn!(%error, "the progress of a job cannot be recorded now");
-                Ok(())
-            }
-        }
+        hash::compute(data, image.size, algorithm, download::PATIENCE).await.map_err(Unread::Interrupted)
     }
 
     /// Records the digests, if there are any, and makes an image active whose data has the claimed hash.
     async fn end_hash(&self, digests: Option<&Digests>) -> Result<(), Stop> {
         let (app, job) = (&**self.app, self.job);
         let ended = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
             let mut after = Image { updated_at: Some(app.now()), ..image.clone() };
             if let Some(digests) = digests {
                 after.checksum = Some(digests.checksum.clone());
@@ -517,7 +496,7 @@ impl Addition<'_> {
         let result = format!("{{\"image_id\": \"{}\"}}", job.image_id);
         let result = result.as_str();
         let finished = app.db.transaction(|mut tx| async move {
-            let is_ours = self.guard(&mut tx).await?.is_some();
+            let is_ours = guard(&mut tx, self.job).await?.is_some();
             if is_ours {
                 db::tasks::succeed(&mut tx, &job.id, result, app.now(), expiry(app)).await?;
                 db::properties::delete(&mut tx, &job.image_id, &[IMPORT_TASK, HASH_HOST]).await?;
@@ -526,48 +505,6 @@ impl Addition<'_> {
             Ok((tx, is_ours))
         });
         if finished.await? { Ok(()) } else { Err(Stop::Lost) }
-    }
-
-    /// Ends a job that has failed. An image whose data does not have the claimed hash loses its location, and is queued again.
-    async fn undo(&self) -> Result<()> {
-        let (app, job) = (&**self.app, self.job);
-        let released = app.db.transaction(|mut tx| async move {
-            let image = db::images::get_locked(&mut tx, &job.image_id).await?;
-            if !jobs::remove(&mut tx, job).await? {
-                return Ok((tx, Vec::new()));
-            }
-            let now = app.now();
-            db::tasks::fail(&mut tx, &job.id, INTERNAL, now, expiry(app)).await?;
-            let Some(image) = image else { return Ok((tx, Vec::new())) };
-            db::properties::delete(&mut tx, &image.id, &[IMPORT_TASK, HASH_HOST]).await?;
-            let mut released = Vec::new();
-            let mut after = Image { updated_at: Some(now), ..image.clone() };
-            match image.status {
-                Status::Importing => {
-                    released.extend(db::locations::list(&mut tx, &image.id).await?);
-                    released.retain(|location| self.is_added(location));
-                    after.status = Status::Queued;
-                    (after.size, after.checksum) = (None, None);
-                    (after.os_hash_algo, after.os_hash_value) = (None, None);
-                }
-                Status::Active | Status::Deactivated if self.input.is_hashed && image.os_hash_value.is_none() => {
-                    after.os_hash_algo = None;
-                }
-                _ => return Ok((tx, released)),
-            }
-            for location in &released {
-                db::locations::release(&mut tx, location.id, now).await?;
-            }
-            db::images::update(&mut tx, &image, &after).await?;
-            Ok((tx, released))
-        });
-        // If the process dies here, housekeeping removes the data.
-        for location in &released.await? {
-            if let Err(error) = removal::finish_removal(app, location).await {
-                tracing::warn!(%error, location = location.id, "data with another hash cannot be removed now; will retry");
-            }
-        }
-        Ok(())
     }
 
     fn is_added(&self, location: &Location) -> bool {

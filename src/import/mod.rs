@@ -11,6 +11,7 @@ mod plugins;
 mod properties;
 mod report;
 mod runner;
+mod steps;
 
 use std::sync::Arc;
 

@@ -576,11 +576,11 @@ async fn a_process_that_stalls_does_not_disturb_the_one_that_has_taken_over_its_
     eventually("the download is begun", || async { (!staged(dir.path()).is_empty()).then_some(()) }).await;
     first.freeze();
     let second = with_stores(dir.path(), port).database(first.database.clone()).start().await;
-    let resumed = || async { second.log().contains("the import runs in this process").then_some(()) };
+    let resumed = || async { second.log().contains("the job runs in this process").then_some(()) };
     eventually("another process resumes it", resumed).await;
     first.thaw();
     eventually("the first one notices it", || async {
-        first.log().contains("another process has the import").then_some(())
+        first.log().contains("another process has the job").then_some(())
     })
     .await;
     tokio::time::sleep(Duration::from_millis(500)).await;

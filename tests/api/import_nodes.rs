@@ -59,7 +59,7 @@ async fn staged_data_is_imported_and_deleted_through_the_node_that_has_it() {
     assert_eq!(task["status"], "success", "{task}");
     // Both nodes use the same id for the request.
     assert_eq!(task["request_id"], answer.header("x-openstack-request-id"));
-    assert!(nodes.first.log().contains("the import runs in this process"));
+    assert!(nodes.first.log().contains("the job runs in this process"));
     assert_eq!(download(&there, &image).await, data);
     nothing_is_left(&nodes.first, nodes.first_dir.path()).await;
     let image = waiting_image(&here).await;

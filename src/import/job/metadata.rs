@@ -1,6 +1,6 @@
 //! The step that copies the metadata of another region's image.
 
-use super::{Import, RESTART_PAUSE, RESTARTS, Stop, next};
+use super::{Import, RESTART_PAUSE, RESTARTS, Stop, guard, next};
 use crate::{
     db::{self, Tx, jobs, locations::ascii_json},
     error::Error,
@@ -66,7 +66,7 @@ impl Import<'_> {
         let (this, app, job) = (&*self, &**self.app, self.job);
         let caller = &self.origin()?.caller(job.project_id.as_deref());
         let copied = app.db.transaction(|mut tx| async move {
-            let Some(mut image) = this.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let Some(mut image) = guard(&mut tx, this.job).await? else { return Ok((tx, None)) };
             let existing = db::properties::list(&mut tx, &image.id).await?;
             let mut input = this.input.clone();
             input.formats.get_or_insert_with(|| Formats::of(&image));

@@ -5,12 +5,12 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, Ordering},
 };
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 
-use super::{Import, Stop, check_same, next};
+use super::{Import, Stop, check_same, guard, next};
 use crate::{
     data::{acls, ingest::Ingested, recovery, transfer::Transfer},
     db::{
@@ -54,7 +54,7 @@ impl Import<'_> {
         let _active = app.process.begin_upload(&id);
         let id_ref = &id;
         let begun = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, None)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, None)) };
             let list = property(&mut tx, &image.id, IMPORTING_TO).await?.unwrap_or_default();
             let mut names = self.input.named_stores();
             names.retain(|name| list.split(',').any(|other| other == *name));
@@ -94,7 +94,7 @@ impl Import<'_> {
         };
         let (row, left) = (&row, &left);
         let completed = app.db.transaction(|mut tx| async move {
-            let is_ours = self.guard(&mut tx).await?.is_some();
+            let is_ours = guard(&mut tx, self.job).await?.is_some();
             if is_ours {
                 uploads::end(&mut tx, row).await?;
                 for left in left {
@@ -109,11 +109,9 @@ impl Import<'_> {
 
     /// Copies the data to these stores. Returns the transfers of those that failed, need not succeed, and may still have some of the data.
     async fn copy_parts(&self, image: &Image, parts: &[Part<'_>]) -> Result<Vec<Upload>, Stop> {
-        let (moved, mut left) = (Arc::default(), Vec::new());
-        let copy = |part| {
-            let moved = &moved;
-            async move { Ok((part, self.copy_part(image, part, moved).await?)) }.boxed()
-        };
+        self.begin_count();
+        let mut left = Vec::new();
+        let copy = |part| async move { Ok((part, self.copy_part(image, part).await?)) }.boxed();
         let mut waiting = parts.iter();
         let limit = self.app.config.image_import_opts.max_parallel_stores as usize;
         let mut copies: FuturesUnordered<BoxFuture<'_, Result<(&Part<'_>, bool), Stop>>> =
@@ -130,8 +128,8 @@ impl Import<'_> {
 
     /// Copies the data to one store. If the store fails and need not succeed, goes on without it, and returns whether it may still
     /// have some of the data.
-    async fn copy_part(&self, image: &Image, part: &Part<'_>, moved: &Arc<AtomicU64>) -> Result<bool, Stop> {
-        match self.try_copy_part(image, part, moved).await {
+    async fn copy_part(&self, image: &Image, part: &Part<'_>) -> Result<bool, Stop> {
+        match self.try_copy_part(image, part).await {
             Ok(()) => Ok(false),
             Err(Stop::Failed(error, _)) if self.input.must_succeed => {
                 Err(Stop::Failed(error, vec![part.name.to_owned()]))
@@ -146,10 +144,10 @@ impl Import<'_> {
         }
     }
 
-    async fn try_copy_part(&self, image: &Image, part: &Part<'_>, moved: &Arc<AtomicU64>) -> Result<(), Stop> {
+    async fn try_copy_part(&self, image: &Image, part: &Part<'_>) -> Result<(), Stop> {
         let object = &part.transfer.object;
         part.has_data.store(true, Ordering::Relaxed);
-        let received = self.receive(image, object, part.transfer.store(), moved).await;
+        let received = self.receive(image, object, part.transfer.store()).await;
         // A store that fails has removed what it has received. One that is cancelled may not have.
         part.has_data.store(!matches!(received, Err(Stop::Failed(..))), Ordering::Relaxed);
         let Ingested { stored, facts } = received?;
@@ -166,7 +164,7 @@ impl Import<'_> {
         let (app, job) = (&**self.app, self.job);
         let admission = &app.limits.data_admission(&self.context, 0).await?;
         let published = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
             if !uploads::holds(&mut tx, &part.transfer.record).await? {
                 return Ok((tx, false));
             }
@@ -181,7 +179,7 @@ impl Import<'_> {
             let to = if activates { Status::Active } else { image.status };
             db::images::set_facts(&mut tx, &image, facts, to, now).await?;
             db::locations::insert(&mut tx, &image.id, &[(&stored.url, &stored.metadata)], now).await?;
-            db::tasks::set_message(&mut tx, &job.id, &self.progress(size), now).await?;
+            db::tasks::set_message(&mut tx, &job.id, &(self.message)(size), now).await?;
             Ok((tx, true))
         });
         if !published.await? {

@@ -3,11 +3,11 @@
 //! A plugin that changes the data writes a new version of the staged file. The transaction that records the step makes this version
 //! the current one, and the former one is removed afterwards. So an interrupted step is repeated with the data that it began with.
 
-use std::{path::PathBuf, pin::pin, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use uuid::Uuid;
 
-use super::{Import, Stop, next, report_interval};
+use super::{Import, Stop, guard, next};
 use crate::{
     config::ImportPlugin,
     data::transfer::with_timeout,
@@ -53,7 +53,7 @@ impl Import<'_> {
         let (app, job) = (&**self.app, self.job);
         let injected = &app.config.inject_metadata_properties.inject.0;
         let completed = app.db.transaction(|mut tx| async move {
-            let Some(image) = self.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let Some(image) = guard(&mut tx, self.job).await? else { return Ok((tx, false)) };
             properties::set(app, &mut tx, &image.id, injected).await?;
             let recorded = jobs::set_step(&mut tx, job, next(step)).await?;
             Ok((tx, recorded))
@@ -72,19 +72,9 @@ impl Import<'_> {
         };
         let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
         let bound = Bound { cap: app.config.default.image_size_cap, left };
-        let progress = Arc::new(Progress::default());
-        let change = {
-            let work = plugins::change_data(&app, plugin, &image, files, bound, Arc::clone(&progress));
-            let mut work = pin!(work);
-            let mut report = report_interval(&app);
-            report.tick().await;
-            loop {
-                tokio::select! {
-                    done = &mut work => break done?,
-                    _ = report.tick() => self.report(progress.bytes()).await?,
-                }
-            }
-        };
+        self.begin_count();
+        let progress = Arc::new(Progress::counted_by(&self.moved));
+        let change = plugins::change_data(&app, plugin, &image, files, bound, progress).await?;
         tracing::info!(plugin = plugin.name(), ?change, "a plugin has processed the data");
         let is_new = change.size.is_some();
         if !self.record_change(*image, change, version, step).await? {
@@ -107,7 +97,7 @@ impl Import<'_> {
         let this = &*self;
         let begun = async {
             let read = app.db.transaction(|mut tx| async move {
-                let image = this.guard(&mut tx).await?;
+                let image = guard(&mut tx, this.job).await?;
                 let job = jobs::current(&mut tx, job).await?;
                 Ok((tx, image.zip(job)))
             });
@@ -162,7 +152,7 @@ impl Import<'_> {
         }
         let (this, image, text) = (&*self, &image, &ascii_json(&input)?);
         let recorded = app.db.transaction(|mut tx| async move {
-            if this.guard(&mut tx).await?.is_none() {
+            if guard(&mut tx, this.job).await?.is_none() {
                 return Ok((tx, false));
             }
             db::images::set_imported(&mut tx, image, app.now()).await?;
@@ -191,7 +181,7 @@ impl Import<'_> {
         let input = Input { staged: None, formats: None, ..self.input.clone() };
         let (this, formats, text) = (&*self, &self.input.formats, &ascii_json(&input)?);
         let went_back = app.db.transaction(|mut tx| async move {
-            let Some(mut image) = this.guard(&mut tx).await? else { return Ok((tx, false)) };
+            let Some(mut image) = guard(&mut tx, this.job).await? else { return Ok((tx, false)) };
             if let Some(formats) = formats {
                 formats.apply(&mut image);
                 db::images::set_imported(&mut tx, &image, app.now()).await?;

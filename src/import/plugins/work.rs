@@ -8,15 +8,20 @@ use std::sync::{
 use crate::error::{Error, Result};
 
 /// The progress of a plugin, and whether it must stop.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Progress {
-    bytes: AtomicU64,
+    /// The number of bytes that were written.
+    bytes: Arc<AtomicU64>,
     is_stopped: AtomicBool,
 }
 
 impl Progress {
-    /// The number of bytes that were written.
-    pub(crate) fn bytes(&self) -> u64 {
+    /// Progress that is recorded in `bytes`.
+    pub(crate) fn counted_by(bytes: &Arc<AtomicU64>) -> Self {
+        Self { bytes: Arc::clone(bytes), is_stopped: AtomicBool::new(false) }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
