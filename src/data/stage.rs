@@ -86,7 +86,8 @@ async fn is_needed(app: &App, id: &ImageId) -> Result<bool> {
     let read = async {
         let mut conn = app.db.acquire().await?;
         let Some(image) = db::images::get(&mut conn, id).await? else { return Ok(false) };
-        if matches!(image.status, Status::Uploading | Status::Importing) {
+        // A task of the type `import` has staged data of an image that is `saving`.
+        if matches!(image.status, Status::Uploading | Status::Importing | Status::Saving) {
             return Ok(true);
         }
         let is_locked = db::properties::list(&mut conn, id).await?.iter().any(|property| property.name == IMPORT_TASK);

@@ -261,7 +261,7 @@ pub(crate) async fn set_facts(
 
 /// Writes the size, the virtual size and the formats of an image that is being imported. One statement.
 pub(crate) async fn set_imported(tx: &mut Tx, image: &Image, now: NaiveDateTime) -> Result<()> {
-    let update = transition(&image.id, Status::Importing, Status::Importing, now)
+    let update = transition(&image.id, image.status, image.status, now)
         .value(Images::Size, image.size)
         .value(Images::VirtualSize, image.virtual_size)
         .value(Images::DiskFormat, image.disk_format.as_deref())

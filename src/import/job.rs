@@ -59,7 +59,7 @@ enum Step {
     Download,
     /// Runs the plugin with this number on the staged data.
     Plugin(usize),
-    /// Copies the data to the store with this number. A task of the type `import` has no other data than that of its web server.
+    /// Copies the data to the store with this number.
     Store(usize),
     /// Copies the data to all stores, several at a time.
     Stores,
@@ -94,6 +94,7 @@ fn plan(method: Method, input: &Input) -> Vec<Step> {
     match method {
         Method::GlanceDownload => steps.extend([Step::Metadata, Step::Download]),
         Method::WebDownload => steps.push(Step::Download),
+        Method::Legacy if is_staged(method, input) => steps.push(Step::Download),
         Method::GlanceDirect | Method::CopyImage | Method::Legacy => {}
     }
     steps.extend((0..input.plugins.len()).map(Step::Plugin));
@@ -103,6 +104,15 @@ fn plan(method: Method, input: &Input) -> Vec<Step> {
     }
     steps.push(Step::Finish);
     steps
+}
+
+/// Whether the stores get the data from the staging store. A task of the type `import` stages data only for a plugin.
+fn is_staged(method: Method, input: &Input) -> bool {
+    match method {
+        Method::GlanceDirect | Method::WebDownload | Method::GlanceDownload => true,
+        Method::Legacy => !input.plugins.is_empty(),
+        Method::CopyImage => false,
+    }
 }
 
 fn parse(job: &Job) -> Option<(Method, Input)> {
@@ -158,7 +168,7 @@ impl Steps for Import<'_> {
         let Some(current) = plan.get(step).copied() else { return Ok(None) };
         self.check_caller(current)?;
         // A download that needs the caller's token cannot be repeated in another process.
-        let is_repeatable = self.method == Method::WebDownload && current != Step::Finish;
+        let is_repeatable = self.method != Method::GlanceDownload && current != Step::Finish;
         let download = plan.iter().position(|step| *step == Step::Download).filter(|_| is_repeatable);
         let beginning = self.find_beginning(step, download).await?;
         if beginning != step {
@@ -173,7 +183,7 @@ impl Steps for Import<'_> {
                 let store = self.input.stores.get(number).and_then(Option::as_deref);
                 let is_last = number + 1 == self.input.stores.len();
                 let copied = match self.method {
-                    Method::Legacy => self.copy_from_web(store, is_last, step).await,
+                    Method::Legacy if !self.is_staged() => self.copy_from_web(store, is_last, step).await,
                     _ => self.copy(store, is_last, step).await,
                 };
                 match copied {
@@ -472,11 +482,11 @@ impl Import<'_> {
     async fn open(&self, image: &Image) -> Result<Original, Stop> {
         let app = &**self.app;
         match self.method {
-            Method::Legacy => {
+            Method::Legacy if !self.is_staged() => {
                 let (size, data) = self.open_source().await?;
                 return Ok(Original { size, data, location: None });
             }
-            Method::GlanceDirect | Method::WebDownload | Method::GlanceDownload => {
+            Method::GlanceDirect | Method::WebDownload | Method::GlanceDownload | Method::Legacy => {
                 let (store, url) = (
                     app.stores.staging(),
                     app.stores.staged_url(&image.id, self.input.staged.as_deref()).map_err(Error::store_failed)?,
@@ -518,6 +528,7 @@ impl Import<'_> {
     async fn receive(&self, image: &Image, object: &Object, store: &Arc<Store>) -> Result<Ingested, Stop> {
         let app = self.app;
         let Original { size, data, location } = self.open(image).await?;
+        let is_download = location.is_none();
         let expected = image.size.and_then(|size| u64::try_from(size).ok());
         check_size(size, expected)?;
         let left = app.limits.storage_left(&app.db, &self.context, &image.id).await?;
@@ -549,7 +560,7 @@ impl Import<'_> {
             (None, _) => {
                 let ingest = |data| async {
                     let ingested = ingest(app, image, object, store, source(data)).await;
-                    if self.method == Method::Legacy { ingested.map_err(download_error) } else { ingested }
+                    if is_download { ingested.map_err(download_error) } else { ingested }
                 };
                 Ok(self.move_data(data, ingest).await?)
             }
@@ -686,8 +697,13 @@ impl Import<'_> {
         if finished.await? { Ok(()) } else { Err(Stop::Lost) }
     }
 
+    /// See [`is_staged`].
+    fn is_staged(&self) -> bool {
+        is_staged(self.method, &self.input)
+    }
+
     async fn discard_staged(&self) {
-        if matches!(self.method, Method::CopyImage | Method::Legacy) {
+        if !self.is_staged() {
             return;
         }
         if let Err(error) = self.app.stores.discard_staged(&self.job.image_id).await {

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{Input, Method, expiry, new_job, new_task, start_waiting, steps::INTERNAL};
 use crate::{
     app::App,
+    config::ImportPlugin,
     context::Context,
     db,
     egress::Strictness,
@@ -88,7 +89,10 @@ pub(crate) async fn create_task(
         Err(_) => None,
         Ok(creation) => {
             let holder = needs_caller.then(|| app.process.id.clone());
-            let parameters = Input { uri: url, stores: vec![None], must_succeed: true, holder, ..Input::default() };
+            let conversion = app.config.taskflow_executor.conversion_format.map(|_| ImportPlugin::ImageConversion);
+            let plugins = conversion.into_iter().collect();
+            let (stores, must_succeed) = (vec![None], true);
+            let parameters = Input { uri: url, stores, must_succeed, plugins, holder, ..Input::default() };
             Some((creation, new_job(context, Method::Legacy.name(), &creation.image().id, task, &parameters)?))
         }
     };

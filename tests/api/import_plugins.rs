@@ -155,6 +155,39 @@ async fn decompressed_data_is_limited() {
 }
 
 #[tokio::test]
+async fn a_task_of_the_type_import_converts_its_data_to_conversion_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = [vec![7; 300_000], vec![0; 1_797_152]].concat();
+    let disk = qemu(dir.path(), &data, "qcow2", &[]);
+    let (port, _) = web(vec![page(&disk), page(&data)]).await;
+    let s = with_stores(dir.path(), port).option("taskflow_executor", "conversion_format", "raw");
+    // The format of the plugin of other imports does not matter.
+    let s = s.option("image_conversion", "output_format", "vmdk").start().await;
+    let admin = s.admin();
+    let input = json!({
+        "import_from": format!("http://127.0.0.1:{port}/x"), "import_from_format": "qcow2",
+        "image_properties": {"disk_format": "qcow2", "container_format": "bare"},
+    });
+    let imported = async || {
+        let created = admin.post("/v2/tasks", &json!({"type": "import", "input": input})).await.expect(201).json();
+        crate::tasks::ended(&admin, created["self"].as_str().unwrap()).await
+    };
+    let task = imported().await;
+    assert_eq!((&task["status"], &task["message"]), (&json!("success"), &json!("")), "{task}\n{}", s.log());
+    let image = format!("/v2/images/{}", task["result"]["image_id"].as_str().unwrap());
+    let shown = admin.get(&image).await.expect(200).json();
+    assert_eq!((&shown["status"], &shown["disk_format"]), (&json!("active"), &json!("raw")));
+    assert_eq!((&shown["size"], &shown["virtual_size"]), (&json!(data.len()), &json!(data.len())));
+    assert!(download(&admin, &image).await == data);
+    nothing_is_left(&s, dir.path()).await;
+    // Data of another format than the image's is refused.
+    let task = imported().await;
+    assert_eq!((&task["status"], &task["message"]), (&json!("failure"), &json!("Image format mismatch")), "{task}");
+    assert_eq!(admin.get("/v2/images").await.json()["images"].as_array().unwrap().len(), 1);
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
 async fn images_are_converted_to_the_output_format() {
     let dir = tempfile::tempdir().unwrap();
     let s = with_plugins(dir.path(), "[image_conversion]").start().await;

@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::{Import, Stop, guard, next};
 use crate::{
-    config::ImportPlugin,
+    config::{ImportPlugin, OutputFormat},
     data::transfer::with_timeout,
     db::{self, jobs, locations::ascii_json},
     error::Error,
     import::{
-        Formats, Input,
+        Formats, Input, Method,
         plugins::{self, Bound, Change, Files, Progress},
         properties,
     },
@@ -74,7 +74,7 @@ impl Import<'_> {
         let bound = Bound { cap: app.config.default.image_size_cap, left };
         self.begin_count();
         let progress = Arc::new(Progress::counted_by(&self.moved));
-        let change = plugins::change_data(&app, plugin, &image, files, bound, progress).await?;
+        let change = plugins::change_data(&app, plugin, &image, self.output_format(), files, bound, progress).await?;
         tracing::info!(plugin = plugin.name(), ?change, "a plugin has processed the data");
         let is_new = change.size.is_some();
         if !self.record_change(*image, change, version, step).await? {
@@ -85,6 +85,13 @@ impl Import<'_> {
             self.discard_other_versions().await;
         }
         Ok(())
+    }
+
+    /// The format that data is converted to.
+    fn output_format(&self) -> OutputFormat {
+        let config = &self.app.config;
+        let of_tasks = config.taskflow_executor.conversion_format.filter(|_| self.method == Method::Legacy);
+        of_tasks.unwrap_or(config.image_conversion.output_format)
     }
 
     /// Removes what processes that have had the job before have left of this step.

@@ -1,4 +1,4 @@
-//! `image_conversion`: converts an image to `[image_conversion] output_format`, with `qemu-img`.
+//! `image_conversion`: converts an image to another disk format, with `qemu-img`.
 //!
 //! The data is inspected before `qemu-img` opens it, because a hostile image can make it read other files of this machine.
 
@@ -76,11 +76,11 @@ fn refused(message: &str) -> Error {
 }
 
 impl Conversion {
-    pub(super) fn new(app: &App, image: &Image, bound: Bound) -> Self {
+    pub(super) fn new(app: &App, image: &Image, to: OutputFormat, bound: Bound) -> Self {
         let config = &app.config;
         Self {
             disk_format: image.disk_format.clone().unwrap_or_default(),
-            to: config.image_conversion.output_format,
+            to,
             nonfatal: config.image_format.gpt_safety_checks_nonfatal.clone(),
             vmdk_allowed_types: config.image_format.vmdk_allowed_types.clone(),
             seconds: config.glimpse.conversion_timeout,

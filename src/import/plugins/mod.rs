@@ -15,7 +15,7 @@ use self::conversion::Conversion;
 pub(super) use self::work::Progress;
 use crate::{
     app::App,
-    config::ImportPlugin,
+    config::{ImportPlugin, OutputFormat},
     data::ingest::{store_error, too_large},
     error::{Error, Result},
     limits::{StorageLeft, over_quota},
@@ -67,7 +67,7 @@ pub(super) struct Change {
     pub(super) disk_format: Option<&'static str>,
 }
 
-/// Runs a plugin that changes data. If the future is dropped, the plugin stops soon, and removes what it has written.
+/// Runs a plugin that changes data; `to` is the format of converted data. If the future is dropped, the plugin stops soon, and removes what it has written.
 ///
 /// # Errors
 /// `Invalid` for data that the plugin cannot read, `LimitExceeded`, `Unavailable` if the staging store fails.
@@ -75,6 +75,7 @@ pub(super) async fn change_data(
     app: &Arc<App>,
     plugin: ImportPlugin,
     image: &Image,
+    to: OutputFormat,
     files: Files,
     bound: Bound,
     progress: Arc<Progress>,
@@ -92,7 +93,7 @@ pub(super) async fn change_data(
             .await
         }
         ImportPlugin::ImageConversion => {
-            let conversion = Conversion::new(app, image, bound);
+            let conversion = Conversion::new(app, image, to, bound);
             work::on_own_thread(progress, move |progress| conversion.convert(&files, progress)).await
         }
         ImportPlugin::NoOp | ImportPlugin::InjectImageMetadata => Ok(Change::default()),
