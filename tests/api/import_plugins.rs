@@ -30,6 +30,35 @@ fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// An LHA archive with one entry, whose header is of level 0: the method, the compressed data, and the data.
+fn lha(method: &str, compressed: &[u8], data: &[u8]) -> Vec<u8> {
+    let crc = data
+        .iter()
+        .fold(0_u16, |crc, byte| (0..8).fold(crc ^ u16::from(*byte), |crc, _| (crc >> 1) ^ (0xA001 * (crc & 1))));
+    let sizes = [compressed.len(), data.len()].map(|size| u32::try_from(size).unwrap().to_le_bytes());
+    let header = [method.as_bytes(), &sizes.concat()[..], &[0; 4], &[0x20, 0, 4], b"disk", &crc.to_le_bytes()].concat();
+    let sum = header.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    [&[u8::try_from(header.len()).unwrap(), sum][..], &header[..], compressed, &[0]].concat()
+}
+
+/// Compresses zeros by LHA's method `-lh5-`. Their number is one more than a multiple of 256.
+fn lh5_zeros(length: usize) -> Vec<u8> {
+    // A block has the number of its commands, and three codes. Each code has only one word, which takes no bits of the data: the
+    // command 0 is a zero, and the command 509 repeats the last byte 256 times.
+    let block = |commands: usize, command: u16| format!("{commands:016b}{:010b}{:09b}{command:09b}{:08b}", 0, 0, 0);
+    let mut bits = block(1, 0);
+    let mut repeats = (length - 1) / 256;
+    while repeats > 0 {
+        let commands = repeats.min(0xFFFF);
+        bits += &block(commands, 509);
+        repeats -= commands;
+    }
+    // The decoder reads ahead.
+    bits += &"0".repeat(64 - bits.len() % 8);
+    let byte = |bits: &[u8]| bits.iter().fold(0, |byte, bit| byte << 1 | (bit - b'0'));
+    bits.as_bytes().chunks(8).map(byte).collect()
+}
+
 /// Creates an archive with Python's `zipfile`. The code gets the archive as `z` and the data as `d`.
 fn zip(dir: &Path, data: &[u8], code: &str) -> Vec<u8> {
     let (source, target) = (dir.join("source"), dir.join("archive"));
@@ -92,6 +121,7 @@ async fn compressed_data_is_decompressed() {
         zip(dir.path(), &data, "z.writestr('disk.raw', d)"),
         zip(dir.path(), &data, "z.writestr('folder/disk.raw', d, zipfile.ZIP_DEFLATED)"),
         zip(dir.path(), &data, "f = z.open('disk.raw', 'w', force_zip64=True); f.write(d); f.close()"),
+        lha("-lh0-", &data, &data),
         data.clone(),
     ] {
         let (image, task) = imported(&member, "raw", archive).await;
@@ -100,6 +130,10 @@ async fn compressed_data_is_decompressed() {
         assert_eq!((&shown["status"], &shown["size"]), (&json!("active"), &json!(1_500_000)));
         assert_eq!(download(&member, &image).await, data);
     }
+    let zeros = vec![0; 2_000_129];
+    let (image, task) = imported(&member, "raw", lha("-lh5-", &lh5_zeros(zeros.len()), &zeros)).await;
+    assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+    assert!(download(&member, &image).await == zeros);
     // An image whose container is an archive stays one.
     let image = member.create_image(&json!({"disk_format": "raw", "container_format": "compressed"})).await;
     stage(&member, &image, gzip(&data)).await.expect(204);
@@ -121,6 +155,14 @@ async fn an_archive_that_cannot_be_extracted_fails_the_import() {
     let mut endless = zip(dir.path(), &data, "z.writestr('a', d)");
     let end = endless.len() - 22;
     endless[end + 8..end + 12].fill(0xFF);
+    let one = lha("-lh0-", &data, &data);
+    let two = [&one[..one.len() - 1], &one].concat();
+    // A header of level 3 that claims to have 4 GiB.
+    let mut large = lha("-lh0-", &data, &data);
+    large[20] = 3;
+    large[..2].copy_from_slice(&[4, 0]);
+    large[24..31].fill(0xF0);
+    large[31] = 0x70;
     for (archive, reason) in [
         (gzip(&data)[..50_000].to_vec(), "cannot be decompressed"),
         ([gzip(&data), b"garbage".to_vec()].concat(), "cannot be decompressed"),
@@ -130,7 +172,14 @@ async fn an_archive_that_cannot_be_extracted_fails_the_import() {
         (damaged, "checksum is wrong"),
         (bzip2, "its compression method is not supported"),
         (endless, "Archive contains more than one file."),
-        (b"!!-lh5-".to_vec(), "LHA archives cannot be decompressed."),
+        (b"!!-lh5-".to_vec(), "cannot be decompressed"),
+        (one[..99_000].to_vec(), "cannot be decompressed"),
+        (two, "Archive contains more than one file."),
+        (lha("-lhd-", b"", b""), "it contains a directory"),
+        (lha("-lh1-", &data, &data), "its compression method is not supported"),
+        (lha("-lh5-", &data, &data), "cannot be decompressed"),
+        (lha("-lh0-", &data, &[1; 100_000]), "checksum is wrong"),
+        (large, "cannot be decompressed"),
     ] {
         let imported = imported(&member, "raw", archive).await;
         has_failed(&member, "raw", &imported, reason).await;
@@ -143,11 +192,15 @@ async fn decompressed_data_is_limited() {
     let dir = tempfile::tempdir().unwrap();
     let bomb = gzip(&vec![0; 20_000_000]);
     assert!(bomb.len() < 200_000);
+    let lha_bomb = lha("-lh5-", &lh5_zeros(2_000_129), &vec![0; 2_000_129]);
+    assert!(lha_bomb.len() < 100);
     for (option, reason) in [("image_size_cap", "too large"), ("user_storage_quota", "exceeds the storage quota")] {
         let s = with_plugins(dir.path(), "[image_decompression]").option("DEFAULT", option, 1_000_000).start().await;
         let member = s.member("p1");
-        let bombed = imported(&member, "raw", bomb.clone()).await;
-        has_failed(&member, "raw", &bombed, reason).await;
+        for bomb in [&bomb, &lha_bomb] {
+            let bombed = imported(&member, "raw", bomb.clone()).await;
+            has_failed(&member, "raw", &bombed, reason).await;
+        }
         let (_, task) = imported(&member, "raw", gzip(&vec![0; 1_000_000])).await;
         assert_eq!(task["status"], "success", "{task}");
         nothing_is_left(&s, dir.path()).await;

@@ -1,10 +1,11 @@
-//! `image_decompression`: extracts an image from a gzip file, or from a ZIP archive of one file.
+//! `image_decompression`: extracts an image from a gzip file, or from a ZIP or LHA archive of one file.
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Read, Write as _},
+    io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write as _},
 };
 
+use delharc::{LhaDecodeReader, LhaError, LhaHeader, decode::DecoderAny};
 use flate2::bufread::{DeflateDecoder, GzDecoder};
 
 use super::{Bound, Files, Progress, Unfinished, staging_failed, zip};
@@ -18,6 +19,8 @@ const MAGIC: [(usize, &[u8], Archive); 3] =
     [(0, b"PK\x03\x04", Archive::Zip), (2, b"-lh", Archive::Lha), (0, b"\x1F\x8B\x08", Archive::Gzip)];
 /// The number of bytes at the beginning that decide.
 const HEAD: u64 = 5;
+/// The maximum size in bytes of the header of a file in an LHA archive. Its format allows 4 GiB, which a decoder keeps in memory.
+const MAX_LHA_HEADER: u64 = 64 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Archive {
@@ -40,14 +43,14 @@ pub(super) fn decompress(files: &Files, bound: Bound, progress: &Progress) -> Re
     let mut head = Vec::new();
     (&mut source).take(HEAD).read_to_end(&mut head).map_err(staging_failed)?;
     let Some(archive) = recognise(&head) else { return Ok(None) };
-    io::Seek::rewind(&mut source).map_err(staging_failed)?;
+    source.rewind().map_err(staging_failed)?;
     let unfinished = Unfinished::new(&files.target);
     let target = File::create_new(&files.target).map_err(staging_failed)?;
     let mut output = Output { target, written: 0, bound, progress, buffer: vec![0; BUFFER] };
     match archive {
         Archive::Zip => unzip(source, &mut output)?,
         Archive::Gzip => gunzip(BufReader::with_capacity(BUFFER, source), &mut output)?,
-        Archive::Lha => return Err(Error::Invalid("LHA archives cannot be decompressed.".to_owned())),
+        Archive::Lha => extract_lha(BufReader::with_capacity(BUFFER, source), &mut output)?,
     }
     output.target.sync_all().map_err(staging_failed)?;
     unfinished.keep();
@@ -121,6 +124,37 @@ fn unzip(mut source: File, output: &mut Output<'_>) -> Result<()> {
         return Err(corrupt("the archive's checksum is wrong"));
     }
     Ok(())
+}
+
+/// Extracts the only file of an LHA archive.
+fn extract_lha(mut source: BufReader<File>, output: &mut Output<'_>) -> Result<()> {
+    let header = read_lha_header(&mut source)?.ok_or_else(|| corrupt("its file is missing"))?;
+    let data = source.stream_position().map_err(staging_failed)?;
+    let end = data.checked_add(header.compressed_size).filter(|end| i64::try_from(*end).is_ok());
+    source.seek(SeekFrom::Start(end.ok_or_else(|| corrupt("its file is missing"))?)).map_err(staging_failed)?;
+    if read_lha_header(&mut source)?.is_some() {
+        return Err(corrupt("Archive contains more than one file."));
+    }
+    if header.is_directory() {
+        return Err(corrupt("it contains a directory"));
+    }
+    source.seek(SeekFrom::Start(data)).map_err(staging_failed)?;
+    let decoder = DecoderAny::new_from_header(&header, source);
+    if !decoder.is_supported() {
+        return Err(corrupt("its compression method is not supported"));
+    }
+    let mut reader = LhaDecodeReader::default();
+    reader.begin_with_header_and_decoder(header, decoder);
+    output.write(&mut reader)?;
+    if reader.crc_is_ok() { Ok(()) } else { Err(corrupt("the archive's checksum is wrong")) }
+}
+
+/// Reads the header of a file; `None` at the end of the archive.
+fn read_lha_header(source: &mut BufReader<File>) -> Result<Option<LhaHeader>> {
+    LhaHeader::read(&mut source.take(MAX_LHA_HEADER)).map_err(|error| match error {
+        LhaError::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => staging_failed(error),
+        error => corrupt(&error.to_string()),
+    })
 }
 
 #[cfg(test)]
