@@ -1,11 +1,12 @@
 //! The download of an image's data from a web server.
 //!
 //! Every URL, including those of redirects, is checked by the egress filter, and only the addresses that were checked are connected to.
-//! A download that is interrupted is resumed where it stopped, if the server has identified its data.
+//! A download that is interrupted is resumed where it stopped, if the server has identified its data. Large data is requested in parts,
+//! several at a time, if the server supports that: see ADR 22.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, stream};
 use reqwest::{
     Response, StatusCode,
@@ -32,6 +33,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// The longest time without data: all attempts to resume, with their pauses and timeouts.
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
+/// The minimum size in bytes of data that is requested in parts.
+const MIN_IN_PARTS: u64 = 16 << 20;
+/// The size of a part in bytes.
+const PART: u64 = 1 << 20;
+/// The maximum number of parts that are requested at the same time, and that are in memory.
+const PARTS: usize = 4;
+
 /// What is downloaded.
 pub(super) struct Source<'s> {
     pub(super) uri: &'s str,
@@ -46,13 +54,17 @@ pub(super) struct Source<'s> {
 /// # Errors
 /// `Invalid` if another attempt would fail as well, otherwise `StoreUnavailable`.
 pub(super) async fn open(app: &App, source: Source<'_>) -> Result<(Option<u64>, ByteStream)> {
-    let server = Server::new(app, source)?;
+    let server = Arc::new(Server::new(app, source)?);
     let response = server.request(None).await?;
     if response.status() == StatusCode::PARTIAL_CONTENT {
         return Err(Error::Invalid("The web server sends only a part of the data.".to_owned()));
     }
     let (size, validator) = (length(&response), validator(&response));
-    let download = Download { server, size, received: 0, validator, body: Some(body(response)), failures: 0 };
+    let mut download = Download { server, size, received: 0, validator, parts: None, body: None, failures: 0 };
+    match whole_if_divisible(&download.server, &response) {
+        Some(whole) => download.parts = Some(whole.into_parts(&download.server)),
+        None => download.body = Some(body(response)),
+    }
     Ok((size, Box::pin(stream::try_unfold(download, Download::next))))
 }
 
@@ -83,12 +95,33 @@ struct Server {
     token: Option<(Origin, HeaderValue)>,
 }
 
+/// A part of the data that is requested.
+#[derive(Clone, Copy)]
+struct Part<'v> {
+    /// The position of its first byte.
+    first: u64,
+    /// The position of its last byte, if it is not the last one of the data.
+    last: Option<u64>,
+    /// What identifies the data, for `If-Range`.
+    validator: &'v str,
+}
+
+/// Data that is requested in parts.
+struct Whole {
+    size: u64,
+    /// What identifies the data, for `If-Range`.
+    validator: String,
+}
+
 struct Download {
-    server: Server,
+    server: Arc<Server>,
     size: Option<u64>,
     received: u64,
     /// What identifies the data, for `If-Range`.
     validator: Option<String>,
+    /// Parts of the data, in their order, which are requested several at a time.
+    parts: Option<ByteStream>,
+    /// The rest of the data.
     body: Option<ByteStream>,
     failures: u32,
 }
@@ -112,8 +145,8 @@ impl Server {
         })
     }
 
-    /// Sends a request, for the rest of the data if `from` is given, and follows redirects.
-    async fn request(&self, from: Option<(u64, &str)>) -> Result<Response> {
+    /// Sends a request, for a part of the data if one is given, and follows redirects.
+    async fn request(&self, part: Option<Part<'_>>) -> Result<Response> {
         let mut text = self.uri.clone();
         for _ in 0..=MAX_REDIRECTS {
             let refused = |error: Refused| Error::Invalid(error.to_string());
@@ -125,8 +158,10 @@ impl Server {
             if let Some((_, token)) = self.token.as_ref().filter(|(origin, _)| *origin == url.origin()) {
                 request = request.header("X-Auth-Token", token.clone());
             }
-            if let Some((from, validator)) = from {
-                request = request.header(header::RANGE, format!("bytes={from}-")).header(header::IF_RANGE, validator);
+            if let Some(Part { first, last, validator }) = part {
+                let last = last.map(|last| last.to_string()).unwrap_or_default();
+                request = request.header(header::RANGE, format!("bytes={first}-{last}"));
+                request = request.header(header::IF_RANGE, validator);
             }
             let sent = egress::on_behalf_of(self.project.as_deref(), request.send()).await;
             let response = sent.map_err(|error| match Refused::cause_of(&error) {
@@ -161,10 +196,78 @@ impl Server {
     }
 }
 
+impl Whole {
+    /// Requests the data in parts, several at a time. Returns them in their order.
+    fn into_parts(self, server: &Arc<Server>) -> ByteStream {
+        let (server, whole) = (Arc::clone(server), Arc::new(self));
+        let starts = (0..whole.size.div_ceil(PART)).map(|number| number * PART);
+        let parts = stream::iter(starts).map(move |start| {
+            let (server, whole) = (Arc::clone(&server), Arc::clone(&whole));
+            async move { whole.read(&server, start..whole.size.min(start + PART)).await }
+        });
+        Box::pin(parts.buffered(PARTS))
+    }
+
+    /// Reads a part. After an interruption, resumes it.
+    async fn read(&self, server: &Server, range: Range<u64>) -> Result<Bytes, BoxError> {
+        let length = usize::try_from(range.end - range.start)?;
+        let (mut data, mut failures) = (BytesMut::with_capacity(length), 0);
+        loop {
+            let first = range.start + data.len() as u64;
+            let part = Part { first, last: Some(range.end - 1), validator: &self.validator };
+            let reason = match server.request(Some(part)).await {
+                Ok(response) => {
+                    let answer = format!("bytes {first}-{}/{}", range.end - 1, self.size);
+                    if response.status() != StatusCode::PARTIAL_CONTENT
+                        || content_range(&response) != Some(answer.as_str())
+                    {
+                        return Err("the web server does not send the part that was requested".into());
+                    }
+                    let mut body = body(response);
+                    let end = loop {
+                        match body.next().await {
+                            Some(Ok(bytes)) if data.len() + bytes.len() <= length => data.extend_from_slice(&bytes),
+                            Some(Ok(_)) => return Err("the web server sends more than was requested".into()),
+                            Some(Err(error)) => break error,
+                            None => break "the part ended early".into(),
+                        }
+                    };
+                    if data.len() == length {
+                        return Ok(data.freeze());
+                    }
+                    end
+                }
+                Err(error @ Error::StoreUnavailable(_)) => error.into(),
+                Err(error) => return Err(error.into()),
+            };
+            if failures >= MAX_FAILURES {
+                return Err(reason);
+            }
+            tracing::debug!(error = %reason, first, "a part of a download was interrupted");
+            tokio::time::sleep(PAUSE * 2_u32.pow(failures)).await;
+            failures += 1;
+        }
+    }
+}
+
 impl Download {
     /// Returns the next part of the data. After an interruption, resumes the download.
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, BoxError> {
         loop {
+            if let Some(parts) = &mut self.parts {
+                match parts.next().await {
+                    None => return Ok(None),
+                    Some(Ok(part)) => {
+                        self.received += part.len() as u64;
+                        return Ok(Some((part, self)));
+                    }
+                    Some(Err(error)) => {
+                        let received = self.received;
+                        tracing::info!(%error, received, "the rest of a download is requested as a whole");
+                        self.parts = None;
+                    }
+                }
+            }
             let Some(body) = &mut self.body else {
                 self.resume().await?;
                 continue;
@@ -197,14 +300,18 @@ impl Download {
         }
         tokio::time::sleep(PAUSE * 2_u32.pow(self.failures)).await;
         self.failures += 1;
-        match self.server.request(Some((self.received, validator))).await {
+        let rest = Part { first: self.received, last: None, validator };
+        match self.server.request(Some(rest)).await {
             Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
-                let range = response.headers().get(header::CONTENT_RANGE).and_then(|range| range.to_str().ok());
-                if !range.is_some_and(|range| range.starts_with(&format!("bytes {}-", self.received))) {
+                if !content_range(&response)
+                    .is_some_and(|range| range.starts_with(&format!("bytes {}-", self.received)))
+                {
                     return Err("the web server sends another range".into());
                 }
                 self.body = Some(body(response));
             }
+            // The server does not send parts after all.
+            Ok(response) if self.received == 0 && length(&response) == self.size => self.body = Some(body(response)),
             Ok(_) => return Err("the data has changed, or the web server does not send parts of it".into()),
             Err(Error::StoreUnavailable(_)) => {}
             Err(error) => return Err(error.into()),
@@ -219,6 +326,21 @@ fn unavailable(status: StatusCode) -> Error {
 
 fn body(response: Response) -> ByteStream {
     Box::pin(response.bytes_stream().map(|part| part.map_err(|error| error.without_url().into())))
+}
+
+/// Returns what is needed to request the data in parts, if that is worthwhile and the server supports it. Another region's image service,
+/// which gets a token, would check each of many requests.
+fn whole_if_divisible(server: &Server, response: &Response) -> Option<Whole> {
+    let text = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let accepts_ranges = text(header::ACCEPT_RANGES).is_some_and(|units| units.eq_ignore_ascii_case("bytes"));
+    let size = length(response).filter(|size| accepts_ranges && server.token.is_none() && *size >= MIN_IN_PARTS)?;
+    // The time of a modification may be too coarse to identify the data.
+    let validator = validator(response).filter(|validator| validator.starts_with('"'))?;
+    Some(Whole { size, validator })
+}
+
+fn content_range(response: &Response) -> Option<&str> {
+    response.headers().get(header::CONTENT_RANGE)?.to_str().ok()
 }
 
 fn length(response: &Response) -> Option<u64> {

@@ -3,9 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
@@ -358,6 +363,93 @@ async fn data_is_downloaded_from_a_web_server_into_several_stores() {
     assert_eq!(listed.text, expected);
     let created = member.post("/v2/images", &json!({})).await.expect(201);
     assert_eq!(created.header("openstack-image-import-methods"), "glance-direct,web-download,copy-image");
+}
+
+/// How a web server answers requests for parts of its data.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Parts {
+    Sent,
+    /// Only the first half of a part is sent, and the rest on request.
+    Halved,
+    /// The whole data is sent instead.
+    Refused,
+}
+
+/// The requests that a web server has got.
+#[derive(Default)]
+struct Requests {
+    /// The requested ranges; empty if none was.
+    ranges: Mutex<Vec<String>>,
+    open: AtomicUsize,
+    /// The largest number of requests at the same time.
+    most: AtomicUsize,
+}
+
+/// Starts a web server that announces ranges.
+async fn web_in_parts(data: bytes::Bytes, parts: Parts) -> (u16, Arc<Requests>) {
+    let requests = Arc::new(Requests::default());
+    let heard = Arc::clone(&requests);
+    let answer = move |headers: axum::http::HeaderMap| {
+        let (data, heard) = (data.clone(), Arc::clone(&heard));
+        async move {
+            let range = headers.get("range").map(|range| range.to_str().unwrap().to_owned()).unwrap_or_default();
+            heard.ranges.lock().unwrap().push(range.clone());
+            heard.most.fetch_max(heard.open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            heard.open.fetch_sub(1, Ordering::SeqCst);
+            let response = axum::http::Response::builder().header("ETag", "\"e\"").header("Accept-Ranges", "bytes");
+            let range = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+            let Some((first, last)) = range.filter(|_| parts != Parts::Refused) else {
+                return response.body(axum::body::Body::from(data)).unwrap();
+            };
+            let (first, last) = (first.parse().unwrap(), last.parse().unwrap_or(data.len() - 1));
+            let part = data.slice(first..=last);
+            let response = response.status(206).header("Content-Length", part.len());
+            let response = response.header("Content-Range", format!("bytes {first}-{last}/{}", data.len()));
+            let sent = match parts == Parts::Halved && first % (1 << 20) == 0 {
+                true => vec![Ok(part.slice(..part.len() / 2)), Err(std::io::Error::other("cut"))],
+                false => vec![Ok(part)],
+            };
+            // Each piece is sent on its own.
+            let sent = futures_util::stream::iter(sent).then(|piece| async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                piece
+            });
+            response.body(axum::body::Body::from_stream(sent)).unwrap()
+        }
+    };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(answer)).await });
+    (port, requests)
+}
+
+#[tokio::test]
+async fn large_data_is_requested_in_parts_at_the_same_time_if_the_server_supports_it() {
+    let data = bytes(17_000_000);
+    for parts in [Parts::Sent, Parts::Halved, Parts::Refused] {
+        let dir = tempfile::tempdir().unwrap();
+        let (port, requests) = web_in_parts(data.clone().into(), parts).await;
+        let s = with_stores(dir.path(), port).start().await;
+        let member = s.member("p1");
+        let image = waiting_image(&member).await;
+        let mut body = web_download(port);
+        let digest = openssl::sha::sha256(&data).map(|byte| format!("{byte:02x}")).concat();
+        body["method"]["checksum"] = json!(format!("sha256:{digest}"));
+        import(&member, &image, &body).await.expect(202);
+        assert_eq!(ended(&member, &image).await["status"], "success", "{parts:?} {}", s.log());
+        assert!(fs::read(dir.path().join("images").join(id(&image))).unwrap() == data, "{parts:?}");
+        let ranges = requests.ranges.lock().unwrap().clone();
+        let most = requests.most.load(Ordering::SeqCst);
+        let asked = |range: &str| ranges.iter().any(|asked| asked == range);
+        assert!(ranges[0].is_empty() && asked("bytes=0-1048575") && most <= 4, "{ranges:?}");
+        match parts {
+            Parts::Sent => assert!(asked("bytes=16777216-16999999") && most > 1 && ranges.len() == 18, "{ranges:?}"),
+            Parts::Halved => assert!(asked("bytes=524288-1048575") && !asked("bytes=0-"), "{ranges:?}"),
+            Parts::Refused => assert_eq!(ranges.last().unwrap(), "bytes=0-"),
+        }
+        nothing_is_left(&s, dir.path()).await;
+    }
 }
 
 #[tokio::test]
