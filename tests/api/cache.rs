@@ -221,7 +221,7 @@ async fn concurrent_cold_downloads_read_the_store_once_whoever_leaves_or_is_slow
     let (proxy, builder) = on_s3(dir.path(), &s3).await;
     let s = builder.start().await;
     let member = s.member("p1");
-    let (all, leaving) = (25, 8);
+    let (all, leaving) = (16, 5);
     let data = large(256);
     let image = image_with(&member, &data).await;
     // The store has sent only a part when clients leave.
