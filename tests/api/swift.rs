@@ -15,6 +15,7 @@ use crate::{
     },
     import::{ended, import, page, stage, staging, web, web_download},
     support::{Client, Database, Fault, FaultyProxy, Glance, Keystone, ServerBuilder, Swift, TestServer, eventually},
+    tasks,
 };
 
 /// The size of a segment in these tests.
@@ -744,7 +745,7 @@ async fn imports_into_the_accounts_of_projects_use_the_callers_token() {
     let dir = tempfile::tempdir().unwrap();
     let data = bytes(3 * SEGMENT);
     let half = page(&data)[..SEGMENT].to_vec();
-    let (port, requests) = web(vec![page(&data), [half, b"STALL".to_vec()].concat()]).await;
+    let (port, requests) = web(vec![page(&data), page(&data), [half, b"STALL".to_vec()].concat()]).await;
     let mut s = multi_tenant(&keystone)
         .option("DEFAULT", "enabled_backends", "swift:swift, fs:file")
         .option("DEFAULT", "enabled_import_methods", "[glance-direct,web-download,copy-image]")
@@ -795,10 +796,17 @@ async fn imports_into_the_accounts_of_projects_use_the_callers_token() {
         succeeds(&admin, &image, copy, &["fs", "swift"]).await;
         admin.delete(&image).await.expect(204);
     }
+    let new = tasks::import_task(port, &json!({"disk_format": "raw", "container_format": "bare"}));
+    let task = admin.post("/v2/tasks", &new).await.expect(201).json();
+    let task = tasks::ended(&admin, task["self"].as_str().unwrap()).await;
+    assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+    let image = format!("/v2/images/{}", task["result"]["image_id"].as_str().unwrap());
+    assert!(download(&admin, &image).await == data);
+    admin.delete(&image).await.expect(204);
 
     let image = waiting_image(&member).await;
     import(&member, &image, &web_download(port)).await.expect(202);
-    eventually("the download is begun", || async { (requests.lock().unwrap().len() > 1).then_some(()) }).await;
+    eventually("the download is begun", || async { (requests.lock().unwrap().len() > 2).then_some(()) }).await;
     let jobs = s.database.pairs("SELECT input, input FROM glimpse_jobs").await;
     assert!(jobs.len() == 1 && !jobs[0].0.contains(&token), "{jobs:?}");
     s.kill();
@@ -945,18 +953,17 @@ async fn a_trust_renews_the_token_of_a_long_transfer_and_is_deleted_at_its_end()
     for (login, token) in [(&credential[..], &token), (&without, &token), (&user, &of_application)] {
         let s = with_login(login).start().await;
         let member = s.client(Some(token));
-        let image = image_with(&member, &data).await;
+        let image = waiting_image(&member).await;
+        for _ in 0..2 {
+            proxy.fail("HEAD", Fault::Unauthorized);
+        }
+        upload(&member, &image, data.clone()).await.expect(503);
+        upload(&member, &image, data.clone()).await.expect(204);
         assert!(download(&member, &image).await == data);
         member.delete(&image).await.expect(204);
-        let is_refused = s.log().contains("cannot create a trust; the caller's token is used");
-        assert_eq!((created(), is_refused), (3, *token == of_application), "{}", s.log());
-        assert!(!s.log().contains(token) && !s.log().contains("s3cret"));
+        let log = s.log();
+        let is_refused = log.contains("cannot create a trust; the caller's token is used");
+        assert_eq!((created(), is_refused), (3, *token == of_application), "{log}");
+        assert!(!log.contains(token) && !log.contains("s3cret"));
     }
-    let s = with_login(&without).start().await;
-    let member = s.client(Some(&token));
-    let image = waiting_image(&member).await;
-    for _ in 0..2 {
-        proxy.fail("HEAD", Fault::Unauthorized);
-    }
-    upload(&member, &image, data.clone()).await.expect(503);
 }

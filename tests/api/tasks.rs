@@ -182,7 +182,7 @@ pub(crate) async fn ended(client: &Client, task: &str) -> Value {
 }
 
 /// A task that imports data from this machine.
-fn import_task(port: u16, properties: &Value) -> Value {
+pub(crate) fn import_task(port: u16, properties: &Value) -> Value {
     let from = format!("http://127.0.0.1:{port}/x");
     let input = json!({"import_from": from, "import_from_format": "raw", "image_properties": properties});
     json!({"type": "import", "input": input})
