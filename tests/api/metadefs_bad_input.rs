@@ -542,5 +542,15 @@ mod on_sqlite {
                 assert!(status < 300, "{question:?}: {status}");
             }
         }
+        // Python's parser has a limit, too.
+        for (depth, by_glance) in [(120, 201), (200, 201), (100_000, 500)] {
+            let body = format!(
+                "{{\"namespace\": \"deep {depth}\", \"properties\": {{\"p\": {{\"title\": \"t\", \"type\": \"array\", \"default\": {}}}}}}}",
+                nested_lists(depth)
+            );
+            let (ours, theirs) =
+                twins.ask(&ask("POST", "").header("Content-Type", "application/json").text(&body)).await;
+            assert_eq!((ours.status, theirs.status), (if depth < 128 { 201 } else { 400 }, by_glance), "{depth}");
+        }
     }
 }
