@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use chrono::NaiveDateTime;
-use sea_query::{Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, Query, SelectStatement};
 
 use super::order::{self, Key};
 use crate::{
@@ -103,10 +103,7 @@ pub(crate) async fn first_taken<'n>(
 ) -> Result<Option<&'n TagName>> {
     let mut taken = HashSet::new();
     for chunk in names.chunks(ROWS_PER_INSERT) {
-        let query = select(namespace_id)
-            .and_where(Expr::col(T::Name).is_in(chunk.iter().map(TagName::as_str)))
-            .order_by(T::Id, Order::Asc)
-            .take();
+        let query = select(namespace_id).and_where(Expr::col(T::Name).is_in(chunk.iter().map(TagName::as_str))).take();
         taken.extend(s.all::<Row>(query).await?.into_iter().map(|row| row.name));
     }
     let ignores_case = s.ignores_case();

@@ -4,6 +4,7 @@ use std::{
     ffi::OsStr,
     path::PathBuf,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
@@ -282,14 +283,21 @@ async fn pass(State(state): State<Arc<Passing>>, request: Request<Body>) -> Resp
             part
         }
     });
-    let data = parts.map(move |part| {
-        let mut part: Bytes = part.map_err(std::io::Error::other)?;
-        if left == 0 {
-            return Err(std::io::Error::other("cut"));
+    let data = parts.then(move |part| {
+        let is_cut = left == 0;
+        let part = part.map_err(std::io::Error::other).map(|mut part: Bytes| {
+            part.truncate(left);
+            left -= part.len();
+            part
+        });
+        async move {
+            if is_cut {
+                // With the error, what was not sent yet would be lost.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return Err(std::io::Error::other("cut"));
+            }
+            part
         }
-        part.truncate(left);
-        left -= part.len();
-        Ok(part)
     });
     (status, headers, Body::from_stream(data)).into_response()
 }
