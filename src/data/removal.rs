@@ -129,16 +129,19 @@ pub(crate) async fn finish_removal(app: &App, location: &Location) -> Result<()>
     Err(removal_error(&location.image_id, error))
 }
 
-/// Like [`finish_removal`], for a location of an import that has failed: it stays released if the store refuses, because the image must
-/// not keep it. One statement.
-///
-/// # Errors
-/// As deletion of an image. Housekeeping retries the removal.
-pub(crate) async fn remove_undone(app: &App, location: &Location) -> Result<()> {
+/// Like [`finish_removal`], for locations that an import has added before it failed: they stay released if the store refuses, because
+/// the image must not keep them. Failures are logged, and housekeeping retries the removal; so it does if the process dies meanwhile. One
+/// statement for each location.
+pub(crate) async fn remove_undone(app: &App, locations: &[Location]) {
     if app.config.default.delayed_delete {
-        return Ok(());
+        return;
     }
-    remove_released(app, location).await.map_err(|error| removal_error(&location.image_id, error))
+    for location in locations {
+        if let Err(error) = remove_released(app, location).await {
+            let error = removal_error(&location.image_id, error);
+            tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
+        }
+    }
 }
 
 /// Removes the data of a released location.

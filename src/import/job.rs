@@ -254,12 +254,7 @@ impl Steps for Import<'_> {
             Ok((tx, Some(released)))
         });
         let Some(released) = released.await? else { return Ok(()) };
-        // If the process dies here, housekeeping removes the data.
-        for location in &released {
-            if let Err(error) = removal::remove_undone(app, location).await {
-                tracing::warn!(%error, location = location.id, "data of a failed import cannot be removed now; will retry");
-            }
-        }
+        removal::remove_undone(app, &released).await;
         self.discard_staged().await;
         Ok(())
     }

@@ -295,12 +295,7 @@ impl Steps for Addition<'_> {
             db::images::update(&mut tx, &image, &after).await?;
             Ok((tx, released))
         });
-        // If the process dies here, housekeeping removes the data.
-        for location in &released.await? {
-            if let Err(error) = removal::finish_removal(app, location).await {
-                tracing::warn!(%error, location = location.id, "data with another hash cannot be removed now; will retry");
-            }
-        }
+        removal::remove_undone(app, &released.await?).await;
         Ok(())
     }
 }
