@@ -1,14 +1,14 @@
-//! A fill: one read of the store writes a file of the cache, and any number of downloads read that file behind the writer.
+//! A fill: one read of the store writes a file of the cache, and any number of downloads read that file behind the writer
+//! (`follower.rs`).
 //!
 //! The downloads share nothing but the file and the number of bytes that are written. So a slow client costs no memory and slows
-//! nobody down, and a client that leaves stops nothing. A download gets the last byte only after the whole file was verified.
+//! nobody down, and a client that leaves stops nothing. The digest is one more reader of the file (`verify.rs`): no download waits
+//! for it, and the file counts once it is right.
 
 use std::{
     fs::File,
-    io,
-    ops::{ControlFlow, Range},
+    ops::ControlFlow,
     os::unix::fs::FileExt as _,
-    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -16,23 +16,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream::try_unfold};
 use tokio::sync::watch;
 
+use super::verify::verify;
 use crate::{
     config::HashAlgorithm,
-    stream::{self, BoxError, ByteStream, Digest, FileReader, Observer, PromptChunks, Tap},
+    stream::{self, BoxError, ByteStream, Chunk, Observer, PromptChunks, Tap},
 };
 
-/// The size of a read behind the writer, in bytes. It is small, because there can be many downloads of one image at once.
-const PART: usize = 64 * 1024;
-/// How long a download waits for more bytes when a few are there: a read of a few bytes costs as much as one of many.
-const COALESCE: Duration = Duration::from_millis(5);
-
-/// Opens the data of the store from a position, to go on with a download that the cache cannot complete.
-pub(crate) type Resume =
-    Box<dyn FnOnce(u64) -> Pin<Box<dyn Future<Output = Result<ByteStream, BoxError>> + Send>> + Send>;
+/// How many chunks wait for the first download before it gets no more of them.
+const LIVE: usize = 4;
 
 /// Why a fill has no complete file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,31 +39,28 @@ pub(crate) enum Failure {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Opening,
     Filling,
+    /// All of the data is written. It may not be verified yet.
+    Written,
     Verified,
     Failed(Failure),
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Progress {
+pub(super) struct Progress {
     /// The number of bytes that are written.
-    written: u64,
-    phase: Phase,
+    pub(super) written: u64,
+    pub(super) phase: Phase,
     /// Whether the fill's task has ended: the file has its final name, or is removed.
-    is_ended: bool,
+    pub(super) is_ended: bool,
 }
 
 impl Progress {
-    /// The number of bytes that downloads get. The last byte is kept back until the data is verified, because a client that got
-    /// all bytes takes them for good.
-    fn available(self) -> u64 {
-        if self.phase == Phase::Verified { self.written } else { self.written.saturating_sub(1) }
-    }
-
-    fn is_over(self) -> bool {
-        matches!(self.phase, Phase::Verified | Phase::Failed(_))
+    /// Whether nothing more is written.
+    pub(super) fn is_over(self) -> bool {
+        matches!(self.phase, Phase::Written | Phase::Verified | Phase::Failed(_))
     }
 }
 
@@ -90,6 +80,23 @@ impl Expected {
     }
 }
 
+/// Passes the chunks to the download that has begun the fill, which needs not read them from the file then.
+pub(super) struct Live(Option<flume::Sender<Chunk>>);
+
+impl Live {
+    pub(super) fn channel() -> (Self, flume::Receiver<Chunk>) {
+        let (to, chunks) = flume::bounded(LIVE);
+        (Self(Some(to)), chunks)
+    }
+
+    /// A download that is too slow gets no more, so that it delays nobody.
+    fn send(&mut self, chunk: &Chunk) {
+        if self.0.as_ref().is_some_and(|to| to.try_send(chunk.clone()).is_err()) {
+            self.0 = None;
+        }
+    }
+}
+
 /// A fill, shared by its task and the downloads that follow it.
 pub(super) struct Fill {
     progress: watch::Sender<Progress>,
@@ -105,9 +112,19 @@ impl Fill {
         Arc::new(Self { progress, file: OnceLock::new(), is_discarded: AtomicBool::new(false) })
     }
 
-    /// A download that follows it.
-    pub(super) fn follow(self: &Arc<Self>) -> Follower {
-        Follower { progress: self.progress.subscribe(), fill: Arc::clone(self) }
+    /// Its progress. Who has a receiver follows it.
+    pub(super) fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// The number of downloads that follow it.
+    pub(super) fn followers(&self) -> usize {
+        self.progress.receiver_count()
+    }
+
+    /// The file, and the size of the whole data if it is known, once the fill has begun.
+    pub(super) fn file(&self) -> Option<&(Arc<File>, Option<u64>)> {
+        self.file.get()
     }
 
     pub(super) fn discard(&self) {
@@ -130,7 +147,7 @@ impl Fill {
     pub(super) fn end(&self) {
         self.progress.send_modify(|progress| {
             progress.is_ended = true;
-            if !progress.is_over() {
+            if !matches!(progress.phase, Phase::Verified | Phase::Failed(_)) {
                 progress.phase = Phase::Failed(Failure::Uncached);
             }
         });
@@ -148,7 +165,8 @@ impl Fill {
         self.progress.closed().await;
     }
 
-    /// Writes the data into the file, and verifies it. Returns its size in bytes. `timeout` is the limit of the wait for each part.
+    /// Writes the data into the file, and verifies what is in it. Returns its size in bytes. `live` gets the data too. `timeout` is the
+    /// limit of the wait for each part.
     ///
     /// # Errors
     /// What failed, and why.
@@ -156,183 +174,72 @@ impl Fill {
         self: &Arc<Self>,
         file: &Arc<File>,
         data: ByteStream,
+        live: Live,
         expected: &Expected,
         timeout: Duration,
     ) -> Result<u64, (Failure, BoxError)> {
-        let source = |error: BoxError| (Failure::Source, error);
-        let writer = Tap::start(Writer { file: Arc::clone(file), written: 0, fill: Arc::clone(self) });
-        let digest = match &expected.digest {
-            Some((algorithm, _)) => Some(Tap::start(Digest::new(*algorithm).map_err(source)?)),
-            None => None,
+        let (written, to_verify) = watch::channel(0);
+        let writer = Writer { file: Arc::clone(file), written, fill: Arc::clone(self) };
+        let copied = self.copy(PromptChunks::new(data, timeout), writer, live, expected.size);
+        let verified = async {
+            match &expected.digest {
+                Some((algorithm, hex)) => verify(file, to_verify, *algorithm, hex).await,
+                None => Ok(()),
+            }
         };
-        let mut chunks = PromptChunks::new(data, timeout);
-        let mut received = 0;
+        let (size, ()) = tokio::try_join!(copied, verified)?;
+        self.set_phase(Phase::Verified);
+        Ok(size)
+    }
+
+    async fn copy(
+        &self,
+        mut chunks: PromptChunks,
+        writer: Writer,
+        mut live: Live,
+        size: Option<u64>,
+    ) -> Result<u64, (Failure, BoxError)> {
+        let source = |error: BoxError| (Failure::Source, error);
         let size_error = |size| source(format!("the data is not the {size} bytes that it should be").into());
-        let (to_writer, to_digest) = (writer.end(), digest.as_ref().map(Tap::end));
+        let writer = Tap::start(writer);
+        let to_writer = writer.end();
+        let mut received = 0;
         while let Some(chunk) = chunks.next().await.map_err(source)? {
             received += chunk.len as u64;
-            if let Some(size) = expected.size.filter(|size| received > *size) {
+            if let Some(size) = size.filter(|size| received > *size) {
                 return Err(size_error(size));
             }
-            if let Some(to) = &to_digest {
-                to.send_async(chunk.clone()).await.map_err(|_| source("the digest failed".into()))?;
-            }
+            live.send(&chunk);
             if to_writer.send_async(chunk).await.is_err() {
                 // The writer has failed, and says why.
                 break;
             }
         }
-        drop((to_writer, to_digest));
-        let written = writer.finish().await.map_err(|error| (Failure::Uncached, error))?.written;
-        if let Some(size) = expected.size.filter(|size| received != *size) {
+        drop(to_writer);
+        writer.finish().await.map_err(|error| (Failure::Uncached, error))?;
+        if let Some(size) = size.filter(|size| received != *size) {
             return Err(size_error(size));
         }
-        if let (Some(digest), Some((_, expected))) = (digest, &expected.digest) {
-            let found = digest.finish().await.map_err(source)?.hex().map_err(source)?;
-            if !found.eq_ignore_ascii_case(expected) {
-                return Err(source("the data does not have the image's hash".into()));
-            }
-        }
-        self.set_phase(Phase::Verified);
-        Ok(written)
+        self.set_phase(Phase::Written);
+        Ok(received)
     }
 }
 
 /// Writes the file, and publishes how far it is.
 struct Writer {
     file: Arc<File>,
-    written: u64,
+    /// For the digest, which is not one of the downloads.
+    written: watch::Sender<u64>,
     fill: Arc<Fill>,
 }
 
 impl Observer for Writer {
     fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
-        self.file.write_all_at(bytes, self.written)?;
-        self.written += bytes.len() as u64;
-        self.fill.progress.send_modify(|progress| progress.written = self.written);
+        let at = *self.written.borrow();
+        self.file.write_all_at(bytes, at)?;
+        let written = at + bytes.len() as u64;
+        self.fill.progress.send_modify(|progress| progress.written = written);
+        self.written.send_replace(written);
         Ok(ControlFlow::Continue(()))
     }
-}
-
-/// A download that reads behind the writer of a fill.
-pub(crate) struct Follower {
-    fill: Arc<Fill>,
-    progress: watch::Receiver<Progress>,
-}
-
-/// Why a part cannot be read.
-enum Interrupted {
-    /// The cache's file fails. The store has the data.
-    ByCache(io::Error),
-    BySource,
-}
-
-impl Follower {
-    /// Waits until the fill has begun. Returns the size of the data in bytes, if it is known.
-    ///
-    /// # Errors
-    /// The fill has failed already.
-    pub(crate) async fn begun(&mut self) -> Result<Option<u64>, Failure> {
-        let begun = self.progress.wait_for(|progress| progress.phase != Phase::Opening).await;
-        match begun.map(|progress| progress.phase) {
-            Ok(Phase::Failed(failure)) => Err(failure),
-            Ok(_) => Ok(self.fill.file.get().and_then(|(_, size)| *size)),
-            // The fill outlives its followers, which have it.
-            Err(_) => Err(Failure::Uncached),
-        }
-    }
-
-    /// Waits until the file has its final name.
-    ///
-    /// # Errors
-    /// It will not get it.
-    pub(crate) async fn ended(mut self) -> Result<(), Failure> {
-        let ended = self.progress.wait_for(|now| now.is_ended || matches!(now.phase, Phase::Failed(_))).await;
-        match ended.map(|progress| progress.phase) {
-            Ok(Phase::Verified) => Ok(()),
-            Ok(Phase::Failed(failure)) => Err(failure),
-            Ok(Phase::Opening | Phase::Filling) | Err(_) => Err(Failure::Uncached),
-        }
-    }
-
-    /// The data from its beginning, as it arrives. If the cache fails, `resume` goes on from the store.
-    pub(crate) fn into_stream(self, image: String, resume: Resume) -> ByteStream {
-        let Self { fill, progress } = self;
-        let Some((file, _)) = fill.file.get() else { return Box::pin(futures_util::stream::empty()) };
-        let reader = FileReader::in_parts(Arc::clone(file), 0..u64::MAX, PART);
-        let parts = try_unfold((reader, progress), move |(mut reader, mut progress)| {
-            let fill = Arc::clone(&fill);
-            async move {
-                // The fill lives as long as its followers.
-                let _fill = fill;
-                let at = reader.position();
-                let many = progress.wait_for(|now| now.is_over() || now.available() >= at + PART as u64);
-                let many = tokio::time::timeout(COALESCE, many).await.map(|now| now.map(|now| *now));
-                let now = match many {
-                    Ok(now) => now,
-                    Err(_) => progress.wait_for(|now| now.is_over() || now.available() > at).await.map(|now| *now),
-                };
-                let now = now.map_err(|error| Interrupted::ByCache(io::Error::other(error)))?;
-                match now.phase {
-                    Phase::Failed(Failure::Source) => return Err(Interrupted::BySource),
-                    Phase::Failed(_) => {
-                        return Err(Interrupted::ByCache(io::Error::other("the file cannot be written")));
-                    }
-                    Phase::Verified if at >= now.written => return Ok(None),
-                    Phase::Opening | Phase::Filling | Phase::Verified => {}
-                }
-                let end = now.available();
-                let read = tokio::task::spawn_blocking(move || (reader.read_until(end), reader)).await;
-                let (part, reader) = read.map_err(|error| Interrupted::ByCache(io::Error::other(error)))?;
-                Ok(Some((part.map_err(Interrupted::ByCache)?, (reader, progress))))
-            }
-        });
-        resumable(Box::pin(parts), 0, image, resume)
-    }
-}
-
-/// The bytes of a complete file. If the file fails, `resume` goes on from the store.
-pub(super) fn read_file(file: File, range: Range<u64>, image: String, resume: Resume) -> ByteStream {
-    let start = range.start;
-    let parts =
-        stream::read_ahead(FileReader::new(Arc::new(file), range)).map(|part| part.map_err(Interrupted::ByCache));
-    resumable(Box::pin(parts), start, image, resume)
-}
-
-type Parts = Pin<Box<dyn Stream<Item = Result<Bytes, Interrupted>> + Send>>;
-
-enum Origin {
-    Cache(Parts, Resume),
-    Store(ByteStream),
-    Ended,
-}
-
-fn resumable(parts: Parts, start: u64, image: String, resume: Resume) -> ByteStream {
-    let state = (Origin::Cache(parts, resume), start, image);
-    Box::pin(try_unfold(state, |(mut origin, mut at, image)| async move {
-        loop {
-            match origin {
-                Origin::Cache(mut parts, resume) => match parts.next().await {
-                    Some(Ok(part)) => {
-                        at += part.len() as u64;
-                        return Ok(Some((part, (Origin::Cache(parts, resume), at, image))));
-                    }
-                    Some(Err(Interrupted::ByCache(error))) => {
-                        tracing::debug!(image, %error, "a download from the cache goes on from the store");
-                        drop(parts);
-                        origin = Origin::Store(resume(at).await?);
-                    }
-                    Some(Err(Interrupted::BySource)) => return Err("the image's data cannot be read completely".into()),
-                    None => origin = Origin::Ended,
-                },
-                Origin::Store(mut data) => {
-                    return match data.next().await.transpose()? {
-                        Some(part) => Ok(Some((part, (Origin::Store(data), at, image)))),
-                        None => Ok(None),
-                    };
-                }
-                Origin::Ended => return Ok(None),
-            }
-        }
-    }))
 }

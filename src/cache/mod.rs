@@ -7,10 +7,12 @@
 mod attributes;
 mod central;
 mod fill;
+mod follower;
 mod index;
 mod layout;
 mod record;
 mod sqlite;
+mod verify;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,15 +29,16 @@ use chrono::{DateTime, Utc};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::{
+    fill::{Expected, Failure},
+    follower::{Follower, Resume},
+    record::Record,
+};
 use self::{
-    fill::Fill,
+    fill::{Fill, Live},
     index::Index,
     layout::{CachedFile, Layout, blocking},
     record::Hits,
-};
-pub(crate) use self::{
-    fill::{Expected, Failure, Follower, Resume},
-    record::Record,
 };
 use crate::{
     config::{CacheDriver, Config, HashAlgorithm},
@@ -77,7 +80,7 @@ pub(crate) struct Hit {
 impl Hit {
     /// The bytes of the range. If the file fails, `resume` goes on from the store.
     pub(crate) fn into_stream(self, range: Range<u64>, resume: Resume) -> ByteStream {
-        fill::read_file(self.file, range, self.image, resume)
+        follower::read_file(self.file, range, self.image, resume)
     }
 }
 
@@ -216,7 +219,7 @@ impl Cache {
     pub(crate) fn join(self: &Arc<Self>, id: &ImageId) -> Turn {
         let mut fills = lock(&self.fills);
         if let Some(fill) = fills.get(id) {
-            return Turn::Follow(fill.follow());
+            return Turn::Follow(Follower::new(fill, None));
         }
         let fill = Fill::new();
         fills.insert(id.clone(), Arc::clone(&fill));
@@ -476,7 +479,8 @@ impl Lead {
                 return Err(data);
             }
         };
-        let follower = self.fill.follow();
+        let (live, chunks) = Live::channel();
+        let follower = Follower::new(&self.fill, Some(chunks));
         self.fill.begin(&file, size);
         self.is_over = true;
         let running =
@@ -488,7 +492,7 @@ impl Lead {
                 fill.unfollowed().await;
             };
             tokio::select! {
-                written = fill.write(&file, data, &expected, timeout) => cache.finish(id, fill, file, written, &expected).await,
+                written = fill.write(&file, data, live, &expected, timeout) => cache.finish(id, fill, file, written, &expected).await,
                 () = stop => {
                     fill.fail(Failure::Uncached);
                     cache.remove_incomplete(id).await;

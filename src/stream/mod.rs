@@ -10,6 +10,7 @@
 //! threads serve any number of uploads and downloads.
 
 mod blocking;
+mod buffers;
 mod chunk;
 mod demand;
 mod digest;
@@ -19,6 +20,7 @@ mod file;
 mod fixture;
 mod prompt;
 mod queue;
+mod spare;
 mod tap;
 
 use std::pin::Pin;
@@ -37,6 +39,7 @@ pub(crate) use self::{
     file::{FileReader, READ_SIZE},
     prompt::PromptChunks,
     queue::{Chunks, Cut, channel},
+    spare::in_spare_time,
     tap::{Observer, Tap},
 };
 
