@@ -18,7 +18,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::verify::verify;
+use super::verify::{Written, verify};
 use crate::{
     config::HashAlgorithm,
     stream::{self, BoxError, ByteStream, Chunk, Observer, PromptChunks, Tap},
@@ -178,9 +178,14 @@ impl Fill {
         expected: &Expected,
         timeout: Duration,
     ) -> Result<u64, (Failure, BoxError)> {
-        let (written, to_verify) = watch::channel(0);
-        let writer = Writer { file: Arc::clone(file), written, fill: Arc::clone(self) };
-        let copied = self.copy(PromptChunks::new(data, timeout), writer, live, expected.size);
+        let (written, to_verify) = watch::channel(Written::default());
+        let writer = Writer { file: Arc::clone(file), written: written.clone(), fill: Arc::clone(self) };
+        let chunks = PromptChunks::new(data, timeout);
+        let copied = async {
+            let size = self.copy(chunks, writer, live, expected.size).await?;
+            written.send_modify(|written| written.is_complete = true);
+            Ok(size)
+        };
         let verified = async {
             match &expected.digest {
                 Some((algorithm, hex)) => verify(file, to_verify, *algorithm, hex).await,
@@ -229,17 +234,17 @@ impl Fill {
 struct Writer {
     file: Arc<File>,
     /// For the digest, which is not one of the downloads.
-    written: watch::Sender<u64>,
+    written: watch::Sender<Written>,
     fill: Arc<Fill>,
 }
 
 impl Observer for Writer {
     fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
-        let at = *self.written.borrow();
+        let at = self.written.borrow().bytes;
         self.file.write_all_at(bytes, at)?;
         let written = at + bytes.len() as u64;
         self.fill.progress.send_modify(|progress| progress.written = written);
-        self.written.send_replace(written);
+        self.written.send_modify(|now| now.bytes = written);
         Ok(ControlFlow::Continue(()))
     }
 }

@@ -576,6 +576,10 @@ impl Cache {
             if theirs.is_discarded() {
                 return cache.layout.abandon(&own).map(|()| false);
             }
+            // Before the file can be found, because a download of it can fail again.
+            if cache.is_failing.swap(false, Ordering::Relaxed) {
+                tracing::info!("the image cache works again");
+            }
             cache.layout.complete(&own, &file)?;
             // Other processes can fill it from now on, if it is removed. Downloads may still have it open.
             file.unlock().map(|()| true)
@@ -596,9 +600,6 @@ impl Cache {
         }
         if fill.is_discarded() {
             self.forget(id).await;
-        }
-        if self.is_failing.swap(false, Ordering::Relaxed) {
-            tracing::info!("the image cache works again");
         }
     }
 

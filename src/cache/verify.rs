@@ -1,11 +1,15 @@
 //! The verification of a fill: the digest of what is in the file.
 //!
-//! It reads the file behind the writer, from the page cache, in the time that the processors have to spare, if they have any. A digest is several times
-//! slower than a disk or a network, and nobody waits for it but the file's place among the complete ones.
+//! It reads the file behind the writer, from the page cache, in the time that the processors have to spare, if they have any. A digest is
+//! several times slower than a disk or a network, and nobody waits for it but the file's place among the complete ones.
 
 use std::{fs::File, sync::Arc, time::Duration};
 
-use tokio::{sync::watch, task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::watch::{self, error::RecvError},
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 
 use super::fill::Failure;
 use crate::{
@@ -23,14 +27,21 @@ const HURRIED_TURNS: u64 = 64;
 /// The store lets the writer wait if nothing was written for this time.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Compares the digest of the file with the expected one, in hexadecimal digits. The data is complete when the sender of the number of
-/// written bytes is dropped.
+/// What is in the file.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Written {
+    pub(super) bytes: u64,
+    /// Whether that is all of the data.
+    pub(super) is_complete: bool,
+}
+
+/// Compares the digest of the file with the expected one, in hexadecimal digits.
 ///
 /// # Errors
-/// `Source` if the digest is another one, and `Uncached` if the file cannot be read.
+/// `Source` if the digest is another one, and `Uncached` if the file cannot be read, or is not completed.
 pub(super) async fn verify(
     file: &Arc<File>,
-    mut written: watch::Receiver<u64>,
+    mut written: watch::Receiver<Written>,
     algorithm: HashAlgorithm,
     expected: &str,
 ) -> Result<(), (Failure, BoxError)> {
@@ -39,15 +50,10 @@ pub(super) async fn verify(
     let reader = FileReader::new(Arc::clone(file), 0..0);
     let (mut at, mut hurried) = (0, 0);
     loop {
-        let is_complete = wait_for_turn(&mut written, at + LAG).await;
-        let end = (*written.borrow_and_update()).min(at + TURN);
+        let now = wait_for_turn(&mut written, at).await.map_err(|error| uncached(error.into()))?;
+        let end = now.bytes.min(at + TURN);
         if at == end {
-            if is_complete {
-                break;
-            }
-            // An error means that the data is complete now.
-            let _ = written.changed().await;
-            continue;
+            break;
         }
         let parts = reader.at(at..end);
         let turn = move || {
@@ -69,14 +75,17 @@ pub(super) async fn verify(
     Ok(())
 }
 
-/// Waits until this number of bytes is written, the data is complete, or the store lets the writer wait. Returns whether it is complete.
-async fn wait_for_turn(written: &mut watch::Receiver<u64>, enough: u64) -> bool {
-    while *written.borrow_and_update() < enough {
-        match tokio::time::timeout(PAUSE, written.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return true,
-            Err(_) => break,
+/// Waits until there is more than `at`, and the store lets the writer wait, or has sent much more; or until the data is complete.
+async fn wait_for_turn(written: &mut watch::Receiver<Written>, at: u64) -> Result<Written, RecvError> {
+    written.wait_for(|now| now.is_complete || now.bytes > at).await?;
+    loop {
+        let now = *written.borrow_and_update();
+        if now.is_complete || now.bytes >= at + LAG {
+            return Ok(now);
+        }
+        match timeout(PAUSE, written.changed()).await {
+            Ok(changed) => changed?,
+            Err(_) => return Ok(now),
         }
     }
-    written.has_changed().is_err()
 }

@@ -30,3 +30,16 @@ pub(crate) fn in_spare_time<T: Send + 'static>(work: impl FnOnce() -> T + Send +
         None => spawn_blocking(work),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_system_runs_these_threads_when_it_has_nothing_else_to_do() {
+        let stat = in_spare_time(|| std::fs::read_to_string("/proc/thread-self/stat").unwrap()).await.unwrap();
+        // The fields after the name, which is in parentheses, begin with the third one. The 41st is the policy: 5 is SCHED_IDLE.
+        let policy = stat.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3);
+        assert_eq!(policy, Some("5"));
+    }
+}

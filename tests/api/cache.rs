@@ -1120,22 +1120,35 @@ fn the_tools_of_the_cache_read_a_file_of_their_own() {
     assert!(!cache.join("invalid/x").exists() && cache.join("cache.db").exists());
 }
 
-/// A Glance with a cache in this folder.
+/// A Glance with a cache in this folder. It requires no token, because `glance-cache-manage` gets none of those that tests use.
 async fn glance_with_cache(database: &Database, dir: &Path, driver: &str) -> Glance {
-    let pipeline = "[composite:glance-api-trusted-cache]\npaste.composite_factory = glance.api:root_app_factory\n/: trusted-cache\n\
-        /healthcheck: healthcheck\n[pipeline:trusted-cache]\npipeline = cors http_proxy_to_wsgi versionnegotiation context cache \
-        cachemanage rootapp\n";
+    let pipeline = "[composite:glance-api-open-cache]\npaste.composite_factory = glance.api:root_app_factory\n/: open-cache\n\
+        /healthcheck: healthcheck\n[pipeline:open-cache]\npipeline = cors http_proxy_to_wsgi versionnegotiation \
+        unauthenticated-context cache cachemanage rootapp\n";
     let home = Path::new(env!("CARGO_MANIFEST_DIR"));
     let own = fs::read_to_string(home.join("target/test-services/etc/glance/glance-api-paste.ini")).unwrap();
     fs::write(dir.join("paste-cache.ini"), own + pipeline).unwrap();
     let (paste, cache, images) = (dir.join("paste-cache.ini"), dir.join("cache"), dir.join("images"));
+    let rules = [
+        "add_image",
+        "get_image",
+        "upload_image",
+        "download_image",
+        "cache_image",
+        "cache_list",
+        "cache_delete",
+        "manage_image_cache",
+    ];
+    let policy = dir.join("everybody.yaml");
+    fs::write(&policy, rules.map(|rule| format!("{rule}: '@'\n")).concat()).unwrap();
     let options = [
         ("DEFAULT", "image_cache_dir", cache.to_str().unwrap()),
         ("DEFAULT", "image_cache_driver", driver),
         ("DEFAULT", "image_cache_max_size", "20"),
         ("DEFAULT", "image_cache_sqlite_db", "records.db"),
         ("DEFAULT", "worker_self_reference_url", NODE),
-        ("paste_deploy", "flavor", "trusted-cache"),
+        ("oslo_policy", "policy_file", policy.to_str().unwrap()),
+        ("paste_deploy", "flavor", "open-cache"),
         ("paste_deploy", "config_file", paste.to_str().unwrap()),
         ("fs", "filesystem_store_datadir", images.to_str().unwrap()),
     ];
@@ -1192,6 +1205,16 @@ async fn use_each_others_cache(driver: &str) {
     assert_eq!(facts(&admin).await, [(id(&ours).to_owned(), 17, 2)], "{driver}");
     assert_eq!(dir.join("cache/records.db").exists(), driver == "sqlite");
     assert_eq!(queued(&admin).await, [id(&ours_queued)], "{driver}");
+    for arguments in
+        [&["list-cached"][..], &["list-queued"], &["delete-queued-image", id(&ours_queued)], &["list-queued"]]
+    {
+        let [ours, theirs] =
+            [manage_tool(dir), glances_manage_tool()].map(|tool| manage(&tool, &glance.base(), "any", arguments));
+        assert_eq!(ours, theirs, "{driver}: {arguments:?}");
+    }
+    assert_eq!(queued(&admin).await, [""; 0], "{driver}");
+    let queue = manage(&manage_tool(dir), &glance.base(), "any", &["queue-image", id(&ours_queued)]);
+    assert_eq!((queue.0, queued(&admin).await), (Some(0), vec![id(&ours_queued).to_owned()]), "{driver}");
     admin.delete(&format!("/v2/queued_images/{}", id(&ours_queued))).await.expect(200);
     admin.put(&format!("/v2/queued_images/{}", id(&theirs_queued))).await.expect(200);
     // Without the store's file, only the cache has the data.
@@ -1288,6 +1311,28 @@ async fn openstack_and_glance_manage_the_cache() {
     shell.run("openstack cached image clear && $GLANCE cache-clear");
 }
 
+/// A link named `glance-cache-manage`.
+fn manage_tool(dir: &Path) -> PathBuf {
+    let link = dir.join("glance-cache-manage");
+    if !link.exists() {
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
+    }
+    link
+}
+
+fn glances_manage_tool() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-services/bin/glance-cache-manage")
+}
+
+/// Runs one of them for the server at this URL. Returns its exit code, and what it prints.
+fn manage(tool: &Path, base: &str, token: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let port = base.rsplit(':').next().unwrap();
+    let mut command = Command::new(tool);
+    command.env_clear().args(["--host", "127.0.0.1", "--port", port, "--os-auth-token", token, "-f"]).args(arguments);
+    let output = command.output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 #[tokio::test]
 async fn glance_cache_manage_prints_what_glances_does() {
     let dir = tempfile::tempdir().unwrap();
@@ -1299,19 +1344,8 @@ async fn glance_cache_manage_prints_what_glances_does() {
         is_cached(dir.path(), &image).await;
     }
     has_hits(&s, &image, 1).await;
-    let link = dir.path().join("glance-cache-manage");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_glimpse"), &link).unwrap();
-    let real = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-services/bin/glance-cache-manage");
-    let port = s.base.rsplit(':').next().unwrap();
-    let run = |program: &Path, token: &str, arguments: &[&str]| {
-        let mut command = Command::new(program);
-        command
-            .env_clear()
-            .args(["--host", "127.0.0.1", "--port", port, "--os-auth-token", token, "-f"])
-            .args(arguments);
-        let output = command.output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-    };
+    let (link, real) = (manage_tool(dir.path()), glances_manage_tool());
+    let run = |program: &Path, token: &str, arguments: &[&str]| manage(program, &s.base, token, arguments);
     let token = "root:admins:admin,member,reader";
     for (token, arguments) in [
         (token, &["list-cached"][..]),
