@@ -1,67 +1,67 @@
 //! Buffers for reading, which are used again: allocating and zeroing one for each part would cost as much as sending the part.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
-/// The size of a large buffer in bytes. A reader whose consumer waits for it uses them if it can: waking the consumer costs as much as
-/// copying 100 KiB.
+/// The size of a large buffer in bytes. A reader with a fast consumer uses them: waking the consumer costs as much as copying 100 KiB.
 const LARGE: usize = 1024 * 1024;
 /// Maximum number of large buffers in the process.
 const MAX_LARGE: usize = 16;
+/// A consumer is fast if it takes less time for a part.
+const FAST: Duration = Duration::from_millis(4);
 
 /// The large buffers of all readers.
-static LARGE_BUFFERS: Mutex<Pool> = Mutex::new(Pool { idle: Vec::new(), in_use: 0 });
+static LARGE_BUFFERS: Mutex<Large> = Mutex::new(Large { idle: Vec::new(), number: 0 });
 
-struct Pool {
+struct Large {
     idle: Vec<Vec<u8>>,
-    /// The number of buffers that are not idle.
-    in_use: usize,
+    /// How many there are, idle or not.
+    number: usize,
 }
 
 /// The buffers of one reader. Their number grows to that of the parts between the reader and the client.
 #[derive(Clone)]
 pub(super) struct Buffers {
-    pool: Arc<Mutex<Pool>>,
+    idle: Arc<Mutex<Vec<Vec<u8>>>>,
     size: usize,
+    /// When the last one was taken.
+    taken: Option<Instant>,
 }
 
 impl Buffers {
     /// Buffers of `size` bytes.
     pub(super) fn new(size: usize) -> Self {
-        Self { pool: Arc::new(Mutex::new(Pool { idle: Vec::new(), in_use: 0 })), size }
+        Self { idle: Arc::default(), size, taken: None }
     }
 
     /// Takes a buffer to read `left` bytes, or as many as it has space for.
-    pub(super) fn take(&self, left: u64) -> Buffer {
-        let mut pool = lock(&self.pool);
-        // At most the part before is not sent: the consumer is faster than the reader.
-        let is_awaited = pool.in_use <= 1;
-        pool.in_use += 1;
-        let large = if is_awaited && left > self.size as u64 { take_large() } else { None };
-        let memory = large.or_else(|| pool.idle.pop()).unwrap_or_else(|| vec![0; self.size]);
-        drop(pool);
+    pub(super) fn take(&mut self, left: u64, now: Instant) -> Buffer {
+        let is_fast = self.taken.replace(now).is_some_and(|before| now.duration_since(before) < FAST);
+        let large = if is_fast && left > self.size as u64 { take_large() } else { None };
+        let memory = large.or_else(|| lock(&self.idle).pop()).unwrap_or_else(|| vec![0; self.size]);
         let length = memory.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        Buffer { memory, length, pool: Arc::clone(&self.pool) }
+        Buffer { memory, length, idle: Arc::clone(&self.idle) }
     }
 }
 
 fn take_large() -> Option<Vec<u8>> {
     let mut large = lock(&LARGE_BUFFERS);
-    let memory = match large.idle.pop() {
-        Some(memory) => memory,
-        None if large.in_use < MAX_LARGE => vec![0; LARGE],
-        None => return None,
-    };
-    large.in_use += 1;
-    Some(memory)
+    if large.idle.is_empty() && large.number < MAX_LARGE {
+        large.number += 1;
+        return Some(vec![0; LARGE]);
+    }
+    large.idle.pop()
 }
 
 /// A buffer, which returns to its pool when the bytes were sent.
 pub(super) struct Buffer {
     memory: Vec<u8>,
     length: usize,
-    pool: Arc<Mutex<Pool>>,
+    idle: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 impl Buffer {
@@ -85,21 +85,17 @@ impl AsMut<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        let mut pool = lock(&self.pool);
-        pool.in_use -= 1;
         if memory.len() == LARGE {
-            let mut large = lock(&LARGE_BUFFERS);
-            large.in_use -= 1;
-            large.idle.push(memory);
+            lock(&LARGE_BUFFERS).idle.push(memory);
         } else {
-            pool.idle.push(memory);
+            lock(&self.idle).push(memory);
         }
     }
 }
 
-/// Ignores poisoning: a pool is consistent whenever its lock is free.
-fn lock(pool: &Mutex<Pool>) -> MutexGuard<'_, Pool> {
-    pool.lock().unwrap_or_else(PoisonError::into_inner)
+/// Ignores poisoning: the lists are consistent whenever their locks are free.
+fn lock<T>(list: &Mutex<T>) -> MutexGuard<'_, T> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -107,21 +103,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reader_that_is_awaited_gets_large_buffers_while_there_are_some() {
-        let buffers = Buffers::new(1000);
-        let readers: Vec<_> = (0..MAX_LARGE).map(|_| Buffers::new(1000)).collect();
-        let lengths = |taken: &[Buffer]| taken.iter().map(|buffer| buffer.as_ref().len()).collect::<Vec<_>>();
-        // Nobody has sent the first two.
-        let mut taken: Vec<_> = (0..3).map(|_| buffers.take(u64::MAX)).collect();
-        assert_eq!(lengths(&taken), [LARGE, LARGE, 1000]);
-        taken.truncate(1);
-        taken.push(buffers.take(1000));
-        taken.push(buffers.take(7));
-        assert_eq!(lengths(&taken), [LARGE, 1000, 7]);
-        // All but one are taken by others.
-        let others: Vec<_> = readers.iter().map(|reader| reader.take(u64::MAX)).collect();
-        assert_eq!(lengths(&others).iter().filter(|length| **length == LARGE).count(), MAX_LARGE - 1);
-        drop(others);
-        assert_eq!(lengths(&[readers[0].take(u64::MAX)]), [LARGE]);
+    fn a_reader_with_a_fast_consumer_gets_large_buffers_while_there_are_some() {
+        let mut now = Instant::now();
+        let mut reader = Buffers::new(1000);
+        let mut length = |pause: Duration, left: u64| {
+            now += pause;
+            reader.take(left, now).as_ref().len()
+        };
+        assert_eq!([length(FAST, u64::MAX), length(FAST / 2, u64::MAX), length(FAST, u64::MAX)], [1000, LARGE, 1000]);
+        // The last parts of a file.
+        assert_eq!([length(FAST / 2, 1001), length(FAST / 2, 1000), length(FAST / 2, 7)], [1001, 1000, 7]);
+        let mut others = Buffers::new(1000);
+        let taken: Vec<_> = (0..=MAX_LARGE + 1).map(|_| others.take(u64::MAX, now)).collect();
+        assert_eq!(taken.iter().filter(|buffer| buffer.as_ref().len() == LARGE).count(), MAX_LARGE);
+        drop(taken);
+        assert_eq!(length(FAST / 2, u64::MAX), LARGE);
     }
 }

@@ -1,12 +1,12 @@
 //! Reads files in parts.
 
-use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt as _, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
 use super::buffers::Buffers;
 
-/// The size of a read in bytes, unless the consumer waits for it.
+/// The size of a read in bytes, unless the consumer is fast.
 pub(crate) const READ_SIZE: usize = 256 * 1024;
 
 /// Reads a range of a file in parts. It ends after the first error.
@@ -34,7 +34,7 @@ impl FileReader {
     }
 
     fn read(&mut self) -> io::Result<Bytes> {
-        let mut part = self.buffers.take(self.range.end - self.range.start);
+        let mut part = self.buffers.take(self.range.end - self.range.start, Instant::now());
         self.file.read_exact_at(part.as_mut(), self.range.start)?;
         self.range.start += part.as_ref().len() as u64;
         Ok(part.into_bytes())
