@@ -2,7 +2,7 @@
 //! (`follower.rs`).
 //!
 //! The downloads share nothing but the file and the number of bytes that are written. So a slow client costs no memory and slows
-//! nobody down, and a client that leaves stops nothing. The digest is one more reader of the file (`verify.rs`): no download waits
+//! nobody down, and a client that leaves stops nothing. The first one also gets the chunks, as long as it is fast. The digest is one more reader of the file (`verify.rs`): no download waits
 //! for it, and the file counts once it is right.
 
 use std::{
@@ -32,9 +32,9 @@ const LIVE: usize = 4;
 pub(crate) enum Failure {
     /// The request that was to begin it has ended.
     Released,
-    /// The file cannot be written, or another process fills it. The store's data is all right, as far as is known.
+    /// The file cannot be written or read, or another process fills it. The store's data is all right, as far as is known.
     Uncached,
-    /// The store's data is wrong, or ended early.
+    /// The data is wrong, or ended early.
     Source,
 }
 
@@ -65,7 +65,7 @@ impl Progress {
 }
 
 /// What the data must be.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
     /// Its size in bytes, if it is known.
     pub(crate) size: Option<u64>,
@@ -80,7 +80,7 @@ impl Expected {
     }
 }
 
-/// Passes the chunks to the download that has begun the fill, which needs not read them from the file then.
+/// Passes the chunks to the download that has begun the fill, so that it need not read them from the file.
 pub(super) struct Live(Option<flume::Sender<Chunk>>);
 
 impl Live {
@@ -99,6 +99,8 @@ impl Live {
 
 /// A fill, shared by its task and the downloads that follow it.
 pub(super) struct Fill {
+    /// What the image's record says. An image that has lost its data can get other data.
+    expected: Expected,
     progress: watch::Sender<Progress>,
     /// The file, and the size of the whole data if it is known.
     file: OnceLock<(Arc<File>, Option<u64>)>,
@@ -107,9 +109,14 @@ pub(super) struct Fill {
 }
 
 impl Fill {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(expected: Expected) -> Arc<Self> {
         let progress = watch::Sender::new(Progress { written: 0, phase: Phase::Opening, is_ended: false });
-        Arc::new(Self { progress, file: OnceLock::new(), is_discarded: AtomicBool::new(false) })
+        Arc::new(Self { expected, progress, file: OnceLock::new(), is_discarded: AtomicBool::new(false) })
+    }
+
+    /// Whether it is a fill with this data.
+    pub(super) fn is_of(&self, expected: &Expected) -> bool {
+        self.expected == *expected
     }
 
     /// Its progress. Who has a receiver follows it.
@@ -241,6 +248,10 @@ struct Writer {
 impl Observer for Writer {
     fn observe(&mut self, bytes: &[u8]) -> Result<ControlFlow<()>, BoxError> {
         let at = self.written.borrow().bytes;
+        // Written into a file that was truncated, the data would follow a hole, which downloads would take for zeros.
+        if self.file.metadata()?.len() != at {
+            return Err("another program has changed the file".into());
+        }
         self.file.write_all_at(bytes, at)?;
         let written = at + bytes.len() as u64;
         self.fill.progress.send_modify(|progress| progress.written = written);

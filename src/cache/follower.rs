@@ -101,7 +101,7 @@ impl Follower {
                 match now.phase {
                     Phase::Failed(Failure::Source) => return Err(Interrupted::BySource),
                     Phase::Failed(_) => {
-                        return Err(Interrupted::ByCache(io::Error::other("the file cannot be written")));
+                        return Err(Interrupted::ByCache(io::Error::other("the fill was given up")));
                     }
                     Phase::Written | Phase::Verified if at >= now.written => return Ok(None),
                     Phase::Opening | Phase::Filling | Phase::Written | Phase::Verified => {}

@@ -90,6 +90,8 @@ pub(crate) enum Turn {
     Lead(Lead),
     /// It waits for the fill of another one.
     Follow(Follower),
+    /// A fill with other data is in progress: it reads the store.
+    Apart,
 }
 
 /// The right to begin the fill of an image. If it is dropped, another download gets it.
@@ -216,12 +218,15 @@ impl Cache {
     }
 
     /// Joins the fill of an image, or gets the right to begin it.
-    pub(crate) fn join(self: &Arc<Self>, id: &ImageId) -> Turn {
+    pub(crate) fn join(self: &Arc<Self>, image: &Image) -> Turn {
+        let (id, expected) = (&image.id, expected(image));
         let mut fills = lock(&self.fills);
-        if let Some(fill) = fills.get(id) {
-            return Turn::Follow(Follower::new(fill, None));
+        match fills.get(id) {
+            Some(fill) if fill.is_of(&expected) => return Turn::Follow(Follower::new(fill, None)),
+            Some(_) => return Turn::Apart,
+            None => {}
         }
-        let fill = Fill::new();
+        let fill = Fill::new(expected);
         fills.insert(id.clone(), Arc::clone(&fill));
         Turn::Lead(Lead { cache: Arc::clone(self), image_id: id.clone(), fill, is_over: false })
     }
@@ -554,7 +559,7 @@ impl Cache {
                 fill.fail(failure);
                 match failure {
                     Failure::Source => {
-                        tracing::error!(image, %error, "an image's data is not what it should be; it was not cached");
+                        tracing::error!(image, %error, "the data for the image cache is not what it should be; it was not cached");
                         let (layout, own) = (self.layout.clone(), id.clone());
                         if let Err(error) = blocking(move || layout.invalidate(&own)).await {
                             tracing::warn!(image, %error, "the data cannot be moved to the directory invalid of the cache");
@@ -577,10 +582,14 @@ impl Cache {
                 return cache.layout.abandon(&own).map(|()| false);
             }
             // Before the file can be found, because a download of it can fail again.
-            if cache.is_failing.swap(false, Ordering::Relaxed) {
+            let was_failing = cache.is_failing.swap(false, Ordering::Relaxed);
+            if let Err(error) = cache.layout.complete(&own, &file) {
+                cache.is_failing.store(was_failing, Ordering::Relaxed);
+                return Err(error);
+            }
+            if was_failing {
                 tracing::info!("the image cache works again");
             }
-            cache.layout.complete(&own, &file)?;
             // Other processes can fill it from now on, if it is removed. Downloads may still have it open.
             file.unlock().map(|()| true)
         });

@@ -3,7 +3,7 @@
 //! It reads the file behind the writer, from the page cache, in the time that the processors have to spare, if they have any. A digest is
 //! several times slower than a disk or a network, and nobody waits for it but the file's place among the complete ones.
 
-use std::{fs::File, sync::Arc, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt as _, sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch::{self, error::RecvError},
@@ -14,17 +14,17 @@ use tokio::{
 use super::fill::Failure;
 use crate::{
     config::HashAlgorithm,
-    stream::{self, BoxError, Digest, FileReader, Observer as _},
+    stream::{self, BoxError, Digest, Observer as _, READ_SIZE},
 };
 
 /// How many bytes are verified in a turn.
 const TURN: u64 = 4 * 1024 * 1024;
-/// How far the digest may stay behind, in bytes, to leave the memory's bandwidth to downloads.
+/// From this distance to the writer on, in bytes, it does not wait for a pause. Until then, downloads have the memory's bandwidth.
 const LAG: u64 = 256 * 1024 * 1024;
-/// If a turn took longer than this, the processors have no time to spare: the next ones do not wait for it.
+/// If a turn took longer than this, the processors have no time to spare, and this number of turns do not wait for it.
 const PATIENCE: Duration = Duration::from_secs(1);
 const HURRIED_TURNS: u64 = 64;
-/// The store lets the writer wait if nothing was written for this time.
+/// The writer waits for the store if nothing was written for this time.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// What is in the file.
@@ -47,7 +47,8 @@ pub(super) async fn verify(
 ) -> Result<(), (Failure, BoxError)> {
     let uncached = |error: BoxError| (Failure::Uncached, error);
     let mut digest = Digest::new(algorithm).map_err(uncached)?;
-    let reader = FileReader::new(Arc::clone(file), 0..0);
+    // Of its own: a thread of low priority must not hold what others wait for.
+    let mut buffer = vec![0; READ_SIZE];
     let (mut at, mut hurried) = (0, 0);
     loop {
         let now = wait_for_turn(&mut written, at).await.map_err(|error| uncached(error.into()))?;
@@ -55,27 +56,31 @@ pub(super) async fn verify(
         if at == end {
             break;
         }
-        let parts = reader.at(at..end);
+        let file = Arc::clone(file);
         let turn = move || {
-            for part in parts {
-                let _ = digest.observe(&part?)?;
+            let mut at = at;
+            while at < end {
+                let length = buffer.len().min(usize::try_from(end - at)?);
+                file.read_exact_at(&mut buffer[..length], at)?;
+                let _ = digest.observe(&buffer[..length])?;
+                at += length as u64;
             }
-            Ok(digest)
+            Ok((digest, buffer))
         };
         let begun = Instant::now();
         let turn = if hurried > 0 { spawn_blocking(turn) } else { stream::in_spare_time(turn) };
-        digest = turn.await.map_err(|error| uncached(error.into()))?.map_err(uncached)?;
+        (digest, buffer) = turn.await.map_err(|error| uncached(error.into()))?.map_err(uncached)?;
         hurried = if begun.elapsed() > PATIENCE { HURRIED_TURNS } else { hurried.saturating_sub(1) };
         at = end;
     }
     let found = digest.hex().map_err(uncached)?;
     if !found.eq_ignore_ascii_case(expected) {
-        return Err((Failure::Source, "the data does not have the image's hash".into()));
+        return Err((Failure::Source, "what was written does not have the image's hash".into()));
     }
     Ok(())
 }
 
-/// Waits until there is more than `at`, and the store lets the writer wait, or has sent much more; or until the data is complete.
+/// Waits until there is more than `at`, and the writer waits or is [`LAG`] ahead; or until the data is complete.
 async fn wait_for_turn(written: &mut watch::Receiver<Written>, at: u64) -> Result<Written, RecvError> {
     written.wait_for(|now| now.is_complete || now.bytes > at).await?;
     loop {

@@ -110,8 +110,9 @@ pub(crate) async fn fill_cache(app: &Arc<App>, cache: &Arc<Cache>, image: Image)
         if cache.has(id).await? {
             return Ok(());
         }
-        let follower = match cache.join(id) {
+        let follower = match cache.join(&request.image) {
             Turn::Follow(follower) => follower,
+            Turn::Apart => return Err(failed("other data of the image is being cached")),
             Turn::Lead(lead) if cache.has(id).await? => {
                 drop(lead);
                 return Ok(());
@@ -151,7 +152,6 @@ struct Request {
 impl Request {
     /// Opens the data in the cache. If it is not there, joins or begins the fill that caches it; a range is read from the store.
     async fn cached(&self, cache: &Arc<Cache>, range: Option<&Range<u64>>) -> Result<Option<Found>> {
-        let id = &self.image.id;
         let hit = |hit: Hit| {
             let size = hit.size;
             let data =
@@ -165,7 +165,8 @@ impl Request {
             if range.is_some() {
                 break;
             }
-            match cache.join(id) {
+            match cache.join(&self.image) {
+                Turn::Apart => break,
                 Turn::Follow(mut follower) => match follower.begun().await {
                     Ok(size) => return Ok(Some((size, self.follow(follower, size)))),
                     Err(Failure::Released) => {}

@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use flume::SendTimeoutError;
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _, future::ready, stream::once};
 use tokio::task::{JoinError, spawn_blocking};
 
 use super::chunk::Chunk;
@@ -61,7 +61,7 @@ where
     R: Iterator<Item = io::Result<Bytes>> + Send + 'static,
 {
     let (to, parts) = flume::bounded(READ_AHEAD);
-    tokio::spawn(async move {
+    let reading = tokio::spawn(async move {
         loop {
             let theirs = to.clone();
             let piece = spawn_blocking(move || {
@@ -93,13 +93,13 @@ where
             }
         }
     });
-    parts.into_stream()
+    // At shutdown, the task may be dropped while the consumer still runs: what it has got is not everything then.
+    let aborted = once(reading).filter_map(|ended| ready(ended.err().map(|error| Err(io::Error::other(error)))));
+    parts.into_stream().chain(aborted)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt as _;
-
     use super::*;
     use crate::stream::{
         chunk::GATHERED,

@@ -11,8 +11,9 @@ use bytes::Bytes;
 const LARGE: usize = 1024 * 1024;
 /// Maximum number of large buffers in the process.
 const MAX_LARGE: usize = 16;
-/// A consumer is fast if it takes less time for a part.
+/// A consumer is fast if it took less time for each of the last few parts. Fewer only fill the queue to it.
 const FAST: Duration = Duration::from_millis(4);
+const FEW: u32 = 3;
 
 /// The large buffers of all readers.
 static LARGE_BUFFERS: Mutex<Large> = Mutex::new(Large { idle: Vec::new(), number: 0 });
@@ -30,18 +31,21 @@ pub(super) struct Buffers {
     size: usize,
     /// When the last one was taken.
     taken: Option<Instant>,
+    /// How many were taken in short intervals since the last long one.
+    quickly: u32,
 }
 
 impl Buffers {
     /// Buffers of `size` bytes.
     pub(super) fn new(size: usize) -> Self {
-        Self { idle: Arc::default(), size, taken: None }
+        Self { idle: Arc::default(), size, taken: None, quickly: 0 }
     }
 
     /// Takes a buffer to read `left` bytes, or as many as it has space for.
     pub(super) fn take(&mut self, left: u64, now: Instant) -> Buffer {
-        let is_fast = self.taken.replace(now).is_some_and(|before| now.duration_since(before) < FAST);
-        let large = if is_fast && left > self.size as u64 { take_large() } else { None };
+        let is_quick = self.taken.replace(now).is_some_and(|before| now.duration_since(before) < FAST);
+        self.quickly = if is_quick { self.quickly.saturating_add(1) } else { 0 };
+        let large = if self.quickly >= FEW && left > self.size as u64 { take_large() } else { None };
         let memory = large.or_else(|| lock(&self.idle).pop()).unwrap_or_else(|| vec![0; self.size]);
         let length = memory.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         Buffer { memory, length, idle: Arc::clone(&self.idle) }
@@ -104,19 +108,17 @@ mod tests {
 
     #[test]
     fn a_reader_with_a_fast_consumer_gets_large_buffers_while_there_are_some() {
-        let mut now = Instant::now();
-        let mut reader = Buffers::new(1000);
-        let mut length = |pause: Duration, left: u64| {
-            now += pause;
-            reader.take(left, now).as_ref().len()
-        };
-        assert_eq!([length(FAST, u64::MAX), length(FAST / 2, u64::MAX), length(FAST, u64::MAX)], [1000, LARGE, 1000]);
+        let (mut reader, mut others, start) = (Buffers::new(1000), Buffers::new(1000), Instant::now());
+        let at = |quarters: u32| start + FAST / 4 * quarters;
+        let length = |buffer: Buffer| buffer.as_ref().len();
+        let lengths = [0, 1, 2, 3, 7, 8, 9, 10].map(|quarters| length(reader.take(u64::MAX, at(quarters))));
+        assert_eq!(lengths, [1000, 1000, 1000, LARGE, 1000, 1000, 1000, LARGE]);
         // The last parts of a file.
-        assert_eq!([length(FAST / 2, 1001), length(FAST / 2, 1000), length(FAST / 2, 7)], [1001, 1000, 7]);
-        let mut others = Buffers::new(1000);
-        let taken: Vec<_> = (0..=MAX_LARGE + 1).map(|_| others.take(u64::MAX, now)).collect();
+        assert_eq!([1001, 1000, 7].map(|left| length(reader.take(left, at(10)))), [1001, 1000, 7]);
+        let taken: Vec<_> = (0..100).map(|_| others.take(u64::MAX, start)).collect();
         assert_eq!(taken.iter().filter(|buffer| buffer.as_ref().len() == LARGE).count(), MAX_LARGE);
+        assert_eq!(length(reader.take(u64::MAX, at(10))), 1000);
         drop(taken);
-        assert_eq!(length(FAST / 2, u64::MAX), LARGE);
+        assert_eq!(length(reader.take(u64::MAX, at(10))), LARGE);
     }
 }

@@ -522,6 +522,53 @@ async fn an_image_that_gets_other_data_is_not_served_with_the_old() {
     assert_eq!(fs::read(cached_file(dir.path(), &image)).unwrap(), b"new data");
 }
 
+#[tokio::test]
+async fn a_fill_of_other_data_is_not_followed() {
+    let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
+    let (proxy, builder) = on_s3(dir.path(), &s3).await;
+    let s = builder.option("DEFAULT", "show_image_direct_url", true).start().await;
+    let admin = s.admin();
+    let (old, new) = (bytes(4 * MIB), bytes(MIB / 2));
+    let (image, other) = (image_with(&admin, &old).await, image_with(&admin, &new).await);
+    proxy.stall_after(MIB);
+    let mut following = admin.request("GET", &format!("{image}/file")).send().await.unwrap();
+    following.chunk().await.unwrap().unwrap();
+    let shown = admin.get(&other).await.expect(200).json();
+    let text = |name: &str| shown[name].as_str().unwrap().to_owned();
+    let (id, size) = (id(&image), new.len());
+    let (checksum, hash, url) = (text("checksum"), text("os_hash_value"), text("direct_url"));
+    let facts = format!("size = {size}, checksum = '{checksum}', os_hash_value = '{hash}'");
+    s.database.execute(&format!("UPDATE images SET {facts} WHERE id = '{id}'")).await;
+    s.database.execute(&format!("UPDATE image_locations SET value = '{url}' WHERE image_id = '{id}'")).await;
+    assert!(download(&admin, &image).await == new);
+    proxy.stall_after(usize::MAX);
+    while following.chunk().await.unwrap().is_some() {}
+}
+
+#[tokio::test]
+async fn a_file_that_is_truncated_while_it_is_filled_harms_no_download() {
+    let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start().await);
+    let (proxy, builder) = on_s3(dir.path(), &s3).await;
+    let s = builder.start().await;
+    let admin = s.admin();
+    let data = bytes(6 * MIB);
+    let image = image_with(&admin, &data).await;
+    proxy.stall_after(3 * MIB);
+    let read = || async { download(&admin, &image).await == data };
+    let truncate = async {
+        let file = dir.path().join("cache/incomplete").join(format!("{}.glimpse", id(&image)));
+        let is_written = || async { fs::metadata(&file).is_ok_and(|file| file.len() > 2 * MIB as u64).then_some(()) };
+        eventually("a part is written", is_written).await;
+        fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(0).unwrap();
+        proxy.stall_after(usize::MAX);
+    };
+    assert_eq!(tokio::join!(read(), read(), truncate), (true, true, ()));
+    eventually("nothing is left", || async { names(dir.path(), "incomplete").is_empty().then_some(()) }).await;
+    assert_eq!((names(dir.path(), ""), names(dir.path(), "invalid")), (vec![], vec![]));
+    assert!(download(&admin, &image).await == data);
+    is_cached(dir.path(), &image).await;
+}
+
 /// Its data has no hash, or gets one later, and not always a size. The driver of web servers has no ranges.
 #[tokio::test]
 async fn an_image_on_a_web_server_is_cached_and_its_download_survives_a_full_disk() {
