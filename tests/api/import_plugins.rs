@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     data::{bytes, download, id, status},
     import::{ended, import, nothing_is_left, page, stage, staged, web, web_download, with_staging, with_stores},
-    support::{Client, ServerBuilder, eventually, program},
+    support::{Client, ServerBuilder, TestServer, eventually, program},
 };
 
 const DIRECT: &str = "glance-direct";
@@ -490,38 +490,70 @@ async fn an_image_that_is_deleted_while_its_data_is_converted_leaves_nothing() {
     has_ended(&dir.path().join("pid")).await;
 }
 
+/// A `qemu-img` whose first two conversions write a part, and hang.
+fn hanging_qemu(dir: &Path) -> String {
+    let convert = "if [ ! -e hung2 ]; then [ -e hung ] && touch hung2; touch hung; echo part >\"$7\"; echo $$ >pid; \
+        sleep 600; fi";
+    fake_qemu(dir, convert)
+}
+
+/// Kills the server during both of its conversions.
+async fn kill_conversions(s: &mut TestServer, dir: &Path) {
+    for _ in 0..2 {
+        let pid = dir.join("pid");
+        eventually("the conversion is begun", || async { pid.exists().then_some(()) }).await;
+        s.kill();
+        // The child does not outlive the server.
+        has_ended(&pid).await;
+        // The data that the step began with, and a part of the result.
+        let versions = staged(dir);
+        assert_eq!(versions.len(), 2, "{versions:?}");
+        fs::remove_file(pid).unwrap();
+        s.start_again().await;
+    }
+}
+
 #[tokio::test]
 async fn a_conversion_survives_kills_of_the_server() {
     let dir = tempfile::tempdir().unwrap();
     let data = bytes(1 << 20).to_vec();
-    // The first two conversions write a part, and hang.
-    let convert = "if [ ! -e second ]; then [ -e first ] && touch second; touch first; echo part >\"$7\"; echo $$ >pid; \
-        sleep 600; fi";
-    let path = fake_qemu(dir.path(), convert);
     let mut s = with_plugins(dir.path(), "[image_decompression,image_conversion,no_op]")
-        .environment("PATH", &path)
+        .environment("PATH", &hanging_qemu(dir.path()))
         .start()
         .await;
     let member = s.member("p1");
     let image = member.create_image(&json!({"disk_format": "qcow2", "container_format": "bare"})).await;
     stage(&member, &image, gzip(&qemu(dir.path(), &data, "qcow2", &[]))).await.expect(204);
     import(&member, &image, &json!({"method": {"name": DIRECT}})).await.expect(202);
-    for _ in 0..2 {
-        let pid = dir.path().join("pid");
-        eventually("the conversion is begun", || async { pid.exists().then_some(()) }).await;
-        s.kill();
-        // The child does not outlive the server.
-        has_ended(&pid).await;
-        // The data that the step began with, and a part of the result.
-        let versions = staged(dir.path());
-        assert_eq!(versions.len(), 2, "{versions:?}");
-        fs::remove_file(pid).unwrap();
-        s.start_again().await;
-    }
+    kill_conversions(&mut s, dir.path()).await;
     let member = s.member("p1");
     let task = ended(&member, &image).await;
     assert_eq!(task["status"], "success", "{task}\n{}", s.log());
     assert!(download(&member, &image).await == data);
+    nothing_is_left(&s, dir.path()).await;
+}
+
+#[tokio::test]
+async fn a_conversion_of_a_task_of_the_type_import_survives_kills_of_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = bytes(1 << 20).to_vec();
+    let (port, heard) = web(vec![page(&qemu(dir.path(), &data, "qcow2", &[]))]).await;
+    let mut s = with_stores(dir.path(), port)
+        .option("taskflow_executor", "conversion_format", "raw")
+        .environment("PATH", &hanging_qemu(dir.path()))
+        .start()
+        .await;
+    let input = json!({
+        "import_from": format!("http://127.0.0.1:{port}/x"), "import_from_format": "qcow2",
+        "image_properties": {"disk_format": "qcow2", "container_format": "bare"},
+    });
+    let created = s.admin().post("/v2/tasks", &json!({"type": "import", "input": input})).await.expect(201).json();
+    kill_conversions(&mut s, dir.path()).await;
+    let task = crate::tasks::ended(&s.admin(), created["self"].as_str().unwrap()).await;
+    assert_eq!(task["status"], "success", "{task}\n{}", s.log());
+    let image = format!("/v2/images/{}", task["result"]["image_id"].as_str().unwrap());
+    assert!(download(&s.admin(), &image).await == data);
+    assert_eq!(heard.lock().unwrap().len(), 1, "the data was downloaded again");
     nothing_is_left(&s, dir.path()).await;
 }
 
