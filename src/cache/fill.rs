@@ -194,9 +194,11 @@ impl Fill {
             Ok(size)
         };
         let verified = async {
-            match &expected.digest {
-                Some((algorithm, hex)) => verify(file, to_verify, *algorithm, hex).await,
-                None => Ok(()),
+            let Some((algorithm, hex)) = &expected.digest else { return Ok(()) };
+            match verify(file, to_verify, *algorithm, hex).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err((Failure::Source, "what was written does not have the image's hash".into())),
+                Err(error) => Err((Failure::Uncached, error)),
             }
         };
         let (size, ()) = tokio::try_join!(copied, verified)?;

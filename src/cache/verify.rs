@@ -11,7 +11,6 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::fill::Failure;
 use crate::{
     config::HashAlgorithm,
     stream::{self, BoxError, Digest, Observer as _, READ_SIZE},
@@ -35,23 +34,22 @@ pub(super) struct Written {
     pub(super) is_complete: bool,
 }
 
-/// Compares the digest of the file with the expected one, in hexadecimal digits.
+/// Whether the digest of the file is the expected one, in hexadecimal digits.
 ///
 /// # Errors
-/// `Source` if the digest is another one, and `Uncached` if the file cannot be read, or is not completed.
+/// The file cannot be read, or is not completed.
 pub(super) async fn verify(
     file: &Arc<File>,
     mut written: watch::Receiver<Written>,
     algorithm: HashAlgorithm,
     expected: &str,
-) -> Result<(), (Failure, BoxError)> {
-    let uncached = |error: BoxError| (Failure::Uncached, error);
-    let mut digest = Digest::new(algorithm).map_err(uncached)?;
+) -> Result<bool, BoxError> {
+    let mut digest = Digest::new(algorithm)?;
     // Of its own: a thread of low priority must not hold what others wait for.
     let mut buffer = vec![0; READ_SIZE];
     let (mut at, mut hurried) = (0, 0);
     loop {
-        let now = wait_for_turn(&mut written, at).await.map_err(|error| uncached(error.into()))?;
+        let now = wait_for_turn(&mut written, at).await?;
         let end = now.bytes.min(at + TURN);
         if at == end {
             break;
@@ -65,19 +63,15 @@ pub(super) async fn verify(
                 let _ = digest.observe(&buffer[..length])?;
                 at += length as u64;
             }
-            Ok((digest, buffer))
+            Ok::<_, BoxError>((digest, buffer))
         };
         let begun = Instant::now();
         let turn = if hurried > 0 { spawn_blocking(turn) } else { stream::in_spare_time(turn) };
-        (digest, buffer) = turn.await.map_err(|error| uncached(error.into()))?.map_err(uncached)?;
+        (digest, buffer) = turn.await??;
         hurried = if begun.elapsed() > PATIENCE { HURRIED_TURNS } else { hurried.saturating_sub(1) };
         at = end;
     }
-    let found = digest.hex().map_err(uncached)?;
-    if !found.eq_ignore_ascii_case(expected) {
-        return Err((Failure::Source, "what was written does not have the image's hash".into()));
-    }
-    Ok(())
+    Ok(digest.hex()?.eq_ignore_ascii_case(expected))
 }
 
 /// Waits until there is more than `at`, and the writer waits or is [`LAG`] ahead; or until the data is complete.
