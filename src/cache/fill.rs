@@ -2,8 +2,8 @@
 //! (`follower.rs`).
 //!
 //! The downloads share nothing but the file and the number of bytes that are written. So a slow client costs no memory and slows
-//! nobody down, and a client that leaves stops nothing. The first one also gets the chunks, as long as it is fast. The digest is one more reader of the file (`verify.rs`): no download waits
-//! for it, and the file counts once it is right.
+//! nobody down, and a client that leaves stops nothing. The first one also gets the chunks, as long as it is fast. The digest is one
+//! more reader of the file (`verify.rs`): no download waits for it, and the file counts once it is right.
 
 use std::{
     fs::File,

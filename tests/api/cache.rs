@@ -290,9 +290,10 @@ async fn data_that_is_not_what_it_should_be_is_not_cached() {
     let dir = tempfile::tempdir().unwrap();
     let s = builder(dir.path()).start().await;
     let member = s.member("p1");
-    let mut data = bytes(2 * MIB);
+    // One chunk, which the client has before the digest turns out wrong.
+    let mut data = bytes(100_000);
     let image = image_with(&member, &data).await;
-    data[MIB] ^= 1;
+    data[50_000] ^= 1;
     fs::write(dir.path().join("images").join(id(&image)), &data).unwrap();
     for _ in 0..2 {
         // The client compares the hash, as it does without a cache.
@@ -305,6 +306,22 @@ async fn data_that_is_not_what_it_should_be_is_not_cached() {
     }
     s.admin().post("/v2/cache/clean", &json!({})).await.expect(200);
     assert_eq!(names(dir.path(), "invalid"), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_download_that_is_in_progress_when_the_digest_turns_out_wrong_is_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let s = builder(dir.path()).start().await;
+    let member = s.member("p1");
+    let mut data = large(64);
+    let image = image_with(&member, &data).await;
+    data[MIB] ^= 1;
+    fs::write(dir.path().join("images").join(id(&image)), &data).unwrap();
+    let mut response = member.request("GET", &format!("{image}/file")).send().await.unwrap();
+    response.chunk().await.unwrap().unwrap();
+    let is_there = || async { (names(dir.path(), "invalid") == [id(&image)]).then_some(()) };
+    eventually("the file is among the invalid ones", is_there).await;
+    assert!(response.bytes().await.is_err(), "the client takes wrong data for complete");
 }
 
 #[tokio::test]
