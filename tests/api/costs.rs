@@ -157,14 +157,14 @@ async fn metadata_definitions_cost_the_same_for_any_number_of_them() {
     assert_eq!(statements(&s, &answer).await, ["SELECT", "DELETE", "DELETE", "DELETE", "DELETE", "DELETE"]);
 }
 
-/// One statement looks for 500 names, and one adds 500 tags.
+/// One statement looks for the names, and one adds 500 tags.
 #[tokio::test]
-async fn ten_thousand_tags_cost_two_statements_per_500() {
+async fn ten_thousand_tags_cost_a_lookup_and_a_statement_per_500() {
     let s = TestServer::builder().logging_statements().start().await;
     let admin = s.admin();
     let tags = |from: usize| (from..from + 10_000).map(|n| json!({"name": format!("t{n}")})).collect::<Vec<_>>();
     let path = "/v2/metadefs/namespaces";
-    let expected = |first: [&'static str; 2]| [&first[..], &["SELECT"; 20], &["INSERT"; 20]].concat();
+    let expected = |first: [&'static str; 2]| [&first[..], &["SELECT"], &["INSERT"; 20]].concat();
     let created = admin.post(path, &json!({"namespace": "n", "tags": tags(0)})).await.expect(201);
     assert_eq!(statements(&s, &created).await, expected(["INSERT", "SELECT"]));
     let path = format!("{path}/n/tags");
@@ -172,7 +172,7 @@ async fn ten_thousand_tags_cost_two_statements_per_500() {
     assert_eq!(statements(&s, &replaced).await, expected(["SELECT", "DELETE"]));
     let more = admin.request("POST", &path).header("X-Openstack-Append", "true").json(&json!({"tags": tags(15_000)}));
     let added = admin.send(more).await.expect(201);
-    assert_eq!(statements(&s, &added).await, [["SELECT"; 21].as_slice(), &["INSERT"; 20]].concat());
+    assert_eq!(statements(&s, &added).await, [["SELECT"; 2].as_slice(), &["INSERT"; 20]].concat());
     let listed = admin.get(&path).await.expect(200);
     assert_eq!(statements(&s, &listed).await, ["SELECT", "SELECT"]);
     assert_eq!(listed.json()["tags"].as_array().unwrap().len(), 20_000);

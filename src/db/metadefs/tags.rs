@@ -94,21 +94,29 @@ pub(crate) async fn get(s: &mut impl Session, namespace_id: i32, name: &str) -> 
     Ok(row.map(Stored::from))
 }
 
+/// The database looks up this many names at most. More of them are compared here with all tags, because PostgreSQL compares each tag with
+/// each name as long as it has no statistics about the table.
+const NAMES_PER_LOOKUP: usize = 20;
+
 /// The first of these names that a tag of the namespace has, or an earlier one of them. Names are the same here if they differ only in
-/// case where the engine's unique key says so. One statement per [`ROWS_PER_INSERT`] names, through the unique index.
+/// case where the engine's unique key says so. One statement, through the unique index; it returns the names of all tags of the namespace
+/// if there are more than [`NAMES_PER_LOOKUP`] names.
 pub(crate) async fn first_taken<'n>(
     s: &mut impl Session,
     namespace_id: i32,
     names: &'n [TagName],
 ) -> Result<Option<&'n TagName>> {
-    let mut taken = HashSet::new();
-    for chunk in names.chunks(ROWS_PER_INSERT) {
-        let query = select(namespace_id).and_where(Expr::col(T::Name).is_in(chunk.iter().map(TagName::as_str))).take();
-        taken.extend(s.all::<Row>(query).await?.into_iter().map(|row| row.name));
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let mut query =
+        Query::select().column(T::Name).from(T::Table).and_where(Expr::col(T::NamespaceId).eq(namespace_id)).take();
+    if names.len() <= NAMES_PER_LOOKUP {
+        query.and_where(Expr::col(T::Name).is_in(names.iter().map(TagName::as_str)));
     }
     let ignores_case = s.ignores_case();
     let key = |name: &str| if ignores_case { name.to_lowercase() } else { name.to_owned() };
-    let mut taken: HashSet<String> = taken.iter().map(|name| key(name)).collect();
+    let mut taken: HashSet<String> = s.all::<(String,)>(query).await?.iter().map(|(name,)| key(name)).collect();
     Ok(names.iter().find(|name| !taken.insert(key(name.as_str()))))
 }
 
