@@ -60,7 +60,8 @@ pub(super) async fn open(app: &App, source: Source<'_>) -> Result<(Option<u64>, 
         return Err(Error::Invalid("The web server sends only a part of the data.".to_owned()));
     }
     let (size, validator) = (length(&response), validator(&response));
-    let mut download = Download { server, size, received: 0, validator, parts: None, body: None, failures: 0 };
+    let mut download =
+        Download { server, size, received: 0, validator, parts: None, body: None, attempts: Attempts::default() };
     match whole_if_divisible(&download.server, &response) {
         Some(whole) => download.parts = Some(whole.into_parts(&download.server)),
         None => download.body = Some(body(response)),
@@ -123,7 +124,23 @@ struct Download {
     parts: Option<ByteStream>,
     /// The rest of the data.
     body: Option<ByteStream>,
-    failures: u32,
+    attempts: Attempts,
+}
+
+/// The consecutive attempts to resume that brought no data.
+#[derive(Default)]
+struct Attempts(u32);
+
+impl Attempts {
+    /// Waits before the next attempt. Returns false if there were too many.
+    async fn wait(&mut self) -> bool {
+        if self.0 >= MAX_FAILURES {
+            return false;
+        }
+        tokio::time::sleep(PAUSE * 2_u32.pow(self.0)).await;
+        self.0 += 1;
+        true
+    }
 }
 
 impl Server {
@@ -211,7 +228,7 @@ impl Whole {
     /// Reads a part. After an interruption, resumes it.
     async fn read(&self, server: &Server, range: Range<u64>) -> Result<Bytes, BoxError> {
         let length = usize::try_from(range.end - range.start)?;
-        let (mut data, mut failures) = (BytesMut::with_capacity(length), 0);
+        let (mut data, mut attempts) = (BytesMut::with_capacity(length), Attempts::default());
         loop {
             let first = range.start + data.len() as u64;
             let part = Part { first, last: Some(range.end - 1), validator: &self.validator };
@@ -226,7 +243,10 @@ impl Whole {
                     let mut body = body(response);
                     let end = loop {
                         match body.next().await {
-                            Some(Ok(bytes)) if data.len() + bytes.len() <= length => data.extend_from_slice(&bytes),
+                            Some(Ok(bytes)) if data.len() + bytes.len() <= length => {
+                                data.extend_from_slice(&bytes);
+                                attempts = Attempts::default();
+                            }
                             Some(Ok(_)) => return Err("the web server sends more than was requested".into()),
                             Some(Err(error)) => break error,
                             None => break "the part ended early".into(),
@@ -240,12 +260,10 @@ impl Whole {
                 Err(error @ Error::StoreUnavailable(_)) => error.into(),
                 Err(error) => return Err(error.into()),
             };
-            if failures >= MAX_FAILURES {
+            tracing::debug!(error = %reason, first, "a part of a download was interrupted");
+            if !attempts.wait().await {
                 return Err(reason);
             }
-            tracing::debug!(error = %reason, first, "a part of a download was interrupted");
-            tokio::time::sleep(PAUSE * 2_u32.pow(failures)).await;
-            failures += 1;
         }
     }
 }
@@ -276,7 +294,7 @@ impl Download {
                 Some(Ok(part)) if part.is_empty() => {}
                 Some(Ok(part)) => {
                     self.received += part.len() as u64;
-                    self.failures = 0;
+                    self.attempts = Attempts::default();
                     return Ok(Some((part, self)));
                 }
                 None if self.size.is_none_or(|size| self.received >= size) => return Ok(None),
@@ -295,11 +313,9 @@ impl Download {
     /// The data is another one by now, the server does not support it, or too many attempts have failed.
     async fn resume(&mut self) -> Result<(), BoxError> {
         let Some(validator) = &self.validator else { return Err("the download cannot be resumed".into()) };
-        if self.failures >= MAX_FAILURES {
+        if !self.attempts.wait().await {
             return Err("the download was interrupted too often".into());
         }
-        tokio::time::sleep(PAUSE * 2_u32.pow(self.failures)).await;
-        self.failures += 1;
         let rest = Part { first: self.received, last: None, validator };
         match self.server.request(Some(rest)).await {
             Ok(response) if response.status() == StatusCode::PARTIAL_CONTENT => {
