@@ -297,7 +297,7 @@ pub(crate) fn to_json(value: &impl Serialize) -> String {
 pub(crate) fn escape_non_ascii(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_ascii() {
+        if c.is_ascii() && c != '\x7f' {
             ascii.push(c);
         } else {
             ascii.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));

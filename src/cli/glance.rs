@@ -3,6 +3,7 @@
 //! another command of Glance, it fails, whatever its arguments are.
 
 use std::{
+    ffi::OsString,
     io::{self, Write as _},
     path::PathBuf,
     process::ExitCode,
@@ -240,7 +241,7 @@ enum ManageCommand {
     #[command(name = "db_load_metadefs")]
     DbLoadMetadefs {
         /// The file or directory
-        path: Option<PathBuf>,
+        path: Option<OsString>,
         /// Anything but an empty text is the same as --merge
         merge: Option<String>,
         /// Anything but an empty text is the same as --prefer_new
@@ -255,7 +256,7 @@ enum ManageCommand {
     #[command(name = "db_export_metadefs")]
     DbExportMetadefs {
         /// The directory
-        path: Option<PathBuf>,
+        path: Option<OsString>,
     },
 }
 
@@ -288,11 +289,11 @@ enum DbCommand {
     LoadMetadefs {
         /// The file or directory [default: `[DEFAULT] metadata_source_path`]
         #[arg(long, value_name = "PATH")]
-        path: Option<PathBuf>,
+        path: Option<OsString>,
         /// Add what is missing to namespaces that exist already
         #[arg(long)]
         merge: bool,
-        /// With --merge: also replace what the files contain, too
+        /// With --merge: replace what both the files and the namespaces contain
         #[arg(long = "prefer_new")]
         prefer_new: bool,
         /// With --merge: remove existing namespaces and load them again
@@ -309,7 +310,7 @@ enum DbCommand {
     ExportMetadefs {
         /// The directory [default: `[DEFAULT] metadata_source_path`]
         #[arg(long, value_name = "PATH")]
-        path: Option<PathBuf>,
+        path: Option<OsString>,
         #[command(flatten)]
         positional: PositionalPath,
     },
@@ -320,18 +321,23 @@ enum DbCommand {
 struct PositionalPath {
     /// The same as --path
     #[arg(value_name = "PATH", hide = true)]
-    arguments: Vec<PathBuf>,
+    arguments: Vec<OsString>,
 }
 
 impl PositionalPath {
     /// The only path, if there is one.
-    fn or(self, path: Option<PathBuf>) -> Result<Option<PathBuf>, String> {
+    fn or(self, path: Option<OsString>) -> Result<Option<PathBuf>, String> {
         let mut paths = path.into_iter().chain(self.arguments);
         match (paths.next(), paths.next()) {
-            (path, None) => Ok(path),
+            (path, None) => Ok(some_path(path)),
             (_, Some(second)) => Err(format!("unexpected argument '{}'; nothing was done", second.display())),
         }
     }
+}
+
+/// The path, unless it is empty, which Glance treats like none.
+fn some_path(path: Option<OsString>) -> Option<PathBuf> {
+    path.filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// The arguments of a command that takes none. Glance fails on them while it runs, with exit code 1.
@@ -397,10 +403,13 @@ impl ManageCommand {
             Self::DbLoadMetadefs { path, merge, prefer_new, overwrite } => {
                 let given = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
                 let (merge, prefer_new, overwrite) = (given(merge), given(prefer_new), given(overwrite));
+                let path = some_path(path);
                 return Ok(Request::Metadefs(metadefs::Command::Load { path, merge, prefer_new, overwrite }));
             }
             Self::DbUnloadMetadefs => return Ok(Request::Metadefs(metadefs::Command::Unload)),
-            Self::DbExportMetadefs { path } => return Ok(Request::Metadefs(metadefs::Command::Export { path })),
+            Self::DbExportMetadefs { path } => {
+                return Ok(Request::Metadefs(metadefs::Command::Export { path: some_path(path) }));
+            }
             Self::DbSync(_) => schema::Command::Sync,
             Self::DbUpgrade(Positional { version: Some(version) }) => schema::Command::Upgrade(version),
             Self::DbUpgrade(Positional { version: None }) => {

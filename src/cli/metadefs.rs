@@ -13,9 +13,9 @@ use super::{CommandResult, schema::Program};
 use crate::{
     app::StartError,
     config::Config,
-    db::Db,
+    db::{Db, migrate::State},
     log,
-    metadefs::files::{self, Existing, Loaded},
+    metadefs::files::{self, Existing, FileError, Loaded},
 };
 
 /// The commands for definition files.
@@ -32,14 +32,14 @@ pub(super) enum Arguments {
         /// Add what is missing to namespaces that exist already
         #[arg(long)]
         merge: bool,
-        /// With --merge: also replace what the files contain, too
+        /// With --merge: replace what both the files and the namespaces contain
         #[arg(long, alias = "prefer_new", requires = "merge")]
         prefer_new: bool,
         /// With --merge: remove existing namespaces and load them again
         #[arg(long, requires = "merge", conflicts_with = "prefer_new")]
         overwrite: bool,
     },
-    /// Remove all metadata definitions from the database
+    /// Remove all metadata definitions from the database, including those that users have created
     Unload,
     /// Write each namespace of the database to a definition file
     ///
@@ -68,7 +68,8 @@ impl From<Arguments> for Command {
     }
 }
 
-/// Runs a command. `glance-manage` logs what is wrong with arguments and files and succeeds, as Glance's command does; `glimpse` fails.
+/// Runs a command. `glance-manage` logs what is wrong with arguments and files and succeeds, as Glance's command does; `glimpse` fails. Both
+/// fail if the database does.
 pub(super) fn run(config: &Config, command: Command, program: Program) -> CommandResult {
     log::start(config)?;
     let existing = match existing(&command) {
@@ -83,10 +84,17 @@ pub(super) fn run(config: &Config, command: Command, program: Program) -> Comman
         let url = config.database_url();
         let error = |source| StartError::Database { url: url.to_string(), source };
         let db = Db::open(&url, (&config.database).into()).await.map_err(error)?;
+        let state = db.schema().await.map_err(error)?.state;
+        if let Some(message) = state.advice().filter(|_| state == State::Empty) {
+            return Err(StartError::Schema { url: url.to_string(), message }.into());
+        }
         let source = &config.default.metadata_source_path;
         let done = match command {
-            Command::Load { path: None, .. } if program == Program::Glimpse => load_built_in(&db, existing).await?,
-            Command::Load { path, .. } => load(&db, path.as_ref().unwrap_or(source), existing).await,
+            Command::Load { path: None, .. } if program == Program::Glimpse => {
+                load_built_in(&db, existing).await?;
+                true
+            }
+            Command::Load { path, .. } => load(&db, path.as_ref().unwrap_or(source), existing).await?,
             Command::Unload => {
                 for table in files::unload(&db).await? {
                     tracing::info!("Table {table} has been cleared");
@@ -126,22 +134,26 @@ fn now() -> chrono::NaiveDateTime {
 }
 
 /// Loads a file, or all files of a folder. Returns whether all were loaded.
-async fn load(db: &Db, path: &Path, existing: Existing) -> bool {
+///
+/// # Errors
+/// If the database fails.
+async fn load(db: &Db, path: &Path, existing: Existing) -> Result<bool, FileError> {
     let found = match files::find(path) {
         Ok(found) => found,
         Err(error) => {
             tracing::error!("{}: {error}", path.display());
-            return false;
+            return Ok(false);
         }
     };
     if found.is_empty() {
         tracing::error!("Json schema files not found in {}. Aborting.", path.display());
-        return false;
+        return Ok(false);
     }
     let mut all = true;
     for file in found {
         match files::load_file(db, &file, existing, now()).await {
             Ok(loaded) => report(&loaded, &file.display().to_string()),
+            Err(error @ FileError::Database(_)) => return Err(error),
             Err(error) => {
                 let file = file.display();
                 tracing::error!("Failed to parse json file {file} while populating metadata due to: {error}");
@@ -150,16 +162,19 @@ async fn load(db: &Db, path: &Path, existing: Existing) -> bool {
         }
     }
     tracing::info!("Metadata loading finished");
-    all
+    Ok(all)
 }
 
 /// Loads the definitions that are part of Glimpse.
-pub(super) async fn load_built_in(db: &Db, existing: Existing) -> Result<bool, files::FileError> {
+///
+/// # Errors
+/// If the database fails.
+pub(super) async fn load_built_in(db: &Db, existing: Existing) -> Result<(), FileError> {
     for (name, text) in files::BUILT_IN {
         report(&files::load(db, text, existing, now()).await?, name);
     }
     tracing::info!("Metadata loading finished");
-    Ok(true)
+    Ok(())
 }
 
 fn report(loaded: &Loaded, file: &str) {
@@ -178,6 +193,10 @@ fn report(loaded: &Loaded, file: &str) {
 
 /// Writes all namespaces to files. Returns whether all were written.
 async fn export(db: &Db, path: &Path) -> Result<bool, Box<dyn std::error::Error>> {
+    if !path.is_dir() {
+        tracing::error!("{} is not a directory; nothing was written", path.display());
+        return Ok(false);
+    }
     let mut all = true;
     for exported in files::export(db).await? {
         let file = path.join(&exported.file_name);

@@ -59,7 +59,7 @@ pub(super) fn run(sources: Sources) -> CommandResult {
         }
         let app = Arc::new(App::start(config).await?);
         if is_first && let Err(error) = metadefs::load_built_in(&app.db, Existing::Skip).await {
-            tracing::warn!(%error, "the metadata definitions that are part of Glimpse cannot be loaded");
+            tracing::warn!(%error, "the metadata definitions that are part of Glimpse cannot be loaded; run `glimpse metadefs load` later");
         }
         let running = Arc::clone(&app);
         server::run(app, socket, move || reload(&sources, &running)).await?;

@@ -128,7 +128,7 @@ impl FromRequestParts<SharedApp> for MemberPath {
     }
 }
 
-/// The name-value pairs of the query string, in order, decoded.
+/// The name-value pairs of the query string, in order, decoded. As in Glance, a semicolon separates them as well.
 pub(super) struct Query(pub(super) Vec<(String, String)>);
 
 impl FromRequestParts<SharedApp> for Query {
@@ -143,7 +143,7 @@ impl FromRequestParts<SharedApp> for Query {
                 .map(|text| text.into_owned())
                 .map_err(|_| Error::Invalid("The query string contains bytes that are not UTF-8 text.".to_owned()))
         };
-        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let pairs = query.split(['&', ';']).filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             Ok((decode(name)?, decode(value)?))
         });

@@ -1,5 +1,7 @@
 //! Version discovery, and the version prefixes of URLs.
 
+use std::borrow::Cow;
+
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
@@ -62,22 +64,23 @@ fn document(app: &App, status: StatusCode, uri: &Uri, headers: &HeaderMap) -> Re
     (status, content_type, python::to_json(&body)).into_response()
 }
 
-/// Rewrites a URL with any version, or without a version but with its media type in `Accept`, to `/v2/…`. Repeated slashes around
-/// the version are collapsed, because endpoints are often configured with a trailing slash.
+/// Rewrites a URL with any version, or without a version but with its media type in `Accept`, to `/v2/…`. Repeated slashes are
+/// collapsed, because endpoints are often configured with a trailing slash.
 pub(super) fn normalise(app: &App, mut request: Request) -> Request {
     let accept = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let path = request.uri().path().trim_start_matches('/');
+    let path = without_empty_segments(request.uri().path());
+    let path = path.strip_prefix('/').unwrap_or(&path);
     let (first, rest) = path.split_once('/').map_or((path, None), |(first, rest)| (first, Some(rest)));
     let rewritten = match accept.strip_prefix(MEDIA_TYPE) {
-        Some(_) if first == "versions" => return request,
+        Some(_) if first == "versions" => format!("/{path}"),
         Some(version) if is_version(app, version) => format!("/v2/{path}"),
         // An unknown version gets the list of versions.
         Some(_) => "/".to_owned(),
         None if is_version(app, first) => match rest {
-            Some(rest) => format!("/v2/{}", rest.trim_start_matches('/')),
+            Some(rest) => format!("/v2/{rest}"),
             None => "/v2".to_owned(),
         },
-        None => return request,
+        None => format!("/{path}"),
     };
     if rewritten == request.uri().path() {
         return request;
@@ -87,6 +90,20 @@ pub(super) fn normalise(app: &App, mut request: Request) -> Request {
         *request.uri_mut() = uri;
     }
     request
+}
+
+/// A path without repeated slashes.
+fn without_empty_segments(path: &str) -> Cow<'_, str> {
+    if !path.contains("//") {
+        return path.into();
+    }
+    let mut collapsed = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !collapsed.ends_with('/') {
+            collapsed.push(c);
+        }
+    }
+    collapsed.into()
 }
 
 fn is_version(app: &App, text: &str) -> bool {

@@ -2,7 +2,7 @@
 //! database to them, and removes everything from the database.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -13,19 +13,25 @@ use serde_json::{Map, Value};
 
 use crate::{
     db::{
-        self, Db, Tx,
+        self, Db, Session as _, Tx,
         metadefs::{
             associations::{self, Inserted},
             namespaces, objects, properties, tags,
         },
     },
     error::{Error, Result},
-    model::metadefs::{Association, Namespace, NamespaceAttributes, Stored, TagName, check_name, check_text},
+    model::metadefs::{
+        Association, Namespace, NamespaceAttributes, Stored, TagName, check_name, check_owner, check_required,
+        check_text,
+    },
     python,
 };
 
 /// The owner of a namespace whose file names none.
 const DEFAULT_OWNER: &str = "admin";
+
+/// The maximum length in bytes of a name of a namespace in the name of its file. File systems allow 255 in total.
+const MAX_IN_FILE_NAME: usize = 100;
 
 /// The definitions that are part of Glimpse: name and text of each file.
 pub(crate) const BUILT_IN: [(&str, &str); 7] = [
@@ -69,9 +75,21 @@ pub(crate) enum FileError {
     /// The file is not a definition.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// The definition cannot be stored, or the database fails.
+    /// The definition cannot be stored.
     #[error("{0}")]
-    Store(#[from] Error),
+    Definition(Error),
+    /// The database fails, so that no other file can be loaded, either.
+    #[error("{0}")]
+    Database(Error),
+}
+
+impl From<Error> for FileError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Invalid(_) | Error::Conflict(_) => Self::Definition(error),
+            error => Self::Database(error),
+        }
+    }
 }
 
 /// The content of a file.
@@ -105,8 +123,8 @@ struct ObjectDefinition {
     name: String,
     description: Option<String>,
     /// Glance's loader and export lose these.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    required: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    required: Option<Vec<String>>,
     properties: Option<Map<String, Value>>,
 }
 
@@ -126,7 +144,7 @@ pub(crate) fn find(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "json") && path.is_file() {
+        if path.as_os_str().as_encoded_bytes().ends_with(b".json") && path.is_file() {
             files.push(path);
         }
     }
@@ -170,8 +188,11 @@ struct Rows {
 
 impl Rows {
     fn new(definition: &Definition) -> Result<Self> {
-        let visibility =
-            definition.visibility.as_deref().map(|text| text.parse().map_err(Error::Invalid)).transpose()?;
+        let visibility = |text: &str| {
+            let invalid = |_| Error::Invalid(format!("the visibility must be public or private, and is {text:?}"));
+            text.parse().map_err(invalid)
+        };
+        let visibility = definition.visibility.as_deref().map(visibility).transpose()?;
         let attributes = NamespaceAttributes {
             namespace: definition.namespace.clone(),
             display_name: definition.display_name.clone(),
@@ -193,7 +214,7 @@ impl Rows {
         let object = |object: &ObjectDefinition| objects::NewRow {
             name: object.name.clone(),
             description: object.description.clone(),
-            required: Some(object.required.join(",")).filter(|names| !names.is_empty()),
+            required: object.required.as_ref().map(|names| names.join(",")),
             json_schema: object.properties.as_ref().map_or_else(|| "{}".to_owned(), json),
         };
         let association = |association: &AssociationDefinition| Association {
@@ -209,11 +230,13 @@ impl Rows {
             objects: definition.objects.iter().map(object).collect(),
             tags: definition.tags.iter().map(|tag| TagName::parse(&tag.name)).collect::<Result<_>>()?,
         };
+        definition.objects.iter().flat_map(|object| &object.required).try_for_each(|names| check_required(names))?;
         rows.check()?;
         Ok(rows)
     }
 
     fn check(&self) -> Result<()> {
+        check_owner(&self.owner)?;
         self.associations.iter().try_for_each(Association::check_storable)?;
         for properties::NewRow { name, json_schema } in &self.properties {
             check_name("A property's name", name)?;
@@ -229,7 +252,7 @@ impl Rows {
 
     async fn store(&self, tx: &mut Tx, existing: Existing, now: NaiveDateTime) -> Result<Loaded> {
         let name = self.attributes.namespace.as_str();
-        let mut found = namespaces::get_locked(tx, name).await?;
+        let mut found = namespaces::get_same_locked(tx, name).await?;
         let mut replaced = false;
         match (&found, existing) {
             (None, _) | (_, Existing::Merge) => {}
@@ -246,7 +269,13 @@ impl Rows {
         let id = match found {
             Some(namespace) => namespace.id,
             None => {
-                namespaces::insert(tx, &self.attributes, &self.owner, now, None).await?;
+                match namespaces::insert(tx, &self.attributes, &self.owner, now, None).await {
+                    // Another process has added it: the next attempt finds it.
+                    Err(db::Error::Duplicate) => {
+                        return Err(Error::Contended("a namespace was added concurrently".into()));
+                    }
+                    inserted => inserted?,
+                }
                 let created = namespaces::get_locked(tx, name).await?;
                 created.ok_or_else(|| Error::Internal("the new namespace has no row".into()))?.id
             }
@@ -257,39 +286,93 @@ impl Rows {
 
     /// Adds what is missing. `replace` says whether the rest is replaced.
     async fn store_content(&self, tx: &mut Tx, id: i32, replace: bool, now: NaiveDateTime) -> Result<()> {
+        let compared = Names { ignore_case: tx.ignores_case(), last_counts: replace };
+        if replace {
+            associations::touch_resource_types(tx, &self.associations, now).await?;
+        }
         let stored = associations::of_namespaces(tx, &[id]).await?.remove(&id).unwrap_or_default();
-        let stored: HashSet<&str> = stored.iter().map(|association| association.value.name.as_str()).collect();
-        let (old, new) = split(&self.associations, |association| stored.contains(association.name.as_str()));
-        if let Inserted::Taken(Association { name, .. }) = associations::insert_all(tx, id, &new, now, None).await? {
+        let stored = stored.into_iter().map(|association| association.value.name);
+        let (old, new) = compared.split(&self.associations, |association| &association.name, stored);
+        let inserted = or_repeated(associations::insert_all(tx, id, &new, now, None).await, "resource types")?;
+        if let Inserted::Taken(Association { name, .. }) = inserted {
             return Err(Error::Conflict(format!("resource type {name:?} is repeated")));
         }
-        for association in old.iter().filter(|_| replace) {
-            associations::replace(tx, id, association, now).await?;
+        for (name, association) in old.into_iter().filter(|_| replace) {
+            associations::replace(tx, id, &Association { name, ..association }, now).await?;
         }
 
-        let stored: HashSet<String> = properties::rows(tx, id).await?.into_iter().map(|row| row.name).collect();
-        let (old, new) = split(&self.properties, |row| stored.contains(&row.name));
-        properties::insert_all(tx, id, &new, now, None).await?;
-        for row in old.iter().filter(|_| replace) {
-            properties::replace(tx, id, row, now).await?;
+        let stored = properties::rows(tx, id).await?.into_iter().map(|row| row.name);
+        let (old, new) = compared.split(&self.properties, |row| &row.name, stored);
+        or_repeated(properties::insert_all(tx, id, &new, now, None).await, "properties")?;
+        for (name, row) in old.iter().filter(|_| replace) {
+            properties::replace(tx, id, name, row, now).await?;
         }
 
-        let stored: HashSet<String> = objects::rows(tx, id).await?.into_iter().map(|row| row.name).collect();
-        let (old, new) = split(&self.objects, |row| stored.contains(&row.name));
-        objects::insert_all(tx, id, &new, now, None).await?;
-        for row in old.iter().filter(|_| replace) {
-            objects::replace(tx, id, row, now).await?;
+        let stored = objects::rows(tx, id).await?.into_iter().map(|row| row.name);
+        let (old, new) = compared.split(&self.objects, |row| &row.name, stored);
+        or_repeated(objects::insert_all(tx, id, &new, now, None).await, "objects")?;
+        for (name, row) in old.iter().filter(|_| replace) {
+            objects::replace(tx, id, name, row, now).await?;
         }
 
-        let stored: HashSet<String> = tags::all(tx, id).await?.into_iter().map(|tag| tag.value).collect();
-        let (_, new) = split(&self.tags, |tag| stored.contains(tag.as_str()));
-        Ok(tags::insert_all(tx, id, &new, now, None).await?)
+        let stored = tags::all(tx, id).await?.into_iter().map(|tag| tag.value);
+        let (old, new) = compared.split(&self.tags, TagName::as_str, stored);
+        or_repeated(tags::insert_all(tx, id, &new, now, None).await, "tags")?;
+        for (name, tag) in old.iter().filter(|_| replace) {
+            tags::replace(tx, id, name, tag, now).await?;
+        }
+        Ok(())
     }
 }
 
-/// The rows that exist already, and the others.
-fn split<T: Clone>(rows: &[T], exists: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {
-    rows.iter().cloned().partition(exists)
+/// How the names of a file are compared with each other and with those in the database.
+#[derive(Debug, Clone, Copy)]
+struct Names {
+    /// As in the engine's unique keys.
+    ignore_case: bool,
+    /// Whether the last of several rows with the same name counts, and not the first one.
+    last_counts: bool,
+}
+
+impl Names {
+    /// Splits rows into those that exist already, with their names in the database, and new ones, in the order of the file.
+    fn split<T: Clone>(
+        self,
+        rows: &[T],
+        name: fn(&T) -> &str,
+        stored: impl Iterator<Item = String>,
+    ) -> (Vec<(String, T)>, Vec<T>) {
+        let key = |name: &str| if self.ignore_case { name.to_lowercase() } else { name.to_owned() };
+        let mut distinct: Vec<&T> = Vec::new();
+        let mut places = HashMap::new();
+        for row in rows {
+            match places.entry(key(name(row))) {
+                Entry::Vacant(place) => {
+                    place.insert(distinct.len());
+                    distinct.push(row);
+                }
+                Entry::Occupied(place) if self.last_counts => distinct[*place.get()] = row,
+                Entry::Occupied(_) => {}
+            }
+        }
+        let mut stored: HashMap<String, String> = stored.map(|name| (key(&name), name)).collect();
+        let (mut old, mut new) = (Vec::new(), Vec::new());
+        for row in distinct {
+            match stored.remove(&key(name(row))) {
+                Some(stored) => old.push((stored, row.clone())),
+                None => new.push(row.clone()),
+            }
+        }
+        (old, new)
+    }
+}
+
+/// The result of an insertion. On MySQL, names that differ only in accents are the same.
+fn or_repeated<T>(inserted: db::Result<T>, what: &str) -> Result<T> {
+    inserted.map_err(|error| match error {
+        db::Error::Duplicate => Error::Conflict(format!("the database takes the names of two {what} for the same")),
+        error => error.into(),
+    })
 }
 
 /// Removes all definitions from the database, in one transaction. Returns the names of the tables.
@@ -322,6 +405,9 @@ struct Export<'e> {
     description: &'e Option<String>,
     visibility: &'e Option<String>,
     protected: Option<bool>,
+    /// Glance's export loses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'e str>,
     resource_type_associations: Vec<AssociationDefinition>,
     properties: Map<String, Value>,
     objects: Vec<ObjectDefinition>,
@@ -344,17 +430,21 @@ pub(crate) async fn export(db: &Db) -> Result<Vec<Exported>> {
             prefix: stored.value.prefix,
             properties_target: stored.value.properties_target,
         };
-        let json = |text: &str| serde_json::from_str(text).unwrap_or(Value::Null);
+        let json = |name: &str, text: &str| -> Option<Value> {
+            let read = serde_json::from_str(text);
+            let namespace = &namespace.namespace;
+            let warn = |error| tracing::warn!(%error, namespace, name, "a definition that is not JSON is not exported");
+            read.map_err(warn).ok()
+        };
         let properties = properties::rows(&mut conn, id).await?.into_iter();
         let object = |row: objects::NewRow| ObjectDefinition {
-            name: row.name,
             description: row.description,
             required: row
                 .required
                 .filter(|names| !names.is_empty())
-                .map(|names| names.split(',').map(str::to_owned).collect())
-                .unwrap_or_default(),
-            properties: json(&row.json_schema).as_object().cloned(),
+                .map(|names| names.split(',').map(str::to_owned).collect()),
+            properties: json(&row.name, &row.json_schema).and_then(|read| read.as_object().cloned()),
+            name: row.name,
         };
         // As in a file, the oldest tag comes first.
         let tags = tags::all(&mut conn, id).await?.into_iter().rev();
@@ -364,8 +454,11 @@ pub(crate) async fn export(db: &Db) -> Result<Vec<Exported>> {
             description: &namespace.description,
             visibility: &namespace.visibility,
             protected: namespace.protected,
+            owner: Some(namespace.owner.as_str()).filter(|owner| *owner != DEFAULT_OWNER),
             resource_type_associations: associations.into_iter().map(association).collect(),
-            properties: properties.map(|row| (row.name, json(&row.json_schema))).collect(),
+            properties: properties
+                .filter_map(|row| json(&row.name, &row.json_schema).map(|read| (row.name, read)))
+                .collect(),
             objects: objects::rows(&mut conn, id).await?.into_iter().map(object).collect(),
             tags: tags.map(|tag| TagDefinition { name: tag.value }).collect(),
         };
@@ -376,14 +469,17 @@ pub(crate) async fn export(db: &Db) -> Result<Vec<Exported>> {
     Ok(exported)
 }
 
-/// The display name without anything but letters and digits, as in Glance. If another namespace has this name, too, the name of the
-/// namespace follows.
+/// The display name without anything but letters and digits, as in Glance. If another file has this name, the name of the namespace
+/// follows, and then a number.
 fn file_name(namespace: &Namespace, taken: &mut HashSet<String>) -> String {
-    let letters = |text: &str| text.chars().filter(|c| c.is_alphanumeric()).collect::<String>();
+    let letters = |text: &str| {
+        let letters: String = text.chars().filter(|c| c.is_alphanumeric()).collect();
+        letters[..letters.floor_char_boundary(MAX_IN_FILE_NAME)].to_owned()
+    };
     let display_name = letters(namespace.display_name.as_deref().unwrap_or_default());
     let longer = format!("{display_name}{}", letters(&namespace.namespace));
-    let numbered = format!("{longer}{}", namespace.id);
-    let candidates = [display_name, longer, numbered.clone()];
-    let free = candidates.into_iter().find(|name| !name.is_empty() && taken.insert(name.to_lowercase()));
-    format!("{}.json", free.unwrap_or(numbered))
+    let numbered = (1..).map(|number| format!("{longer}-{number}"));
+    let mut candidates = [display_name, longer.clone()].into_iter().filter(|name| !name.is_empty()).chain(numbered);
+    let free = candidates.find(|name| taken.insert(name.to_lowercase()));
+    format!("{}.json", free.unwrap_or(longer))
 }

@@ -18,6 +18,8 @@ use crate::{
 
 /// The maximum length of a name in characters, which is the width of its column.
 pub(crate) const MAX_NAME: usize = 80;
+/// The maximum length of an owner in characters, which is the width of its column.
+const MAX_OWNER: usize = 255;
 /// The maximum size of a text without a limit of its own in bytes, which is that of its column on MySQL.
 const MAX_TEXT: usize = 65_535;
 /// Glance's sentence about a default value beyond ASCII.
@@ -25,7 +27,7 @@ const NOT_ASCII: &str = "Error decoding your request. Either the URL or the requ
      decoded by Glance";
 
 text_enum! {
-    /// Who sees a namespace.
+    /// The callers to which a namespace is visible.
     pub(crate) enum NamespaceVisibility("") {
         /// Everyone.
         Public = "public",
@@ -45,7 +47,7 @@ pub(crate) struct Namespace {
     pub(crate) display_name: Option<String>,
     /// Its description.
     pub(crate) description: Option<String>,
-    /// Who sees it. A file may leave this out, which means that it is private.
+    /// Its visibility. A file may leave this out, which means that it is private.
     pub(crate) visibility: Option<String>,
     /// Whether it, and what it contains, cannot be deleted.
     pub(crate) protected: Option<bool>,
@@ -78,7 +80,7 @@ pub(crate) struct NamespaceAttributes {
     pub(crate) display_name: Option<String>,
     /// Its description.
     pub(crate) description: Option<String>,
-    /// Who sees it. A file may leave this out, which means that it is private.
+    /// Its visibility. A file may leave this out, which means that it is private.
     pub(crate) visibility: Option<NamespaceVisibility>,
     /// Whether it cannot be deleted. A file may leave this out, too.
     pub(crate) protected: Option<bool>,
@@ -132,15 +134,7 @@ impl MetadefObject {
         }
         check_name("An object's name", &self.name)?;
         check_text("An object's description", description.unwrap_or_default())?;
-        for name in self.required.iter().flatten() {
-            // Glance's column keeps the names as one text, separated by commas.
-            if name.contains(',') {
-                return Err(Error::Invalid(format!(
-                    "The name of a required property must not contain a comma: '{name}'"
-                )));
-            }
-        }
-        check_text("The list of an object's required properties", &required)?;
+        check_required(self.required.as_deref().unwrap_or_default())?;
         let Some(properties) = &self.properties else { return Ok(()) };
         properties.0.iter().try_for_each(|(_, property)| property.check_characters())?;
         check_text("The JSON of an object's properties", &properties.to_stored())
@@ -201,7 +195,7 @@ pub(crate) struct Stored<T> {
     pub(crate) updated_at: Option<NaiveDateTime>,
 }
 
-/// The name of a tag: short enough, and storable.
+/// The name of a tag: short enough for its column, and without NUL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct TagName(String);
 
@@ -219,6 +213,28 @@ impl TagName {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Rejects required names that their column cannot keep: it has one text, in which commas separate them.
+///
+/// # Errors
+/// `Invalid`
+pub(crate) fn check_required(names: &[String]) -> Result<()> {
+    if let Some(name) = names.iter().find(|name| name.contains(',')) {
+        return Err(Error::Invalid(format!("The name of a required property must not contain a comma: '{name}'")));
+    }
+    check_text("The list of an object's required properties", &names.join(","))
+}
+
+/// Rejects an owner that is too long for its column, or has NUL.
+///
+/// # Errors
+/// `Invalid`
+pub(crate) fn check_owner(owner: &str) -> Result<()> {
+    if owner.chars().count() > MAX_OWNER {
+        return Err(Error::Invalid(format!("A namespace's owner has more than {MAX_OWNER} characters.")));
+    }
+    check_no_nul("Param values", owner)
 }
 
 /// Rejects a name that is too long for its column, or has NUL.
@@ -260,9 +276,9 @@ impl Properties {
         properties.iter().map(parse).collect::<Result<_>>().map(Self)
     }
 
-    /// Reads the column of an object.
+    /// Reads the column of an object. If it is not JSON, there are no properties.
     pub(crate) fn from_stored(text: &str) -> Self {
-        let Ok(Value::Object(properties)) = serde_json::from_str(text) else { return Self::default() };
+        let Value::Object(properties) = read_json(text) else { return Self::default() };
         Self(properties.into_iter().map(|(name, value)| (name, PropertyType::from_value(&value))).collect())
     }
 
@@ -349,7 +365,7 @@ impl PropertyType {
 
     /// Reads the column of a property. What Glance would fail on is left out.
     pub(crate) fn from_stored(text: &str) -> Self {
-        Self::from_value(&serde_json::from_str(text).unwrap_or_default())
+        Self::from_value(&read_json(text))
     }
 
     fn from_value(value: &Value) -> Self {
@@ -407,6 +423,14 @@ impl PropertyType {
     }
 }
 
+/// Reads a column of JSON; null if it cannot be read.
+fn read_json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| {
+        tracing::warn!(%error, "a stored metadata definition is not JSON, and is shown as empty");
+        Value::Null
+    })
+}
+
 /// Reads the attributes of an object, all of which must be known.
 fn read_strictly(value: &Value, attributes: &[(&str, Kind)], place: &str) -> Result<Map<String, Value>> {
     let Value::Object(object) = value else {
@@ -458,6 +482,12 @@ impl Kind {
                 items.iter().all(|item| item.is_string() || item.is_null()).then(|| value.clone())
             }
             Self::Integer if value.is_i64() || value.is_u64() => Some(value.clone()),
+            // Only a loader can have stored these: the schema does not allow them in a request.
+            Self::Integer if value.is_boolean() => Some(i64::from(value == &Value::Bool(true)).into()),
+            Self::Integer if value.is_string() => {
+                let number = python::parse_int(value.as_str().unwrap_or_default())?;
+                i64::try_from(number).ok().map(Value::from)
+            }
             Self::Integer => {
                 let whole = value.as_f64()?.trunc();
                 // Exactly the floats that an i64 holds.

@@ -478,8 +478,42 @@ async fn openstack_and_glance_manage_metadata_definitions() {
     shell.run(&glance("md-tag-update --name w OS::Test z"));
     let tags = shell.run(&glance("md-tag-list OS::Test"));
     assert!(["w", "x", "y"].iter().all(|tag| tags.contains(&format!("| {tag} "))), "{tags}");
-    shell.run(&glance("md-property-show OS::Test p"));
-    shell.run(&glance("md-object-property-show OS::Test o2 missing || true"));
+    shell.run(&glance("md-tag-delete OS::Test w"));
+    assert!(shell.refuse(&glance("md-tag-show OS::Test w")).contains("Could not find metadata tag w"));
+    assert!(shell.run(&glance("md-property-show OS::Test p")).contains('Q'));
+    shell.run(&glance("md-property-create --name r --title R --type integer --schema '{}' OS::Test"));
+    shell.run(&glance("md-property-update --title S OS::Test r"));
+    assert!(shell.run(&glance("md-property-list OS::Test")).contains("| r    | S "));
+    shell.run(&glance("md-property-delete OS::Test r"));
+    let schema = "'{\"properties\": {\"x\": {\"title\": \"X\", \"type\": \"integer\"}}}'";
+    shell.run(&glance(&format!("md-object-create --name of-glance --schema {schema} OS::Test")));
+    assert!(shell.run(&glance("md-object-property-show OS::Test of-glance x")).contains("integer"));
+    let shown = shell.run("openstack image metadef object property show OS::Test of-glance x -f json");
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["title"], "X");
+    assert!(shell.refuse(&glance("md-object-property-show OS::Test of-glance y")).contains("y not found"));
+    shell.run(&glance("md-object-update --name again OS::Test of-glance"));
+    assert!(shell.run(&glance("md-object-list OS::Test")).contains("again"));
+    let shown = shell.run(&glance("md-object-show OS::Test again"));
+    assert!(shown.contains("again") && shown.contains("[\"x\"]"), "{shown}");
+    shell.run(&glance("md-object-delete OS::Test again"));
+    assert!(shell.run(&glance("md-namespace-update --description 'c d' OS::Test")).contains("c d"));
+    shell.run(&glance("md-resource-type-associate --name OS::Nova::Flavor --prefix hw: OS::Test"));
+    assert!(shell.run(&glance("md-namespace-resource-type-list OS::Test")).contains("OS::Nova::Flavor"));
+    let associations = shell.run("openstack image metadef resource type association list OS::Test");
+    assert!(associations.contains("OS::Nova::Flavor"), "{associations}");
+    shell.run(&openstack("resource type association delete OS::Test OS::Nova::Flavor"));
+    assert!(shell.run(&glance("md-resource-type-list")).contains("OS::Nova::Flavor"));
+    shell.run(&openstack("namespace set --public --tag v OS::Test"));
+    shell.run(&openstack("namespace unset --tag x OS::Test"));
+    let tags = shell.run(&glance("md-tag-list OS::Test"));
+    assert!(tags.contains("| v ") && tags.contains("| y ") && !tags.contains("| x "), "{tags}");
+    shell.run(&openstack("property delete OS::Test p"));
+    shell.run(&openstack("object delete OS::Test o2"));
+    let shown = shell.run(&glance("md-namespace-show OS::Test"));
+    assert!(
+        shown.contains("OS::Glance::Image") && !shown.contains("o2") && !shown.contains("OS::Nova::Flavor"),
+        "{shown}"
+    );
     let definition = "{\"namespace\": \"OS::Imported\", \"visibility\": \"public\", \"properties\": {\"q\": {\"title\": \"Q\", \
                       \"type\": \"integer\"}}, \"objects\": [{\"name\": \"o\", \"required\": [\"a\"]}], \"tags\": [{\"name\": \"t\"}]}";
     let file = shell.server.data_dir().join("definition.json");

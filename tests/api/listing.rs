@@ -164,6 +164,8 @@ async fn listed(client: &Client, query: &str) -> String {
 /// Query strings, in which `{a}` stands for the id of image a.
 const QUERIES: &[&str] = &[
     "",
+    "limit=1;visibility=public",
+    "limit=2;;x",
     "limit=0",
     "limit=1",
     "limit=3",

@@ -427,6 +427,19 @@ async fn every_caller_gets_glances_answers_for_namespaces_visible_to_all() {
             twins.same(&ask(persona, "GET", &format!("/namespaces{query}"))).await;
         }
     }
+    // A semicolon separates parameters, and repeated slashes are one.
+    for path in [
+        "/namespaces?limit=1;visibility=public",
+        "/namespaces?limit=2;;x",
+        "/namespaces/public?x=1;resource_type=OS::Nova::Flavor",
+        "//namespaces///public",
+        "/namespaces/public//tags",
+        "/namespaces/public//tags//linux",
+        "/namespaces//objects",
+        "/namespaces/public/tags/%7F",
+    ] {
+        twins.same(&ask(ADMIN, "GET", path)).await;
+    }
     delete_everything(&twins, "public").await;
 }
 

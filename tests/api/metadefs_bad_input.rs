@@ -50,29 +50,35 @@ async fn every_text_over_its_length_is_refused_by_its_name_wherever_it_is() {
     let tag = long(81);
     let tag_path = format!("/n/tags/{tag}");
     let many_names: Vec<String> = (0..10_000).map(|n| format!("name {n}")).collect();
-    let mut cases: Vec<(&str, &str, Value, &str)> = Vec::new();
+    let mut cases: Vec<(&str, &str, Value, String)> = Vec::new();
     for (name, limit) in [("namespace", 80), ("display_name", 80), ("description", 500), ("owner", 255)] {
         for (method, path) in [("POST", ""), ("PUT", "/n")] {
-            cases.push((method, path, namespace(name, json!(long(limit + 1))), name));
+            let says = format!("in schema['properties']['{name}']");
+            cases.push((method, path, namespace(name, json!(long(limit + 1))), says));
         }
     }
     for (name, what) in
         [("name", "A resource type's name"), ("prefix", "A prefix"), ("properties_target", "A properties_target")]
     {
         let association = with(json!({"name": "a"}), name, long(81));
-        cases.push(("POST", "", nested("resource_type_associations", json!([association])), what));
-        cases.push(("POST", "/n/resource_types", association, name));
+        cases.push((
+            "POST",
+            "",
+            nested("resource_type_associations", json!([association])),
+            format!("{what} has more than"),
+        ));
+        cases.push(("POST", "/n/resource_types", association, format!("in schema['properties']['{name}']")));
     }
     cases.extend([
-        ("POST", "", nested("tags", json!([{"name": tag}])), "A tag's name has more than 80 characters."),
+        ("POST", "", nested("tags", json!([{"name": tag}])), "A tag's name has more than 80 characters.".into()),
         (
             "POST",
             "/n/tags",
             json!({"tags": [{"name": "a"}, {"name": tag}]}),
-            "A tag's name has more than 80 characters.",
+            "A tag's name has more than 80 characters.".into(),
         ),
-        ("POST", &tag_path, json!(null), "is too long"),
-        ("PUT", "/n/tags/t", json!({"name": tag}), "is too long"),
+        ("POST", &tag_path, json!(null), "in schema['properties']['name']".into()),
+        ("PUT", "/n/tags/t", json!({"name": tag}), "in schema['properties']['name']".into()),
     ]);
     for object in [
         (json!({"name": long(81)}), "name"),
@@ -88,13 +94,17 @@ async fn every_text_over_its_length_is_refused_by_its_name_wherever_it_is() {
         ),
     ] {
         let (body, says) = object;
-        cases.push(("POST", "", nested("objects", json!([body])), says));
-        cases.push(("POST", "/n/objects", body.clone(), says));
-        cases.push(("PUT", "/n/objects/o", body, says));
+        let (nested_says, says) = match says {
+            "name" => ("An object's name has more than 80 characters.", "in schema['properties']['name']"),
+            says => (says, says),
+        };
+        cases.push(("POST", "", nested("objects", json!([body])), nested_says.into()));
+        cases.push(("POST", "/n/objects", body.clone(), says.into()));
+        cases.push(("PUT", "/n/objects/o", body, says.into()));
     }
     let too_much = "The JSON of a property has more than 65535 bytes.";
     for (name, value, says) in [
-        ("name", json!(long(81)), "name"),
+        ("name", json!(long(81)), "in schema['properties']['name']"),
         ("title", json!(text), too_much),
         ("description", json!(text), too_much),
         ("default", json!(text), too_much),
@@ -104,15 +114,21 @@ async fn every_text_over_its_length_is_refused_by_its_name_wherever_it_is() {
         ("items", json!({"type": "string", "enum": many_names}), too_much),
     ] {
         let body = with(property.clone(), name, value);
-        cases.push(("POST", "", nested("properties", json!({"p": body})), says));
-        cases.push(("POST", "/n/properties", body.clone(), says));
-        cases.push(("PUT", "/n/properties/p", body, says));
+        let says_of_nested = if name == "name" { "['additionalProperties']['properties']['name']" } else { says };
+        cases.push(("POST", "", nested("properties", json!({"p": body})), says_of_nested.into()));
+        cases.push(("POST", "/n/properties", body.clone(), says.into()));
+        cases.push(("PUT", "/n/properties/p", body, says.into()));
     }
-    cases.push(("POST", "", nested("properties", json!({long(81): definition})), "A property's name has more than"));
+    cases.push((
+        "POST",
+        "",
+        nested("properties", json!({long(81): definition})),
+        "A property's name has more than".into(),
+    ));
     for (method, path, body, says) in cases {
         let request = admin.request(method, &format!("{NAMESPACES}{path}")).header("Accept", "application/json");
         let answer = admin.send(if body.is_null() { request } else { request.json(&body) }).await;
-        let answer = answer.expect(400).says(says);
+        let answer = answer.expect(400).says(&says);
         assert!(answer.text.len() < 120_000, "{method} {path}: {} bytes", answer.text.len());
     }
     assert_eq!(rows(&s).await, before);

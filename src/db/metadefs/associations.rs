@@ -214,6 +214,21 @@ pub(crate) async fn replace(
     s.execute(update).await.map(drop)
 }
 
+/// Sets the time of change of the resource types with these names. One statement per [`ROWS_PER_INSERT`] names.
+pub(crate) async fn touch_resource_types(
+    s: &mut impl Session,
+    associations: &[Association],
+    now: NaiveDateTime,
+) -> Result<()> {
+    for chunk in associations.chunks(ROWS_PER_INSERT) {
+        let names = chunk.iter().map(|association| association.name.as_str());
+        let update =
+            Query::update().table(R::Table).value(R::UpdatedAt, now).and_where(Expr::col(R::Name).is_in(names)).take();
+        s.execute(update).await?;
+    }
+    Ok(())
+}
+
 /// Removes an association. One statement, through the primary key.
 pub(crate) async fn delete(s: &mut impl Session, namespace_id: i32, resource_type_id: i32) -> Result<bool> {
     let delete = Query::delete()

@@ -40,7 +40,7 @@ fn select() -> SelectStatement {
     Query::select().columns(COLUMNS).from(N::Table).take()
 }
 
-/// Reads a namespace, whoever owns it. One statement, through the unique index.
+/// Reads a namespace of any project. One statement, through the unique index.
 pub(crate) async fn get(s: &mut impl Session, name: &str) -> Result<Option<Namespace>> {
     if name.contains('\0') {
         return Ok(None);
@@ -55,6 +55,11 @@ pub(crate) async fn get_locked(tx: &mut Tx, name: &str) -> Result<Option<Namespa
     }
     let query = select().cond_where(tx.exactly(N::Namespace, name)).lock_exclusive().take();
     tx.optional(query).await
+}
+
+/// As [`get_locked`], but compares names as the unique index does: on MySQL, without regard to case and accents.
+pub(crate) async fn get_same_locked(tx: &mut Tx, name: &str) -> Result<Option<Namespace>> {
+    tx.optional(select().and_where(Expr::col(N::Namespace).eq(name)).lock_exclusive().take()).await
 }
 
 /// Which namespaces a listing includes, in which order.

@@ -136,19 +136,29 @@ pub(crate) async fn update(s: &mut impl Session, id: i32, object: &NewRow, now: 
     s.execute(update).await.map(drop)
 }
 
-/// Replaces the object with this name. One statement, through the unique index.
-pub(crate) async fn replace(s: &mut impl Session, namespace_id: i32, row: &NewRow, now: NaiveDateTime) -> Result<()> {
-    let values: [(O, Expr); 4] = [
+/// Replaces the object with this name by one whose name the unique key takes for the same. The required names stay if the row has none.
+/// One statement, through the unique index.
+pub(crate) async fn replace(
+    s: &mut impl Session,
+    namespace_id: i32,
+    name: &str,
+    row: &NewRow,
+    now: NaiveDateTime,
+) -> Result<()> {
+    let mut values: Vec<(O, Expr)> = vec![
+        (O::Name, row.name.as_str().into()),
         (O::Description, row.description.clone().into()),
-        (O::Required, row.required.clone().into()),
         (O::JsonSchema, row.json_schema.as_str().into()),
         (O::UpdatedAt, now.into()),
     ];
+    if row.required.is_some() {
+        values.push((O::Required, row.required.clone().into()));
+    }
     let update = Query::update()
         .table(O::Table)
         .values(values)
         .and_where(Expr::col(O::NamespaceId).eq(namespace_id))
-        .cond_where(s.exactly(O::Name, &row.name))
+        .cond_where(s.exactly(O::Name, name))
         .take();
     s.execute(update).await.map(drop)
 }

@@ -99,14 +99,24 @@ pub(crate) async fn update(s: &mut impl Session, id: i32, row: &NewRow, now: Nai
     s.execute(update).await.map(drop)
 }
 
-/// Replaces the property with this name. One statement, through the unique index.
-pub(crate) async fn replace(s: &mut impl Session, namespace_id: i32, row: &NewRow, now: NaiveDateTime) -> Result<()> {
-    let values: [(P, Expr); 2] = [(P::JsonSchema, row.json_schema.as_str().into()), (P::UpdatedAt, now.into())];
+/// Replaces the property with this name by one whose name the unique key takes for the same. One statement, through the unique index.
+pub(crate) async fn replace(
+    s: &mut impl Session,
+    namespace_id: i32,
+    name: &str,
+    row: &NewRow,
+    now: NaiveDateTime,
+) -> Result<()> {
+    let values: [(P, Expr); 3] = [
+        (P::Name, row.name.as_str().into()),
+        (P::JsonSchema, row.json_schema.as_str().into()),
+        (P::UpdatedAt, now.into()),
+    ];
     let update = Query::update()
         .table(P::Table)
         .values(values)
         .and_where(Expr::col(P::NamespaceId).eq(namespace_id))
-        .cond_where(s.exactly(P::Name, &row.name))
+        .cond_where(s.exactly(P::Name, name))
         .take();
     s.execute(update).await.map(drop)
 }

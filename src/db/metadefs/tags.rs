@@ -152,6 +152,24 @@ pub(crate) async fn rename(s: &mut impl Session, id: i32, name: &TagName, now: N
     s.execute(update).await.map(drop)
 }
 
+/// Replaces the tag with this name by one that the unique key takes for the same. One statement, through the unique index.
+pub(crate) async fn replace(
+    s: &mut impl Session,
+    namespace_id: i32,
+    name: &str,
+    new: &TagName,
+    now: NaiveDateTime,
+) -> Result<()> {
+    let values: [(T, Expr); 2] = [(T::Name, new.as_str().into()), (T::UpdatedAt, now.into())];
+    let update = Query::update()
+        .table(T::Table)
+        .values(values)
+        .and_where(Expr::col(T::NamespaceId).eq(namespace_id))
+        .cond_where(s.exactly(T::Name, name))
+        .take();
+    s.execute(update).await.map(drop)
+}
+
 /// Removes a tag. One statement.
 pub(crate) async fn delete(s: &mut impl Session, id: i32) -> Result<()> {
     s.execute(Query::delete().from_table(T::Table).and_where(Expr::col(T::Id).eq(id)).take()).await.map(drop)

@@ -97,7 +97,7 @@ pub(in crate::http::v2) async fn list(
 }
 
 fn list_query(pairs: &[(String, String)]) -> Result<ListQuery> {
-    query::check_storable(pairs)?;
+    query::check_no_nul(pairs)?;
     query::check_visibility(pairs, &["public", "private"])?;
     let resource_types: Option<Vec<String>> =
         query::last(pairs, "resource_types").map(|names| names.split(',').map(str::to_owned).collect());

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Error, Result},
-    model::{Direction, check_no_nul},
+    model::{self, Direction},
     python,
 };
 
@@ -54,6 +54,6 @@ pub(super) fn check_visibility(pairs: &[(String, String)], allowed: &[&str]) -> 
 }
 
 /// Rejects parameters with NUL, which PostgreSQL does not compare.
-pub(super) fn check_storable(pairs: &[(String, String)]) -> Result<()> {
-    pairs.iter().try_for_each(|(_, value)| check_no_nul("Param values", value))
+pub(super) fn check_no_nul(pairs: &[(String, String)]) -> Result<()> {
+    pairs.iter().try_for_each(|(_, value)| model::check_no_nul("Param values", value))
 }
