@@ -1,4 +1,4 @@
-//! Validates JSON against the subset of JSON Schema (2020-12) that schemas of images need.
+//! Validates JSON against the subset of JSON Schema (2020-12) that the schemas of images, metadata definitions, locations and tasks need.
 //!
 //! The messages are those of Python's jsonschema, which clients of Glance know: both the choice of the error that is reported, if
 //! there are several, and its exact wording.
