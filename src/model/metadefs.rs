@@ -612,6 +612,8 @@ mod tests {
         let stored = "{\"title\": \"t\", \"colour\": 1, \"enum\": [1], \"type\": \"string\", \"default\": 5, \"description\": null}";
         let expected = "{\"type\":\"string\",\"title\":\"t\",\"description\":null,\"default\":\"5\"}";
         assert_eq!(PropertyType::from_stored(stored).to_stored(), expected);
+        let stored = "{\"minLength\": \"5\", \"maxLength\": true, \"minItems\": \"x\", \"maximum\": 1e30}";
+        assert_eq!(PropertyType::from_stored(stored).to_stored(), "{\"minLength\":5,\"maxLength\":1}");
         assert_eq!(PropertyType::from_stored("[").to_stored(), "{}");
         assert_eq!(
             Properties::from_stored("{\"é\": {\"type\": \"string\"}}").to_stored(),

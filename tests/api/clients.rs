@@ -168,7 +168,7 @@ async fn openstack_logs_in_with_the_printed_lines_and_with_the_written_clouds_ya
         "OS_GLANCE_CONFIG_DIR=/dev/null OS_DEFAULT__PUBLIC_ENDPOINT=$BASE {} {arguments} --data-dir {data} identity",
         program.get_program().display()
     );
-    let until_it_counts = |list: &str| format!("for n in 1 2 3 4 5; do {list} && exit 0; done; exit 1");
+    let until_it_counts = |list: &str| format!("for n in $(seq 20); do {list} && exit 0; sleep 0.3; done; exit 1");
     let list = until_it_counts("openstack image list");
     shell.run(&format!(
         "export OS_TOKEN=wrong OS_CLOUD=nosuch && cd {data} && {identity} passwd demo > lines && bash -c '. ./lines; {list}'"
