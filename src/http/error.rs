@@ -249,7 +249,8 @@ fn escape_html(text: &str) -> String {
             '>' => out.push_str("&gt;"),
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#x27;"),
-            c => out.push(c),
+            c if c.is_ascii() => out.push(c),
+            c => out.push_str(&format!("&#{};", u32::from(c))),
         }
     }
     out
@@ -257,26 +258,23 @@ fn escape_html(text: &str) -> String {
 
 /// Converts HTML to text as webob does: `<br>` becomes a line break, a line end becomes a space, and other tags are removed.
 fn strip_tags(html: &str) -> String {
-    let mut out = String::with_capacity(html.len());
-    let mut rest = html;
-    while let Some(c) = rest.chars().next() {
-        let after = &rest[c.len_utf8()..];
-        let starts_tag = c == '<' && after.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
-        let tag = starts_tag.then(|| rest.find('>')).flatten();
-        if let Some(end) = tag {
-            if rest.as_bytes()[1..3].eq_ignore_ascii_case(b"br") {
-                out.push('\n');
-            }
-            rest = &rest[end + 1..];
-            continue;
-        }
-        match c {
-            '\n' => out.push(' '),
-            '\r' => {}
-            c => out.push(c),
-        }
-        rest = after;
+    let text = html.replace('\n', " ").replace('\r', "");
+    let text = replace_tags(&text, "<br", "\n").replace("<!--", "").replace("-->", "");
+    replace_tags(&text, "<", "")
+}
+
+/// Replaces what begins with `start`, in any case, and ends with the next `>`.
+fn replace_tags(text: &str, start: &str, with: &str) -> String {
+    let lower = text.to_ascii_lowercase();
+    let (mut out, mut position) = (String::with_capacity(text.len()), 0);
+    while let Some(found) = lower[position..].find(start) {
+        let tag = position + found;
+        let Some(length) = text[tag..].find('>') else { break };
+        out.push_str(&text[position..tag]);
+        out.push_str(with);
+        position = tag + length + 1;
     }
+    out.push_str(&text[position..]);
     out
 }
 
@@ -330,6 +328,17 @@ mod tests {
              \"title\": \"Not Found\"}"
         );
         assert_eq!(body(&error, Form::Plain), "404 Not Found\n\nNo image found with ID &'\"\n\n   ");
+        let error = ErrorResponse::new(StatusCode::NOT_FOUND, "é😀");
+        assert!(body(&error, Form::Html).contains("&#233;&#128512;<br />"), "{}", body(&error, Form::Html));
+        for (html, text) in [
+            ("a <b c", "a <b c"),
+            ("a<!-- x -->b", "a x b"),
+            ("<><1>a\r\n<BR\n/>b", "a \nb"),
+            ("<br", "<br"),
+            ("<b<br>>", ""),
+        ] {
+            assert_eq!(strip_tags(html), text, "{html}");
+        }
         let error = ErrorResponse::method(StatusCode::METHOD_NOT_ALLOWED, Method::GET);
         assert_eq!(
             body(&error, Form::Plain),

@@ -205,7 +205,21 @@ impl PoolAccess {
     /// Removes the image that an upload has written, unless it is at its final name.
     async fn remove_unfinished(self: &Arc<Self>, object: &Object) -> Result<(), Failure> {
         let name = unfinished_name(object);
-        self.call(None, move |pool, steps| remove_with_snapshot(pool, &name, steps)).await
+        self.call_to_remove(move |pool, steps| remove_with_snapshot(pool, &name, steps)).await
+    }
+
+    /// As [`Self::call`], for work that removes what an upload has left.
+    async fn call_to_remove(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Pool>, &Steps) -> librbd::Result<()> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let removed = self.call(None, work).await;
+        if removed.as_ref().is_err_and(|error| error.errno() == Some(Errno::BUSY)) {
+            // If the cluster did not respond when the upload closed its image, this connection still has the image's lock, and only
+            // another connection can break it.
+            self.cluster.lock().await.take();
+        }
+        removed
     }
 
     /// Like [`Self::remove_unfinished`]. If that is not possible now, recovery will do it.
@@ -379,7 +393,7 @@ impl Driver for RbdDriver {
     async fn discard(&self, object: &Object, hold: Option<Hold>) -> Result<()> {
         let (name, to, upload_id) = (unfinished_name(object), object.image_id.clone(), object.upload_id.clone());
         let with_final = hold.is_some();
-        let discarded = self.pool.call(None, move |pool, steps| {
+        let discarded = self.pool.call_to_remove(move |pool, steps| {
             // The unfinished image goes first: once it is removed, no process can rename it.
             remove_with_snapshot(pool, &name, steps)?;
             if !with_final {
