@@ -1,6 +1,6 @@
 //! A real Glance and Glimpse on one database, one after the other and concurrently.
 
-use std::{collections::BTreeMap, fs, process::Output};
+use std::{collections::BTreeMap, fs, process::Output, time::Duration};
 
 use serde_json::{Value, json};
 
@@ -224,7 +224,16 @@ mod on_a_server {
         ] {
             gate.arm(Side::Statement, statement);
             let mut sync = program().arg("--config-file").arg(&config).args(["db", "sync"]).spawn().unwrap();
-            gate.holds().await;
+            if tokio::time::timeout(Duration::from_secs(60), gate.holds()).await.is_err() {
+                let activity = match database.engine {
+                    Engine::Postgres => {
+                        "SELECT COALESCE(wait_event, ''), query FROM pg_stat_activity WHERE datname = current_database()"
+                    }
+                    _ => "SELECT COALESCE(state, ''), COALESCE(info, '') FROM information_schema.processlist",
+                };
+                let (ended, activity) = (sync.try_wait(), database.pairs(activity).await);
+                panic!("{statement} was not sent; the program: {ended:?}; the database: {activity:#?}");
+            }
             sync.kill().unwrap();
             sync.wait().unwrap();
             gate.open();
