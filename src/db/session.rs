@@ -53,6 +53,10 @@ pub(crate) trait Session: Send {
     fn bytewise(&self, text: Expr) -> Expr;
     /// Whether unique keys and plain comparisons ignore the case of texts.
     fn ignores_case(&self) -> bool;
+    /// The same text for all names that a unique key takes for the same because it ignores their case.
+    fn unique_key(&self, name: &str) -> String {
+        if self.ignores_case() { name.to_lowercase() } else { name.to_owned() }
+    }
     /// The sum of all rows as a 64-bit integer, 0 if there are no rows. The engines differ in the type of a sum.
     fn sum(&self, number: Expr) -> Expr;
     /// The condition that `column` equals `value` and that `gate` holds. `gate` does not depend on the row: if it does not hold, no

@@ -104,10 +104,8 @@ pub(super) fn tag_exists(namespace: &Namespace, name: &TagName) -> String {
 
 /// Checks that no name repeats an earlier one. Where the engine's unique keys ignore case, so does this.
 fn check_distinct<'n>(tx: &Tx, names: &[&'n str], exists: impl Fn(&'n str) -> String) -> Result<()> {
-    let ignores_case = tx.ignores_case();
     let mut seen = HashSet::new();
-    let fold = |name: &str| if ignores_case { name.to_lowercase() } else { name.to_owned() };
-    match names.iter().find(|name| !seen.insert(fold(name))) {
+    match names.iter().find(|name| !seen.insert(tx.unique_key(name))) {
         Some(name) => Err(Error::Conflict(exists(name))),
         None => Ok(()),
     }

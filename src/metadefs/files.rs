@@ -286,13 +286,12 @@ impl Rows {
 
     /// Adds what is missing. `replace` says whether the rest is replaced.
     async fn store_content(&self, tx: &mut Tx, id: i32, replace: bool, now: NaiveDateTime) -> Result<()> {
-        let compared = Names { ignore_case: tx.ignores_case(), last_counts: replace };
         if replace {
             associations::touch_resource_types(tx, &self.associations, now).await?;
         }
         let stored = associations::of_namespaces(tx, &[id]).await?.remove(&id).unwrap_or_default();
-        let stored = stored.into_iter().map(|association| association.value.name);
-        let (old, new) = compared.split(&self.associations, |association| &association.name, stored);
+        let stored = stored.into_iter().map(|stored| (stored.value.name.clone(), stored.value.name));
+        let (old, new) = split(tx, &self.associations, |association| &association.name, stored, replace);
         let inserted = or_repeated(associations::insert_all(tx, id, &new, now, None).await, "resource types")?;
         if let Inserted::Taken(Association { name, .. }) = inserted {
             return Err(Error::Conflict(format!("resource type {name:?} is repeated")));
@@ -301,70 +300,62 @@ impl Rows {
             associations::replace(tx, id, &Association { name, ..association }, now).await?;
         }
 
-        let stored = properties::rows(tx, id).await?.into_iter().map(|row| row.name);
-        let (old, new) = compared.split(&self.properties, |row| &row.name, stored);
+        let stored = properties::rows(tx, id).await?.into_iter().map(|(id, row)| (row.name, id));
+        let (old, new) = split(tx, &self.properties, |row| &row.name, stored, replace);
         or_repeated(properties::insert_all(tx, id, &new, now, None).await, "properties")?;
-        for (name, row) in old.iter().filter(|_| replace) {
-            properties::replace(tx, id, name, row, now).await?;
+        for (id, row) in old.into_iter().filter(|_| replace) {
+            properties::update(tx, id, &row, now).await?;
         }
 
-        let stored = objects::rows(tx, id).await?.into_iter().map(|row| row.name);
-        let (old, new) = compared.split(&self.objects, |row| &row.name, stored);
+        let stored = objects::rows(tx, id).await?.into_iter().map(|(id, row)| (row.name, (id, row.required)));
+        let (old, new) = split(tx, &self.objects, |row| &row.name, stored, replace);
         or_repeated(objects::insert_all(tx, id, &new, now, None).await, "objects")?;
-        for (name, row) in old.iter().filter(|_| replace) {
-            objects::replace(tx, id, name, row, now).await?;
+        for ((id, required), mut row) in old.into_iter().filter(|_| replace) {
+            // As in Glance, a file without required names does not remove those that exist.
+            row.required = row.required.or(required);
+            objects::update(tx, id, &row, now).await?;
         }
 
-        let stored = tags::all(tx, id).await?.into_iter().map(|tag| tag.value);
-        let (old, new) = compared.split(&self.tags, TagName::as_str, stored);
+        let stored = tags::all(tx, id).await?.into_iter().map(|tag| (tag.value, tag.id));
+        let (old, new) = split(tx, &self.tags, TagName::as_str, stored, replace);
         or_repeated(tags::insert_all(tx, id, &new, now, None).await, "tags")?;
-        for (name, tag) in old.iter().filter(|_| replace) {
-            tags::replace(tx, id, name, tag, now).await?;
+        for (id, tag) in old.into_iter().filter(|_| replace) {
+            tags::rename(tx, id, &tag, now).await?;
         }
         Ok(())
     }
 }
 
-/// How the names of a file are compared with each other and with those in the database.
-#[derive(Debug, Clone, Copy)]
-struct Names {
-    /// As in the engine's unique keys.
-    ignore_case: bool,
-    /// Whether the last of several rows with the same name counts, and not the first one.
+/// Splits rows of a file into those that exist already, each with what is stored, and new ones, in their order. Names are compared as by the
+/// engine's unique keys. Of several rows with the same name, the first one counts, or the last one if `last_counts`.
+fn split<T: Clone, S>(
+    tx: &Tx,
+    rows: &[T],
+    name: fn(&T) -> &str,
+    stored: impl Iterator<Item = (String, S)>,
     last_counts: bool,
-}
-
-impl Names {
-    /// Splits rows into those that exist already, with their names in the database, and new ones, in the order of the file.
-    fn split<T: Clone>(
-        self,
-        rows: &[T],
-        name: fn(&T) -> &str,
-        stored: impl Iterator<Item = String>,
-    ) -> (Vec<(String, T)>, Vec<T>) {
-        let key = |name: &str| if self.ignore_case { name.to_lowercase() } else { name.to_owned() };
-        let mut distinct: Vec<&T> = Vec::new();
-        let mut places = HashMap::new();
-        for row in rows {
-            match places.entry(key(name(row))) {
-                Entry::Vacant(place) => {
-                    place.insert(distinct.len());
-                    distinct.push(row);
-                }
-                Entry::Occupied(place) if self.last_counts => distinct[*place.get()] = row,
-                Entry::Occupied(_) => {}
+) -> (Vec<(S, T)>, Vec<T>) {
+    let mut distinct: Vec<&T> = Vec::new();
+    let mut places = HashMap::new();
+    for row in rows {
+        match places.entry(tx.unique_key(name(row))) {
+            Entry::Vacant(place) => {
+                place.insert(distinct.len());
+                distinct.push(row);
             }
+            Entry::Occupied(place) if last_counts => distinct[*place.get()] = row,
+            Entry::Occupied(_) => {}
         }
-        let mut stored: HashMap<String, String> = stored.map(|name| (key(&name), name)).collect();
-        let (mut old, mut new) = (Vec::new(), Vec::new());
-        for row in distinct {
-            match stored.remove(&key(name(row))) {
-                Some(stored) => old.push((stored, row.clone())),
-                None => new.push(row.clone()),
-            }
-        }
-        (old, new)
     }
+    let mut stored: HashMap<String, S> = stored.map(|(name, stored)| (tx.unique_key(&name), stored)).collect();
+    let (mut old, mut new) = (Vec::new(), Vec::new());
+    for row in distinct {
+        match stored.remove(&tx.unique_key(name(row))) {
+            Some(stored) => old.push((stored, row.clone())),
+            None => new.push(row.clone()),
+        }
+    }
+    (old, new)
 }
 
 /// The result of an insertion. On MySQL, names that differ only in accents are the same.
@@ -437,14 +428,11 @@ pub(crate) async fn export(db: &Db) -> Result<Vec<Exported>> {
             read.map_err(warn).ok()
         };
         let properties = properties::rows(&mut conn, id).await?.into_iter();
-        let object = |row: objects::NewRow| ObjectDefinition {
-            description: row.description,
-            required: row
-                .required
-                .filter(|names| !names.is_empty())
-                .map(|names| names.split(',').map(str::to_owned).collect()),
-            properties: json(&row.name, &row.json_schema).and_then(|read| read.as_object().cloned()),
-            name: row.name,
+        let object = |(_, row): (i32, objects::NewRow)| {
+            let properties = json(&row.name, &row.json_schema).and_then(|read| read.as_object().cloned());
+            let required = row.required.filter(|names| !names.is_empty());
+            let required = required.map(|names| names.split(',').map(str::to_owned).collect());
+            ObjectDefinition { name: row.name, description: row.description, required, properties }
         };
         // As in a file, the oldest tag comes first.
         let tags = tags::all(&mut conn, id).await?.into_iter().rev();
@@ -457,7 +445,7 @@ pub(crate) async fn export(db: &Db) -> Result<Vec<Exported>> {
             owner: Some(namespace.owner.as_str()).filter(|owner| *owner != DEFAULT_OWNER),
             resource_type_associations: associations.into_iter().map(association).collect(),
             properties: properties
-                .filter_map(|row| json(&row.name, &row.json_schema).map(|read| (row.name, read)))
+                .filter_map(|(_, row)| json(&row.name, &row.json_schema).map(|read| (row.name, read)))
                 .collect(),
             objects: objects::rows(&mut conn, id).await?.into_iter().map(object).collect(),
             tags: tags.map(|tag| TagDefinition { name: tag.value }).collect(),

@@ -231,9 +231,7 @@ pub(crate) fn check_required(names: &[String]) -> Result<()> {
 /// # Errors
 /// `Invalid`
 pub(crate) fn check_owner(owner: &str) -> Result<()> {
-    if owner.chars().count() > MAX_OWNER {
-        return Err(Error::Invalid(format!("A namespace's owner has more than {MAX_OWNER} characters.")));
-    }
+    check_length("A namespace's owner", owner, MAX_OWNER)?;
     check_no_nul("Param values", owner)
 }
 
@@ -242,10 +240,15 @@ pub(crate) fn check_owner(owner: &str) -> Result<()> {
 /// # Errors
 /// `Invalid`, with a message that starts with `what`.
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
-    if name.chars().count() > MAX_NAME {
-        return Err(Error::Invalid(format!("{what} has more than {MAX_NAME} characters.")));
-    }
+    check_length(what, name, MAX_NAME)?;
     check_no_nul("Names", name)
+}
+
+fn check_length(what: &str, text: &str, max: usize) -> Result<()> {
+    match text.chars().count() > max {
+        true => Err(Error::Invalid(format!("{what} has more than {max} characters."))),
+        false => Ok(()),
+    }
 }
 
 /// Rejects a text that is too long for its column, or has NUL.

@@ -157,11 +157,11 @@ pub(crate) async fn insert_all(
 async fn find_resource_types<'a>(s: &mut impl Session, chunk: &'a [Association]) -> Result<HashMap<&'a str, i32>> {
     let names = || chunk.iter().map(|association| association.name.as_str());
     let rows: Vec<ResourceType> = s.all(resource_types().and_where(Expr::col(R::Name).is_in(names())).take()).await?;
-    let ignores_case = s.ignores_case();
+    let by_name: HashMap<&str, i32> = rows.iter().map(|row| (row.name.as_str(), row.id)).collect();
+    let by_key: HashMap<String, i32> = rows.iter().map(|row| (s.unique_key(&row.name), row.id)).collect();
     let find = |name: &'a str| {
-        let exactly = rows.iter().find(|row| row.name == name);
-        let folded = || rows.iter().find(|row| ignores_case && row.name.to_lowercase() == name.to_lowercase());
-        exactly.or_else(folded).map(|row| (name, row.id))
+        let id = by_name.get(name).or_else(|| by_key.get(&s.unique_key(name)));
+        id.map(|id| (name, *id))
     };
     Ok(names().filter_map(find).collect())
 }

@@ -68,15 +68,14 @@ pub(crate) async fn list(s: &mut impl Session, namespace_id: i32) -> Result<Vec<
     Ok(s.all::<Row>(query).await?.into_iter().map(Stored::from).collect())
 }
 
-/// Reads the rows of a namespace, sorted by their names, with their JSON as it is stored. One statement, through the unique index.
-pub(crate) async fn rows(s: &mut impl Session, namespace_id: i32) -> Result<Vec<NewRow>> {
+/// Reads the rows of a namespace with their numbers, sorted by their names, with their JSON as it is stored. One statement, through the
+/// unique index.
+pub(crate) async fn rows(s: &mut impl Session, namespace_id: i32) -> Result<Vec<(i32, NewRow)>> {
     let query = select(namespace_id).order_by_expr(s.bytewise(Expr::col(O::Name)), Order::Asc).take();
     let rows: Vec<Row> = s.all(query).await?;
-    let row = |row: Row| NewRow {
-        name: row.name,
-        description: row.description,
-        required: row.required,
-        json_schema: row.json_schema,
+    let row = |row: Row| {
+        let Row { id, name, description, required, json_schema, .. } = row;
+        (id, NewRow { name, description, required, json_schema })
     };
     Ok(rows.into_iter().map(row).collect())
 }
@@ -133,33 +132,6 @@ pub(crate) async fn update(s: &mut impl Session, id: i32, object: &NewRow, now: 
         (O::UpdatedAt, now.into()),
     ];
     let update = Query::update().table(O::Table).values(values).and_where(Expr::col(O::Id).eq(id)).take();
-    s.execute(update).await.map(drop)
-}
-
-/// Replaces the object with this name by one whose name the unique key takes for the same. The required names stay if the row has none.
-/// One statement, through the unique index.
-pub(crate) async fn replace(
-    s: &mut impl Session,
-    namespace_id: i32,
-    name: &str,
-    row: &NewRow,
-    now: NaiveDateTime,
-) -> Result<()> {
-    let mut values: Vec<(O, Expr)> = vec![
-        (O::Name, row.name.as_str().into()),
-        (O::Description, row.description.clone().into()),
-        (O::JsonSchema, row.json_schema.as_str().into()),
-        (O::UpdatedAt, now.into()),
-    ];
-    if row.required.is_some() {
-        values.push((O::Required, row.required.clone().into()));
-    }
-    let update = Query::update()
-        .table(O::Table)
-        .values(values)
-        .and_where(Expr::col(O::NamespaceId).eq(namespace_id))
-        .cond_where(s.exactly(O::Name, name))
-        .take();
     s.execute(update).await.map(drop)
 }
 

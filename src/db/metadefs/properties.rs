@@ -46,11 +46,12 @@ pub(crate) async fn list(s: &mut impl Session, namespace_id: i32) -> Result<Prop
     Ok(Properties(rows.into_iter().map(|row| (row.name, PropertyType::from_stored(&row.json_schema))).collect()))
 }
 
-/// Reads the rows of a namespace, sorted by their names, with their JSON as it is stored. One statement, through the unique index.
-pub(crate) async fn rows(s: &mut impl Session, namespace_id: i32) -> Result<Vec<NewRow>> {
+/// Reads the rows of a namespace with their numbers, sorted by their names, with their JSON as it is stored. One statement, through the
+/// unique index.
+pub(crate) async fn rows(s: &mut impl Session, namespace_id: i32) -> Result<Vec<(i32, NewRow)>> {
     let query = select(namespace_id).order_by_expr(s.bytewise(Expr::col(P::Name)), Order::Asc).take();
     let rows: Vec<Row> = s.all(query).await?;
-    Ok(rows.into_iter().map(|row| NewRow { name: row.name, json_schema: row.json_schema }).collect())
+    Ok(rows.into_iter().map(|row| (row.id, NewRow { name: row.name, json_schema: row.json_schema })).collect())
 }
 
 /// Reads a property and the number of its row. One statement, through the unique index.
@@ -96,28 +97,6 @@ pub(crate) async fn update(s: &mut impl Session, id: i32, row: &NewRow, now: Nai
         (P::UpdatedAt, now.into()),
     ];
     let update = Query::update().table(P::Table).values(values).and_where(Expr::col(P::Id).eq(id)).take();
-    s.execute(update).await.map(drop)
-}
-
-/// Replaces the property with this name by one whose name the unique key takes for the same. One statement, through the unique index.
-pub(crate) async fn replace(
-    s: &mut impl Session,
-    namespace_id: i32,
-    name: &str,
-    row: &NewRow,
-    now: NaiveDateTime,
-) -> Result<()> {
-    let values: [(P, Expr); 3] = [
-        (P::Name, row.name.as_str().into()),
-        (P::JsonSchema, row.json_schema.as_str().into()),
-        (P::UpdatedAt, now.into()),
-    ];
-    let update = Query::update()
-        .table(P::Table)
-        .values(values)
-        .and_where(Expr::col(P::NamespaceId).eq(namespace_id))
-        .cond_where(s.exactly(P::Name, name))
-        .take();
     s.execute(update).await.map(drop)
 }
 

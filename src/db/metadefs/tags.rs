@@ -114,10 +114,9 @@ pub(crate) async fn first_taken<'n>(
     if names.len() <= NAMES_PER_LOOKUP {
         query.and_where(Expr::col(T::Name).is_in(names.iter().map(TagName::as_str)));
     }
-    let ignores_case = s.ignores_case();
-    let key = |name: &str| if ignores_case { name.to_lowercase() } else { name.to_owned() };
-    let mut taken: HashSet<String> = s.all::<(String,)>(query).await?.iter().map(|(name,)| key(name)).collect();
-    Ok(names.iter().find(|name| !taken.insert(key(name.as_str()))))
+    let rows: Vec<(String,)> = s.all(query).await?;
+    let mut taken: HashSet<String> = rows.iter().map(|(name,)| s.unique_key(name)).collect();
+    Ok(names.iter().find(|name| !taken.insert(s.unique_key(name.as_str()))))
 }
 
 /// Adds tags. As in Glance, those from a file have no time of change. One statement per [`ROWS_PER_INSERT`] tags.
@@ -149,24 +148,6 @@ pub(crate) async fn insert_all(
 pub(crate) async fn rename(s: &mut impl Session, id: i32, name: &TagName, now: NaiveDateTime) -> Result<()> {
     let values: [(T, Expr); 2] = [(T::Name, name.as_str().into()), (T::UpdatedAt, now.into())];
     let update = Query::update().table(T::Table).values(values).and_where(Expr::col(T::Id).eq(id)).take();
-    s.execute(update).await.map(drop)
-}
-
-/// Replaces the tag with this name by one that the unique key takes for the same. One statement, through the unique index.
-pub(crate) async fn replace(
-    s: &mut impl Session,
-    namespace_id: i32,
-    name: &str,
-    new: &TagName,
-    now: NaiveDateTime,
-) -> Result<()> {
-    let values: [(T, Expr); 2] = [(T::Name, new.as_str().into()), (T::UpdatedAt, now.into())];
-    let update = Query::update()
-        .table(T::Table)
-        .values(values)
-        .and_where(Expr::col(T::NamespaceId).eq(namespace_id))
-        .cond_where(s.exactly(T::Name, name))
-        .take();
     s.execute(update).await.map(drop)
 }
 
